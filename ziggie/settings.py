@@ -124,11 +124,7 @@ SEED = {
     "kimi_enabled": env.bool("ENABLE_KIMI_K2", default=False),
 }
 # Which of these a provider uses is a column of its row (api_key_env); the values stay out of the database.
-PROVIDER_API_KEYS = {
-    name: value
-    for name, value in os.environ.items()
-    if name.endswith("_API_KEY") and value.strip()
-}
+PROVIDER_API_KEYS = {name: value for name, value in os.environ.items() if name.endswith("_API_KEY") and value.strip()}
 
 # --- the Django project ------------------------------------------------------------------------
 

@@ -158,4 +158,7 @@ def merge_insights(parts: Sequence[Mapping[str, Any]], weights: Sequence[float])
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
-    return list({text.casefold(): text for text in texts}.values())
+    seen: dict[str, str] = {}
+    for text in texts:
+        seen.setdefault(text.casefold(), text)
+    return list(seen.values())

@@ -23,9 +23,7 @@ class Command(ZiggieCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path)
-        parser.add_argument(
-            "--creator", default=DEFAULT_CREATOR, metavar="SLUG", help="A new one is made."
-        )
+        parser.add_argument("--creator", default=DEFAULT_CREATOR, metavar="SLUG", help="A new one is made.")
         parser.add_argument("--priority", default="", choices=TIERS, metavar="TIER", help=", ".join(TIERS))
         parser.add_argument("--title", default="")
 

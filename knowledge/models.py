@@ -119,6 +119,7 @@ class AnalysisPart(models.Model):
     round = models.PositiveIntegerField()
     number = models.PositiveSmallIntegerField()
     call_id = models.UUIDField(default=uuid7, unique=True)
+    segments = models.JSONField(help_text="The stretch of the transcript that this part is about.")
     insights = models.JSONField(null=True)
     outcome = models.JSONField(null=True, help_text="Model, source, cost and attempts of the call.")
 

@@ -19,6 +19,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 LEASE = timedelta(seconds=60)
+MAX_SWEPT = 200
 
 
 def enqueue(task: Callable[..., Any], *args: Any) -> None:
@@ -108,7 +109,7 @@ def end_lease() -> dict[str, Any]:
 def abandoned(rows: models.QuerySet[Any]) -> list[Any]:
     """Ids of claimed rows whose worker is gone; the leases of dead workers of this host are cut short."""
     now = timezone.now()
-    leased = rows.filter(lease_until__isnull=False).values_list("pk", "lease_until", "lease_owner", "fence")
+    leased = rows.filter(lease_until__isnull=False).values_list("pk", "lease_until", "lease_owner", "fence")[:MAX_SWEPT]
     gone = []
     for pk, until, owner, fence in leased:
         if until >= now and not owner_is_dead(owner):
@@ -116,3 +117,21 @@ def abandoned(rows: models.QuerySet[Any]) -> list[Any]:
         rows.filter(pk=pk, fence=fence).update(lease_until=now - timedelta(seconds=1))
         gone.append(pk)
     return gone
+
+
+def pending() -> int:
+    """How many wake-ups no worker has taken yet."""
+    from django_q.brokers import get_broker
+
+    return int(get_broker().queue_size())
+
+
+def wake_forgotten(rows: models.QuerySet[Any], waiting: Q, task: Callable[..., Any]) -> int:
+    """Enqueues `task(id)` for rows whose worker is gone and, while the queue is empty, for rows that
+    still wait: nobody is coming for those. Returns how many."""
+    found = abandoned(rows)
+    if not pending():
+        found += rows.filter(waiting, lease_until__isnull=True).values_list("pk", flat=True)[:MAX_SWEPT]
+    for pk in found:
+        enqueue(task, str(pk))
+    return len(found)

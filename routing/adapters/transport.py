@@ -5,7 +5,7 @@ Nothing is retried here and no redirect is followed (it would carry the key else
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -101,7 +101,7 @@ async def stream(
     *,
     max_output_tokens: int | None,
     timeouts: Timeouts = _DEFAULT,
-) -> AsyncIterator[Delta]:
+) -> AsyncGenerator[Delta, None]:
     """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it
     early: closing it closes the connection, which is how a provider learns to stop.
 

@@ -265,8 +265,8 @@ class ProviderServer(ABC):
             except KeyboardInterrupt:
                 sys.exit(0)
 
-    @classmethod
-    def arguments(cls, parser: argparse.ArgumentParser) -> None:  # few have any
+    @classmethod  # noqa: B027  # few have any
+    def arguments(cls, parser: argparse.ArgumentParser) -> None:
         """More arguments of this server's command line."""
 
     @classmethod

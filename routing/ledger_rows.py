@@ -4,6 +4,7 @@ Field names are column names. Texts from outside are made to fit here, never in 
 the database refused is repaired.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -174,6 +175,6 @@ def scrubbed(value: Any) -> Any:
         return {scrubbed(str(name)): scrubbed(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [scrubbed(item) for item in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and math.isnan(value):
         return None
     return value

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import BrinIndex
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
@@ -270,10 +271,14 @@ class Budget(models.Model):
 
 
 class BudgetPeriod(models.Model):
-    """A budget's counters for one period. `overrun` is what a lowered limit or a provider that charged
-    more than its bound left above the limit: it is never admitted, only ever found out."""
+    """A budget's counters for one period. `overrun` is how far a lowered limit or a provider that charged
+    more than its bound leaves a hard budget above its limit just now: never admitted, only found out.
+
+    The limit follows the budget's row at the next call. Periods of one budget do not overlap: a budget
+    whose kind of period changes ends the old period then and there."""
 
     budget = models.ForeignKey(Budget, on_delete=models.CASCADE, related_name="periods")
+    period = models.CharField(max_length=10, choices=choices(Budget.PERIODS))
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True)
     limit_microusd = models.BigIntegerField()
@@ -301,24 +306,24 @@ class BudgetPeriod(models.Model):
 
 
 class Reservation(models.Model):
-    """Money held for one routed call. `amounts` stand beside `period_ids`. It ends settled or released,
-    once; a hold that outlives `expires_at` is settled by the sweep from `context`."""
-
-    STATES = ("held", "settled", "released")
+    """Money held for one routed call, or for an envelope that calls draw from. The row lives exactly as long
+    as the hold: whoever deletes it settles or releases, so that happens once. `amounts` stand beside
+    `period_ids`. A hold that outlives `expires_at` is settled by the sweep from `context`."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)  # also the call's id
-    state = models.CharField(max_length=10, choices=choices(STATES), default="held")
+    envelope_id = models.UUIDField(null=True, help_text="The envelope that this call draws from.")
     period_ids = ArrayField(models.BigIntegerField(), default=list)
     amounts_microusd = ArrayField(models.BigIntegerField(), default=list)
+    drawn_microusd = ArrayField(models.BigIntegerField(), null=True, help_text="An envelope's part that calls hold.")
     expires_at = models.DateTimeField()
     context = models.JSONField(default=dict)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
-        indexes = [models.Index(fields=["expires_at"], condition=Q(state="held"), name="held_reservations")]
+        indexes = [models.Index(fields=["expires_at"], name="reservation_expiry")]
 
     def __str__(self) -> str:
-        return f"{self.id} {self.state}"
+        return str(self.id)
 
 
 class RoutedCall(models.Model):
@@ -345,6 +350,7 @@ class RoutedCall(models.Model):
     saved_microusd = models.BigIntegerField(default=0)
     duration_ms = models.PositiveIntegerField(default=0)
     task_kind = models.CharField(max_length=40, blank=True)
+    agent_level = models.CharField(max_length=4, blank=True)
     creator = models.CharField(max_length=100, blank=True)
     run_id = models.CharField(max_length=64, blank=True)
     api_key_id = models.CharField(max_length=64, blank=True)
@@ -352,6 +358,10 @@ class RoutedCall(models.Model):
 
     class Meta:
         ordering = ("-id",)
+        indexes = [
+            BrinIndex(fields=["created_at"], name="routedcall_time"),
+            models.Index(fields=["run_id"], condition=~Q(run_id=""), name="routedcall_run"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.id} {self.rule}"
@@ -362,9 +372,9 @@ class UsageRecord(models.Model):
     `estimated` names those that we worked out ourselves."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    call_id = models.UUIDField(db_index=True)
+    call_id = models.UUIDField()
     attempt = models.PositiveSmallIntegerField()
-    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    created_at = models.DateTimeField(default=timezone.now)
     model = models.CharField(max_length=100)
     provider = models.CharField(max_length=60)
     source = models.CharField(max_length=10)
@@ -396,6 +406,61 @@ class UsageRecord(models.Model):
     class Meta:
         ordering = ("-id",)
         constraints = [models.UniqueConstraint(fields=["call_id", "attempt"], name="one_record_per_attempt")]
+        indexes = [BrinIndex(fields=["created_at"], name="usagerecord_time")]
 
     def __str__(self) -> str:
         return f"{self.model} {self.outcome} {self.cost_microusd} µ$"
+
+
+class UsageRollup(models.Model):
+    """Sums of usage records by hour and by all that pages group by, written in the records' own transaction.
+
+    `calls` and `answered` count routed calls under the model that served them last; all else sums attempts.
+    `latency` counts attempts by duration: element i (from 0) holds those of 2^(i/4) to 2^((i+1)/4) milliseconds."""
+
+    LATENCY_BUCKETS = 88  # up to 2^22 ms, more than an hour
+
+    hour = models.DateTimeField()
+    model = models.CharField(max_length=100)
+    provider = models.CharField(max_length=60)
+    source = models.CharField(max_length=10)
+    rule = models.CharField(max_length=100)
+    task_kind = models.CharField(max_length=40)
+    agent_level = models.CharField(max_length=4)
+    creator = models.CharField(max_length=100)
+    api_key_id = models.CharField(max_length=64)
+    calls = models.BigIntegerField(default=0)
+    answered = models.BigIntegerField(default=0)
+    attempts = models.BigIntegerField(default=0)
+    succeeded = models.BigIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    cached_input_tokens = models.BigIntegerField(default=0)
+    cost_microusd = models.BigIntegerField(default=0)
+    baseline_microusd = models.BigIntegerField(default=0)
+    energy_microusd = models.BigIntegerField(default=0)
+    saved_microusd = models.BigIntegerField(default=0)
+    energy_wh = models.FloatField(default=0)
+    duration_ms = models.BigIntegerField(default=0)
+    latency = ArrayField(models.BigIntegerField(), default=list)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=[
+                    "hour",
+                    "model",
+                    "provider",
+                    "source",
+                    "rule",
+                    "task_kind",
+                    "agent_level",
+                    "creator",
+                    "api_key_id",
+                ],
+                name="rollup_of_hour",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H}h {self.model}"

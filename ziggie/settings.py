@@ -5,11 +5,11 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import environ
+from ziggie.environment import Environment, database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
-environ.Env.read_env(BASE_DIR / ".env")
+env = Environment()
+Environment.read_env(BASE_DIR / ".env")
 
 # --- where things live -------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ WORKERS = env.int("WORKERS", default=2)
 
 def _database() -> dict[str, Any]:
     if DATABASE_URL:
-        config: dict[str, Any] = dict(env.db_url_config(DATABASE_URL))
+        config = database_settings(DATABASE_URL)
     else:
         from ziggie.embedded import connection_settings
 
@@ -174,6 +174,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "ziggie.pages.navigation",
             ]
         },
     }

@@ -115,9 +115,7 @@ class _LoopPools:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Pool, Any]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Pool, Any]] = weakref.WeakKeyDictionary()
 
 
 _state = _LoopPools()
@@ -171,5 +169,3 @@ async def close() -> None:
     if known is not None:
         await known[0].close()
         await known[1].aclose()
-
-

@@ -61,6 +61,9 @@ def _ask(run: AgentRun, fence: int) -> Routed:
         nonlocal said
         said = characters
 
+    call_id = service.fresh_id(run.call_id)
+    if call_id != run.call_id:
+        _write(run, fence, call_id=call_id)
     call = service.submit(_request(run, on_output=count))
     try:
         while not call.done():

@@ -117,7 +117,11 @@ def _part_tokens(video: Video) -> int:
 def _analyse_part(job: _Job, part: AnalysisPart) -> None:
     if part.insights is None:
         transcript = Transcript.from_json(part.segments)
-        routed = _ask(job, _request(transcript, job.video, part.call_id))
+        call_id = service.fresh_id(part.call_id)
+        if call_id != part.call_id:
+            part.call_id = call_id
+            part.save(update_fields=["call_id"])
+        routed = _ask(job, _request(transcript, job.video, call_id))
         part.insights = read_insights(routed.result.text, duration_seconds=_bound(transcript))
         part.outcome = _outcome(routed)
         with transaction.atomic():
@@ -150,7 +154,7 @@ def _ask(job: _Job, request: ChatRequest) -> Routed:
 
 
 def _bound(transcript: Transcript) -> float | None:
-    return transcript.end_seconds if transcript.timed else None
+    return transcript.duration_seconds if transcript.timed else None
 
 
 def _request(transcript: Transcript, video: Video, call_id: UUID) -> ChatRequest:

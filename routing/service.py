@@ -2,9 +2,8 @@
 
     complete(request)        the answer with its receipt; async
     submit(request)          the same for code that is not async: a concurrent.futures.Future
-    complete_sync(request)   the same, waiting
     first_choice(hints)      the model that would serve first; calls nobody
-    forget(call_id)          drops the answer that is kept for a call sent again after a crash
+    fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
 A request that bears a `call_id` is answered and paid once, however often it is sent.
 """
@@ -13,15 +12,21 @@ import asyncio
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID
 
-from routing import health, ledger, receipts, rules, snapshot
+from routing import budgets, health, ledger, receipts, rules, snapshot
 from routing.attempts import Answer, Walk
 from routing.calling import Breakers, ask
-from routing.types import ChatRequest, Hints, ModelSpec, Plan, Routed, Snapshot, World, message
-from ziggie import background, live
+from routing.kept_calls import answered, forget, fresh_id
+from routing.ledger_rows import CallRow
+from routing.types import ChatRequest, Hints, ModelSpec, Plan, Routed, Snapshot, message
+from ziggie import live
+from ziggie.background import background_loop
 from ziggie.errors import AllProvidersFailed, BudgetExceeded, DeadlineExceeded, RoutingError
 from ziggie.ids import uuid7
+
+__all__ = ["complete", "first_choice", "forget", "fresh_id", "submit"]
 
 LONGEST_CALL_SECONDS = 900.0
 SETTLE_MARGIN_SECONDS = 60.0
@@ -44,7 +49,7 @@ class OpenCall:
 async def complete(request: ChatRequest) -> Routed:
     """The first acceptable answer of the plan's candidates. Raises RoutingError and its kinds."""
     if request.call_id is not None:
-        known = await receipts.answered(request.call_id)
+        known = await answered(request.call_id)
         if known is not None:
             return known
     call = await _open(request)
@@ -54,48 +59,46 @@ async def complete(request: ChatRequest) -> Routed:
         answer = await call.walk.run()
         if answer is None:
             failure = _why_no_answer(call)
-    except BaseException as error:
+    except BaseException as error:  # whatever ends the walk, the money is settled below
         failure = error
         raise
     finally:
         # The client may be gone and this task cancelled: the books are closed all the same.
-        await asyncio.shield(_close(call, answer, failure))
+        row = await asyncio.shield(_close(call, answer, failure))
     if answer is None:
-        raise failure  # type: ignore[misc]  # set above: there was no answer
-    return receipts.routed(call.id, call.plan, call.walk, answer, call.snapshot, time.monotonic() - call.started)
+        raise cast("RoutingError", failure)
+    return receipts.routed(row, call.plan, call.walk, answer)
 
 
 async def _open(request: ChatRequest) -> OpenCall:
     """Plans and holds the worst case. Raises what planning raises, or BudgetExceeded."""
     call_id = request.call_id or uuid7()
     started = time.monotonic()
-    for chance in range(PLANS):
+    longest = request.deadline_seconds or LONGEST_CALL_SECONDS
+    for chance in range(1, PLANS + 1):
         configuration = await snapshot.acurrent()
-        world = await health.world(configuration)
-        plan = rules.plan(request, configuration, world)
+        plan = rules.plan(request, configuration, await health.world(configuration))
         try:
             hold = await ledger.reserve(
                 call_id,
-                rules.holds(plan, configuration, request),
+                budgets.holds(plan, configuration, request),
                 configuration,
-                expires_in_seconds=(request.deadline_seconds or LONGEST_CALL_SECONDS) + SETTLE_MARGIN_SECONDS,
-                context=receipts.context(request, plan, configuration),
+                expires_in_seconds=longest + SETTLE_MARGIN_SECONDS,
+                context=receipts.context(request, plan),
             )
             break
         except BudgetExceeded:
-            if chance == PLANS - 1:
+            if chance == PLANS:
                 raise
-    deadline = None if request.deadline_seconds is None else started + request.deadline_seconds
-    walk = Walk(plan, request, ask, Breakers(), deadline=deadline)
+    walk = Walk(plan, request, ask, Breakers(), deadline=started + longest)
     return OpenCall(call_id, request, configuration, plan, hold, walk, started)
 
 
 def _why_no_answer(call: OpenCall) -> RoutingError:
-    kind: type[RoutingError] = AllProvidersFailed
-    if call.walk.deadline is not None and time.monotonic() >= call.walk.deadline:
-        kind = DeadlineExceeded
+    late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
     attempts = call.walk.attempts
     text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
+    kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
     error = kind(
         f"no model gave a usable answer ({text or 'none was tried'})",
         details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
@@ -104,32 +107,34 @@ def _why_no_answer(call: OpenCall) -> RoutingError:
     return error
 
 
-async def _close(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> None:
+async def _close(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> CallRow:
     """Settles the hold with every attempt's record and the receipt, in one transaction, then tells."""
-    row, records, charges = receipts.rows(
-        call.id, call.request, call.plan, call.walk, answer, failure, call.snapshot, time.monotonic() - call.started
+    records = receipts.usage_rows(call.walk, answer, call.snapshot)
+    row = receipts.call_row(
+        call_id=call.id,
+        request=call.request,
+        plan=call.plan,
+        walk=call.walk,
+        answer=answer,
+        failure=failure,
+        records=records,
+        reserved_microusd=max(call.hold.amounts.values(), default=0),
+        seconds=time.monotonic() - call.started,
     )
-    if await ledger.settle(call.hold, call=row, records=records, charges=charges):
+    paid = receipts.charges(call.walk, call.request, call.snapshot)
+    if await ledger.settle(call.hold, call=row, records=records, charges=paid):
         await live.apublish("usage", "usage.recorded", version=1, data=receipts.event(row, records))
+    return row
 
 
 def submit(request: ChatRequest) -> "Future[Routed]":
     """complete() on this process's own event loop. Cancelling the future cancels the call."""
-    return background.background_loop().submit(complete(request))
-
-
-def complete_sync(request: ChatRequest) -> Routed:
-    return submit(request).result()
+    return background_loop().submit(complete(request))
 
 
 def first_choice(hints: Hints) -> ModelSpec:
     """The model that would serve a small request with these hints. Raises NoRoute and its kind."""
     request = ChatRequest(messages=(message("user", "?"),), hints=hints)
     configuration = snapshot.current()
-    world: World = background.background_loop().submit(health.world(configuration)).result()
+    world = background_loop().submit(health.world(configuration)).result()
     return rules.plan(request, configuration, world).candidates[0].model
-
-
-def forget(call_id: UUID) -> None:
-    """The caller has stored the answer: the copy kept with the receipt is dropped."""
-    receipts.drop_answer(call_id)

@@ -209,11 +209,13 @@ class ChatResult:
 class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
-    first piece. `usage` and `stop_reason` come near the end, in either order."""
+    first piece. `reasoning_redacted` marks one whole block of encrypted thinking. `usage`, `stop_reason`
+    and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
     reasoning: str = ""
     reasoning_signature: str = ""
+    reasoning_redacted: bool = False
     tool_index: int | None = None
     tool_id: str = ""
     tool_name: str = ""
@@ -222,6 +224,7 @@ class Delta:
     usage: Usage | None = None
     model: str = ""
     response_id: str = ""
+    mean_logprob: float | None = None
 
     @property
     def is_output(self) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q
@@ -10,9 +11,11 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from ziggie.models import ApiKey, hash_key
+
+if TYPE_CHECKING:  # rest_framework.views itself imports this module, by its name in the settings
+    from rest_framework.views import APIView
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
 
@@ -97,7 +100,7 @@ class IsStaffOrKey(BasePermission):
 
     message = "this needs a staff login or an API key with the right scope"
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         if isinstance(request.auth, Caller):
             writing = request.method not in SAFE_METHODS
             scope = (

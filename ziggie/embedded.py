@@ -151,7 +151,11 @@ def _spawn_keeper(place: Place, server_lock: int, *, durable: bool) -> None:
     for name, value in settings.items():
         server += ["-c", f"{name}={value}"]
     keeper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("embedded_keeper.py")), str(server_lock)]
-    keeper += [str(place.lock("users")), f"{account.uid}:{account.gid}" if account.is_another else ""]
+    keeper += [
+        str(place.lock("users")),
+        str(place.sockets),
+        f"{account.uid}:{account.gid}" if account.is_another else "",
+    ]
     with open(_open_private(place.log, os.O_WRONLY | os.O_APPEND), "ab") as log:
         _keepers[place.home] = subprocess.Popen(
             keeper + server,

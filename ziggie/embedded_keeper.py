@@ -1,11 +1,12 @@
 """Runs one PostgreSQL server for as long as somebody uses it. Started by `ziggie.embedded`, never imported.
 
-    python -I -S embedded_keeper.py SERVER_LOCK_FD USERS_LOCK UID:GID POSTGRES ARGUMENT...
+    python -I -S embedded_keeper.py SERVER_LOCK_FD USERS_LOCK SOCKET_FOLDER UID:GID POSTGRES ARGUMENT...
 
 Users hold a shared flock on USERS_LOCK, which the kernel gives back however they die. Once this process
 gets the exclusive one, nobody is left: the server is stopped and both end. A server that dies while it is
 used is started again. SERVER_LOCK_FD is a held flock that the server inherits, so it stays held until the
-last process of the server is gone. UID:GID is empty where no change of user is needed.
+last process of the server is gone. SOCKET_FOLDER is removed at the end. UID:GID is empty where no change of
+user is needed.
 Only the standard library is loaded: this process lives as long as the system does.
 """
 
@@ -21,18 +22,17 @@ import time
 POLL_SECONDS = 0.2
 # A server that ends this soon has not really started; after as many of those in a row there is no point in going on.
 QUICK_DEATH_SECONDS = 10.0
-QUICK_DEATHS = 5
+QUICK_DEATHS = 4
 FAST_SHUTDOWN_SECONDS = 8.0
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
 PR_SET_PDEATHSIG = 1
 
 
 class Keeper:
-    def __init__(self, server_lock: int, users_lock: str, account: str, command: list[str]) -> None:
-        self.server_lock = server_lock
+    def __init__(self, arguments: list[str]) -> None:
+        server_lock, users_lock, self.sockets, self.account, *self.command = arguments
+        self.server_lock = int(server_lock)
         self.users = os.open(users_lock, os.O_RDWR)
-        self.account = account
-        self.command = command
         self.asked_to_stop = False
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         signal.signal(signal.SIGINT, self._ask_to_stop)
@@ -96,12 +96,15 @@ class Keeper:
             with contextlib.suppress(ProcessLookupError):
                 server.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return server.wait(seconds)
-        return 1
+                server.wait(seconds)
+                break
+        with contextlib.suppress(OSError):  # not empty after a hard end; the next start clears it
+            os.rmdir(self.sockets)
+        return server.returncode or 0
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
         self.asked_to_stop = True
 
 
 if __name__ == "__main__":
-    sys.exit(Keeper(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]).run())
+    sys.exit(Keeper(sys.argv[1:]).run())

@@ -14,10 +14,9 @@ pub/sub layer, a name without "!" reaches every process that receives on it, not
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # it ships no types
 from channels.layers import BaseChannelLayer
 
 from ziggie.background import BackgroundLoop, background_loop
@@ -25,7 +24,7 @@ from ziggie.pgrelay import MAX_MESSAGE_BYTES, Relay
 
 GAP_GROUP = "layer.gap"
 GAP_TYPE = "layer.gap"
-_GAP = msgpack.packb({"type": GAP_TYPE})
+_GAP: bytes = msgpack.packb({"type": GAP_TYPE})
 _CHANNEL, _GROUP = "c", "g"
 
 
@@ -132,7 +131,7 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes] = asyncio.Queue()
-        self.overrun = False
+        self.gap_due = False
         self.receivers = 0
 
 
@@ -162,10 +161,13 @@ class _Hub:
 
     async def take(self, channel: str) -> bytes:
         mailbox = self.mailboxes[channel]
-        mailbox.receivers += 1
         self._unattended.pop(channel, None)
+        if mailbox.gap_due:
+            mailbox.gap_due = False
+            return _GAP
+        mailbox.receivers += 1
         try:
-            blob = await mailbox.queue.get()
+            return await mailbox.queue.get()
         except asyncio.CancelledError:
             # Channels ends a consumer by cancelling its receive; a caller with a timeout comes back.
             if mailbox.receivers == 1 and self.mailboxes.get(channel) is mailbox:
@@ -173,8 +175,6 @@ class _Hub:
             raise
         finally:
             mailbox.receivers -= 1
-        mailbox.overrun = mailbox.overrun and not mailbox.queue.empty()
-        return blob
 
     def leave(self, group: str, channel: str) -> None:
         members = self.groups.get(group, set())
@@ -184,7 +184,7 @@ class _Hub:
 
     def _deliver(self, blob: bytes) -> None:
         kind, name, message = msgpack.unpackb(blob)
-        channels: Iterable[str] = self.groups.get(name, ()) if kind == _GROUP else (name,)
+        channels = tuple(self.groups.get(name, ())) if kind == _GROUP else (name,)
         for channel in channels:
             if mailbox := self.mailboxes.get(channel):
                 self._put(mailbox, message, wants_gap=channel in self.groups.get(GAP_GROUP, ()))
@@ -192,9 +192,7 @@ class _Hub:
     def _put(self, mailbox: _Mailbox, message: bytes, *, wants_gap: bool) -> None:
         if mailbox.queue.qsize() >= self.capacity:
             mailbox.queue.get_nowait()
-            if not mailbox.overrun and wants_gap:
-                mailbox.queue.put_nowait(_GAP)
-            mailbox.overrun = True
+            mailbox.gap_due = wants_gap
             self._sweep()
         mailbox.queue.put_nowait(message)
 

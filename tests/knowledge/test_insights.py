@@ -1,6 +1,7 @@
 """Reading insights out of what models write."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -84,12 +85,8 @@ def test_key_point_stamps_become_seconds(stamp: str, seconds: float) -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(changes: dict[str, Any], problem: str) -> None:
-    with pytest.raises(InvalidInsights, match="."):
+    with pytest.raises(InvalidInsights, match=re.escape(problem)):
         read(insights(**changes))
-    try:
-        read(insights(**changes))
-    except InvalidInsights as error:
-        assert problem in str(error)
 
 
 @pytest.mark.parametrize("answer", ["", "I cannot do that.", "[1, 2]", '{"summary": "half', "{" * 100_000])

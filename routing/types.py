@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
+from uuid import UUID
 
 
 class Source(StrEnum):
@@ -126,7 +127,9 @@ class ChatRequest:
     where the model supports it, else said in the prompt). `json_object` asks for any JSON object.
     `accept` judges an answer; an answer it refuses is repaired once and then redone elsewhere.
     `deadline_seconds` bounds the whole call, fallbacks included. `extra` holds provider parameters
-    passed through unchanged (top_p, presence_penalty, ...).
+    passed through unchanged (top_p, presence_penalty, ...). A request with a `call_id` of its own may
+    be sent again after a crash: it is paid for and answered once. `on_output` is told how many
+    characters of the answer have come so far.
     """
 
     messages: tuple[Message, ...]
@@ -145,7 +148,9 @@ class ChatRequest:
     reasoning_effort: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     accept: Callable[["ChatResult"], Verdict] | None = None
+    on_output: Callable[[int], None] | None = None
     deadline_seconds: float | None = None
+    call_id: UUID | None = None
     # who pays and for what; all end up on the usage record
     api_key_id: str | None = None
     run_id: str | None = None
@@ -204,11 +209,13 @@ class ChatResult:
 class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
-    first piece. `usage` and `stop_reason` come near the end, in either order."""
+    first piece. `reasoning_redacted` marks one whole block of encrypted thinking. `usage`, `stop_reason`
+    and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
     reasoning: str = ""
     reasoning_signature: str = ""
+    reasoning_redacted: bool = False
     tool_index: int | None = None
     tool_id: str = ""
     tool_name: str = ""
@@ -217,6 +224,7 @@ class Delta:
     usage: Usage | None = None
     model: str = ""
     response_id: str = ""
+    mean_logprob: float | None = None
 
     @property
     def is_output(self) -> bool:

@@ -5,11 +5,11 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import environ
+from ziggie.environment import Environment, database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
-environ.Env.read_env(BASE_DIR / ".env")
+env = Environment()
+Environment.read_env(BASE_DIR / ".env")
 
 # --- where things live -------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ WORKERS = env.int("WORKERS", default=2)
 
 def _database() -> dict[str, Any]:
     if DATABASE_URL:
-        config: dict[str, Any] = dict(env.db_url_config(DATABASE_URL))
+        config = database_settings(DATABASE_URL)
     else:
         from ziggie.embedded import connection_settings
 
@@ -124,11 +124,7 @@ SEED = {
     "kimi_enabled": env.bool("ENABLE_KIMI_K2", default=False),
 }
 # Which of these a provider uses is a column of its row (api_key_env); the values stay out of the database.
-PROVIDER_API_KEYS = {
-    name: value
-    for name, value in os.environ.items()
-    if name.endswith("_API_KEY") and value.strip()
-}
+PROVIDER_API_KEYS = {name: value for name, value in os.environ.items() if name.endswith("_API_KEY") and value.strip()}
 
 # --- the Django project ------------------------------------------------------------------------
 

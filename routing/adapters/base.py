@@ -8,17 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from routing.types import ChatRequest, ChatResult, Delta, Embeddings, ModelSpec, ProviderSpec
+from routing.types import ChatRequest, ChatResult, Delta, Embeddings, ModelSpec, ProviderError, ProviderSpec, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None."""
+    """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None.
+
+    `secret` is the API key that the headers carry: no text that leaves an adapter may show it.
+    """
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: Mapping[str, Any] | None = None
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,19 @@ class ProviderStatus:
 
 
 class StreamDecoder(Protocol):
-    """Turns the bytes of one streamed answer into deltas, however they are cut into chunks."""
+    """Turns the bytes of one streamed answer into deltas, however they are cut into chunks.
+
+    `done` becomes true once nothing more is to be expected: the answer or an error is complete, though
+    the connection may stay open. Call `finish` then, too. `usage` is the latest that was reported,
+    for an answer that does not reach its end.
+    """
+
+    done: bool
+    usage: Usage | None
 
     def feed(self, data: bytes) -> list[Delta]:
-        """Deltas completed by these bytes. Raises ProviderError for an error inside the stream."""
+        """Deltas completed by these bytes. An error inside the stream is raised as ProviderError by
+        the call after the one that returned the last delta before it, be that `feed` or `finish`."""
         ...
 
     def finish(self) -> list[Delta]:
@@ -53,32 +66,45 @@ class StreamDecoder(Protocol):
 
 
 class Codec(Protocol):
-    """One kind of provider. Stateless."""
+    """One kind of provider. Stateless. `sent` is always the request that `response` answers.
+
+    Every decoding method raises ProviderError, and nothing else, whatever the bytes are.
+    """
 
     kind: str
 
     def encode_chat(
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
-        """Raises UnsupportedByProvider for what this API cannot express: nothing is dropped in silence."""
+        """Raises UnsupportedByProvider for what this API cannot express: nothing is dropped in silence.
+        Raises ProviderError("context_overflow") for a prompt that this API would cut without a word."""
         ...
 
-    def decode_chat(self, response: WireResponse) -> ChatResult:
+    def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         """Raises ProviderError for every status but 2xx, and for a 2xx that is no answer."""
         ...
 
-    def decode_error(self, response: WireResponse) -> Exception:
+    def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
         """The ProviderError that a non-2xx answer means (also the head of a stream)."""
         ...
 
-    def chat_stream(self) -> StreamDecoder: ...
+    def chat_stream(self, sent: WireRequest) -> StreamDecoder: ...
 
     def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest: ...
 
-    def decode_embed(self, response: WireResponse) -> Embeddings: ...
+    def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings: ...
 
-    def encode_status(self, provider: ProviderSpec) -> WireRequest | None:
-        """The cheapest request that shows that the provider serves; None if there is none."""
+    def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
+        """Asks for the prompt's length in tokens; None where the API has no such endpoint."""
         ...
 
-    def decode_status(self, response: WireResponse) -> ProviderStatus: ...
+    def decode_count(self, response: WireResponse, sent: WireRequest) -> int: ...
+
+    def encode_status(self, provider: ProviderSpec) -> tuple[WireRequest, ...]:
+        """The cheapest requests that show that the provider serves. The first must succeed, the others
+        only tell more."""
+        ...
+
+    def decode_status(self, responses: tuple[WireResponse | None, ...]) -> ProviderStatus:
+        """`responses` stand in the order of `encode_status`; None for one that failed."""
+        ...

@@ -1,0 +1,115 @@
+"""REST of the coordinator: parse, call one function, answer."""
+
+from typing import Any
+
+from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics, serializers, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agents.models import LEVELS, Agent, AgentRun
+from agents.runs import NewRun, cancel_run, create_run
+from routing.pricing import usd
+from ziggie.auth import caller_of
+
+
+class AgentSerializer(serializers.ModelSerializer[Agent]):
+    class Meta:
+        model = Agent
+        fields = ("id", "slug", "name", "level", "system_prompt", "enabled", "created_at")
+        read_only_fields = ("id", "created_at")
+
+
+class RunSerializer(serializers.ModelSerializer[AgentRun]):
+    agent = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    cost_usd = serializers.SerializerMethodField()
+    saved_usd = serializers.SerializerMethodField()
+
+    class Meta:
+        model = AgentRun
+        fields = (
+            "id",
+            "agent",
+            "level",
+            "status",
+            "progress",
+            "prompt",
+            "answer",
+            "model",
+            "source",
+            "cost_usd",
+            "saved_usd",
+            "input_tokens",
+            "output_tokens",
+            "error",
+            "metadata",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+
+    def get_cost_usd(self, run: AgentRun) -> str:
+        return usd(run.cost_microusd)
+
+    def get_saved_usd(self, run: AgentRun) -> str:
+        return usd(run.saved_microusd)
+
+
+class RunInput(serializers.Serializer[Any]):
+    agent = serializers.CharField(required=False, default="", allow_blank=True, help_text="An agent's slug.")
+    name = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+    level = serializers.ChoiceField(choices=LEVELS, required=False, default="", allow_blank=True)
+    system_prompt = serializers.CharField(required=False, default="", allow_blank=True)
+    prompt = serializers.CharField(trim_whitespace=False)
+    model = serializers.CharField(required=False, default="auto", max_length=100)
+    metadata = serializers.DictField(required=False, default=dict)
+
+
+class Agents(generics.ListCreateAPIView[Agent]):
+    queryset = Agent.objects.all()
+    serializer_class = AgentSerializer
+
+
+class Runs(generics.ListAPIView[AgentRun]):
+    """Runs, newest first; `?status=` and `?agent=` filter."""
+
+    serializer_class = RunSerializer
+
+    def get_queryset(self) -> Any:
+        filters = {"status": "status", "agent": "agent__slug"}
+        given = {column: self.request.GET[name] for name, column in filters.items() if self.request.GET.get(name)}
+        return AgentRun.objects.select_related("agent").filter(**given).order_by("-id")
+
+    @extend_schema(
+        request=RunInput,
+        responses={201: RunSerializer, 200: RunSerializer},
+        parameters=[OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER)],
+    )
+    def post(self, request: Request) -> Response:
+        """Queues a run. 200 with the earlier run if its Idempotency-Key was used before."""
+        form = RunInput(data=request.data)
+        form.is_valid(raise_exception=True)
+        caller = caller_of(request)
+        new = NewRun(
+            **form.validated_data,
+            idempotency_key=request.headers.get("Idempotency-Key", "")[:200],
+            requested_by=caller.name,
+            api_key_id=caller.key_id or "",
+        )
+        run, created = create_run(new)
+        return Response(RunSerializer(run).data, status=status.HTTP_201_CREATED if created else status.HTTP_200_OK)
+
+
+class RunDetail(generics.RetrieveAPIView[AgentRun]):
+    queryset = AgentRun.objects.select_related("agent")
+    serializer_class = RunSerializer
+
+
+class RunCancel(APIView):
+    @extend_schema(request=None, responses=RunSerializer)
+    def post(self, request: Request, pk: str) -> Response:
+        """Ends a run that is not over yet. 409 if it is."""
+        run = get_object_or_404(AgentRun.objects.select_related("agent"), pk=pk)
+        return Response(RunSerializer(cancel_run(run)).data)

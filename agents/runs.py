@@ -1,0 +1,144 @@
+"""Runs of agents: taking them in, changing them, and telling open pages."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.text import slugify
+
+from agents.models import LEVELS, Agent, AgentRun
+from routing.pricing import usd
+from ziggie import live, queue
+from ziggie.errors import Conflict, InvalidInput, NotFound
+
+MAX_PROMPT_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A task for an agent: one by slug, or one described by name, level and system prompt."""
+
+    prompt: str
+    agent: str = ""
+    name: str = ""
+    level: str = ""
+    system_prompt: str = ""
+    model: str = "auto"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    idempotency_key: str = ""
+    requested_by: str = ""
+    api_key_id: str = ""
+
+
+def create_run(new: NewRun) -> tuple[AgentRun, bool]:
+    """The queued run and whether it is new: the same idempotency key of the same caller is the same run.
+
+    Raises InvalidInput or NotFound; nothing is stored then.
+    """
+    from agents.tasks import execute_run
+
+    if not new.prompt.strip():
+        raise InvalidInput("prompt: must not be empty")
+    if len(new.prompt) > MAX_PROMPT_CHARACTERS:
+        raise InvalidInput(f"prompt: is longer than {MAX_PROMPT_CHARACTERS} characters")
+    if "\x00" in new.prompt:
+        raise InvalidInput("prompt: holds a NUL character")
+    earlier = _earlier(new)
+    if earlier is not None:
+        return earlier, False
+    try:
+        with transaction.atomic():
+            agent = _agent(new)
+            run = AgentRun.objects.create(
+                agent=agent,
+                level=new.level or agent.level,
+                prompt=new.prompt,
+                requested_model=new.model or "auto",
+                metadata=new.metadata,
+                idempotency_key=new.idempotency_key,
+                requested_by=new.requested_by,
+                api_key_id=new.api_key_id,
+            )
+            announce(run)
+            queue.enqueue(execute_run, str(run.pk))
+    except IntegrityError:
+        earlier = _earlier(new)  # the same key came twice at once
+        if earlier is None:
+            raise
+        return earlier, False
+    return run, True
+
+
+def _earlier(new: NewRun) -> AgentRun | None:
+    if not new.idempotency_key:
+        return None
+    run = AgentRun.objects.filter(requested_by=new.requested_by, idempotency_key=new.idempotency_key).first()
+    if run is not None and run.prompt != new.prompt:
+        raise Conflict("Idempotency-Key: was used before with another prompt")
+    return run
+
+
+def _agent(new: NewRun) -> Agent:
+    if new.level and new.level not in LEVELS:
+        raise InvalidInput(f"level: {new.level!r} is none of {', '.join(LEVELS)}")
+    if new.agent:
+        agent = Agent.objects.filter(slug=new.agent).first()
+        if agent is None:
+            raise NotFound(f"agent: there is none called {new.agent!r}")
+        if not agent.enabled:
+            raise Conflict(f"agent: {new.agent!r} is switched off")
+        return agent
+    slug = slugify(new.name)[:100]
+    if not slug:
+        raise InvalidInput("agent: give the slug of an agent, or a name (and level and system_prompt)")
+    agent, _ = Agent.objects.get_or_create(
+        slug=slug,
+        defaults={"name": new.name[:200], "level": new.level or "L3", "system_prompt": new.system_prompt},
+    )
+    return agent
+
+
+def cancel_run(run: AgentRun) -> AgentRun:
+    """Ends a run that is not over yet; its worker notices at its next step. Raises Conflict."""
+    with transaction.atomic():
+        if (
+            not AgentRun.objects.filter(pk=run.pk)
+            .exclude(status__in=AgentRun.FINAL)
+            .update(
+                status="cancelled",
+                finished_at=timezone.now(),
+                version=F("version") + 1,
+                fence=F("fence") + 1,
+                **queue.end_lease(),
+            )
+        ):
+            raise Conflict("this run is over already")
+        run.refresh_from_db()
+        announce(run)
+    return run
+
+
+def announce(run: AgentRun) -> None:
+    """Tells open pages what a run's row says now."""
+    live.publish(
+        ["runs", f"run:{run.pk}"],
+        "run.changed",
+        version=run.version,
+        data={
+            "run_id": str(run.pk),
+            "agent": run.agent.slug,
+            "level": run.level,
+            "status": run.status,
+            "progress": run.progress,
+            "model": run.model,
+            "source": run.source,
+            "cost_usd": usd(run.cost_microusd),
+            "saved_usd": usd(run.saved_microusd),
+            "input_tokens": run.input_tokens,
+            "output_tokens": run.output_tokens,
+            "seconds": run.seconds,
+            "error": run.error,
+        },
+    )

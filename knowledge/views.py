@@ -1,0 +1,100 @@
+"""Pages of the knowledge base."""
+
+from uuid import UUID
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from knowledge.models import TIERS, Creator, Video
+from knowledge.transcripts import parse
+from knowledge.videos import NewVideo, add_video, latest_analysis, request_analysis
+from ziggie.errors import InvalidInput, ZiggieError
+from ziggie.pages import staff_page
+
+PAGE_SIZE = 30
+
+
+@staff_page
+@require_GET
+def video_list(request: HttpRequest) -> HttpResponse:
+    videos = Video.objects.select_related("creator").prefetch_related("analyses").order_by("-id")
+    if request.GET.get("state") in Video.STATES:
+        videos = videos.filter(state=request.GET["state"])
+    page = Paginator(videos, PAGE_SIZE).get_page(request.GET.get("page"))
+    context = {
+        "page": page,
+        "creators": Creator.objects.all()[:500],
+        "tiers": TIERS,
+        "states": Video.STATES,
+        "state": request.GET.get("state", ""),
+    }
+    return render(request, "knowledge/list.html", context)
+
+
+@staff_page
+@require_GET
+def video_row(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """One row of the list, for a page that sits open."""
+    video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
+    return render(request, "knowledge/_row.html", {"video": video})
+
+
+@staff_page
+@require_GET
+def video_page(request: HttpRequest, pk: UUID) -> HttpResponse:
+    video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
+    return render(request, "knowledge/video.html", _video_context(video))
+
+
+@staff_page
+@require_GET
+def video_body(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The part of the video page that changes, for a page that sits open."""
+    video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
+    return render(request, "knowledge/_video.html", _video_context(video))
+
+
+def _video_context(video: Video) -> dict[str, object]:
+    return {
+        "video": video,
+        "analysis": latest_analysis(video),
+        "transcript": getattr(video, "transcript", None),
+        "can_analyse": video.state not in ("queued", "analysing", "fetching"),
+    }
+
+
+@staff_page
+@require_POST
+def video_analyse(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The button on the video page."""
+    video = get_object_or_404(Video, pk=pk)
+    try:
+        request_analysis(video)
+    except ZiggieError as error:
+        messages.error(request, error.message)
+    return redirect(video)
+
+
+@staff_page
+@require_POST
+def video_upload(request: HttpRequest) -> HttpResponse:
+    """The form on the list: a transcript file becomes a queued video."""
+    upload = request.FILES.get("transcript")
+    try:
+        if upload is None:
+            raise InvalidInput("Choose a transcript file first.")
+        name = upload.name or "transcript"
+        transcript = parse(upload.read(), name=name)
+        new = NewVideo(
+            creator=request.POST.get("creator", ""),
+            title=request.POST.get("title", "").strip() or name.rsplit(".", 1)[0],
+            priority=request.POST.get("priority", ""),
+        )
+        video, _ = add_video(new, transcript)
+    except ZiggieError as error:
+        messages.error(request, error.message)
+        return redirect("videos")
+    return redirect(video)

@@ -1,0 +1,288 @@
+"""Anthropic's messages API. The bytes go through the anthropic package (`claude.py`); this reads and writes them.
+
+Options of a provider row: `headers`, `structured_output` (schema: output_config.format; tool: one forced tool;
+prompt), `version` (the anthropic-version header).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
+from routing.adapters.base import ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
+from routing.adapters.wire import (
+    Json,
+    arguments_object,
+    base_url,
+    extra_headers,
+    get_count,
+    get_dicts,
+    get_str,
+    inline_image,
+    load_object,
+    merge_extra,
+    protocol_error,
+)
+from routing.types import (
+    ChatRequest,
+    ChatResult,
+    Embeddings,
+    Image,
+    Message,
+    ModelSpec,
+    Part,
+    ProviderError,
+    ProviderSpec,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    UnsupportedByProvider,
+)
+
+API_VERSION = "2023-06-01"
+DEFAULT_OUTPUT_TOKENS = 4096  # the API wants a number
+# before structured outputs (and before 4.5 of each line): claude-3-5-sonnet-20241022, claude-sonnet-4-20250514
+_WITHOUT_FORMAT = re.compile(r"^claude-(?:instant|[123]\b|(?:sonnet|opus|haiku)-4(?:-0|-\d{8})?$)")
+# these think within a budget of tokens; later models take an effort
+_WITH_BUDGET = re.compile(r"^claude-(?:3-7|(?:sonnet|opus|haiku)-4(?:-0|-1|-\d{8})?(?:-\d{8})?$|(?:sonnet|haiku)-4-5)")
+_WITHOUT_THINKING = re.compile(r"^claude-(?:instant|[12]\b|3-(?!7))")
+_BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
+# parameters of other APIs that this one does not know
+_REFUSED = frozenset(
+    {"n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "min_p"}
+    | {"repetition_penalty", "repeat_penalty", "user", "store", "prediction", "modalities", "audio"}
+)
+
+
+class AnthropicCodec:
+    kind = "anthropic"
+
+    # --- chat ---
+
+    def encode_chat(
+        self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
+    ) -> WireRequest:
+        limit = max_output_tokens or model.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+        body: Json = {"model": model.name, "max_tokens": limit, "stream": stream}
+        request = self._structured(request, model, body)
+        body |= self._conversation(request)
+        self._sampling(request, model, body)
+        merge_extra(body, request.extra, refuse=_REFUSED)
+        return self._request(model.provider, "POST", "/v1/messages", body)
+
+    def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
+        return read_message(self._object(response, sent), sent)
+
+    def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
+        return error_from_response(response, sent)
+
+    def chat_stream(self, sent: WireRequest) -> StreamDecoder:
+        return MessageDecoder(self, sent)
+
+    # --- embeddings, counting, status ---
+
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest:
+        raise UnsupportedByProvider("embeddings: Anthropic's API has none")
+
+    def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
+        raise protocol_error("this API has no embeddings")
+
+    def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
+        body: Json = {"model": model.name}
+        request = self._structured(request, model, body)
+        body |= self._conversation(request)
+        return self._request(model.provider, "POST", "/v1/messages/count_tokens", body)
+
+    def decode_count(self, response: WireResponse, sent: WireRequest) -> int:
+        count = get_count(self._object(response, sent), "input_tokens")
+        if count is None:
+            raise protocol_error("the answer holds no input_tokens")
+        return count
+
+    def encode_status(self, provider: ProviderSpec) -> tuple[WireRequest, ...]:
+        return (self._request(provider, "GET", "/v1/models?limit=1000", None),)
+
+    def decode_status(self, responses: tuple[WireResponse | None, ...]) -> ProviderStatus:
+        answer = load_object(responses[0].body) if responses[0] else {}
+        return ProviderStatus(models=tuple(filter(None, (get_str(row, "id") for row in get_dicts(answer, "data")))))
+
+    # --- requests ---
+
+    def _request(self, provider: ProviderSpec, method: str, path: str, body: Mapping[str, Any] | None) -> WireRequest:
+        version = provider.options.get("version", API_VERSION)
+        headers = {**extra_headers(provider), "anthropic-version": str(version)}
+        if provider.api_key:
+            headers["x-api-key"] = provider.api_key
+        url = base_url(provider.base_url, "", ("/v1",)) + path
+        return WireRequest(method, url, headers, body, provider.api_key)
+
+    def _structured(self, request: ChatRequest, model: ModelSpec, body: Json) -> ChatRequest:
+        """Asks for JSON in the best way the model knows; returns the request to encode."""
+        if request.json_schema is None:
+            return with_instruction(request, JSON_ONLY) if request.json_object else request
+        how = self._how(request, model)
+        if how == "schema":
+            body["output_config"] = {"format": {"type": "json_schema", "schema": request.json_schema}}
+            return request
+        if how == "prompt":
+            return in_prompt(request)
+        body["tools"] = [
+            {
+                "name": ANSWER_TOOL,
+                "description": "Gives the answer. Call it once, with the whole answer.",
+                "input_schema": request.json_schema,
+            }
+        ]
+        body["tool_choice"] = {"type": "tool", "name": ANSWER_TOOL}
+        return request
+
+    def _how(self, request: ChatRequest, model: ModelSpec) -> StructuredOutput:
+        how: StructuredOutput = "tool" if _WITHOUT_FORMAT.match(model.name) else "schema"
+        chosen = model.provider.options.get("structured_output")
+        if chosen in ("schema", "tool", "prompt"):
+            how = chosen
+        # a tool's input is always an object, one forced tool leaves no room for the caller's own, and
+        # the API allows no forced tool while the model thinks
+        schema = request.json_schema or {}
+        if how == "tool" and (request.tools or request.reasoning_effort or schema.get("type") != "object"):
+            return "prompt"
+        return how
+
+    def _sampling(self, request: ChatRequest, model: ModelSpec, body: Json) -> None:
+        if request.seed is not None:
+            raise UnsupportedByProvider("seed is not supported by Anthropic's API")
+        if request.temperature is not None:
+            if request.temperature > 1:
+                raise UnsupportedByProvider("temperature above 1 is not supported by Anthropic's API")
+            body["temperature"] = request.temperature
+        if request.stop:
+            body["stop_sequences"] = list(request.stop)
+        if request.reasoning_effort:
+            self._think(request.reasoning_effort, model, body)
+
+    def _think(self, effort: str, model: ModelSpec, body: Json) -> None:
+        if effort in ("none", "minimal"):
+            body["thinking"] = {"type": "disabled"}
+            return
+        if effort not in _BUDGETS or _WITHOUT_THINKING.match(model.name):
+            raise UnsupportedByProvider(f"reasoning effort {effort!r} is not known to {model.name}")
+        if not _WITH_BUDGET.match(model.name):
+            body["thinking"] = {"type": "adaptive"}
+            body["output_config"] = {**body.get("output_config", {}), "effort": effort}
+            return
+        budget = min(_BUDGETS[effort], body["max_tokens"] - 1024)
+        if budget < 1024:
+            raise UnsupportedByProvider("reasoning needs max_tokens of at least 2048 here")
+        if body.get("temperature") not in (None, 1, 1.0):
+            raise UnsupportedByProvider("temperature other than 1 together with reasoning")
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+    def _conversation(self, request: ChatRequest) -> Json:
+        """system, messages, tools and tool_choice."""
+        encoded: Json = {}
+        system = [
+            {"type": "text", "text": part.text}
+            for turn in request.messages
+            if turn.role == "system"
+            for part in _texts_only(turn)
+            if part.text
+        ]
+        if system:
+            encoded["system"] = system[0]["text"] if len(system) == 1 else system
+        encoded["messages"] = self._messages(request.messages)
+        if request.tools:
+            encoded["tools"] = [tool_definition(tool) for tool in request.tools]
+            choice = tool_choice(request)
+            if choice:
+                encoded["tool_choice"] = choice
+        return encoded
+
+    def _messages(self, turns: tuple[Message, ...]) -> list[Json]:
+        """Turns of alternating roles: results of tools belong to the user's turn, neighbours merge."""
+        merged: list[Json] = []
+        for turn in turns:
+            if turn.role == "system":
+                continue
+            role = "assistant" if turn.role == "assistant" else "user"
+            blocks = [block for part in turn.parts for block in encode_part(part, role)]
+            if role == "user":  # the API wants the results of tools first
+                blocks.sort(key=lambda block: block["type"] != "tool_result")
+            if not blocks:
+                continue
+            if merged and merged[-1]["role"] == role:
+                merged[-1]["content"] += blocks
+            else:
+                merged.append({"role": role, "content": blocks})
+        return merged
+
+    def _object(self, response: WireResponse, sent: WireRequest) -> Json:
+        if not 200 <= response.status < 300:
+            raise self.decode_error(response, sent)
+        answer = load_object(response.body)
+        if answer.get("type") == "error" or answer.get("error"):
+            raise error_from_event(answer, sent)
+        return answer
+
+
+def encode_part(part: Part, role: str) -> list[Json]:
+    """One of our parts as content blocks; none for what this API has no use for."""
+    if isinstance(part, Text):
+        return [{"type": "text", "text": part.text}] if part.text else []  # the API refuses empty texts
+    if isinstance(part, Image):
+        if role == "assistant":
+            raise UnsupportedByProvider("an image in an assistant's turn")
+        return [{"type": "image", "source": _image_source(part)}]
+    if isinstance(part, ToolCall):
+        arguments = arguments_object(part.arguments, part.name)
+        return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}]
+    if isinstance(part, ToolResult):
+        block: Json = {"type": "tool_result", "tool_use_id": part.tool_call_id, "content": part.content}
+        return [{**block, "is_error": True}] if part.is_error else [block]
+    return _thinking(part)
+
+
+def _thinking(part: Reasoning) -> list[Json]:
+    if part.redacted:
+        return [{"type": "redacted_thinking", "data": part.text}]
+    if part.signature:
+        return [{"type": "thinking", "thinking": part.text, "signature": part.signature}]
+    return []  # another model's thinking: without a signature the API refuses it, and it is no part of the talk
+
+
+def _texts_only(turn: Message) -> list[Text]:
+    if any(not isinstance(part, Text) for part in turn.parts):
+        raise UnsupportedByProvider("a system message that is not text")
+    return [part for part in turn.parts if isinstance(part, Text)]
+
+
+def _image_source(image: Image) -> Json:
+    inline = inline_image(image)
+    if inline is None:
+        return {"type": "url", "url": image.url}
+    return {"type": "base64", "media_type": inline[0], "data": inline[1]}
+
+
+def tool_definition(tool: Tool) -> Json:
+    definition: Json = {"name": tool.name, "input_schema": tool.parameters or {"type": "object", "properties": {}}}
+    if tool.description:
+        definition["description"] = tool.description
+    if tool.strict:
+        definition["strict"] = True
+    return definition
+
+
+def tool_choice(request: ChatRequest) -> Json:
+    choice: Json = {}
+    if request.tool_choice in ("auto", "none"):
+        choice["type"] = request.tool_choice
+    elif request.tool_choice == "required":
+        choice["type"] = "any"
+    elif request.tool_choice:
+        choice |= {"type": "tool", "name": request.tool_choice}
+    if request.parallel_tool_calls is False and request.tool_choice != "none":
+        choice = {"type": "auto", **choice, "disable_parallel_tool_use": True}
+    return choice

@@ -1,0 +1,122 @@
+"""Deltas -> one answer and back, for calls that stream on one side only."""
+
+from dataclasses import dataclass, field
+
+from routing.types import (
+    ChatResult,
+    Delta,
+    Part,
+    Reasoning,
+    StopReason,
+    Text,
+    ToolCall,
+    Usage,
+)
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+class Assembler:
+    """Collects the deltas of one streamed answer. Parts keep the order in which they began."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part | _OpenCall] = []
+        self._calls: dict[int, _OpenCall] = {}
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self.stop_reason: StopReason | None = None
+        self.usage = Usage()
+        self.model = ""
+        self.response_id = ""
+        self.mean_logprob: float | None = None
+
+    def add(self, delta: Delta) -> None:
+        if delta.reasoning or delta.reasoning_signature:
+            self._add_reasoning(delta)
+        if delta.text:
+            self._close_reasoning()
+            self._text.append(delta.text)
+        if delta.tool_index is not None:
+            self._add_call(delta.tool_index, delta)
+        self.stop_reason = delta.stop_reason or self.stop_reason
+        self.usage = delta.usage or self.usage
+        self.model = delta.model or self.model
+        self.response_id = delta.response_id or self.response_id
+        if delta.mean_logprob is not None:
+            self.mean_logprob = delta.mean_logprob
+
+    def result(self) -> ChatResult:
+        self._close()
+        parts = tuple(
+            ToolCall(part.id, part.name, "".join(part.arguments) or "{}") if isinstance(part, _OpenCall) else part
+            for part in self._parts
+        )
+        return ChatResult(
+            parts=parts,
+            stop_reason=self.stop_reason or "stop",
+            usage=self.usage,
+            model=self.model,
+            response_id=self.response_id,
+            mean_logprob=self.mean_logprob,
+        )
+
+    def _add_reasoning(self, delta: Delta) -> None:
+        self._close_text()
+        if delta.reasoning_redacted:
+            self._close_reasoning()
+            self._parts.append(Reasoning(delta.reasoning, redacted=True))
+            return
+        if delta.reasoning:
+            self._reasoning.append(delta.reasoning)
+        if delta.reasoning_signature:  # ends a block of thinking; more thinking begins another
+            self._close_reasoning(delta.reasoning_signature)
+
+    def _add_call(self, index: int, delta: Delta) -> None:
+        call = self._calls.get(index)
+        if call is None:
+            self._close()
+            call = self._calls[index] = _OpenCall()
+            self._parts.append(call)
+        call.id = call.id or delta.tool_id
+        call.name = call.name or delta.tool_name
+        if delta.tool_arguments:
+            call.arguments.append(delta.tool_arguments)
+
+    def _close(self) -> None:
+        self._close_reasoning()
+        self._close_text()
+
+    def _close_text(self) -> None:
+        if self._text:
+            self._parts.append(Text("".join(self._text)))
+            self._text = []
+
+    def _close_reasoning(self, signature: str = "") -> None:
+        if self._reasoning or signature:
+            self._parts.append(Reasoning("".join(self._reasoning), signature))
+            self._reasoning = []
+
+
+def deltas_of(result: ChatResult) -> list[Delta]:
+    """A complete answer as the deltas of a stream that came all at once."""
+    deltas: list[Delta] = [Delta(model=result.model, response_id=result.response_id)]
+    tool_index = 0
+    for part in result.parts:
+        if isinstance(part, Text):
+            deltas.append(Delta(text=part.text))
+        elif isinstance(part, Reasoning):
+            deltas.append(
+                Delta(reasoning=part.text, reasoning_signature=part.signature, reasoning_redacted=part.redacted)
+            )
+        elif isinstance(part, ToolCall):
+            deltas.append(
+                Delta(tool_index=tool_index, tool_id=part.id, tool_name=part.name, tool_arguments=part.arguments)
+            )
+            tool_index += 1
+    deltas.append(Delta(stop_reason=result.stop_reason, usage=result.usage, mean_logprob=result.mean_logprob))
+    return deltas

@@ -1,0 +1,361 @@
+"""What a provider's failure means: status, headers and body in any known shape -> one ProviderError."""
+
+import html
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.wire import clean, loads
+from routing.types import ErrorKind, ProviderError, Usage
+
+MAX_MESSAGE_CHARACTERS = 300
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+
+# protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time
+_RETRYABLE: frozenset[ErrorKind] = frozenset(
+    {"connection", "timeout", "rate_limited", "overloaded", "server", "protocol", "cut"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What an error body says. `codes` are its types, codes and statuses, lower-case."""
+
+    message: str
+    codes: frozenset[str] = frozenset()
+    status: int | None = None
+    retry_seconds: float | None = None
+
+
+def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderError:
+    """The error that a non-2xx answer means."""
+    if 300 <= response.status < 400:
+        where = "another address" if response.headers.get("location") else "nowhere"
+        return make_error("protocol", f"the server redirects to {where}; that is not followed", sent, retryable=False)
+    detail = read_detail(response.body)
+    kind = classify(response.status, detail)
+    return make_error(
+        kind,
+        detail.message or f"HTTP {response.status} without a message",
+        sent,
+        status=response.status,
+        retry_after_seconds=retry_after(kind, response, detail),
+    )
+
+
+def error_from_event(error: Any, sent: WireRequest, *, usage: Usage | None = None) -> ProviderError:
+    """The error that an error object inside a 200 answer or stream means."""
+    detail = detail_of(error)
+    kind = classify(detail.status or 200, detail)
+    return make_error(
+        kind,
+        detail.message or "the provider reported an error without a message",
+        sent,
+        status=detail.status,
+        retry_after_seconds=detail.retry_seconds,
+        usage=usage,
+    )
+
+
+def make_error(
+    kind: ErrorKind,
+    message: str,
+    sent: WireRequest,
+    *,
+    retryable: bool | None = None,
+    status: int | None = None,
+    retry_after_seconds: float | None = None,
+    usage: Usage | None = None,
+) -> ProviderError:
+    """A ProviderError whose message is short and shows no key."""
+    return ProviderError(
+        kind,
+        redact(message, sent.secret),
+        retryable=kind in _RETRYABLE if retryable is None else retryable,
+        retry_after_seconds=retry_after_seconds,
+        status=status,
+        usage=usage,
+    )
+
+
+def redact(message: str, secret: str) -> str:
+    """One line of at most 300 characters without the key."""
+    line = " ".join(message.split())
+    if secret:
+        line = line.replace(secret, "[key]")
+    return line[:MAX_MESSAGE_CHARACTERS]
+
+
+# --- the body --------------------------------------------------------------------------------------
+
+
+def read_detail(body: bytes) -> Detail:
+    """Reads an error body: JSON in any of the known shapes, HTML, or plain text."""
+    try:
+        value = loads(body)
+    except ProviderError:
+        return Detail(_plain_text(body))
+    return detail_of(value)
+
+
+def detail_of(value: Any, depth: int = 0) -> Detail:
+    """{"error": "…"}, {"error": {…}}, [{…}], {"detail": …}, {"message": …}, {"errors": […]}, "…"."""
+    if isinstance(value, str):
+        return Detail(clean(value))
+    if isinstance(value, list) and value and depth < 4:
+        return detail_of(value[0], depth + 1)
+    if not isinstance(value, dict):
+        return Detail("")
+    inner = next((value[key] for key in ("error", "errors", "detail") if value.get(key)), None)
+    below = detail_of(inner, depth + 1) if inner is not None and depth < 4 else Detail("")
+    message = next((value[k] for k in ("message", "msg", "error_description") if isinstance(value.get(k), str)), "")
+    status = next((value[k] for k in ("code", "status", "status_code", "http_code") if _is_status(value.get(k))), None)
+    return Detail(
+        below.message or clean(message),
+        below.codes | _codes(value),
+        below.status or (int(status) if status is not None else None),
+        below.retry_seconds or _retry_info(value),
+    )
+
+
+def _codes(value: dict[str, Any]) -> frozenset[str]:
+    found = [value.get(key) for key in ("type", "code", "status", "reason", "param")]
+    details = value.get("details")
+    for item in details if isinstance(details, list) else []:
+        if isinstance(item, dict):
+            found.append(item.get("reason"))
+            violations = item.get("violations")
+            found += (
+                [v.get("quotaId") for v in violations if isinstance(v, dict)] if isinstance(violations, list) else []
+            )
+    return frozenset(code.lower() for code in found if isinstance(code, str))
+
+
+def _is_status(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and 400 <= int(value) < 600
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _retry_info(value: dict[str, Any]) -> float | None:
+    """Google's RetryInfo: {"details": [{"@type": "…RetryInfo", "retryDelay": "48s"}]}."""
+    details = value.get("details")
+    for item in details if isinstance(details, list) else []:
+        if isinstance(item, dict) and isinstance(item.get("retryDelay"), str):
+            return parse_duration(item["retryDelay"])
+    return None
+
+
+def _plain_text(body: bytes) -> str:
+    text = body[:20_000].decode("utf-8", "replace")
+    if "<" in text:
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        text = title.group(1) if title else re.sub(r"<[^>]*>", " ", text)
+        text = html.unescape(text)
+    return " ".join(text.split())
+
+
+# --- the kind --------------------------------------------------------------------------------------
+
+_OVERFLOW = re.compile(
+    r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
+    r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens|"
+    r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
+    r"longer than the maximum|token limit exceeded",
+    re.IGNORECASE,
+)
+_OVERFLOW_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
+_QUOTA = re.compile(
+    r"credit balance|insufficient (?:balance|quota|credits?|funds)|out of credits|used all available credits|"
+    r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended",
+    re.IGNORECASE,
+)
+_QUOTA_CODES = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
+    | {"exceeded_current_quota_error", "quota_exceeded", "payment_required"}
+)
+_FILTER_CODES = frozenset(
+    {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
+)
+_AUTH = re.compile(r"(?:incorrect|invalid|missing|malformed) api key|api key not valid|no api key", re.IGNORECASE)
+_AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
+_MISSING_CODES = frozenset(
+    {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model"}
+)
+_MISSING = re.compile(r"model .{0,120}(?:not found|does not exist)|no such model|unknown model", re.IGNORECASE)
+
+# codes that say more than the HTTP status they came with
+_BY_CODE: dict[str, ErrorKind] = {
+    "overloaded_error": "overloaded",
+    "engine_overloaded_error": "overloaded",
+    "overloaded": "overloaded",
+    "unavailable": "overloaded",
+    "rate_limit_error": "rate_limited",
+    "rate_limit_exceeded": "rate_limited",
+    "rate_limit_reached_error": "rate_limited",
+    "resource_exhausted": "rate_limited",
+    "permission_error": "auth",
+    "permission_denied": "auth",
+    "unauthenticated": "auth",
+    "invalid_request_error": "bad_request",
+    "invalid_argument": "bad_request",
+    "badrequesterror": "bad_request",
+    "failed_precondition": "bad_request",
+    "api_error": "server",
+    "server_error": "server",
+    "internal": "server",
+    "internal_server_error": "server",
+    "timeout_error": "timeout",
+    "deadline_exceeded": "timeout",
+}
+_BY_STATUS: dict[int, ErrorKind] = {
+    401: "auth",
+    402: "quota",
+    403: "auth",
+    404: "not_found",
+    408: "timeout",
+    425: "overloaded",
+    429: "rate_limited",
+    503: "overloaded",
+    529: "overloaded",
+}
+
+
+def classify(status: int, detail: Detail) -> ErrorKind:
+    """The kind of an error, by its codes and words first where a status alone would mislead."""
+    codes, message = detail.codes, detail.message
+    if _is_quota(status, codes, message):
+        return "quota"
+    if status not in (401, 403, 404, 429) and (codes & _OVERFLOW_CODES or _OVERFLOW.search(message)):
+        return "context_overflow"
+    if status < 500:
+        if codes & _FILTER_CODES:
+            return "content_filter"
+        if codes & _AUTH_CODES or (status != 429 and _AUTH.search(message)):
+            return "auth"
+        if status in (200, 400) and (codes & _MISSING_CODES or _MISSING.search(message)):
+            return "not_found"
+    return _by_code_or_status(status, codes)
+
+
+def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
+    if codes & _QUOTA_CODES or any("perday" in code for code in codes):
+        return True
+    # Google says "check your plan and billing details" for a limit that is over in a minute
+    return status in (400, 402, 403, 429) and "resource_exhausted" not in codes and bool(_QUOTA.search(message))
+
+
+def _by_code_or_status(status: int, codes: frozenset[str]) -> ErrorKind:
+    if "overloaded_error" in codes or "engine_overloaded_error" in codes:
+        return "overloaded"
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if 200 <= status < 300:
+        # an error inside a 200: only its codes say what it is; one without codes is the server's own
+        return next((_BY_CODE[code] for code in sorted(codes) if code in _BY_CODE), "server")
+    return "server" if status >= 500 else "bad_request"
+
+
+# --- when to come back -----------------------------------------------------------------------------
+
+
+def retry_after(kind: ErrorKind, response: WireResponse, detail: Detail) -> float | None:
+    """Seconds that the provider asks us to wait; None if it does not say."""
+    headers = response.headers
+    candidates: tuple[float | None, ...] = (
+        _milliseconds(headers.get("retry-after-ms", "")),
+        _retry_after_header(headers.get("retry-after", ""), headers.get("date", "")),
+        detail.retry_seconds,
+        _exhausted_reset(headers) if kind == "rate_limited" else None,
+        _in_words(detail.message) if kind in ("rate_limited", "overloaded", "quota") else None,
+    )
+    return next((seconds for seconds in candidates if seconds is not None), None)
+
+
+def _bounded(seconds: float) -> float | None:
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
+
+
+def _milliseconds(text: str) -> float | None:
+    try:
+        return _bounded(float(text) / 1000)
+    except ValueError:
+        return None
+
+
+def _retry_after_header(text: str, date: str) -> float | None:
+    """RFC 9110: seconds, or an HTTP date, which is read against the server's own clock if it shows it."""
+    try:
+        return _bounded(float(text))
+    except ValueError:
+        pass
+    until = _http_date(text)
+    if until is None:
+        return None
+    return _bounded(until - (_http_date(date) or time.time()))
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def _exhausted_reset(headers: Mapping[str, str]) -> float | None:
+    """The longest of the reset times whose own limit has nothing left (x-ratelimit-reset-tokens: 6m0s,
+    anthropic-ratelimit-tokens-reset: 2026-08-19T14:34:16Z, x-ratelimit-reset: 1741305600000)."""
+    waits = [
+        wait
+        for name, value in headers.items()
+        if "ratelimit" in name and "reset" in name
+        if headers.get(name.replace("reset", "remaining"), "0").strip() == "0"
+        if (wait := _reset_seconds(value, headers.get("date", ""))) is not None
+    ]
+    return max(waits, default=None)
+
+
+def _reset_seconds(text: str, date: str) -> float | None:
+    now = _http_date(date) or time.time()
+    try:
+        number = float(text)
+    except ValueError:
+        return parse_duration(text) if "T" not in text else _iso_wait(text, now)
+    if number > 1e11:
+        return _bounded(number / 1000 - now)
+    return _bounded(number - now if number > 1e9 else number)
+
+
+def _iso_wait(text: str, now: float) -> float | None:
+    try:
+        return _bounded(datetime.fromisoformat(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+_WORDS = re.compile(
+    r"(?:try again|retry)(?: again)? (?:in|after) ([0-9][0-9.hms ]*(?:seconds?|minutes?)?)", re.IGNORECASE
+)
+_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _in_words(message: str) -> float | None:
+    """ "Please try again in 20s", "Please retry in 48.94s.", "try again after 1 seconds"."""
+    found = _WORDS.search(message)
+    return parse_duration(found.group(1)) if found else None
+
+
+def parse_duration(text: str) -> float | None:
+    """ "6m0s", "20ms", "48.9s", "1 seconds" -> seconds."""
+    parts: Iterable[tuple[str, str]] = _UNIT.findall(text[:40])
+    seconds = [float(amount) * _UNIT_SECONDS[unit] for amount, unit in parts]
+    return _bounded(sum(seconds)) if seconds else None

@@ -1,0 +1,284 @@
+"""Every server that speaks OpenAI's chat completions: OpenAI, Moonshot, xAI, vLLM, llama.cpp, MLX, LM Studio, ...
+
+Options of a provider row: `headers` (sent along), `max_tokens_field`, `stream_usage` (false for a server that
+refuses stream_options), `structured_output` (schema, object, prompt), `send_reasoning` (true for a server that
+wants earlier thinking back, as Kimi's thinking models do).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from routing.adapters.base import ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage
+from routing.adapters.prompting import in_prompt, joined_text, schema_instruction, structured_output, with_instruction
+from routing.adapters.wire import (
+    Json,
+    base_url,
+    bearer_headers,
+    get_dicts,
+    get_number,
+    get_str,
+    get_vectors,
+    inline_image,
+    load_object,
+    merge_extra,
+    protocol_error,
+)
+from routing.types import (
+    ChatRequest,
+    ChatResult,
+    Embeddings,
+    Image,
+    Message,
+    ModelSpec,
+    ProviderError,
+    ProviderSpec,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    UnsupportedByProvider,
+    Usage,
+)
+
+# o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
+_WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
+_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+class OpenAICodec:
+    kind = "openai"
+
+    # --- chat ---
+
+    def encode_chat(
+        self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
+    ) -> WireRequest:
+        body: Json = {}
+        request = self._structured(request, model, body)
+        body |= {"model": model.name, "messages": self._messages(request, model), "stream": stream}
+        options = model.provider.options
+        if stream and options.get("stream_usage", "mistral.ai" not in model.provider.base_url):
+            body["stream_options"] = {"include_usage": True}
+        if max_output_tokens is not None:
+            body[self._max_tokens_field(model)] = max_output_tokens
+        self._sampling(request, body)
+        self._tools(request, body)
+        if request.extra.get("n") not in (None, 1):
+            raise UnsupportedByProvider("n: one call gives one answer")
+        merge_extra(body, request.extra)
+        return self._request(model.provider, "POST", "/chat/completions", body)
+
+    def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
+        answer = self._object(response, sent)
+        choices = get_dicts(answer, "choices")
+        if not choices:
+            raise protocol_error("the answer holds no choices")
+        parts, stop_reason, mean_logprob = read_choice(choices[0], sent)
+        return ChatResult(
+            parts=parts,
+            stop_reason=stop_reason,
+            usage=read_usage(answer, choices[0]) or Usage(),
+            model=get_str(answer, "model"),
+            response_id=get_str(answer, "id"),
+            mean_logprob=mean_logprob,
+        )
+
+    def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
+        return error_from_response(response, sent)
+
+    def chat_stream(self, sent: WireRequest) -> StreamDecoder:
+        return ChatDecoder(self, sent)
+
+    # --- embeddings, counting, status ---
+
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest:
+        body: Json = {"model": model.name, "input": list(texts), "encoding_format": "float"}
+        if model.dimensions and model.provider.options.get("send_dimensions"):
+            body["dimensions"] = model.dimensions
+        return self._request(model.provider, "POST", "/embeddings", body)
+
+    def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
+        answer = self._object(response, sent)
+        rows = get_dicts(answer, "data")
+        expected = len((sent.body or {}).get("input", rows))
+        if len(rows) != expected:
+            raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
+        rows = sorted(rows, key=lambda row: get_number(row, "index") or 0)
+        vectors = get_vectors([row.get("embedding") for row in rows])
+        return Embeddings(vectors, read_usage(answer, {}) or Usage(), get_str(answer, "model"))
+
+    def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
+        return None
+
+    def decode_count(self, response: WireResponse, sent: WireRequest) -> int:
+        raise protocol_error("this API does not count tokens")
+
+    def encode_status(self, provider: ProviderSpec) -> tuple[WireRequest, ...]:
+        return (self._request(provider, "GET", "/models", None),)
+
+    def decode_status(self, responses: tuple[WireResponse | None, ...]) -> ProviderStatus:
+        answer = load_object(responses[0].body) if responses[0] else {}
+        rows = get_dicts(answer, "data") or get_dicts(answer, "models")
+        names = tuple(get_str(row, "id") or get_str(row, "name") for row in rows)
+        return ProviderStatus(models=tuple(filter(None, names)))
+
+    # --- requests ---
+
+    def _request(self, provider: ProviderSpec, method: str, path: str, body: Mapping[str, Any] | None) -> WireRequest:
+        url = base_url(provider.base_url, "/v1") + path
+        return WireRequest(method, url, bearer_headers(provider), body, provider.api_key)
+
+    def _max_tokens_field(self, model: ModelSpec) -> str:
+        field = model.provider.options.get("max_tokens_field")
+        if field in ("max_tokens", "max_completion_tokens"):
+            return str(field)
+        return "max_completion_tokens" if _WANTS_COMPLETION_TOKENS.match(model.name) else "max_tokens"
+
+    def _structured(self, request: ChatRequest, model: ModelSpec, body: Json) -> ChatRequest:
+        """Fills `response_format`, or says the schema in the prompt; returns the request to encode."""
+        if request.json_schema is None and not request.json_object:
+            return request
+        how = structured_output(model, "schema")
+        if how in ("prompt", "tool"):
+            return in_prompt(request)
+        if request.json_schema is not None and how == "schema":
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": _NAME.sub("_", request.json_schema_name)[:64] or "answer",
+                    "schema": request.json_schema,
+                    "strict": is_strict(request.json_schema),
+                },
+            }
+            return request
+        body["response_format"] = {"type": "json_object"}
+        if request.json_schema is not None:
+            return with_instruction(request, schema_instruction(request.json_schema))
+        if not any("json" in turn.text.lower() for turn in request.messages):
+            return in_prompt(request)  # the API refuses JSON mode unless the prompt speaks of JSON
+        return request
+
+    def _sampling(self, request: ChatRequest, body: Json) -> None:
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.seed is not None:
+            body["seed"] = request.seed
+        if request.reasoning_effort:
+            body["reasoning_effort"] = request.reasoning_effort
+
+    def _tools(self, request: ChatRequest, body: Json) -> None:
+        if not request.tools:
+            return
+        body["tools"] = [tool_definition(tool) for tool in request.tools]
+        if request.tool_choice in ("auto", "none", "required"):
+            body["tool_choice"] = request.tool_choice
+        elif request.tool_choice:
+            body["tool_choice"] = {"type": "function", "function": {"name": request.tool_choice}}
+        if request.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = request.parallel_tool_calls
+
+    def _messages(self, request: ChatRequest, model: ModelSpec) -> list[Json]:
+        send_reasoning = bool(model.provider.options.get("send_reasoning"))
+        turns: list[Json] = []
+        for turn in request.messages:
+            turns += self._turn(turn, send_reasoning)
+        return turns
+
+    def _turn(self, turn: Message, send_reasoning: bool) -> list[Json]:
+        turns: list[Json] = [
+            {"role": "tool", "tool_call_id": part.tool_call_id, "content": tool_result_text(part)}
+            for part in turn.parts
+            if isinstance(part, ToolResult)
+        ]
+        if all(isinstance(part, ToolResult) for part in turn.parts) and turns:
+            return turns
+        if turn.role == "assistant":
+            return [*turns, self._assistant(turn, send_reasoning)]
+        role = "user" if turn.role == "tool" else turn.role
+        return [*turns, {"role": role, "content": self._content(turn)}]
+
+    def _assistant(self, turn: Message, send_reasoning: bool) -> Json:
+        if any(isinstance(part, Image) for part in turn.parts):
+            raise UnsupportedByProvider("an image in an assistant's turn")
+        calls = [part for part in turn.parts if isinstance(part, ToolCall)]
+        text = joined_text(turn)
+        encoded: Json = {"role": "assistant", "content": text if text or not calls else None}
+        if calls:
+            encoded["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments or "{}"},
+                }
+                for call in calls
+            ]
+        thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted)
+        if send_reasoning and thinking:
+            encoded["reasoning_content"] = thinking
+        return encoded
+
+    def _content(self, turn: Message) -> str | list[Json]:
+        blocks = [part for part in turn.parts if isinstance(part, (Text, Image))]
+        if turn.role == "system":
+            if any(isinstance(part, Image) for part in blocks):
+                raise UnsupportedByProvider("an image in a system message")
+            return joined_text(turn)  # many compatible servers take only a string here
+        if len(blocks) <= 1 and all(isinstance(part, Text) for part in blocks):
+            return turn.text
+        return [content_block(part) for part in blocks]
+
+    def _object(self, response: WireResponse, sent: WireRequest) -> Json:
+        """The answer's JSON object; errors of every shape are raised."""
+        if not 200 <= response.status < 300:
+            raise self.decode_error(response, sent)
+        answer = load_object(response.body)
+        if answer.get("error") and not answer.get("choices"):
+            raise error_from_event(answer, sent)
+        if answer.get("object") == "error" or answer.get("type") == "error":
+            raise error_from_event(answer, sent)
+        return answer
+
+
+def tool_definition(tool: Tool) -> Json:
+    function: Json = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    if tool.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def _call(call: ToolCall) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+
+
+def tool_result_text(result: ToolResult) -> str:
+    """A tool's answer for the APIs that have no field for failure: the text has to say it."""
+    if result.is_error and not result.content.lower().startswith("error"):
+        return f"Error: {result.content}"
+    return result.content
+
+
+def content_block(part: Text | Image) -> Json:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    inline = inline_image(part)
+    url = f"data:{inline[0]};base64,{inline[1]}" if inline else part.url
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def is_strict(schema: Any) -> bool:
+    """True if OpenAI's strict mode would take this schema: every object is closed and needs all its fields."""
+    if isinstance(schema, (list, tuple)):
+        return all(is_strict(item) for item in schema)
+    if not isinstance(schema, Mapping):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        properties = schema.get("properties") or {}
+        if schema.get("additionalProperties") is not False or set(properties) != set(schema.get("required") or ()):
+            return False
+    return all(is_strict(value) for value in schema.values() if isinstance(value, (Mapping, list, tuple)))

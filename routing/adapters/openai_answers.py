@@ -1,0 +1,290 @@
+"""Reading chat completions: choices, usage in all its dialects, and the stream of chunks."""
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from routing.adapters.base import WireRequest
+from routing.adapters.decoding import EventDecoder
+from routing.adapters.errors import error_from_event, make_error
+from routing.adapters.sse import SSESplitter
+from routing.adapters.wire import (
+    Json,
+    clean,
+    get_count,
+    get_dict,
+    get_dicts,
+    get_number,
+    get_str,
+    load_object,
+    protocol_error,
+)
+from routing.types import Delta, Part, Reasoning, StopReason, Text, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from routing.adapters.base import Codec
+
+_STOP_REASONS: dict[str, StopReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "function_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",
+    "safety": "content_filter",
+}
+
+
+def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
+    """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse."""
+    if refused:
+        return "content_filter"
+    reason = _STOP_REASONS.get(finish.lower(), "stop")
+    return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+# --- usage -----------------------------------------------------------------------------------------
+
+
+def read_usage(answer: Json, choice: Json) -> Usage | None:
+    """Usage wherever a server puts it: at the top, in `choices[0]` (Moonshot's streams), in `x_groq`, or as
+    llama.cpp's `timings`. None: not reported."""
+    for holder in (answer, choice, answer.get("x_groq")):
+        usage = holder.get("usage") if isinstance(holder, dict) else None
+        if isinstance(usage, dict):
+            return usage_of(usage)
+    timings = answer.get("timings")
+    return _usage_of_timings(timings) if isinstance(timings, dict) else None
+
+
+def usage_of(usage: Json) -> Usage:
+    """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter and Google's imitation."""
+    prompt = _first_count(usage, "prompt_tokens", "input_tokens")
+    completion = _first_count(usage, "completion_tokens", "output_tokens")
+    inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
+    outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
+    cached = _first_count(inputs, "cached_tokens")
+    if cached is None:
+        cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens")
+    reasoning = _first_count(outputs, "reasoning_tokens")
+    if reasoning is None:
+        reasoning = _first_count(usage, "reasoning_tokens")
+    total = get_count(usage, "total_tokens")
+    if total is not None and prompt is not None and completion is not None and total > prompt + completion:
+        # xAI and Google leave the thinking out of completion_tokens, but bill it as output
+        reasoning = reasoning or total - prompt - completion
+        completion = total - prompt
+    written = _first_count(inputs, "cache_write_tokens", "cache_creation_tokens")
+    return Usage(prompt, completion, cached, written, reasoning)
+
+
+def _usage_of_timings(timings: Json) -> Usage | None:
+    evaluated, cached = get_count(timings, "prompt_n"), get_count(timings, "cache_n")
+    if evaluated is None:
+        return None
+    return Usage(evaluated + (cached or 0), get_count(timings, "predicted_n"), cached)
+
+
+def _first_count(holder: Json, *keys: str) -> int | None:
+    return next((count for key in keys if (count := get_count(holder, key)) is not None), None)
+
+
+def _details(usage: Json, *keys: str) -> Json:
+    return next((usage[key] for key in keys if isinstance(usage.get(key), dict)), {})
+
+
+# --- a complete choice -----------------------------------------------------------------------------
+
+
+def read_choice(choice: Json, sent: WireRequest) -> tuple[tuple[Part, ...], StopReason, float | None]:
+    """(parts, stop reason, mean log probability) of one choice."""
+    message = get_dict(choice, "message")
+    if not message and not isinstance(choice.get("text"), str):
+        raise protocol_error("the choice holds no message")
+    finish = get_str(choice, "finish_reason")
+    if finish == "error":
+        raise make_error("server", "the server gave up on its answer", sent)
+    text, reasoning = read_content(message or {"content": choice["text"]})
+    refusal = get_str(message, "refusal")
+    calls = _calls(message)
+    parts: list[Part] = []
+    if reasoning:
+        parts.append(Reasoning(reasoning))
+    if text or refusal:
+        parts.append(Text(text or refusal))
+    stop_reason = stop_reason_of(finish, has_calls=bool(calls), refused=bool(refusal))
+    return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
+
+
+def read_content(message: Json) -> tuple[str, str]:
+    """(text, reasoning) of a message or a delta; content may be a text or a list of blocks."""
+    content = message.get("content")
+    reasoning = get_str(message, "reasoning_content") or _text_or_nothing(message.get("reasoning"))
+    if content is None:
+        return "", reasoning
+    if isinstance(content, str):
+        return clean(content), reasoning
+    text = ""
+    for block in get_dicts(message, "content"):
+        if block.get("type") == "thinking":
+            thinking = block.get("thinking")
+            blocks = get_dicts(block, "thinking") if isinstance(thinking, list) else [{"text": thinking}]
+            reasoning += "".join(get_str(item, "text") for item in blocks)
+        else:
+            text += get_str(block, "text")
+    return text, reasoning
+
+
+def _text_or_nothing(value: Any) -> str:
+    return clean(value) if isinstance(value, str) else ""
+
+
+def _calls(message: Json) -> list[ToolCall]:
+    calls = []
+    for number, call in enumerate(get_dicts(message, "tool_calls")):
+        function = get_dict(call, "function")
+        name = get_str(function, "name")
+        if not name:
+            raise protocol_error("a tool call has no name")
+        calls.append(ToolCall(get_str(call, "id") or f"call_{number}", name, arguments_text(function) or "{}"))
+    legacy = get_dict(message, "function_call")
+    if legacy and not calls:
+        calls.append(ToolCall("call_0", get_str(legacy, "name"), arguments_text(legacy) or "{}"))
+    return calls
+
+
+def arguments_text(function: Json) -> str:
+    """Arguments as JSON text; some servers send the object itself."""
+    arguments = function.get("arguments")
+    if isinstance(arguments, (dict, list)):
+        return orjson.dumps(arguments).decode()
+    return get_str(function, "arguments")
+
+
+def _logprobs(choice: Json) -> list[float]:
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        return []
+    numbers = (get_number(token, "logprob") for token in content if isinstance(token, dict))
+    return [number for number in numbers if number is not None]
+
+
+def _mean(numbers: list[float]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+# --- the stream ------------------------------------------------------------------------------------
+
+
+class ChatDecoder(EventDecoder):
+    """chat.completion.chunk events up to `[DONE]`, which some servers leave out."""
+
+    def __init__(self, codec: "Codec", sent: WireRequest) -> None:
+        super().__init__(codec, sent, SSESplitter())
+        self._introduced = False
+        self._stop_reason: StopReason | None = None
+        self._refused = False
+        self._calls: list[tuple[Any, str]] = []  # (the server's index, id) of each call, by our index
+        self._with_arguments: set[int] = set()
+        self._usage_told: Usage | None = None
+        self._logprobs: list[float] = []
+
+    def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
+        if data.strip() == b"[DONE]":
+            self._end(out)
+            return
+        chunk = load_object(data, "a chunk of the stream")
+        if name == b"error" or chunk.get("error") or chunk.get("object") == "error":
+            raise error_from_event(chunk, self.sent, usage=self.usage)
+        choices = get_dicts(chunk, "choices")
+        choice = choices[0] if choices else {}
+        if not choices and "usage" not in chunk and ("message" in chunk or "detail" in chunk):
+            raise error_from_event(chunk, self.sent, usage=self.usage)
+        self.usage = read_usage(chunk, choice) or self.usage
+        if not self._introduced:
+            self._introduced = True
+            out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
+        if choice:
+            self._choice(choice, out)
+        if self._stop_reason is not None and self.usage is not self._usage_told:
+            self._usage_told = self.usage
+            out.append(Delta(usage=self.usage))
+
+    def on_end(self, out: list[Delta]) -> None:
+        if self._stop_reason is None:
+            raise self.cut()
+        self._end(out)
+
+    def _end(self, out: list[Delta]) -> None:
+        if not self._introduced:
+            raise protocol_error("the stream holds no answer")
+        if self._stop_reason is None:
+            self._stop("", out)
+        if self.usage is not self._usage_told:
+            out.append(Delta(usage=self.usage))
+        self.done = True
+
+    def _choice(self, choice: Json, out: list[Delta]) -> None:
+        delta = get_dict(choice, "delta") or get_dict(choice, "message")
+        text, reasoning = read_content(delta)
+        refusal = get_str(delta, "refusal")
+        if refusal:
+            self._refused = True
+            text += refusal
+        text = text or get_str(choice, "text")
+        if text or reasoning:
+            out.append(Delta(text=text, reasoning=reasoning))
+        if choice.get("logprobs"):
+            self._logprobs += _logprobs(choice)
+        for call in get_dicts(delta, "tool_calls"):
+            self._call(call, out)
+        if delta.get("function_call"):
+            self._call({"index": 0, "function": get_dict(delta, "function_call")}, out)
+        finish = get_str(choice, "finish_reason")
+        if finish and self._stop_reason is None:
+            self._stop(finish, out)
+
+    def _call(self, call: Json, out: list[Delta]) -> None:
+        function = get_dict(call, "function")
+        identity, name, arguments = get_str(call, "id"), get_str(function, "name"), arguments_text(function)
+        index = self._index_of(call.get("index"), identity, name)
+        if index is None:
+            index = len(self._calls)
+            if not name:
+                raise protocol_error("a tool call has no name")
+            identity = identity or f"call_{index}"
+            self._calls.append((call.get("index"), identity))
+        else:
+            identity = name = ""  # told already
+            if not arguments:
+                return
+        if arguments:
+            self._with_arguments.add(index)
+        out.append(Delta(tool_index=index, tool_id=identity, tool_name=name, tool_arguments=arguments))
+
+    def _index_of(self, server_index: Any, identity: str, name: str) -> int | None:
+        """Our index of the call that a piece belongs to; None for a new call. Servers that leave the
+        index out, or number every call 0, tell their calls apart by id."""
+        for index in range(len(self._calls) - 1, -1, -1):
+            known_index, known_identity = self._calls[index]
+            if identity and identity == known_identity:
+                return index
+            # an id that changes from piece to piece of one call (seen in vLLM) comes without a name
+            if server_index is not None and server_index == known_index and not (identity and name):
+                return index
+        if self._calls and server_index is None and not identity and not name:
+            return len(self._calls) - 1
+        return None
+
+    def _stop(self, finish: str, out: list[Delta]) -> None:
+        if finish == "error":
+            raise make_error("server", "the server gave up on its answer", self.sent, usage=self.usage)
+        for index in range(len(self._calls)):
+            if index not in self._with_arguments:
+                out.append(Delta(tool_index=index, tool_arguments="{}"))
+        self._stop_reason = stop_reason_of(finish, has_calls=bool(self._calls), refused=self._refused)
+        out.append(Delta(stop_reason=self._stop_reason, mean_logprob=_mean(self._logprobs)))

@@ -1,0 +1,57 @@
+"""Saying in the prompt what an API cannot say in its parameters."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from routing.types import ChatRequest, Image, Message, ModelSpec, Text, message
+
+StructuredOutput = Literal["schema", "object", "tool", "prompt"]
+_CHOICES = ("schema", "object", "tool", "prompt")
+
+JSON_ONLY = "Answer with one JSON object and nothing else: no explanation, no code fence."
+
+
+def structured_output(model: ModelSpec, default: StructuredOutput) -> StructuredOutput:
+    """How this model is made to answer in a schema. `options.structured_output` of the provider row
+    decides; else the codec's default for a model with the capability "json" (or with none stated)."""
+    chosen = model.provider.options.get("structured_output")
+    if chosen in _CHOICES:
+        return chosen  # type: ignore[no-any-return]  # one of the literals
+    return default if "json" in model.capabilities or not model.capabilities else "prompt"
+
+
+def schema_instruction(schema: Mapping[str, Any]) -> str:
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), default=dict)
+    return (
+        "Answer with one JSON document and nothing else: no explanation, no code fence. "
+        f"It must be valid against this JSON Schema:\n{text}"
+    )
+
+
+def with_instruction(request: ChatRequest, instruction: str) -> ChatRequest:
+    """The request with one more instruction, in its first system message or in one of its own."""
+    first, *rest = request.messages or (message("user", ""),)
+    if first.role == "system":
+        changed = Message("system", (*first.parts, Text(instruction)))
+        return replace(request, messages=(changed, *rest))
+    return replace(request, messages=(message("system", instruction), *request.messages))
+
+
+def in_prompt(request: ChatRequest) -> ChatRequest:
+    """A structured-output request as a plain one that states the schema in words."""
+    if request.json_schema is not None:
+        request = with_instruction(request, schema_instruction(request.json_schema))
+    elif request.json_object:
+        request = with_instruction(request, JSON_ONLY)
+    return replace(request, json_schema=None, json_object=False)
+
+
+def joined_text(turn: Message) -> str:
+    """A turn's text blocks as one text; blocks were separate thoughts, so they stay apart."""
+    return "\n\n".join(part.text for part in turn.parts if isinstance(part, Text))
+
+
+def images(turn: Message) -> Iterator[Image]:
+    return (part for part in turn.parts if isinstance(part, Image))

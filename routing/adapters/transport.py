@@ -1,0 +1,386 @@
+"""Moves the bytes between codecs and providers: one pooled HTTP client an event loop, deadlines, size limits.
+
+Nothing is retried here and no redirect is followed (it would carry the key elsewhere).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ssl import SSLContext
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import httpx2
+
+from routing.adapters import CODECS, claude
+from routing.adapters.assembly import Assembler
+from routing.adapters.base import Codec, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.decoding import MAX_BODY_BYTES
+from routing.adapters.errors import make_error, redact
+from routing.adapters.wire import dumps
+from routing.types import (
+    ChatRequest,
+    ChatResult,
+    Delta,
+    Embeddings,
+    ErrorKind,
+    ModelSpec,
+    ProviderError,
+    ProviderSpec,
+    UnsupportedByProvider,
+    Usage,
+)
+
+T = TypeVar("T")
+
+MAX_ERROR_BYTES = 256 * 1024
+MAX_STREAM_BYTES = 256 * 1024 * 1024
+STATUS_SECONDS = 5.0
+# shorter than any server's own (uvicorn: 5 s), so that a request seldom meets a connection being closed
+_KEEPALIVE_SECONDS = 4.0
+_LINGER_SECONDS = 0.1
+_NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of output; None: no such
+    deadline. `total_seconds`: the whole call; None: the provider's own. `idle_seconds`: between two pieces."""
+
+    first_token_seconds: float | None = None
+    total_seconds: float | None = None
+    idle_seconds: float = 60.0
+    connect_seconds: float = 3.0
+
+
+_DEFAULT = Timeouts()
+
+
+def codec_for(provider: ProviderSpec) -> Codec:
+    """Raises UnsupportedByProvider for a kind that has no codec."""
+    codec = CODECS.get(provider.kind)
+    if codec is None:
+        raise UnsupportedByProvider(f"{provider.kind!r} is not a kind of provider")
+    return codec()
+
+
+async def chat(
+    provider: ProviderSpec,
+    model: ModelSpec,
+    request: ChatRequest,
+    *,
+    max_output_tokens: int | None,
+    timeouts: Timeouts = _DEFAULT,
+) -> ChatResult:
+    """One complete answer. With a first-token deadline the answer is streamed and put together here,
+    because a provider that does not stream shows its first token only with its last.
+
+    Raises ProviderError or UnsupportedByProvider.
+    """
+    if timeouts.first_token_seconds is not None:
+        assembler = Assembler()
+        deltas = stream(provider, model, request, max_output_tokens=max_output_tokens, timeouts=timeouts)
+        async with contextlib.aclosing(deltas):
+            async for delta in deltas:
+                assembler.add(delta)
+        return assembler.result()
+    codec = codec_for(provider)
+    sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=False)
+    response = await _fetch(provider, sent, timeouts)
+    with _redacted(sent):
+        return codec.decode_chat(response, sent)
+
+
+async def stream(
+    provider: ProviderSpec,
+    model: ModelSpec,
+    request: ChatRequest,
+    *,
+    max_output_tokens: int | None,
+    timeouts: Timeouts = _DEFAULT,
+) -> AsyncGenerator[Delta, None]:
+    """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it
+    early: closing it closes the connection, which is how a provider learns to stop.
+
+    Raises ProviderError or UnsupportedByProvider; a ProviderError bears the usage known so far.
+    """
+    codec = codec_for(provider)
+    sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=True)
+    deadlines = _Deadlines(timeouts, provider, sent)
+    with _redacted(sent):
+        async with AsyncExitStack() as stack:
+            exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
+            if not exchange.ok:
+                body = await _read(exchange, deadlines, MAX_ERROR_BYTES)
+                raise codec.decode_error(exchange.response(body), sent)
+            async for delta in _deltas(codec.chat_stream(sent), exchange, deadlines):
+                yield delta
+
+
+async def embed(
+    provider: ProviderSpec, model: ModelSpec, texts: tuple[str, ...], *, timeouts: Timeouts = _DEFAULT
+) -> Embeddings:
+    """One vector a text, in order. Raises ProviderError or UnsupportedByProvider."""
+    if not texts:
+        return Embeddings((), model=model.name)
+    codec = codec_for(provider)
+    sent = codec.encode_embed(texts, model)
+    response = await _fetch(provider, sent, timeouts)
+    with _redacted(sent):
+        return codec.decode_embed(response, sent)
+
+
+async def count_tokens(
+    provider: ProviderSpec, model: ModelSpec, request: ChatRequest, *, timeouts: Timeouts = _DEFAULT
+) -> int | None:
+    """The prompt's length as the provider counts it; None where its API does not."""
+    codec = codec_for(provider)
+    sent = codec.encode_count(request, model)
+    if sent is None:
+        return None
+    response = await _fetch(provider, sent, timeouts)
+    with _redacted(sent):
+        return codec.decode_count(response, sent)
+
+
+async def status(provider: ProviderSpec) -> ProviderStatus:
+    """A cheap check that the provider serves. Raises ProviderError if it does not."""
+    codec = codec_for(provider)
+    timeouts = Timeouts(total_seconds=STATUS_SECONDS, connect_seconds=2.0)
+    responses: list[WireResponse | None] = []
+    for sent in codec.encode_status(provider):
+        with _redacted(sent):
+            try:
+                response = await _fetch(provider, sent, timeouts)
+                if not 200 <= response.status < 300:
+                    raise codec.decode_error(response, sent)
+                responses.append(response)
+            except ProviderError:
+                if not responses:
+                    raise
+                responses.append(None)
+    return codec.decode_status(tuple(responses))
+
+
+# --- the client --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Pool:
+    http: httpx2.AsyncClient
+    claude_clients: claude.Clients = field(default_factory=claude.Clients)
+
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+
+
+def _pool() -> _Pool:
+    loop = asyncio.get_running_loop()
+    pool = _pools.get(loop)
+    if pool is None or pool.http.is_closed:
+        client = httpx2.AsyncClient(
+            verify=_ssl_context(),
+            trust_env=False,
+            follow_redirects=False,
+            limits=httpx2.Limits(max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE_SECONDS),
+            headers={"user-agent": "ziggie", "accept-encoding": "identity"},
+        )
+        pool = _pools[loop] = _Pool(client)
+    return pool
+
+
+@lru_cache(maxsize=1)
+def _ssl_context() -> SSLContext:
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+async def close() -> None:
+    """Closes this event loop's connections; the next call opens new ones."""
+    pool = _pools.pop(asyncio.get_running_loop(), None)
+    if pool is not None:
+        await pool.http.aclose()
+
+
+# --- one exchange ------------------------------------------------------------------------------------
+
+
+class _Exchange:
+    """An open response."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self.ok = response.is_success
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._response.aiter_bytes()
+
+    def response(self, body: bytes) -> WireResponse:
+        return WireResponse(self.status, self.headers, body)
+
+
+@asynccontextmanager
+async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> AsyncIterator[_Exchange]:
+    """Sends the request and gives the response once its head is there. Raises ProviderError."""
+    pool = _pool()
+    # reading is bounded by _Deadlines, which know what is being waited for
+    limits = httpx2.Timeout(None, connect=timeouts.connect_seconds, pool=timeouts.connect_seconds)
+    opened: AbstractAsyncContextManager[httpx2.Response]
+    if provider.kind == "anthropic" and claude.speaks(sent):
+        opened = claude.open_messages(sent, pool.http, pool.claude_clients, limits)
+    else:
+        opened = pool.http.stream(
+            sent.method,
+            sent.url,
+            headers={**sent.headers, "content-type": "application/json"} if sent.body is not None else sent.headers,
+            content=dumps(sent.body) if sent.body is not None else None,
+            timeout=limits,
+        )
+    began = False
+    try:
+        async with opened as response:
+            began = True
+            yield _Exchange(response)
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError) as error:
+        raise _translated(error, sent, began=began) from None
+
+
+# The client's texts may quote a header, so ours stand for them. The first row that fits counts.
+_FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], ErrorKind, str, bool], ...] = (
+    (httpx2.ConnectTimeout, "connection", "nobody answered in time", True),
+    (httpx2.ConnectError, "connection", "no connection to the provider", True),
+    (httpx2.PoolTimeout, "overloaded", "too many connections are open already", True),
+    (httpx2.TimeoutException, "timeout", "the provider stopped reading or answering", True),
+    ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), "connection", "the address is not a usable URL", False),
+    ((httpx2.LocalProtocolError, UnicodeError), "auth", "the key or a header holds characters HTTP forbids", False),
+    (httpx2.DecodingError, "protocol", "the answer is compressed wrongly", True),
+)
+
+
+def _translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderError:
+    """Our error for one of the HTTP client's; `began`: the head of the answer had come."""
+    for types, kind, text, retryable in _FAILURES:
+        if isinstance(error, types):
+            reason = f": {error}" if isinstance(error, httpx2.ConnectError) and str(error) else ""
+            return make_error(kind, text + reason, sent, retryable=retryable)
+    if began:
+        return make_error("cut", "the connection broke before the answer ended", sent)
+    if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
+        return make_error("protocol", "the answer is not HTTP", sent)
+    return make_error("connection", "the connection broke before an answer came", sent)
+
+
+class _Deadlines:
+    """How long to wait for the next thing, and what to say if it does not come."""
+
+    def __init__(self, timeouts: Timeouts, provider: ProviderSpec, sent: WireRequest) -> None:
+        self._now = asyncio.get_running_loop().time
+        start = self._now()
+        total = timeouts.total_seconds if timeouts.total_seconds is not None else provider.timeout_seconds
+        self._total, self._total_at = total, start + total
+        self._first = timeouts.first_token_seconds
+        self._first_at = start + self._first if self._first is not None else None
+        self._idle: float | None = None
+        self._idle_seconds = timeouts.idle_seconds
+        self._sent = sent
+        self.usage: Usage | None = None
+
+    def output_began(self) -> None:
+        """From here on pieces have to follow each other; the first-token deadline is over."""
+        self._first_at = None
+        self._idle = self._idle_seconds
+
+    async def wait(self, awaitable: Awaitable[T]) -> T:
+        """Raises ProviderError("timeout") at the nearest deadline."""
+        at, why = self._nearest()
+        try:
+            async with asyncio.timeout_at(at):
+                return await awaitable
+        except TimeoutError:
+            raise make_error("timeout", why, self._sent, usage=self.usage) from None
+
+    def _nearest(self) -> tuple[float, str]:
+        waits = [(self._total_at, f"no complete answer within {self._total:g} s")]
+        if self._first_at is not None:
+            waits.append((self._first_at, f"no first token within {self._first:g} s"))
+        if self._idle is not None:
+            waits.append((self._now() + self._idle, f"the answer stalled for {self._idle:g} s"))
+        return min(waits)
+
+
+async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
+    """A complete response, within the total deadline and the size limit."""
+    deadlines = _Deadlines(timeouts, provider, sent)
+    async with AsyncExitStack() as stack:
+        exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
+        if exchange.ok:
+            _refuse_other_content(exchange, sent)
+        return exchange.response(await _read(exchange, deadlines, MAX_BODY_BYTES if exchange.ok else MAX_ERROR_BYTES))
+
+
+async def _read(exchange: _Exchange, deadlines: _Deadlines, limit: int) -> bytes:
+    """The body. Of an error only the beginning is read; an answer longer than the limit is refused."""
+    body = bytearray()
+    chunks = exchange.chunks()
+    while (chunk := await deadlines.wait(anext(chunks, None))) is not None:
+        body += chunk
+        if len(body) > limit:
+            if not exchange.ok:
+                break
+            raise ProviderError("protocol", f"the answer is longer than {limit} bytes", retryable=False)
+    return bytes(body[:limit])
+
+
+async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadlines) -> AsyncIterator[Delta]:
+    _refuse_other_content(exchange, deadlines._sent)
+    chunks = exchange.chunks()
+    size = 0
+    while not decoder.done:
+        try:
+            chunk = await deadlines.wait(anext(chunks, None))
+        except httpx2.TransportError as error:
+            # what had come is the best that is known of what the call has cost
+            translated = _translated(error, deadlines._sent, began=True)
+            translated.usage = decoder.usage
+            raise translated from None
+        if chunk is None:
+            break
+        size += len(chunk)
+        if size > MAX_STREAM_BYTES:
+            raise ProviderError("protocol", "the stream is longer than 256 MB", retryable=False, usage=decoder.usage)
+        for delta in decoder.feed(chunk):
+            if delta.is_output:
+                deadlines.output_began()
+            yield delta
+        deadlines.usage = decoder.usage
+    for delta in decoder.finish():
+        yield delta
+    await _linger(chunks)
+
+
+async def _linger(chunks: AsyncIterator[bytes]) -> None:
+    """Reads the few bytes after the end of an answer, so that the connection can be used again."""
+    with contextlib.suppress(TimeoutError, httpx2.TransportError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            await anext(chunks, None)
+
+
+def _refuse_other_content(exchange: _Exchange, sent: WireRequest) -> None:
+    content_type = exchange.headers.get("content-type", "").lower()
+    if content_type.startswith(_NOT_JSON):
+        raise make_error("protocol", f"the answer is {content_type.split(';')[0]}, not JSON", sent)
+
+
+@contextlib.contextmanager
+def _redacted(sent: WireRequest) -> Iterator[None]:
+    """No error leaves with the key in its text, whoever wrote that text."""
+    try:
+        yield
+    except ProviderError as error:
+        error.message = redact(error.message, sent.secret)
+        error.args = (error.message,)
+        raise

@@ -1,0 +1,242 @@
+"""Reading and writing JSON that others wrote: every wrong shape becomes ProviderError("protocol")."""
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
+
+Json = dict[str, Any]
+
+
+def protocol_error(message: str) -> ProviderError:
+    return ProviderError("protocol", message, retryable=True)
+
+
+def dumps(body: Mapping[str, Any]) -> bytes:
+    """JSON bytes. Raises UnsupportedByProvider for what JSON cannot say (NaN, foreign objects)."""
+    try:
+        return orjson.dumps(body, default=_plain)
+    except TypeError:
+        # orjson refuses lone surrogates, very large integers and non-string keys; json escapes them
+        try:
+            return json.dumps(body, default=_plain, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UnsupportedByProvider(f"the request is not JSON: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (tuple, set, frozenset)):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def loads(body: bytes, what: str = "the answer") -> Any:
+    """Any JSON value. Raises ProviderError("protocol")."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        # more forgiving: NaN in log probabilities and lone surrogates come from real servers
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise protocol_error(f"{what} is not JSON: {_looks(body)}") from None
+
+
+def load_object(body: bytes, what: str = "the answer") -> Json:
+    """A JSON object. Raises ProviderError("protocol")."""
+    value = loads(body, what)
+    if not isinstance(value, dict):
+        raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
+    return value
+
+
+def _looks(body: bytes) -> str:
+    """What a body that could not be read looks like. Never its words: they may repeat a secret."""
+    start = body[:200].lstrip()
+    if not start:
+        return "it is empty"
+    kind = "looks like HTML" if start[:1] == b"<" else "begins like JSON" if start[:1] in b"{[" else "is something else"
+    return f"its {len(body)} bytes {kind}" if kind != "looks like HTML" else f"it {kind}"
+
+
+# --- fields of an answer: absent or null is fine, of another type is not ---------------------------
+
+
+def get_str(holder: Json, key: str) -> str:
+    value = holder.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return clean(value)
+    raise _wrong(key, "text", value)
+
+
+def get_dict(holder: Json, key: str) -> Json:
+    value = holder.get(key)
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    raise _wrong(key, "an object", value)
+
+
+def get_dicts(holder: Json, key: str) -> list[Json]:
+    value = holder.get(key)
+    if value is None:
+        return []
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    raise _wrong(key, "a list of objects", value)
+
+
+def get_count(holder: Json, key: str) -> int | None:
+    """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for."""
+    value = holder.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+        return value
+    return None
+
+
+def get_number(holder: Json, key: str) -> float | None:
+    value = holder.get(key)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
+    """Vectors of one length, all numbers finite. Raises ProviderError("protocol")."""
+    if not isinstance(value, list) or not all(isinstance(vector, list) and vector for vector in value):
+        raise protocol_error("the embeddings are not a list of vectors")
+    if len({len(vector) for vector in value}) > 1:
+        raise protocol_error("the embeddings differ in length")
+    try:
+        vectors = tuple(tuple(map(float, vector)) for vector in value)
+    except (TypeError, ValueError, OverflowError):
+        raise protocol_error("the embeddings hold something that is not a number") from None
+    if not all(math.isfinite(number) for vector in vectors for number in vector):
+        raise protocol_error("the embeddings hold something that is not a finite number")
+    return vectors
+
+
+def _wrong(key: str, expected: str, value: Any) -> ProviderError:
+    return protocol_error(f"{key!r} of the answer is {type(value).__name__}, not {expected}")
+
+
+def clean(text: str) -> str:
+    """Text that can be encoded: lone surrogates, which some servers emit, become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+# --- parts of a request ----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def base_url(url: str, default_path: str, drop: tuple[str, ...] = ()) -> str:
+    """`url` without trailing slash and without the suffixes in `drop`; `default_path` is added to a bare host."""
+    url = url.strip().rstrip("/")
+    for suffix in drop:
+        url = url.removesuffix(suffix).rstrip("/")
+    return url if urlsplit(url).path else url + default_path
+
+
+def bearer_headers(provider: ProviderSpec) -> dict[str, str]:
+    headers = extra_headers(provider)
+    if provider.api_key:
+        headers["authorization"] = f"Bearer {provider.api_key}"
+    return headers
+
+
+def extra_headers(provider: ProviderSpec) -> dict[str, str]:
+    """`options.headers` of a provider row: what a proxy in front of it may want."""
+    headers = provider.options.get("headers")
+    if not isinstance(headers, Mapping):
+        return {}
+    return {str(name).lower(): str(value) for name, value in headers.items()}
+
+
+_SIGNATURES = (
+    (b"\x89PNG", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"RIFF", "image/webp"),
+)
+
+
+def inline_image(image: Image) -> tuple[str, str] | None:
+    """(media type, base64) of an image by value, also of a data: address; None for one elsewhere."""
+    if image.data:
+        return image.media_type or _sniff(image.data), image.data
+    if image.url.startswith("data:"):
+        head, _, data = image.url[5:].partition(",")
+        if not head.endswith(";base64") or not data:
+            raise UnsupportedByProvider("an image's data: address is not base64")
+        return head.removesuffix(";base64").split(";")[0] or _sniff(data), data
+    return None
+
+
+def _sniff(data: str) -> str:
+    try:
+        head = base64.b64decode(data[:16])
+    except (binascii.Error, ValueError):
+        raise UnsupportedByProvider("an image is not base64") from None
+    for signature, media_type in _SIGNATURES:
+        if head.startswith(signature):
+            return media_type
+    raise UnsupportedByProvider("an image is of an unknown kind: say its media type")
+
+
+def arguments_object(arguments: str, name: str) -> Json:
+    """A tool call's arguments as an object, for the APIs that want it so."""
+    try:
+        value = orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
+    return value
+
+
+def merge_extra(body: Json, extra: Mapping[str, Any], *, refuse: frozenset[str] = frozenset()) -> None:
+    """Adds the caller's own provider parameters to a body. One that says nothing is left out; one in
+    `refuse`, or one that the request already decides, raises UnsupportedByProvider."""
+    for key, value in extra.items():
+        if is_neutral(key, value):
+            continue
+        if key in refuse:
+            raise UnsupportedByProvider(f"{key} is not supported by this provider")
+        if key in body or key in ("model", "messages", "stream"):
+            raise UnsupportedByProvider(f"{key} is decided elsewhere in the request")
+        body[key] = value
+
+
+_NEUTRAL: dict[str, Any] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "logit_bias": {},
+    "store": False,
+}
+
+
+def is_neutral(key: str, value: Any) -> bool:
+    """True for a parameter that states the default, so that leaving it out changes nothing."""
+    return value is None or (key in _NEUTRAL and value == _NEUTRAL[key])

@@ -1,0 +1,68 @@
+"""Puts streamed deltas together into one answer, and estimates the token counts that nobody reported."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+from routing.adapters.assembly import Assembler
+from routing.tokens import estimate_tokens
+from routing.types import ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
+
+
+@dataclass(slots=True)
+class Collector:
+    """Everything that one stream has said so far, and when it began to."""
+
+    characters: int = 0
+    first_output: float | None = None  # on time.monotonic's clock
+    _assembler: Assembler = field(default_factory=Assembler)
+
+    def add(self, delta: Delta) -> bool:
+        """Takes one delta in; True if it is the first that a client would see."""
+        first = delta.is_output and self.first_output is None
+        if first:
+            self.first_output = time.monotonic()
+        self.characters += len(delta.text) + len(delta.reasoning) + len(delta.tool_arguments)
+        self._assembler.add(delta)
+        return first
+
+    def result(self) -> ChatResult:
+        return self._assembler.result()
+
+    def first_output_after(self, started: float) -> float | None:
+        return None if self.first_output is None else self.first_output - started
+
+    def spent(self, request: ChatRequest) -> Usage:
+        """What an answer that broke off has used: what was reported, else an estimate if anything came."""
+        if self._assembler.usage != Usage() or self.first_output is None:
+            return self._assembler.usage
+        return with_estimates(self.result(), request).usage
+
+
+def with_estimates(result: ChatResult, request: ChatRequest) -> ChatResult:
+    """The result with missing token counts estimated and marked so. A reported zero stays a zero."""
+    usage, estimated = result.usage, set(result.usage.estimated)
+    if usage.input_tokens is None:
+        usage = replace(usage, input_tokens=prompt_tokens(request))
+        estimated.add("input_tokens")
+    if usage.output_tokens is None:
+        said = sum(len(p.arguments) if isinstance(p, ToolCall) else 0 for p in result.parts)
+        spoken = "".join(p.text for p in result.parts if isinstance(p, Text | Reasoning))
+        usage = replace(usage, output_tokens=estimate_tokens(spoken) + said // 4)
+        estimated.add("output_tokens")
+    return replace(result, usage=replace(usage, estimated=frozenset(estimated)))
+
+
+def prompt_tokens(request: ChatRequest) -> int:
+    """An estimate of a request's input tokens, tools included."""
+    total = 4 * len(request.messages)
+    for message in request.messages:
+        for part in message.parts:
+            if isinstance(part, Text | Reasoning):
+                total += estimate_tokens(part.text)
+            elif isinstance(part, ToolCall):
+                total += estimate_tokens(part.arguments)
+            elif isinstance(part, ToolResult):
+                total += estimate_tokens(part.content)
+            else:
+                total += 1200  # an image of ordinary size
+    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in request.tools)

@@ -1,0 +1,392 @@
+"""The shape of routing configuration: what may stand in the routing file, the catalogue and a REST body.
+
+`read()` turns plain data into a Document and reports every mistake of shape with its path; what fits
+is kept, so that `validation.py` finds the mistakes of meaning in the same run. Nothing here touches
+the database.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from routing.models import MAX_PRICE
+
+Path = tuple[str | int, ...]
+
+MAX_PROBLEMS = 200
+MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 50, 500, 500
+MAX_REQUEST_SECONDS = 3600
+BIG = 2_147_483_647  # the database's integer
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A mistake, where it is and what it is. A warning does not stop the configuration from loading."""
+
+    path: Path
+    message: str
+    warning: bool = False
+
+    @property
+    def place(self) -> str:
+        """`policies[0].rules[3].when.complexity.above`"""
+        return path_text(self.path)
+
+
+def path_text(path: Path) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text or "the document"
+
+
+def _decimal(value: Any) -> Decimal:
+    if isinstance(value, str) and len(value) <= 30 and value.strip("-").replace(".", "", 1).isascii():
+        digits = value.removeprefix("-").replace(".", "", 1)
+        if digits.isdigit() and value[-1] != ".":
+            return Decimal(value)
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and len(str(value)) <= 30:
+        number = Decimal(str(value))
+        if number.is_finite():
+            return number
+    raise PydanticCustomError("decimal", "should be a plain decimal number")
+
+
+def _no_control_characters(text: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise PydanticCustomError("characters", "should hold no control characters")
+    return text
+
+
+Number = Annotated[Decimal, BeforeValidator(_decimal)]
+Usd = Annotated[Number, Field(ge=0, le=MAX_PRICE, decimal_places=6)]
+Fraction = Annotated[Number, Field(ge=0, le=1, decimal_places=4)]
+Count = Annotated[int, Field(ge=1, le=BIG)]
+Amount = Annotated[int, Field(ge=0, le=BIG)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[-a-zA-Z0-9_]+$", max_length=60)]
+ModelSlug = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][-a-zA-Z0-9._:/@+]*$", max_length=100)]
+WireName = Annotated[str, BeforeValidator(_no_control_characters), StringConstraints(min_length=1, max_length=150)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
+Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f,]+$", max_length=60)]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=10_000)]
+Words = Annotated[list[Word], Field(max_length=100)]
+Chain = Annotated[list[ModelSlug], Field(max_length=20)]
+Level = Literal["L1", "L2", "L3"]
+Tier = Literal["critical", "high", "medium", "low"]
+Strategy = Literal["cost-optimized", "performance-optimized", "balanced"]
+Location = Literal["local", "cloud", "offline"]
+Pattern = Literal["single", "verify", "cascade", "ensemble", "debate", "critique"]
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_empty(cls, data: Any) -> Any:
+        """`when:` with nothing behind it is an empty mapping."""
+        return {} if data is None else data
+
+
+class ProviderEntry(Entry):
+    slug: Slug
+    kind: Literal["ollama", "anthropic", "openai", "gemini", "cohere", "offline"]
+    location: Location
+    base_url: Annotated[str, StringConstraints(max_length=300)] = ""
+    enabled: bool = True
+    switch: Literal["", "kimi"] = ""
+    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*_API_KEY$", max_length=60)] | None = None
+    max_concurrency: Count | None = None
+    max_requests_per_day: Amount | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=MAX_REQUEST_SECONDS)] = 120
+    power_watts: Annotated[int, Field(ge=0, le=100_000)] = 0
+    options: dict[Word, bool | int | str] = {}
+
+
+class ModelEntry(Entry):
+    slug: ModelSlug
+    provider: Slug
+    name: WireName
+    aliases: Annotated[list[WireName], Field(max_length=50)] = []
+    context_window: Annotated[int, Field(ge=256, le=100_000_000)]
+    max_output_tokens: Count | None = None
+    input_usd_per_mtok: Usd | None = None
+    output_usd_per_mtok: Usd | None = None
+    cached_input_usd_per_mtok: Usd | None = None
+    cache_write_usd_per_mtok: Usd | None = None
+    price_origin: Annotated[str, BeforeValidator(_no_control_characters), StringConstraints(max_length=200)] = ""
+    capabilities: Words = []
+    enabled: bool = True
+    dimensions: Count | None = None
+    tokens_per_second: Count | None = None
+    vram_gb: Annotated[Number, Field(ge=0, lt=100_000, decimal_places=1)] | None = None
+    notes: Text = ""
+
+
+class FractionRange(Entry):
+    above: Fraction | None = None
+    at_most: Fraction | None = None
+
+
+class CountRange(Entry):
+    above: Amount | None = None
+    at_most: Amount | None = None
+
+
+class QueueRange(Entry):
+    above: Amount | None = None
+
+
+class WhenEntry(Entry):
+    task_kinds: Words = []
+    agent_levels: Annotated[list[Level], Field(max_length=3)] = []
+    creator_tiers: Annotated[list[Tier], Field(max_length=4)] = []
+    capabilities: Words = []
+    strategies: Annotated[list[Strategy], Field(max_length=3)] = []
+    complexity: FractionRange = FractionRange()
+    context_tokens: CountRange = CountRange()
+    budget_left: FractionRange = FractionRange()
+    local_queue: QueueRange = QueueRange()
+
+
+class RolesEntry(Entry):
+    """Which further models a pattern needs, and how it combines them."""
+
+    verifier: ModelSlug | None = None
+    draft: ModelSlug | None = None
+    refiner: ModelSlug | None = None
+    members: Chain = []
+    synthesiser: ModelSlug | None = None
+    vote: bool | None = None
+    rounds: Annotated[int, Field(ge=1, le=10)] | None = None
+
+
+class OptionsEntry(Entry):
+    min_confidence: Annotated[float, Field(ge=0, le=100)] | None = None
+    first_token_seconds: Annotated[float, Field(gt=0, le=MAX_REQUEST_SECONDS)] | None = 5.0
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    local_tries: Annotated[int, Field(ge=1, le=10)] = 1
+    cache_ttl_seconds: Annotated[int, Field(ge=0, le=31 * 86_400)] | None = None
+    cache_any_temperature: bool = False
+    rollout_percent: Annotated[int, Field(ge=0, le=100)] = 100
+    shadow_model: ModelSlug | None = None
+    shadow_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    batch: bool = False
+    store_bodies: bool = False
+
+
+class RuleEntry(Entry):
+    name: Name
+    when: WhenEntry = WhenEntry()
+    pattern: Pattern = "single"
+    chain: Chain = []
+    roles: RolesEntry = RolesEntry()
+    options: OptionsEntry = OptionsEntry()
+
+
+class PolicyEntry(Entry):
+    slug: Slug
+    live: bool = False
+    notes: Text = ""
+    rules: list[RuleEntry] = []
+
+
+class ScopeEntry(Entry):
+    locations: Annotated[list[Location], Field(max_length=3)] = []
+    providers: Annotated[list[Slug], Field(max_length=100)] = []
+    models: Annotated[list[ModelSlug], Field(max_length=100)] = []
+    api_keys: Annotated[list[Name], Field(max_length=100)] = []
+    task_kinds: Words = []
+    agent_levels: Annotated[list[Level], Field(max_length=3)] = []
+    creators: Annotated[list[Name], Field(max_length=100)] = []
+
+
+class BudgetEntry(Entry):
+    slug: Slug
+    scope: ScopeEntry = ScopeEntry()
+    period: Literal["day", "week", "month", "total"] = "month"
+    limit_usd: Annotated[Number, Field(ge=0, le=1_000_000_000, decimal_places=6)]
+    hard: bool = True
+    on_exhausted: Literal["local", "deny"] = "local"
+    alert_at_percent: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(max_length=20)] = []
+    enabled: bool = True
+
+
+class SettingsEntry(Entry):
+    strategy: Strategy = "balanced"
+    baseline_model: ModelSlug | Literal[""] = ""
+    electricity_usd_per_kwh: Annotated[Number, Field(ge=0, le=1000, decimal_places=4)] = Decimal("0.12")
+    kimi_enabled: bool = False
+    time_zone: Annotated[str, StringConstraints(max_length=60)] = "UTC"
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Generic[E]):
+    """An entry and where it stands in its document."""
+
+    path: Path
+    entry: E
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Routing configuration, whole or in part: a section that is None is not spoken of. `settings` holds
+    only the keys that were given. `slugs` are the names of entries too damaged to keep."""
+
+    providers: list[Placed[ProviderEntry]] | None = None
+    models: list[Placed[ModelEntry]] | None = None
+    policies: list[Placed[PolicyEntry]] | None = None
+    budgets: list[Placed[BudgetEntry]] | None = None
+    settings: Placed[SettingsEntry] | None = None
+    damaged: frozenset[str] = field(default_factory=frozenset)
+
+
+SECTIONS: dict[str, tuple[type[Entry], int]] = {
+    "providers": (ProviderEntry, MAX_PROVIDERS),
+    "models": (ModelEntry, MAX_MODELS),
+    "policies": (PolicyEntry, MAX_POLICIES),
+    "budgets": (BudgetEntry, MAX_BUDGETS),
+}
+ROLE_NAMES = frozenset(RolesEntry.model_fields)
+
+
+def read(data: Any) -> tuple[Document, list[Problem]]:
+    """A document from plain data (what a YAML, JSON or TOML reader gives), and every mistake of shape."""
+    if not isinstance(data, dict):
+        return Document(), [Problem((), "should be a mapping with providers, models, policies, budgets, settings")]
+    problems = [
+        Problem((str(key),), f"unknown section; known are {', '.join([*SECTIONS, 'settings'])}")
+        for key in data
+        if key not in SECTIONS and key != "settings"
+    ]
+    damaged: set[str] = set()
+    sections: dict[str, Any] = {
+        name: _section(name, data[name], problems, damaged) for name in SECTIONS if name in data
+    }
+    if "settings" in data:
+        sections["settings"] = _salvage(SettingsEntry, data["settings"], ("settings",), problems)
+    return Document(**sections, damaged=frozenset(damaged)), problems[:MAX_PROBLEMS]
+
+
+def _section(name: str, raw: Any, problems: list[Problem], damaged: set[str]) -> list[Placed[Any]]:
+    kind, limit = SECTIONS[name]
+    placed: list[Placed[Any]] = []
+    for path, item in _items(raw, (name,), limit, problems):
+        entry = _policy(item, path, problems) if kind is PolicyEntry else _salvage(kind, item, path, problems)
+        if entry is not None:
+            placed.append(entry)
+        elif isinstance(item, dict) and isinstance(item.get("slug"), str):
+            damaged.add(item["slug"])
+    return placed
+
+
+def _items(raw: Any, path: Path, limit: int, problems: list[Problem]) -> Iterator[tuple[Path, Any]]:
+    if not isinstance(raw, list):
+        problems.append(Problem(path, "should be a list"))
+    elif len(raw) > limit:
+        problems.append(Problem(path, f"holds {len(raw)} entries; at most {limit} are allowed"))
+    else:
+        yield from (((*path, index), item) for index, item in enumerate(raw))
+
+
+def _policy(raw: Any, path: Path, problems: list[Problem]) -> Placed[PolicyEntry] | None:
+    """A policy whose damaged rules stay in place as far as they can be read, so that rules keep their numbers."""
+    if not isinstance(raw, dict):
+        problems.append(Problem(path, "should be a mapping"))
+        return None
+    header = _salvage(PolicyEntry, {key: raw[key] for key in raw if key != "rules"}, path, problems)
+    rules = [
+        _salvage(RuleEntry, _with_roles(item), rule_path, problems)
+        for rule_path, item in _items(raw.get("rules", []), (*path, "rules"), MAX_RULES, problems)
+    ]
+    if header is None:
+        return None
+    nameless = RuleEntry.model_construct(name="")
+    entry = header.entry.model_copy(update={"rules": [rule.entry if rule else nameless for rule in rules]})
+    return Placed(path, entry)
+
+
+def _with_roles(rule: Any) -> Any:
+    """Roles may also stand beside the chain (`verifier: M`); they are moved to where they belong."""
+    if not isinstance(rule, dict) or not ROLE_NAMES & rule.keys() or not isinstance(rule.get("roles", {}), dict):
+        return rule
+    beside = {key: rule[key] for key in rule if key in ROLE_NAMES and key not in rule.get("roles", {})}
+    rest = {key: value for key, value in rule.items() if key not in beside}
+    return {**rest, "roles": {**rule.get("roles", {}), **beside}}
+
+
+def _salvage(kind: type[E], raw: Any, path: Path, problems: list[Problem]) -> Placed[E] | None:
+    """The entry without its mistakes, each of which is reported; None if nothing usable is left."""
+    if not isinstance(raw, dict):
+        problems.append(Problem(path, "should be a mapping"))
+        return None
+    rest = raw
+    reported: set[tuple[int | str, ...]] = set()
+    for _ in range(4):  # a mistake may hide another one once
+        try:
+            return Placed(path, kind.model_validate(rest))
+        except ValidationError as error:
+            rest = copy.deepcopy(rest)
+            details = error.errors(include_url=False, include_input=False, include_context=False)
+            for detail in reversed(details):
+                _remove(rest, detail["loc"])
+            fresh = [detail for detail in details if detail["loc"] not in reported]
+            problems += [_problem(kind, detail, path) for detail in fresh[:MAX_PROBLEMS]]
+            reported |= {detail["loc"] for detail in fresh}
+            if any(detail["type"] == "missing" for detail in details):
+                return None
+    return None
+
+
+def _problem(kind: type[Entry], detail: ErrorDetails, path: Path) -> Problem:
+    message = detail["msg"].removeprefix("Input ")
+    if detail["type"] == "extra_forbidden":
+        message = "unknown key" + _known_keys(kind, detail["loc"])
+    elif detail["type"] == "missing":
+        message = "is missing"
+    return Problem((*path, *_steps(kind, detail["loc"])), message)
+
+
+def _known_keys(kind: type[Entry], location: tuple[int | str, ...]) -> str:
+    if location[-1] == "api_key":
+        return ": keys are not kept here; name an environment variable in api_key_env"
+    for step in location[:-1]:
+        annotation = kind.model_fields[str(step)].annotation if str(step) in kind.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Entry)):
+            return ""
+        kind = annotation
+    return f"; known are {', '.join(kind.model_fields)}"
+
+
+def _steps(kind: type[Entry], location: tuple[int | str, ...]) -> Path:
+    """The path without the names that pydantic adds for the branches of a union."""
+    steps = list(location)
+    if len(steps) > 1 and kind is ProviderEntry and steps[0] == "options":
+        return tuple(steps[:2])
+    return tuple(step for index, step in enumerate(steps) if index == 0 or not _is_branch(step))
+
+
+def _is_branch(step: int | str) -> bool:
+    return isinstance(step, str) and ("[" in step or step in {"constrained-str", "literal['']"})
+
+
+def _remove(data: Any, location: tuple[int | str, ...]) -> None:
+    """Takes away what is at the location, or the nearest thing around it that is there."""
+    parent, key = None, None
+    for step in location:
+        inside = isinstance(data, dict) and step in data
+        inside = inside or (isinstance(data, list) and isinstance(step, int) and step < len(data))
+        if not inside:
+            break
+        parent, key = data, step
+        data = data[step]
+    if parent is not None:
+        del parent[key]

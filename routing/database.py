@@ -1,0 +1,171 @@
+"""PostgreSQL for the async core: raw psycopg connections, pooled for each event loop.
+
+Django's connections belong to threads and its ORM to requests; the ledger and the gateway use neither.
+A pool lives and dies with its loop: a command's short loop, the sync facade's thread and a server's loop
+each have their own. After a fork the child starts with empty pools. No transaction is ever left open.
+"""
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from django.db import connections
+from psycopg.rows import TupleRow
+
+from ziggie.errors import Unavailable
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+MAX_CONNECTIONS = 6  # of one event loop
+CONNECT_TIMEOUT_SECONDS = 5
+CHECKOUT_TIMEOUT_SECONDS = 10.0
+STATEMENT_TIMEOUT_MS = 15_000
+TRUSTED_IDLE_SECONDS = 5.0  # a connection idle for longer is tried before it is lent
+DJANGO_ONLY_OPTIONS = frozenset({"isolation_level", "server_side_binding", "assume_role", "pool"})
+
+
+def connection_parameters() -> dict[str, Any]:
+    """libpq's parameters of Django's default database, which is the test database during tests."""
+    database = connections["default"].settings_dict
+    named = {
+        "dbname": database["NAME"],
+        "user": database["USER"],
+        "password": database["PASSWORD"],
+        "host": database["HOST"],
+        "port": database["PORT"],
+    }
+    parameters: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "application_name": "ziggie",
+        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout=15000",
+        "keepalives_idle": 30,
+    }
+    parameters |= {name: value for name, value in named.items() if value not in ("", None)}
+    parameters |= {name: value for name, value in database["OPTIONS"].items() if name not in DJANGO_ONLY_OPTIONS}
+    return parameters
+
+
+async def connect(**overrides: Any) -> Connection:
+    """A connection outside the pool (for LISTEN). Raises Unavailable; the caller closes it."""
+    try:
+        return await psycopg.AsyncConnection.connect(
+            **{**connection_parameters(), **overrides}, autocommit=True, prepare_threshold=1
+        )
+    except (psycopg.OperationalError, OSError) as error:
+        raise Unavailable("the database does not answer") from error
+
+
+class Pool:
+    """At most MAX_CONNECTIONS connections of one event loop."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[float, Connection]] = []
+        self._permits = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._closed = False
+
+    async def acquire(self) -> Connection:
+        """Raises Unavailable if all connections stay busy or the server does not answer."""
+        try:
+            await asyncio.wait_for(self._permits.acquire(), CHECKOUT_TIMEOUT_SECONDS)
+        except TimeoutError:
+            raise Unavailable("all database connections are busy") from None
+        try:
+            return await self._usable()
+        except BaseException:
+            self._permits.release()
+            raise
+
+    async def _usable(self) -> Connection:
+        while self._idle:
+            since, connection = self._idle.pop()
+            if connection.closed:
+                continue
+            if time.monotonic() - since < TRUSTED_IDLE_SECONDS:
+                return connection
+            try:
+                await connection.execute("")
+            except psycopg.OperationalError:
+                await connection.close()
+            else:
+                return connection
+        return await connect()
+
+    async def release(self, connection: Connection) -> None:
+        """Takes a connection back; one that was left in the middle of something is closed."""
+        status = connection.info.transaction_status
+        if self._closed or connection.closed or status != psycopg.pq.TransactionStatus.IDLE:
+            await connection.close()
+        else:
+            self._idle.append((time.monotonic(), connection))
+        self._permits.release()
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            await self._idle.pop()[1].close()
+
+
+class _LoopPools:
+    """The pool of every running loop of this process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Pool, Any]] = weakref.WeakKeyDictionary()
+
+
+_state = _LoopPools()
+
+
+async def _close_with_loop(pool: Pool) -> AsyncGenerator[None, None]:
+    # A suspended async generator is closed by loop.shutdown_asyncgens(), which every runner calls
+    # last: the one hook that asyncio has for "this loop ends".
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error, OSError):
+            await pool.close()
+
+
+async def pool() -> Pool:
+    """The running loop's pool."""
+    global _state  # noqa: PLW0603 - one state a process, replaced after a fork
+    if _state.pid != os.getpid():
+        _state = _LoopPools()
+    loop = asyncio.get_running_loop()
+    known = _state.pools.get(loop)
+    if known is None:
+        new = Pool()
+        guard = _close_with_loop(new)
+        known = _state.pools.setdefault(loop, (new, guard))
+        if known[1] is guard:
+            await anext(guard)
+    return known[0]
+
+
+@asynccontextmanager
+async def connection() -> AsyncIterator[Connection]:
+    """A connection in autocommit mode. Raises Unavailable where the server is away or goes away."""
+    own = await pool()
+    lent = await own.acquire()
+    try:
+        yield lent
+    except psycopg.OperationalError as error:
+        if lent.broken:
+            raise Unavailable("the database went away") from error
+        raise
+    finally:
+        await own.release(lent)
+
+
+async def close() -> None:
+    """Closes the running loop's idle connections; those still lent are closed when they come back."""
+    loop = asyncio.get_running_loop()
+    known = _state.pools.pop(loop, None) if _state.pid == os.getpid() else None
+    if known is not None:
+        await known[0].close()
+        await known[1].aclose()

@@ -1,0 +1,33 @@
+"""Calls that were settled before and are sent again, because their caller died before it had the answer."""
+
+from uuid import UUID
+
+from routing import receipts
+from routing.models import RoutedCall
+from routing.types import Routed
+from ziggie.errors import RoutingError
+from ziggie.ids import uuid7
+
+RETRYABLE = ("abandoned", "cancelled")
+
+
+async def answered(call_id: UUID) -> Routed | None:
+    """The answer that this call had; None if it was never settled. Raises the error that it ended with."""
+    row = await RoutedCall.objects.filter(pk=call_id).values().afirst()
+    if row is None:
+        return None
+    if row["bodies"]:
+        return receipts.routed_from_row(row)
+    kind = next((kind for kind in RoutingError.__subclasses__() if kind.code == row["outcome"]), RoutingError)
+    raise kind(row["error"] or "this call is over and its answer was not kept")
+
+
+def fresh_id(call_id: UUID) -> UUID:
+    """The id to call with: this one, or a new one if a call with it was given up without an answer."""
+    given_up = RoutedCall.objects.filter(pk=call_id, outcome__in=RETRYABLE).exists()
+    return uuid7() if given_up else call_id
+
+
+def forget(call_id: UUID) -> None:
+    """The caller has stored the answer: the copy beside the receipt is dropped."""
+    RoutedCall.objects.filter(pk=call_id).update(bodies=None)

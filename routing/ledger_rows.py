@@ -1,0 +1,180 @@
+"""The rows that the ledger writes: receipts and usage records, as plain columns.
+
+Field names are column names. Texts from outside are made to fit here, never in the hot path: only a row that
+the database refused is repaired.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Self
+from uuid import UUID
+
+from django.db import models
+
+from routing.models import RoutedCall, UsageRecord
+
+MAX_INTEGER = 2**31 - 1
+TOKEN_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Row:
+    _model: type[models.Model]
+
+    def fitting(self) -> Self:
+        """The same row with NUL and lone surrogates gone, texts cut and numbers kept within their columns."""
+        limits = _limits(self._model)
+        changed = {name: _fit(value, limits.get(name)) for name, value in vars(self).items()}
+        return replace(self, **changed)  # type: ignore[type-var]  # every subclass is a dataclass
+
+
+@dataclass(frozen=True)
+class CallRow(_Row):
+    """A receipt: one RoutedCall. `outcome` is "ok" or an error's code."""
+
+    _model = RoutedCall
+
+    id: UUID
+    rule: str
+    outcome: str
+    created_at: datetime = field(default_factory=_now)
+    policy: str = ""
+    policy_version: int = 0
+    pattern: str = "single"
+    features: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Sequence[Mapping[str, Any]] = ()
+    request: Mapping[str, Any] = field(default_factory=dict)
+    attempts: Sequence[Mapping[str, Any]] = ()
+    error: str = ""
+    model: str = ""
+    provider: str = ""
+    source: str = ""
+    cache: str = "off"
+    reserved_microusd: int = 0
+    cost_microusd: int = 0
+    saved_microusd: int = 0
+    duration_ms: int = 0
+    task_kind: str = ""
+    agent_level: str = ""
+    creator: str = ""
+    run_id: str = ""
+    api_key_id: str = ""
+    bodies: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class UsageRow(_Row):
+    """One attempt: one UsageRecord. What it shares with its call (rule, key, run, creator, task) comes from there."""
+
+    _model = UsageRecord
+
+    attempt: int  # from 1
+    model: str
+    provider: str
+    source: str
+    outcome: str
+    created_at: datetime = field(default_factory=_now)
+    role: str = "answer"
+    error: str = ""
+    status: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    estimated: Sequence[str] = ()
+    price_id: int | None = None
+    cost_microusd: int = 0
+    baseline_microusd: int = 0
+    energy_microusd: int = 0
+    saved_microusd: int = 0
+    energy_wh: float = 0.0
+    duration_ms: int = 0
+    first_token_ms: int | None = None
+
+    def columns(self, call: CallRow) -> dict[str, Any]:
+        """All columns of the record. Its id follows from the call's, so that it sorts by time and is unique."""
+        return {
+            **vars(self),
+            "id": UUID(int=(call.id.int + self.attempt) % 2**128),
+            "call_id": call.id,
+            "rule": call.rule,
+            "task_kind": call.task_kind,
+            "agent_level": call.agent_level,
+            "creator": call.creator,
+            "run_id": call.run_id,
+            "api_key_id": call.api_key_id,
+        }
+
+
+def abandoned_call(
+    call_id: UUID, context: Mapping[str, Any], *, cost_microusd: int, created_at: datetime, now: datetime
+) -> tuple[CallRow, list[UsageRow]]:
+    """The receipt of a call that nobody settled, from the columns in `context`; all figures are estimates."""
+    fixed = {"id", "outcome", "error", "cost_microusd", "saved_microusd", "created_at", "duration_ms", "estimated"}
+    known = {name: value for name, value in context.items() if name not in fixed}
+    call_columns = {item.name for item in fields(CallRow)} & known.keys()
+    record_columns = {item.name for item in fields(UsageRow)} & known.keys()
+    duration_ms = min(int((now - created_at).total_seconds() * 1000), MAX_INTEGER)
+    error = "the process that served this call ended before it could settle it"
+    call = CallRow(
+        **{"rule": "", **{name: known[name] for name in call_columns}},
+        id=call_id,
+        outcome="abandoned",
+        error=error,
+        cost_microusd=cost_microusd,
+        created_at=created_at,
+        duration_ms=duration_ms,
+    )
+    record = UsageRow(
+        **{"attempt": 1, "model": "", "provider": "", "source": "", **{name: known[name] for name in record_columns}},
+        outcome="cut",
+        error=error,
+        cost_microusd=cost_microusd,
+        created_at=created_at,
+        duration_ms=duration_ms,
+        estimated=[*(name for name in TOKEN_COUNTS if known.get(name) is not None), "cost"],
+    )
+    return call, [record]
+
+
+@cache
+def _limits(model: type[models.Model]) -> dict[str, int]:
+    """The longest text of each text column, the greatest number of each integer column."""
+    limits = {}
+    for column in model._meta.concrete_fields:
+        if isinstance(column, models.PositiveSmallIntegerField):
+            limits[column.attname] = 2**15 - 1
+        elif isinstance(column, models.PositiveIntegerField):
+            limits[column.attname] = MAX_INTEGER
+        elif isinstance(column, models.CharField) and column.max_length:
+            limits[column.attname] = column.max_length
+    return limits
+
+
+def _fit(value: Any, limit: int | None) -> Any:
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if limit is None else min(max(value, 0), limit)
+    fitted = scrubbed(value)
+    return fitted[:limit] if isinstance(fitted, str) else fitted
+
+
+def scrubbed(value: Any) -> Any:
+    """The same JSON-like value without what PostgreSQL cannot store in text: NUL and lone surrogates."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {scrubbed(str(name)): scrubbed(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [scrubbed(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

@@ -1,0 +1,284 @@
+"""PURE: what is written down of a routed call, and the way back from there to an answer."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from routing import pricing
+from routing.attempts import Answer, Walk
+from routing.budgets import budgets_in_scope
+from routing.demand import Demand, measure, to_json
+from routing.ledger_rows import CallRow, UsageRow
+from routing.types import (
+    Attempt,
+    ChatRequest,
+    ChatResult,
+    Features,
+    ModelSpec,
+    Plan,
+    Reasoning,
+    Routed,
+    Snapshot,
+    Source,
+    Text,
+    ToolCall,
+    Usage,
+)
+from ziggie.errors import ZiggieError
+
+COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
+
+
+def context(request: ChatRequest, plan: Plan) -> dict[str, Any]:
+    """What the sweep settles from if this process dies: the call's columns and its first candidate."""
+    first = plan.candidates[0]
+    return {
+        **_decision(request, plan),
+        "model": first.model.slug,
+        "provider": first.model.provider.slug,
+        "source": str(first.model.source),
+        "price_id": first.model.price.id if first.model.price else None,
+    }
+
+
+def _decision(request: ChatRequest, plan: Plan) -> dict[str, Any]:
+    return {
+        "rule": plan.rule,
+        "policy": plan.policy,
+        "policy_version": plan.version,
+        "pattern": plan.pattern,
+        "features": features_json(plan.features),
+        "candidates": candidates_json(plan),
+        "request": to_json(measure(request)),
+        "task_kind": request.hints.task_kind,
+        "agent_level": request.hints.agent_level,
+        "creator": request.creator,
+        "run_id": request.run_id or "",
+        "api_key_id": request.api_key_id or "",
+    }
+
+
+def features_json(features: Features) -> dict[str, Any]:
+    return {
+        **asdict(features),
+        "capabilities": sorted(features.capabilities),
+        "estimated": sorted(features.estimated),
+    }
+
+
+def candidates_json(plan: Plan) -> list[dict[str, Any]]:
+    """Every model that was looked at: the chosen one, its fallbacks, and the dropped with their reasons."""
+    rows = [
+        {
+            "model": candidate.model.slug,
+            "provider": candidate.model.provider.slug,
+            "source": str(candidate.model.source),
+            "state": "chosen" if place == 0 else "fallback",
+            "reason": candidate.reason,
+        }
+        for place, candidate in enumerate(plan.candidates)
+    ]
+    return rows + [{**asdict(dropped), "state": "dropped"} for dropped in plan.dropped]
+
+
+# --- after the walk ----------------------------------------------------------------------------
+
+
+def call_row(
+    *,
+    call_id: UUID,
+    request: ChatRequest,
+    plan: Plan,
+    walk: Walk,
+    answer: Answer | None,
+    failure: BaseException | None,
+    records: list[UsageRow],
+    reserved_microusd: int,
+    seconds: float,
+) -> CallRow:
+    """The receipt. The answer itself is kept only for a call that its caller may send again."""
+    model = answer.candidate.model if answer else None
+    return CallRow(
+        id=call_id,
+        **_decision(request, plan),
+        created_at=datetime.now(UTC),
+        attempts=[attempt_json(attempt) for attempt in walk.attempts],
+        outcome="ok" if answer else _outcome_of(failure),
+        error=failure.message if isinstance(failure, ZiggieError) else "",
+        model=model.slug if model else "",
+        provider=model.provider.slug if model else "",
+        source=str(model.source) if model else "",
+        reserved_microusd=reserved_microusd,
+        cost_microusd=sum(record.cost_microusd for record in records),
+        saved_microusd=sum(record.saved_microusd for record in records),
+        duration_ms=round(seconds * 1000),
+        bodies=_kept_answer(answer) if answer and request.call_id else None,
+    )
+
+
+def _outcome_of(failure: BaseException | None) -> str:
+    return failure.code if isinstance(failure, ZiggieError) else "cancelled"
+
+
+def usage_rows(walk: Walk, answer: Answer | None, snapshot: Snapshot) -> list[UsageRow]:
+    """A record for each attempt. What an unusable attempt cost saves nothing; only the answer does."""
+    return [_usage_row(attempt, snapshot, serves=_serves(attempt, answer)) for attempt in walk.attempts]
+
+
+def _serves(attempt: Attempt, answer: Answer | None) -> bool:
+    return (
+        answer is not None
+        and attempt.model == answer.candidate.model.slug
+        and attempt.outcome in ("ok", "low_confidence")
+    )
+
+
+def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: bool) -> UsageRow:
+    model = snapshot.models[attempt.model]
+    watt_hours, energy = pricing.energy(
+        attempt.seconds, model.provider.power_watts, snapshot.settings.electricity_usd_per_kwh
+    )
+    baseline = pricing.baseline_microusd(attempt.usage, _baseline_price(snapshot)) if serves else 0
+    return UsageRow(
+        attempt=attempt.number,
+        model=attempt.model,
+        provider=attempt.provider,
+        source=str(attempt.source),
+        outcome=attempt.outcome,
+        created_at=attempt.started_at,
+        role=attempt.role,
+        error=attempt.error,
+        status=attempt.status,
+        **{name: getattr(attempt.usage, name) for name in COUNTS},
+        estimated=sorted(attempt.usage.estimated),
+        price_id=model.price.id if model.price else None,
+        cost_microusd=attempt.cost_microusd,
+        baseline_microusd=baseline,
+        energy_microusd=energy,
+        saved_microusd=pricing.saved_microusd(baseline=baseline, paid=attempt.cost_microusd, electricity=energy),
+        energy_wh=watt_hours,
+        duration_ms=round(attempt.seconds * 1000),
+        first_token_ms=None if attempt.first_token_seconds is None else round(attempt.first_token_seconds * 1000),
+    )
+
+
+def _baseline_price(snapshot: Snapshot) -> Any:
+    baseline: ModelSpec | None = snapshot.models.get(snapshot.settings.baseline_model)
+    return baseline.price if baseline else None
+
+
+def charges(walk: Walk, request: ChatRequest, snapshot: Snapshot) -> dict[int, int]:
+    """What each budget in scope pays: budget id -> micro-dollars."""
+    demand: Demand = measure(request)
+    paid: dict[int, int] = {}
+    for attempt in walk.attempts:
+        if attempt.cost_microusd:
+            for budget in budgets_in_scope(snapshot.budgets, snapshot.models[attempt.model], demand):
+                paid[budget.id] = paid.get(budget.id, 0) + attempt.cost_microusd
+    return paid
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "model": attempt.model,
+        "provider": attempt.provider,
+        "source": str(attempt.source),
+        "outcome": attempt.outcome,
+        "started_at": attempt.started_at.isoformat(),
+        "seconds": round(attempt.seconds, 3),
+        "first_token_seconds": attempt.first_token_seconds and round(attempt.first_token_seconds, 3),
+        "error": attempt.error[:500],
+        "status": attempt.status,
+        "usage": {
+            **{name: getattr(attempt.usage, name) for name in COUNTS},
+            "estimated": sorted(attempt.usage.estimated),
+        },
+        "cost_microusd": attempt.cost_microusd,
+        "confidence": attempt.confidence,
+        "role": attempt.role,
+        "repair": attempt.repair,
+    }
+
+
+def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
+    return Routed(
+        result=answer.result,
+        call_id=str(row.id),
+        model=row.model,
+        provider=row.provider,
+        source=Source(row.source),
+        rule=plan.rule,
+        policy=plan.policy,
+        version=plan.version,
+        attempts=tuple(walk.attempts),
+        cost_microusd=row.cost_microusd,
+        saved_microusd=row.saved_microusd,
+        seconds=row.duration_ms / 1000,
+        confidence=answer.verdict.confidence,
+    )
+
+
+def event(row: CallRow, records: list[UsageRow]) -> dict[str, Any]:
+    """The live event of a settled call."""
+    return {
+        "call_id": str(row.id),
+        "model": row.model,
+        "provider": row.provider,
+        "source": row.source,
+        "cost_usd": pricing.usd(row.cost_microusd),
+        "saved_usd": pricing.usd(row.saved_microusd),
+        "input_tokens": sum(record.input_tokens or 0 for record in records),
+        "output_tokens": sum(record.output_tokens or 0 for record in records),
+        "seconds": row.duration_ms / 1000,
+        "task_kind": row.task_kind,
+    }
+
+
+# --- an answer that is kept until its caller has it --------------------------------------------
+
+
+def _kept_answer(answer: Answer) -> dict[str, Any]:
+    kinds = {kind: name for name, kind in PART_KINDS.items()}
+    parts = [{"kind": kinds[type(part)], **asdict(part)} for part in answer.result.parts if type(part) in kinds]
+    return {
+        "parts": parts,
+        "stop_reason": answer.result.stop_reason,
+        "model": answer.result.model,
+        "confidence": answer.verdict.confidence,
+    }
+
+
+def routed_from_row(row: Mapping[str, Any]) -> Routed:
+    """The answer of a receipt that still keeps it; `row` holds RoutedCall's columns."""
+    kept = row["bodies"]
+    parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
+    return Routed(
+        result=ChatResult(parts=parts, stop_reason=kept["stop_reason"], model=kept["model"]),
+        call_id=str(row["id"]),
+        model=row["model"],
+        provider=row["provider"],
+        source=Source(row["source"]),
+        rule=row["rule"],
+        policy=row["policy"],
+        version=row["policy_version"],
+        attempts=tuple(_attempt_from_json(attempt) for attempt in row["attempts"]),
+        cost_microusd=row["cost_microusd"],
+        saved_microusd=row["saved_microusd"],
+        seconds=row["duration_ms"] / 1000,
+        confidence=kept["confidence"],
+    )
+
+
+def _attempt_from_json(kept: Mapping[str, Any]) -> Attempt:
+    usage = dict(kept["usage"])
+    return Attempt(
+        **{
+            **kept,
+            "started_at": datetime.fromisoformat(kept["started_at"]),
+            "usage": Usage(**{**usage, "estimated": frozenset(usage["estimated"])}),
+        }
+    )

@@ -1,0 +1,265 @@
+"""Routing configuration as rows, and back. The only writer of provider, model, price, budget and
+settings rows besides the admin; policies are written by `policies.py`.
+
+Nothing is written that is not different, so that applying what is there already wakes nobody.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from django.utils import timezone
+
+from routing.configuration import (
+    BudgetEntry,
+    Document,
+    Entry,
+    FractionRange,
+    ModelEntry,
+    Placed,
+    PolicyEntry,
+    ProviderEntry,
+    RuleEntry,
+    SettingsEntry,
+    WhenEntry,
+    read,
+)
+from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from ziggie.errors import ConfigurationError
+
+MICRO = 1_000_000
+PROVIDER_COLUMNS = tuple(name for name in ProviderEntry.model_fields if name != "slug")
+PRICE_COLUMNS = tuple(name for name in ModelEntry.model_fields if name.endswith("_per_mtok"))
+MODEL_COLUMNS = tuple(
+    name for name in ModelEntry.model_fields if name not in {"slug", "provider", "price_origin", *PRICE_COLUMNS}
+)
+BUDGET_COLUMNS = ("period", "hard", "on_exhausted", "alert_at_percent", "enabled")
+WHEN_LISTS = ("task_kinds", "agent_levels", "creator_tiers", "capabilities", "strategies")
+WHEN_RANGES = ("complexity", "context_tokens", "budget_left")
+SETTINGS_ID = 1
+
+Plain = dict[str, Any]
+
+
+# --- entries as plain data ---------------------------------------------------------------------
+
+
+def plain(entry: Entry) -> Plain:
+    """An entry as the routing file holds it. Rows have every key, rules only those that say something."""
+    everything = isinstance(entry, (ProviderEntry, ModelEntry, BudgetEntry, SettingsEntry))
+    fractions = isinstance(entry, FractionRange)
+    result = {}
+    for name, field in type(entry).model_fields.items():
+        value = getattr(entry, name)
+        if everything or field.is_required() or name in {"when", "chain", "live", "rules"} or value != field.default:
+            result[name] = float(value) if fractions else _plain_value(value)
+    return result
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Entry):
+        return plain(value)
+    if isinstance(value, list):
+        return [_plain_value(item) for item in value]
+    if isinstance(value, Decimal):
+        return money(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def money(amount: Decimal) -> str:
+    """ "0", "3.00", "0.15", "0.0375": as many decimals as it takes, and two where there are any."""
+    whole, _, decimals = f"{amount:f}".partition(".")
+    decimals = decimals.rstrip("0")
+    return f"{whole}.{decimals:0<2}" if decimals or int(whole) else "0"
+
+
+# --- from rows ---------------------------------------------------------------------------------
+
+
+def load() -> Document:
+    """The whole configuration that is in force, with the newest draft of each policy.
+
+    Raises ConfigurationError if a row holds what the routing file could not.
+    """
+    document, problems = read(load_plain())
+    if problems:
+        raise ConfigurationError(
+            "the routing configuration in the database is damaged",
+            details=[{"place": problem.place, "problem": problem.message} for problem in problems],
+        )
+    return document
+
+
+def load_plain() -> Plain:
+    """The configuration as the routing file holds it, sections and rows in a fixed order."""
+    return {
+        "providers": [_provider_plain(row) for row in Provider.objects.order_by("slug")],
+        "models": _models_plain(),
+        "policies": [policy_plain(row) for row in _policies()],
+        "budgets": [_budget_plain(row) for row in Budget.objects.order_by("slug")],
+        "settings": _settings_plain(),
+    }
+
+
+def _provider_plain(row: Provider) -> Plain:
+    return {"slug": row.slug} | {name: getattr(row, name) for name in PROVIDER_COLUMNS}
+
+
+def _models_plain() -> list[Plain]:
+    prices = prices_in_force()
+    rows = LanguageModel.objects.select_related("provider").order_by("slug")
+    return [_model_plain(row, prices.get(row.pk)) for row in rows]
+
+
+def _model_plain(row: LanguageModel, price: Price | None) -> Plain:
+    values: Plain = {"slug": row.slug, "provider": row.provider.slug}
+    values |= {name: getattr(row, name) for name in MODEL_COLUMNS}
+    values |= {name: getattr(price, name) if price else None for name in PRICE_COLUMNS}
+    return {
+        name: _plain_value(value) for name, value in (values | {"price_origin": price.origin if price else ""}).items()
+    }
+
+
+def prices_in_force() -> dict[int, Price]:
+    """By model id: the newest price that is not of the future."""
+    past = Price.objects.filter(effective_from__lte=timezone.now())
+    newest = past.order_by("model_id", "-effective_from", "-id").distinct("model_id")
+    return {price.model_id: price for price in newest}
+
+
+def _policies() -> Iterable[RoutingPolicy]:
+    """The live policy and the newest draft of each name."""
+    rows = RoutingPolicy.objects.prefetch_related("rules")
+    drafts = rows.filter(state="draft").order_by("slug", "-version").distinct("slug")
+    return sorted([*rows.filter(state="live"), *drafts], key=lambda row: (row.state != "live", row.slug))
+
+
+def policy_plain(row: RoutingPolicy) -> Plain:
+    result: Plain = {"slug": row.slug, "live": row.state == "live"}
+    if row.notes:
+        result["notes"] = row.notes
+    return result | {"rules": [rule_plain(rule) for rule in row.rules.order_by("position")]}
+
+
+def rule_plain(row: RoutingRule) -> Plain:
+    """A rule as the routing file holds it; what it does not say is left out."""
+    when: Plain = {name: list(getattr(row, name)) for name in WHEN_LISTS if getattr(row, name)}
+    for name in (*WHEN_RANGES, "local_queue"):
+        bounds = {side: getattr(row, f"{name}_{side}", None) for side in ("above", "at_most")}
+        bounds = {side: _number(value) for side, value in bounds.items() if value is not None}
+        when |= {name: bounds} if bounds else {}
+    result: Plain = {"name": row.name, "when": when}
+    if row.pattern != "single":
+        result["pattern"] = row.pattern
+    result["chain"] = list(row.chain)
+    return result | {name: getattr(row, name) for name in ("roles", "options") if getattr(row, name)}
+
+
+def _number(value: Any) -> int | float:
+    return float(value) if isinstance(value, Decimal) else int(value)
+
+
+def _budget_plain(row: Budget) -> Plain:
+    return {
+        "slug": row.slug,
+        "scope": row.scope,
+        "limit_usd": money(Decimal(row.limit_microusd) / MICRO),
+        **{name: getattr(row, name) for name in BUDGET_COLUMNS},
+    }
+
+
+def _settings_plain() -> Plain:
+    row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
+    return {name: _plain_value(getattr(row, name)) for name in SettingsEntry.model_fields}
+
+
+# --- to rows -----------------------------------------------------------------------------------
+
+
+def save_provider(entry: ProviderEntry) -> bool:
+    """True if there was something to write."""
+    return _save(Provider, entry.slug, {name: getattr(entry, name) for name in PROVIDER_COLUMNS})
+
+
+def save_model(entry: ModelEntry) -> bool:
+    """Writes a model and, if it differs from the price in force, a new price from now on."""
+    provider = Provider.objects.get(slug=entry.provider)
+    values = {"provider_id": provider.pk} | {name: getattr(entry, name) for name in MODEL_COLUMNS}
+    changed = _save(LanguageModel, entry.slug, values)
+    return _save_price(entry) or changed
+
+
+def _save_price(entry: ModelEntry) -> bool:
+    if entry.input_usd_per_mtok is None:
+        return False
+    model = LanguageModel.objects.get(slug=entry.slug)
+    past = Price.objects.filter(model=model, effective_from__lte=timezone.now())
+    price = past.order_by("-effective_from", "-id").first()
+    values = {name: getattr(entry, name) for name in PRICE_COLUMNS} | {"origin": entry.price_origin}
+    if price is not None and all(getattr(price, name) == value for name, value in values.items()):
+        return False
+    Price.objects.create(model=model, **values)
+    return True
+
+
+def save_budget(entry: BudgetEntry) -> bool:
+    values = {name: getattr(entry, name) for name in BUDGET_COLUMNS}
+    values |= {"scope": scope_plain(entry), "limit_microusd": int(entry.limit_usd * MICRO)}
+    return _save(Budget, entry.slug, values)
+
+
+def scope_plain(entry: BudgetEntry) -> Plain:
+    return {name: value for name, value in entry.scope.model_dump().items() if value}
+
+
+def save_settings(entry: SettingsEntry) -> bool:
+    values = {name: getattr(entry, name) for name in entry.model_fields_set}
+    row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first()
+    if row is not None and all(getattr(row, name) == value for name, value in values.items()):
+        return False
+    RoutingSettings.objects.update_or_create(pk=SETTINGS_ID, defaults=values)
+    return True
+
+
+def _save(kind: type[Provider | LanguageModel | Budget], slug: str, values: Mapping[str, Any]) -> bool:
+    row = kind.objects.filter(slug=slug).first()
+    if row is None:
+        kind.objects.create(slug=slug, **values)
+        return True
+    different = [name for name, value in values.items() if getattr(row, name) != value]
+    for name in different:
+        setattr(row, name, values[name])
+    if different:
+        row.save(update_fields=different)
+    return bool(different)
+
+
+def rule_row(policy: RoutingPolicy, position: int, entry: RuleEntry) -> RoutingRule:
+    """An unsaved row."""
+    return RoutingRule(
+        policy=policy,
+        position=position,
+        name=entry.name,
+        **when_columns(entry.when),
+        pattern=entry.pattern,
+        chain=entry.chain,
+        roles=plain(entry.roles),
+        options=plain(entry.options),
+    )
+
+
+def when_columns(when: WhenEntry) -> Plain:
+    columns: Plain = {name: getattr(when, name) for name in WHEN_LISTS}
+    for name in WHEN_RANGES:
+        columns |= {f"{name}_{side}": getattr(getattr(when, name), side) for side in ("above", "at_most")}
+    return columns | {"local_queue_above": when.local_queue.above}
+
+
+def policy_rows(row: RoutingPolicy, entry: PolicyEntry) -> list[RoutingRule]:
+    return [rule_row(row, position, rule) for position, rule in enumerate(entry.rules, start=1)]
+
+
+def by_slug(placed: Iterable[Placed[Any]] | None) -> dict[str, Placed[Any]]:
+    return {item.entry.slug: item for item in placed or ()}

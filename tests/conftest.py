@@ -1,0 +1,38 @@
+"""What every test may use. The database starts with the first test that needs one and ends with the run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+from ziggie import embedded
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real recordings, collections and models that are too large or not ours to ship."""
+    folder = Path(os.environ.get("ZIGGIE_SHARED") or settings.BASE_DIR.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared test data; {folder} is absent (set ZIGGIE_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[None]:
+    """A running PostgreSQL: that of DATABASE_URL, else one for all workers of this run, without fsync."""
+    if settings.DATABASE_URL:
+        yield
+        return
+    embedded.ensure_running(settings.ZIGGIE_HOME, durable=False)
+    yield
+    embedded.stop(settings.ZIGGIE_HOME)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    database_server: None,
+    django_db_modify_db_settings_parallel_suffix: None,
+) -> None:
+    """pytest-django asks for this before it makes the test database."""

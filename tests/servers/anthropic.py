@@ -1,0 +1,153 @@
+"""Anthropic's messages API: /v1/messages (and count_tokens), /v1/models.
+
+As strict as the real one about what others get wrong: a key, the version header, max_tokens, alternating
+roles, results of tools in the user's turn.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse
+from tests.servers.http import Exchange
+from tests.servers.script import Received, Reply
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+
+class AnthropicServer(ProviderServer):
+    """Speaks Anthropic's API."""
+
+    models = ("claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-1", "claude-3-5-haiku-20241022")
+
+    async def route(self, exchange: Exchange, received: Received) -> None:
+        match received.path.split("?")[0]:
+            case "/v1/messages":
+                await self.answer(exchange, received, streaming=bool(received.json.get("stream")))
+            case "/v1/messages/count_tokens":
+                await exchange.send_json(200, {"input_tokens": input_tokens(Reply(), received.json)})
+            case "/v1/models":
+                rows = [{"type": "model", "id": name, "display_name": name} for name in self.models]
+                await exchange.send_json(200, {"data": rows, "has_more": False, "first_id": None, "last_id": None})
+            case _:
+                await self.not_found(exchange)
+
+    def authorized(self, received: Received) -> bool:
+        return received.headers.get("x-api-key") == self.api_key and "anthropic-version" in received.headers
+
+    def refuse(self, reply: Reply, request: Any) -> tuple[int, str, str] | None:
+        if request.get("model") not in self.models:
+            return 404, f"model: {request.get('model')}", "not_found_error"
+        if not isinstance(request.get("max_tokens"), int):
+            return 400, "max_tokens: Field required", "invalid_request_error"
+        problem = _problem(request.get("messages", []))
+        return (400, problem, "invalid_request_error") if problem else None
+
+    def error(self, status: int, message: str, kind: str) -> Any:
+        kind = kind or _TYPES.get(status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_test"}
+
+    def error_event(self, reply: Reply) -> bytes:
+        return sse(self.error(529, reply.error or "Overloaded", reply.error_type or "overloaded_error"), "error")
+
+    def complete(self, reply: Reply, request: Any) -> Any:
+        return {**_message(reply, request), "content": _blocks(reply, request), "stop_reason": _stop(reply, request),
+                "usage": _usage(reply, request, output_tokens(reply))}  # fmt: skip
+
+    def stream(self, reply: Reply, request: Any) -> Iterator[bytes]:
+        message = {**_message(reply, request), "content": [], "usage": _usage(reply, request, 1)}
+        yield sse({"type": "message_start", "message": message}, "message_start")
+        yield sse({"type": "ping"}, "ping")
+        for index, block in enumerate(_blocks(reply, request)):
+            start, deltas = _block_events(block, reply)
+            yield _event("content_block_start", index=index, content_block=start)
+            for delta in deltas:
+                yield _event("content_block_delta", index=index, delta=delta)
+            yield _event("content_block_stop", index=index)
+        usage = _usage(reply, request, output_tokens(reply))
+        delta = {"stop_reason": _stop(reply, request), "stop_sequence": None}
+        yield _event("message_delta", delta=delta, usage=usage)
+        yield _event("message_stop")
+
+
+def _problem(messages: list[Any]) -> str:
+    if not messages or messages[0].get("role") != "user":
+        return 'messages: first message must use the "user" role'
+    for number, message in enumerate(messages):
+        if message.get("role") not in ("user", "assistant"):
+            return f"messages.{number}.role: Input should be 'user' or 'assistant'"
+        if not message.get("content"):
+            return f"messages.{number}: content must not be empty"
+        if number and messages[number - 1]["role"] == message["role"] == "assistant":
+            return "messages: roles must alternate"
+    return ""
+
+
+def _message(reply: Reply, request: Any) -> dict[str, Any]:
+    model = reply.model or request["model"]
+    return {"id": "msg_test", "type": "message", "role": "assistant", "model": model, "stop_reason": None,
+            "stop_sequence": None}  # fmt: skip
+
+
+def _forced_tool(request: Any) -> str:
+    choice = request.get("tool_choice") or {}
+    return str(choice.get("name", "")) if choice.get("type") == "tool" else ""
+
+
+def _blocks(reply: Reply, request: Any) -> list[dict[str, Any]]:
+    """A forced tool takes the reply's text as its input, if that is a JSON object."""
+    blocks: list[dict[str, Any]] = []
+    if reply.reasoning:
+        blocks.append({"type": "thinking", "thinking": reply.reasoning, "signature": "c2lnbmVk"})
+    forced = _forced_tool(request)
+    if forced and not reply.calls:
+        return [*blocks, {"type": "tool_use", "id": "toolu_0", "name": forced, "input": json.loads(reply.text)}]
+    if reply.text:
+        blocks.append({"type": "text", "text": reply.text})
+    for number, call in enumerate(reply.calls):
+        block = {"type": "tool_use", "id": f"toolu_{number}", "name": call.name, "input": dict(call.arguments)}
+        blocks.append(block)
+    return blocks
+
+
+def _block_events(block: dict[str, Any], reply: Reply) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    match block["type"]:
+        case "thinking":
+            deltas = [{"type": "thinking_delta", "thinking": block["thinking"]}]
+            deltas.append({"type": "signature_delta", "signature": block["signature"]})
+            return {"type": "thinking", "thinking": "", "signature": ""}, deltas
+        case "text":
+            return {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in reply.pieces]
+    text = json.dumps(block["input"]) if block["input"] else ""
+    pieces = [text[at : at + 8] for at in range(0, len(text), 8)] or [""]
+    return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+
+
+def _stop(reply: Reply, request: Any) -> str:
+    if reply.stop:
+        return {"length": "max_tokens", "content_filter": "refusal"}[reply.stop]
+    return "tool_use" if reply.calls or _forced_tool(request) else "end_turn"
+
+
+def _usage(reply: Reply, request: Any, output: int) -> dict[str, Any]:
+    if not reply.usage:
+        return {}
+    plain = input_tokens(reply, request) - reply.cached_tokens
+    return {"input_tokens": plain, "cache_read_input_tokens": reply.cached_tokens, "cache_creation_input_tokens": 0,
+            "output_tokens": output}  # fmt: skip
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return sse({"type": kind, **fields}, kind)
+
+
+if __name__ == "__main__":
+    AnthropicServer.main()

@@ -1,0 +1,134 @@
+"""Ollama: /api/chat, /api/generate, /api/embed, /api/embeddings, /api/tags, /api/ps, /api/version, /api/show.
+
+Like the real one it answers 404 for models it does not have, cuts a prompt that is longer than `num_ctx` (4096
+if none is asked for, `train_context` at most) without a word, and reports late failures inside a 200 stream.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tests.servers.base import ProviderServer, input_tokens, output_tokens, tokens, vector
+from tests.servers.http import Exchange
+from tests.servers.script import Received, Reply
+
+CREATED = "2026-11-21T00:19:55.175782059Z"
+
+
+class OllamaServer(ProviderServer):
+    """Speaks Ollama's native API."""
+
+    content_type = "application/x-ndjson"
+    models = (
+        *("llama3.2:3b", "llama3.2", "llama3.1:70b", "qwen2.5:7b", "qwen2.5-coder:7b", "phi3", "mistral", "glm-4.5"),
+        *("llava:13b", "all-minilm", "nomic-embed-text", "kimi-k2:1t-cloud", "qwen3-coder:480b-cloud"),
+    )
+    loaded: tuple[str, ...] = ()
+    version = "0.12.6"
+    train_context = 131072
+    default_context = 4096
+
+    async def route(self, exchange: Exchange, received: Received) -> None:
+        match received.path.split("?")[0]:
+            case "/api/chat" | "/api/generate":
+                await self.answer(exchange, received, streaming=received.json.get("stream", True) is not False)
+            case "/api/embed" | "/api/embeddings":
+                await self._embed(exchange, received)
+            case "/api/tags":
+                await exchange.send_json(200, {"models": [_row(name) for name in self.models]})
+            case "/api/ps":
+                await exchange.send_json(200, {"models": [_row(name) for name in self.loaded]})
+            case "/api/version":
+                await exchange.send_json(200, {"version": self.version})
+            case _:
+                await self.not_found(exchange)
+
+    def authorized(self, received: Received) -> bool:
+        return received.headers.get("authorization") == f"Bearer {self.api_key}"
+
+    def refuse(self, reply: Reply, request: Any) -> tuple[int, str, str] | None:
+        model = request.get("model", "")
+        if not self._has(model):
+            return 404, f'model "{model}" not found, try pulling it first', ""
+        for message in request.get("messages", ()):
+            if not isinstance(message.get("content", ""), str):
+                return 400, "json: cannot unmarshal array into Go struct field ChatRequest.messages.content", ""
+        return None
+
+    def _has(self, model: str) -> bool:
+        return any(model in (name, name.removesuffix(":latest"), f"{name}:latest") for name in self.models)
+
+    def error(self, status: int, message: str, kind: str) -> Any:
+        return {"error": message}
+
+    def error_event(self, reply: Reply) -> bytes:
+        return _line({"error": reply.error or "an error was encountered while running the model"})
+
+    def complete(self, reply: Reply, request: Any) -> Any:
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+        if reply.reasoning:
+            message["thinking"] = reply.reasoning
+        if reply.calls:
+            message["tool_calls"] = _calls(reply)
+        return {**self._base(reply, request), **_holder(request, message), **self._end(reply, request)}
+
+    def stream(self, reply: Reply, request: Any) -> Iterator[bytes]:
+        base = self._base(reply, request)
+        if reply.reasoning:
+            thought = {"role": "assistant", "content": "", "thinking": reply.reasoning}
+            yield _line({**base, "message": thought, "done": False})
+        for piece in reply.pieces:
+            yield _line({**base, **_holder(request, {"role": "assistant", "content": piece}), "done": False})
+        if reply.calls:
+            message = {"role": "assistant", "content": "", "tool_calls": _calls(reply)}
+            yield _line({**base, "message": message, "done": False})
+        yield _line({**base, **_holder(request, {"role": "assistant", "content": ""}), **self._end(reply, request)})
+
+    def _base(self, reply: Reply, request: Any) -> dict[str, Any]:
+        return {"model": reply.model or request["model"], "created_at": CREATED}
+
+    def _end(self, reply: Reply, request: Any) -> dict[str, Any]:
+        end: dict[str, Any] = {"done_reason": "length" if reply.stop == "length" else "stop", "done": True}
+        end |= {"total_duration": 24917275, "load_duration": 1818031}
+        if reply.usage:
+            counted = input_tokens(reply, request) + tokens(request.get("prompt"))
+            asked = (request.get("options") or {}).get("num_ctx") or self.default_context
+            limit = min(asked, self.train_context)
+            end |= {"prompt_eval_count": counted if reply.input_tokens is not None else min(counted, limit)}
+            end |= {"prompt_eval_duration": 596149, "eval_count": output_tokens(reply), "eval_duration": 21614190}
+        return end
+
+    async def _embed(self, exchange: Exchange, received: Received) -> None:
+        request = received.json
+        if not self._has(request.get("model", "")):
+            await exchange.send_json(404, {"error": f'model "{request.get("model")}" not found, try pulling it first'})
+            return
+        if received.path.startswith("/api/embeddings"):
+            await exchange.send_json(200, {"embedding": vector(request.get("prompt", ""), unit=False)})
+            return
+        texts = request.get("input", "")
+        texts = [texts] if isinstance(texts, str) else texts
+        answer = {"model": request["model"], "embeddings": [vector(text) for text in texts]}
+        await exchange.send_json(200, {**answer, "total_duration": 1, "prompt_eval_count": tokens(texts)})
+
+
+def _holder(request: Any, message: dict[str, Any]) -> dict[str, Any]:
+    """/api/generate says `response` where /api/chat says `message`."""
+    return {"message": message} if "messages" in request else {"response": message["content"]}
+
+
+def _calls(reply: Reply) -> list[dict[str, Any]]:
+    return [{"function": {"name": call.name, "arguments": dict(call.arguments)}} for call in reply.calls]
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _row(name: str) -> dict[str, Any]:
+    full = name if ":" in name else f"{name}:latest"
+    return {"name": full, "model": full, "modified_at": CREATED, "size": 25285575, "details": {"format": "gguf"}}
+
+
+if __name__ == "__main__":
+    OllamaServer.main()

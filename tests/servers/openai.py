@@ -1,0 +1,161 @@
+"""OpenAI's chat completions, embeddings and models, in the dialects of its imitators.
+
+`dialect`: `openai`; `moonshot` (usage inside choices[0] of streams, top-level cached_tokens, reasoning_content,
+its own error types); `llama_cpp` (llama-cpp-python: any model name, 500 for json_schema, no usage in streams,
+no usage chunk even when asked for).
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse, tokens, vector
+from tests.servers.http import Exchange
+from tests.servers.script import Received, Reply
+
+Dialect = Literal["openai", "moonshot", "llama_cpp"]
+
+
+class OpenAIServer(ProviderServer):
+    """Speaks OpenAI's API below /v1."""
+
+    models = ("gpt-4o-mini", "gpt-5-mini", "kimi-k2-instruct", "text-embedding-3-small", "moonshot-v1-128k", "local")
+
+    def __init__(self, *, port: int = 0, api_key: str = "", dialect: Dialect = "openai") -> None:
+        super().__init__(port=port, api_key=api_key)
+        self.dialect = dialect
+
+    @property
+    def base_url(self) -> str:
+        """What a provider row holds."""
+        return f"{self.url}/v1"
+
+    async def route(self, exchange: Exchange, received: Received) -> None:
+        match received.path.split("?")[0]:
+            case "/v1/chat/completions":
+                await self.answer(exchange, received, streaming=bool(received.json.get("stream")))
+            case "/v1/embeddings":
+                await self._embed(exchange, received)
+            case "/v1/models":
+                rows = [{"id": name, "object": "model", "created": 1, "owned_by": "test"} for name in self.models]
+                await exchange.send_json(200, {"object": "list", "data": rows})
+            case _:
+                await self.not_found(exchange)
+
+    def authorized(self, received: Received) -> bool:
+        return received.headers.get("authorization") == f"Bearer {self.api_key}"
+
+    def refuse(self, reply: Reply, request: Any) -> tuple[int, str, str] | None:
+        model, kind = request.get("model", ""), (request.get("response_format") or {}).get("type")
+        if self.dialect == "llama_cpp":
+            refused = (500, "Unsupported response format: json_schema", "internal_server_error")
+            return refused if kind == "json_schema" else None
+        if model not in self.models:
+            return 404, f"The model `{model}` does not exist or you do not have access to it.", "model_not_found"
+        if model.startswith(("o1", "o3", "gpt-5")) and "max_tokens" in request:
+            message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return 400, message, "invalid_request_error"
+        return None
+
+    def error(self, status: int, message: str, kind: str) -> Any:
+        if self.dialect == "moonshot":
+            return {"error": {"message": message, "type": kind or "server_error"}}
+        return {"error": {"message": message, "type": kind or "server_error", "param": None, "code": kind or None}}
+
+    def error_event(self, reply: Reply) -> bytes:
+        return sse(self.error(500, reply.error or "The server had an error", reply.error_type))
+
+    def complete(self, reply: Reply, request: Any) -> Any:
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, **self._reasoning(reply)}
+        if reply.stop == "content_filter":
+            message |= {"content": None, "refusal": reply.text}
+        if reply.calls:
+            message["tool_calls"] = _calls(reply)
+        answer = {
+            **self._base(reply, request, "chat.completion"),
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(reply)}],
+        }
+        return {**answer, "usage": self._usage(reply, request)} if reply.usage else answer
+
+    def stream(self, reply: Reply, request: Any) -> Iterator[bytes]:
+        base = self._base(reply, request, "chat.completion.chunk")
+        yield _chunk(base, {"role": "assistant", "content": ""})
+        if reply.reasoning:
+            yield _chunk(base, self._reasoning(reply))
+        for piece in reply.pieces:
+            yield _chunk(base, {"content": piece})
+        for index, call in enumerate(_calls(reply)):
+            arguments, call["function"]["arguments"] = call["function"]["arguments"], ""
+            yield _chunk(base, {"tool_calls": [{"index": index, **call}]})
+            for at in range(0, len(arguments), 8):
+                piece = {"index": index, "function": {"arguments": arguments[at : at + 8]}}
+                yield _chunk(base, {"tool_calls": [piece]})
+        last: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": _finish(reply)}
+        if self.dialect == "moonshot" and reply.usage:
+            last["usage"] = self._usage(reply, request)
+        yield sse({**base, "choices": [last]})
+        asked = (request.get("stream_options") or {}).get("include_usage")
+        if asked and reply.usage and self.dialect == "openai":
+            yield sse({**base, "choices": [], "usage": self._usage(reply, request)})
+        yield sse("[DONE]")
+
+    def _base(self, reply: Reply, request: Any, kind: str) -> dict[str, Any]:
+        model = reply.model or request.get("model", "")
+        return {"id": "chatcmpl-test", "object": kind, "created": 1786615908, "model": model}
+
+    def _reasoning(self, reply: Reply) -> dict[str, Any]:
+        return {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+
+    def _usage(self, reply: Reply, request: Any) -> dict[str, Any]:
+        prompt, completion = input_tokens(reply, request), output_tokens(reply)
+        usage: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion}
+        usage["total_tokens"] = prompt + completion
+        if self.dialect == "moonshot":
+            usage["cached_tokens"] = reply.cached_tokens
+        elif self.dialect == "openai":
+            usage["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
+            usage["completion_tokens_details"] = {"reasoning_tokens": reply.reasoning_tokens}
+        return usage
+
+    async def _embed(self, exchange: Exchange, received: Received) -> None:
+        texts = received.json.get("input", "")
+        texts = [texts] if isinstance(texts, str) else texts
+        size = received.json.get("dimensions", 384)
+        rows = [{"object": "embedding", "index": n, "embedding": vector(text, size)} for n, text in enumerate(texts)]
+        usage = {"prompt_tokens": tokens(texts), "total_tokens": tokens(texts)}
+        answer = {"object": "list", "data": rows, "model": received.json.get("model"), "usage": usage}
+        await exchange.send_json(200, answer)
+
+    @classmethod
+    def arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--dialect", choices=("openai", "moonshot", "llama_cpp"), default="openai")
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> Self:
+        return cls(port=options.port, api_key=options.api_key, dialect=options.dialect)
+
+
+def _chunk(base: dict[str, Any], delta: dict[str, Any]) -> bytes:
+    return sse({**base, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]})
+
+
+def _calls(reply: Reply) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments))},
+        }
+        for number, call in enumerate(reply.calls)
+    ]
+
+
+def _finish(reply: Reply) -> str:
+    if reply.stop == "content_filter":
+        return "stop"
+    return reply.stop or ("tool_calls" if reply.calls else "stop")
+
+
+if __name__ == "__main__":
+    OpenAIServer.main()

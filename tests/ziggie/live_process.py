@@ -1,0 +1,141 @@
+"""Real processes around the live layer: a web server, a listener, a publisher.
+
+Run as a program it is one of the latter two: `python -m tests.ziggie.live_process listen GROUP` prints
+what arrives, `… publish COUNT RUN_ID` sends run.changed events, each line on stdout a JSON document.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+from urllib.parse import quote
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+START_SECONDS = 60.0
+
+
+def database_url(config: dict[str, Any]) -> str:
+    """DATABASE_URL for a child process that shall use the database of Django's `config`."""
+    login = ":".join(quote(part, safe="") for part in (config["USER"], config["PASSWORD"]) if part)
+    options = {"host": config["HOST"], "port": config["PORT"], **config.get("OPTIONS", {})}
+    query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in options.items() if value)
+    return f"postgresql://{login}@/{config['NAME']}?{query}"
+
+
+class Child:
+    """A child process whose output lines can be awaited; ended with the `with` block."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=REPOSITORY,
+            env=inherited | {"DJANGO_SETTINGS_MODULE": "ziggie.settings", "PYTHONUNBUFFERED": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output: list[str] = []
+        self._lines: Queue[str] = Queue()
+        Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def line(self, pattern: str, seconds: float = START_SECONDS) -> re.Match[str]:
+        """The first line from now on that matches."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Empty):
+                line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
+                if match := re.search(pattern, line):
+                    return match
+        raise AssertionError(f"no line matches {pattern!r} in:\n" + "".join(self.output[-40:]))
+
+    def documents(self, seconds: float = 0.0) -> list[dict[str, Any]]:
+        """The JSON documents printed so far and within `seconds`."""
+        time.sleep(seconds)
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line)
+            self._lines.put(line)
+
+
+@contextlib.contextmanager
+def web_server(*options: str, application: str = "ziggie.asgi:application", **environment: str) -> Iterator[int]:
+    """daphne on a free port; yields the port."""
+    with Child("-m", "daphne", "-b", "127.0.0.1", "-p", "0", *options, application, **environment) as child:
+        yield int(child.line(r"Listening on TCP address 127.0.0.1:(\d+)")[1])
+
+
+@contextlib.contextmanager
+def listener(group: str, **environment: str) -> Iterator[Child]:
+    """A process with one channel in `group`; yields once it really listens."""
+    with Child("-m", "tests.ziggie.live_process", "listen", group, **environment) as child:
+        child.line("^{.*listening")
+        yield child
+
+
+def publisher(count: int, run_id: str, **environment: str) -> Child:
+    return Child("-m", "tests.ziggie.live_process", "publish", str(count), run_id, **environment)
+
+
+async def _listen(group: str) -> None:
+    from channels.layers import get_channel_layer
+
+    from ziggie.pglayer import GAP_GROUP
+
+    layer = get_channel_layer()
+    channel = await layer.new_channel()
+    await layer.group_add(group, channel)
+    await layer.group_add(GAP_GROUP, channel)
+    print('{"type": "listening"}')
+    while True:
+        print(json.dumps(await layer.receive(channel)))
+
+
+def _publish(count: int, run_id: str) -> None:
+    from ziggie import live
+
+    for number in range(count):
+        began = time.monotonic()
+        live.publish("runs", "run.changed", version=number, data={"run_id": run_id, "status": "working"})
+        print(json.dumps({"sent": number, "seconds": time.monotonic() - began}))
+        time.sleep(0.02)
+
+
+def main(command: str, *arguments: str) -> None:
+    import django
+
+    django.setup()
+    if command == "listen":
+        asyncio.run(_listen(arguments[0]))
+    else:
+        _publish(int(arguments[0]), arguments[1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

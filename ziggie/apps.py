@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class ZiggieConfig(AppConfig):
+    name = "ziggie"
+    verbose_name = "Access"

@@ -1,0 +1,112 @@
+"""Who is calling: a staff session or an API key. Everything else is refused."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Q
+from django.utils import timezone
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+
+from ziggie.models import ApiKey, hash_key
+
+if TYPE_CHECKING:  # rest_framework.views itself imports this module, by its name in the settings
+    from rest_framework.views import APIView
+
+LAST_USED_RESOLUTION = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Someone who may call. A staff session has every scope that staff have; `key_id` is None then."""
+
+    name: str
+    scopes: frozenset[str]
+    is_staff: bool = False
+    key_id: str | None = None
+    allowed_models: tuple[str, ...] = ()
+
+
+def authenticate_key(raw_key: str) -> Caller | None:
+    """The caller behind an API key, or None if it is unknown, disabled or expired."""
+    key = ApiKey.objects.filter(key_hash=hash_key(raw_key)).first()
+    if key is None or not key.usable:
+        return None
+    now = timezone.now()
+    ApiKey.objects.filter(
+        Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - LAST_USED_RESOLUTION), pk=key.pk
+    ).update(last_used_at=now)
+    return Caller(
+        name=key.name,
+        scopes=frozenset(key.scopes),
+        key_id=str(key.pk),
+        allowed_models=tuple(key.allowed_models),
+    )
+
+
+def raw_key_of(authorization: str, x_api_key: str) -> str:
+    """The key in `Authorization: Bearer …` or `x-api-key`, or ""."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else x_api_key.strip()
+
+
+class KeyUser(AnonymousUser):
+    """What request.user is for a call with an API key: authenticated, but nobody's account."""
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__()
+        self.caller = caller
+        self.username = f"key:{caller.name}"
+
+    @property
+    def is_authenticated(self) -> bool:  # type: ignore[override]
+        return True
+
+    @property
+    def is_anonymous(self) -> bool:  # type: ignore[override]
+        return False
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[KeyUser, Caller] | None:
+        raw_key = raw_key_of(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
+        if not raw_key:
+            return None
+        caller = authenticate_key(raw_key)
+        if caller is None:
+            raise AuthenticationFailed("this API key is unknown, disabled or expired")
+        return KeyUser(caller), caller
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller of a REST request that passed IsStaffOrKey."""
+    if isinstance(request.auth, Caller):
+        return request.auth
+    return Caller(name=request.user.get_username(), scopes=frozenset({"coordinator", "tools"}), is_staff=True)
+
+
+class IsStaffOrKey(BasePermission):
+    """Staff sessions, and keys with the view's scope (`required_scope`, "coordinator" if it names none).
+
+    A view with `staff_write = True` lets keys read; only staff and keys with the scope "admin" write.
+    """
+
+    message = "this needs a staff login or an API key with the right scope"
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        if isinstance(request.auth, Caller):
+            writing = request.method not in SAFE_METHODS
+            scope = (
+                "admin"
+                if writing and getattr(view, "staff_write", False)
+                else getattr(view, "required_scope", "coordinator")
+            )
+            return scope in request.auth.scopes or "admin" in request.auth.scopes
+        return bool(request.user and request.user.is_authenticated and request.user.is_staff)

@@ -1,0 +1,125 @@
+"""How every command of `manage.py` behaves: the database is there, errors are one line, `--json` is clean.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import BaseCommand, CommandParser, ManagementUtility, get_commands
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import DatabaseError
+
+from ziggie import embedded
+from ziggie.errors import ConfigurationError, ZiggieError
+
+# Commands of others that never look into the database; ours say so themselves (`needs_database`).
+NO_DATABASE = frozenset(
+    {"check", "collectstatic", "compilemessages", "diffsettings", "findstatic", "makemessages", "sendtestemail"}
+    | {"spectacular", "startapp", "startproject"}
+)
+
+
+class ZiggieCommand(BaseCommand):
+    """A command whose errors are ZiggieErrors and whose result can be one JSON document.
+
+    With `offers_json`, `handle` ends in `self.emit(document, text)`. While `--json` is given, everything
+    else that is printed, by whomever, goes to stderr.
+    """
+
+    offers_json = False
+    needs_database = True
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        if self.offers_json:
+            parser.add_argument("--json", action="store_true", help="Print one JSON document and nothing else.")
+        return parser
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        self._as_json = bool(options.get("json"))
+        self._result_stream = options.get("stdout") or self.stdout
+        if not self._as_json:
+            return super().execute(*args, **options)
+        options["stdout"] = options.get("stderr") or sys.stderr
+        with contextlib.redirect_stdout(options["stdout"]):
+            return super().execute(*args, **options)
+
+    def emit(self, document: Any, text: str) -> None:
+        """The result: `document` with --json (decimals and times become strings), else `text`."""
+        if self._as_json:
+            text = json.dumps(document, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2)
+        self._result_stream.write(text if text.endswith("\n") else f"{text}\n")
+
+
+class Utility(ManagementUtility):
+    """Django's command line, with a database that runs once the arguments are understood."""
+
+    def fetch_command(self, subcommand: str) -> BaseCommand:
+        if subcommand not in get_commands():
+            with contextlib.suppress(SystemExit):
+                super().fetch_command(subcommand)  # says which name may have been meant
+            sys.exit(2)
+        command = super().fetch_command(subcommand)
+        if getattr(command, "needs_database", subcommand not in NO_DATABASE):
+            _prepare_before(command)
+        return command
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of one command line."""
+    try:
+        _load_settings()
+        Utility(argv).execute()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ZiggieError, ImproperlyConfigured, DatabaseError) as error:
+        if "--traceback" in argv:
+            raise
+        return report(error)
+    finally:
+        # Settings that cannot be loaded have started nothing.
+        with contextlib.suppress(ZiggieError, ImproperlyConfigured, OSError, ValueError):
+            embedded.stop(settings.ZIGGIE_HOME)
+    return 0
+
+
+def report(error: Exception) -> int:
+    """Say on stderr in one line (and one for each detail) what failed. Returns the exit code."""
+    if isinstance(error, DatabaseError):
+        from ziggie import database
+
+        error = database.explain(error)
+    message = error.message if isinstance(error, ZiggieError) else f"The settings are wrong: {error}"
+    sys.stderr.write(" ".join(message.split()) + "\n")
+    if not isinstance(error, ZiggieError):
+        return 1
+    for detail in error.details:
+        sys.stderr.write("  " + ": ".join(" ".join(str(value).split()) for value in detail.values()) + "\n")
+    return error.exit_code
+
+
+def _load_settings() -> None:
+    try:
+        _ = settings.INSTALLED_APPS
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The settings cannot be loaded: {error}") from error
+
+
+def _prepare_before(command: BaseCommand) -> None:
+    execute = command.execute
+
+    def execute_prepared(*args: Any, **options: Any) -> str | None:
+        from ziggie import database
+
+        database.prepare()
+        return execute(*args, **options)
+
+    command.execute = execute_prepared  # type: ignore[method-assign]  # this one instance, before it runs

@@ -1,0 +1,37 @@
+"""Reads environment variables for the settings, and names the one that is wrong. Values are never repeated."""
+
+from typing import Any
+
+import environ
+
+from ziggie.errors import ConfigurationError
+
+
+class Environment(environ.Env):  # type: ignore[misc]  # django-environ has no annotations
+    """django-environ's reader, whose errors say which variable they are about."""
+
+    def get_value(
+        self, var: str, cast: Any = None, default: Any = environ.Env.NOTSET, parse_default: bool = False
+    ) -> Any:
+        try:
+            return super().get_value(var, cast=cast, default=default, parse_default=parse_default)
+        except ValueError as error:
+            wanted = {int: "a whole number", float: "a number"}.get(cast, "readable")
+            raise ConfigurationError(f"{var} in the environment or .env is not {wanted}.") from error
+
+
+def database_settings(url: str) -> dict[str, Any]:
+    """Django's DATABASES entry for DATABASE_URL. ConfigurationError for what is no PostgreSQL address."""
+    problem = ConfigurationError(
+        "DATABASE_URL is not a PostgreSQL address; it looks like postgres://user:password@host:5432/name "
+        "(special characters in it percent-encoded)."
+    )
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise problem
+    try:
+        config: dict[str, Any] = dict(environ.Env.db_url_config(url))
+    except (ValueError, KeyError) as error:
+        raise problem from error
+    if not config.get("NAME"):
+        raise problem
+    return config

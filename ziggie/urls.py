@@ -1,0 +1,20 @@
+"""Every address, app by app."""
+
+from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+urlpatterns = [
+    path("", include("monitoring.urls")),
+    path("runs/", include("agents.urls")),
+    path("knowledge/", include("knowledge.urls")),
+    path("login/", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+    path("api/agents", include("agents.api_urls")),
+    path("api/knowledge/", include("knowledge.api_urls")),
+    path("api/", include("routing.api_urls")),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+]

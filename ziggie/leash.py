@@ -27,7 +27,12 @@ def main(command: list[str]) -> int:
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_die_with_leash)  # noqa: PLW1509
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        close_fds=False,  # what the starter passed on is for the command
+        preexec_fn=_die_with_leash,  # noqa: PLW1509  # this process has one thread
+    )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: child.send_signal(number))
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)

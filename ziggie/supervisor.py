@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 from ziggie import embedded
 from ziggie.errors import ZiggieError
@@ -75,7 +76,8 @@ class Program:
         self.delay_seconds = FIRST_DELAY_SECONDS
         self.unfinished_line = b""
 
-    def start(self) -> None:
+    def start(self) -> IO[bytes]:
+        """The output of the new process, which does not block."""
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             self.command,
@@ -85,6 +87,9 @@ class Program:
             pass_fds=self.inherited,
             start_new_session=True,
         )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        return self.process.stdout
 
     def has_ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
@@ -156,21 +161,18 @@ class Supervisor:
         return self.exit_code
 
     def say(self, text: str, *, name: str = "ziggie") -> None:
-        # Whoever read our output may have gone (a closed terminal): the programs keep running.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             sys.stdout.write(f"{name:<{self.width}} | {text}\n")
             sys.stdout.flush()
+        except OSError:  # whoever read our output has gone; the programs keep running
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     # --- while running ---
 
     def _start_due(self) -> None:
         for program in self.programs:
             if program.process is None and time.monotonic() >= program.start_at:
-                program.start()
-                assert program.process is not None
-                assert program.process.stdout is not None
-                os.set_blocking(program.process.stdout.fileno(), False)
-                self.selector.register(program.process.stdout, selectors.EVENT_READ, program)
+                self.selector.register(program.start(), selectors.EVENT_READ, program)
 
     def _handle_deaths(self) -> None:
         for program in self.programs:

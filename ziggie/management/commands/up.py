@@ -19,13 +19,12 @@ from django.core.management import call_command, get_commands
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from knowledge.sample import ensure_sample_queued
 from ziggie import database, embedded, supervisor
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import ConfigurationError, Conflict, Unavailable
 
 ADMIN = "admin"
-# Run in this order once the tables are there. Each is safe to repeat, and skipped where no app has it.
-PREPARING_COMMANDS = ("seed", "queue_sample")
 
 
 class Command(ZiggieCommand):
@@ -41,9 +40,9 @@ class Command(ZiggieCommand):
         check_redis()
         database.prepare()
         migrate()
-        for name in PREPARING_COMMANDS:
-            if name in get_commands():
-                call_command(name)
+        if "seed" in get_commands():
+            call_command("seed")
+        ensure_sample_queued()
         first_login = create_first_login()
         connections.close_all()
         become_supervisor(listener, home_lock, first_login)

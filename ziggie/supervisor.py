@@ -10,6 +10,7 @@ notice. It loads little on purpose: it stays in memory as long as the system run
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -142,21 +143,22 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.stop_signals = 0
         self.ready = specification.ready_address is None
-        self.next_check = 0.0
+        self.began_at = time.time()
+        self.next_check = self.next_probe = 0.0
         self.exit_code = 0
-        self.width = max(len(program.name) for program in self.programs)
+        self.width = max(len(name) for name in ("ziggie", *specification.programs))
+        self.probe: socket.socket | None = None
 
     def run(self) -> int:
         """Until a signal asks to stop. 0, or 1 when the page never answered."""
         self._listen_to_signals()
-        began = time.monotonic()
         while not self.stop_signals:
             self._start_due()
-            self._forward_output(timeout=0.1 if not self.ready else 0.5)
+            self._handle_events(timeout=0.5 if self.ready else 0.1)
             self._handle_deaths()
             self._check_database()
             if not self.ready:
-                self._check_ready(time.monotonic() - began)
+                self._check_ready(time.time() - self.began_at)
         self._stop_all()
         return self.exit_code
 
@@ -184,20 +186,19 @@ class Supervisor:
 
     def _bury(self, program: Program) -> int:
         assert program.process is not None
-        self._forward_output(timeout=0)
+        self._handle_events(timeout=0)
         with contextlib.suppress(KeyError):
             self.selector.unregister(program.process.stdout)  # type: ignore[arg-type]  # a pipe, by construction
         for line in program.take_lines(b""):
             self.say(line, name=program.name)
         return program.forget_process()
 
-    def _forward_output(self, *, timeout: float) -> None:
+    def _handle_events(self, *, timeout: float) -> None:
         for key, _events in self.selector.select(timeout):
             if isinstance(key.data, Program):
                 self._forward(key)
             else:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(key.fd, 512)
+                key.data()  # the signal pipe's or the probe's reader
 
     def _forward(self, key: selectors.SelectorKey) -> None:
         try:
@@ -224,15 +225,35 @@ class Supervisor:
             self.say(f"{error.message}; next try in {LONGEST_DELAY_SECONDS:g} s")
 
     def _check_ready(self, waited_seconds: float) -> None:
-        assert self.specification.ready_address is not None
-        if page_answers(self.specification.ready_address, self.specification.ready_path):
-            self.ready = True
-            took = time.time() - self.specification.began_at if self.specification.began_at else waited_seconds
-            self._announce(self.specification.announcement.replace("{seconds}", f"{took:.1f}"))
-        elif waited_seconds > self.specification.ready_seconds:
+        """Ask for the page, and wait for the answer without holding up the rest."""
+        if self.probe is None and time.monotonic() >= self.next_probe:
+            self.next_probe = time.monotonic() + 0.2
+            self._send_probe()
+        if waited_seconds > self.specification.ready_seconds:
             self.say(f"the page does not answer after {waited_seconds:.0f} s; giving up (the lines above say why)")
             self.exit_code = 1
             self.stop_signals += 1
+
+    def _send_probe(self) -> None:
+        assert self.specification.ready_address is not None
+        with contextlib.suppress(OSError):
+            self.probe = socket.create_connection(self.specification.ready_address, timeout=1.0)
+            self.probe.sendall(f"GET {self.specification.ready_path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            self.probe.setblocking(False)
+            self.selector.register(self.probe, selectors.EVENT_READ, self._read_probe)
+
+    def _read_probe(self) -> None:
+        assert self.probe is not None
+        answer = b""
+        with contextlib.suppress(OSError):
+            answer = self.probe.recv(32)
+        self.selector.unregister(self.probe)
+        self.probe.close()
+        self.probe = None
+        if re.match(rb"HTTP/1\.[01] [234]", answer):
+            self.ready = True
+            took = time.time() - (self.specification.began_at or self.began_at)
+            self._announce(self.specification.announcement.replace("{seconds}", f"{took:.1f}"))
 
     def _announce(self, text: str) -> None:
         for line in (text + self.specification.first_login).splitlines():
@@ -245,7 +266,7 @@ class Supervisor:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self.selector.register(reader, selectors.EVENT_READ)
+        self.selector.register(reader, selectors.EVENT_READ, lambda: os.read(reader, 512))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_stop_signal)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # only wakes the loop
@@ -275,21 +296,10 @@ class Supervisor:
     def _wait(self, enough: Callable[[], bool]) -> None:
         """Forward output and bury the ended until all are gone or it is `enough`."""
         while any(program.process for program in self.programs) and not enough():
-            self._forward_output(timeout=0.1)
+            self._handle_events(timeout=0.1)
             for program in self.programs:
                 if program.has_ended():
                     self._bury(program)
-
-
-def page_answers(address: tuple[str, int], path: str) -> bool:
-    """Whether a GET of `path` brings a status below 500 within two seconds."""
-    try:
-        with socket.create_connection(address, timeout=2.0) as connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-            status_line = connection.makefile("rb").readline(256).split()
-    except OSError:
-        return False
-    return len(status_line) > 1 and status_line[1].isdigit() and int(status_line[1]) < 500
 
 
 def replace_this_process(specification: Specification, keep: list[int]) -> None:

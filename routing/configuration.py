@@ -19,7 +19,7 @@ from routing.models import MAX_PRICE
 Path = tuple[str | int, ...]
 
 MAX_PROBLEMS = 200
-MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 50, 500, 500
+MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20, 500, 500
 MAX_REQUEST_SECONDS = 3600
 BIG = 2_147_483_647  # the database's integer
 
@@ -160,10 +160,10 @@ class RolesEntry(Entry):
     verifier: ModelSlug | None = None
     draft: ModelSlug | None = None
     refiner: ModelSlug | None = None
-    members: Chain = []
+    members: Annotated[list[ModelSlug], Field(max_length=8)] = []
     synthesiser: ModelSlug | None = None
     vote: bool | None = None
-    rounds: Annotated[int, Field(ge=1, le=10)] | None = None
+    rounds: Annotated[int, Field(ge=1, le=5)] | None = None
 
 
 class OptionsEntry(Entry):
@@ -280,6 +280,8 @@ def _section(name: str, raw: Any, problems: list[Problem], damaged: set[str]) ->
     kind, limit = SECTIONS[name]
     placed: list[Placed[Any]] = []
     for path, item in _items(raw, (name,), limit, problems):
+        if len(problems) >= MAX_PROBLEMS:
+            break
         entry = _policy(item, path, problems) if kind is PolicyEntry else _salvage(kind, item, path, problems)
         if entry is not None:
             placed.append(entry)

@@ -5,7 +5,6 @@ from typing import Any
 from rest_framework import serializers
 
 from knowledge.models import TIERS, Analysis, Creator, Video
-from knowledge.videos import latest_analysis
 from routing.pricing import usd
 
 FORMATS = ("vtt", "srt", "json3", "json", "txt")
@@ -84,7 +83,7 @@ class AnalysisSerializer(serializers.Serializer[Any]):
 
 def analysis_body(video: Video) -> dict[str, Any]:
     """A video's state and its newest insights, if there are any yet."""
-    analysis: Analysis | None = latest_analysis(video)
+    analysis: Analysis | None = video.newest_analysis()
     return {
         "video_id": str(video.pk),
         "external_id": video.external_id,

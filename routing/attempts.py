@@ -7,7 +7,7 @@ byte of an answer has reached a client.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncIterator[Delta]: ...
+    ) -> AsyncGenerator[Delta, None]: ...
 
 
 class Observer(Protocol):
@@ -195,7 +195,7 @@ class Walk:
         try:
             async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
                 stream = self.call(candidate, request, first_token_seconds=first_token)
-                async with aclosing(stream):  # type: ignore[type-var]  # callers give async generators
+                async with aclosing(stream):
                     async for delta in stream:
                         if self._collector.add(delta):
                             limit.reschedule(hard_stop)

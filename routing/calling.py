@@ -1,14 +1,19 @@
 """How a walk reaches the world: provider calls, and what the shared circuits learn from them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from routing import health, offline
 from routing.adapters import transport
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
 
+LONGEST_SECONDS = 3600.0
 
-async def ask(candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None) -> AsyncIterator[Delta]:
+
+async def ask(
+    candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
+) -> AsyncGenerator[Delta, None]:
     """The answer of one candidate, piece by piece. Raises ProviderError or UnsupportedByProvider."""
     provider = candidate.model.provider
     if provider.kind == "offline":
@@ -16,14 +21,15 @@ async def ask(candidate: Candidate, request: ChatRequest, *, first_token_seconds
         for delta in await asyncio.to_thread(lambda: list(offline.stream(request))):
             yield delta
         return
-    async with health.slot(provider):
-        async for delta in transport.stream(
-            provider,
-            candidate.model,
-            request,
-            max_output_tokens=candidate.max_output_tokens,
-            first_token_seconds=first_token_seconds,
-        ):
+    # A model on a slow machine may think long: it is given up when it falls silent, not when it is slow.
+    timeouts = transport.Timeouts(
+        first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS, idle_seconds=provider.timeout_seconds
+    )
+    deltas = transport.stream(
+        provider, candidate.model, request, max_output_tokens=candidate.max_output_tokens, timeouts=timeouts
+    )
+    async with health.slot(provider), aclosing(deltas):
+        async for delta in deltas:
             yield delta
 
 

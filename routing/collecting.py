@@ -3,83 +3,38 @@
 import time
 from dataclasses import dataclass, field, replace
 
+from routing.adapters.assembly import Assembler
 from routing.tokens import estimate_tokens
-from routing.types import ChatRequest, ChatResult, Delta, Part, Reasoning, StopReason, Text, ToolCall, ToolResult, Usage
-
-
-@dataclass(slots=True)
-class _PartialToolCall:
-    id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list)
+from routing.types import ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
 
 
 @dataclass(slots=True)
 class Collector:
-    """Everything that one stream has said so far."""
+    """Everything that one stream has said so far, and when it began to."""
 
-    texts: list[str] = field(default_factory=list)
-    reasonings: list[str] = field(default_factory=list)
-    signature: str = ""
-    tool_calls: dict[int, _PartialToolCall] = field(default_factory=dict)
-    stop_reason: StopReason | None = None
-    usage: Usage | None = None
-    model: str = ""
-    response_id: str = ""
     characters: int = 0
     first_output: float | None = None  # on time.monotonic's clock
+    _assembler: Assembler = field(default_factory=Assembler)
 
     def add(self, delta: Delta) -> bool:
         """Takes one delta in; True if it is the first that a client would see."""
         first = delta.is_output and self.first_output is None
         if first:
             self.first_output = time.monotonic()
-        if delta.text:
-            self.texts.append(delta.text)
-        if delta.reasoning:
-            self.reasonings.append(delta.reasoning)
         self.characters += len(delta.text) + len(delta.reasoning) + len(delta.tool_arguments)
-        if delta.tool_index is not None:
-            self._add_tool_piece(delta.tool_index, delta)
-        self.signature = delta.reasoning_signature or self.signature
-        self.stop_reason = delta.stop_reason or self.stop_reason
-        self.usage = delta.usage or self.usage
-        self.model = delta.model or self.model
-        self.response_id = delta.response_id or self.response_id
+        self._assembler.add(delta)
         return first
 
-    def _add_tool_piece(self, index: int, delta: Delta) -> None:
-        call = self.tool_calls.setdefault(index, _PartialToolCall())
-        call.id = delta.tool_id or call.id
-        call.name = delta.tool_name or call.name
-        call.arguments.append(delta.tool_arguments)
-
     def result(self) -> ChatResult:
-        parts: list[Part] = []
-        if self.reasonings:
-            parts.append(Reasoning("".join(self.reasonings), self.signature))
-        if self.texts:
-            parts.append(Text("".join(self.texts)))
-        parts += [
-            ToolCall(call.id, call.name, "".join(call.arguments) or "{}") for _, call in sorted(self.tool_calls.items())
-        ]
-        return ChatResult(
-            parts=tuple(parts),
-            stop_reason=self.stop_reason or "stop",
-            usage=self.usage or Usage(),
-            model=self.model,
-            response_id=self.response_id,
-        )
+        return self._assembler.result()
 
     def first_output_after(self, started: float) -> float | None:
         return None if self.first_output is None else self.first_output - started
 
     def spent(self, request: ChatRequest) -> Usage:
         """What an answer that broke off has used: what was reported, else an estimate if anything came."""
-        if self.usage is not None:
-            return self.usage
-        if self.first_output is None:
-            return Usage()
+        if self._assembler.usage != Usage() or self.first_output is None:
+            return self._assembler.usage
         return with_estimates(self.result(), request).usage
 
 

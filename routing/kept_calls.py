@@ -18,10 +18,8 @@ async def answered(call_id: UUID) -> Routed | None:
         return None
     if row["bodies"]:
         return receipts.routed_from_row(row)
-    kinds = {
-        kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RoutingError)
-    }
-    raise kinds.get(row["outcome"], RoutingError)(row["error"] or "this call is over and its answer was not kept")
+    kind = next((kind for kind in RoutingError.__subclasses__() if kind.code == row["outcome"]), RoutingError)
+    raise kind(row["error"] or "this call is over and its answer was not kept")
 
 
 def fresh_id(call_id: UUID) -> UUID:

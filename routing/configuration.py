@@ -20,6 +20,7 @@ Path = tuple[str | int, ...]
 
 MAX_PROBLEMS = 200
 MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20, 500, 500
+MAX_RULES_IN_ALL, MAX_KEYS = 1_000, 50
 MAX_REQUEST_SECONDS = 3600
 BIG = 2_147_483_647  # the database's integer
 
@@ -256,6 +257,22 @@ SECTIONS: dict[str, tuple[type[Entry], int]] = {
     "budgets": (BudgetEntry, MAX_BUDGETS),
 }
 ROLE_NAMES = frozenset(RolesEntry.model_fields)
+# What a damaged entry goes on with, so that the rest of it is looked at too: values that nothing refuses.
+STAND_INS: dict[type[Entry], dict[str, Any]] = {
+    ModelEntry: {"name": "?", "context_window": 100_000_000},
+    BudgetEntry: {"limit_usd": "0"},
+}
+PLAIN_WORDS = {
+    "missing": "is missing",
+    "string_pattern_mismatch": "is no valid name here",
+    "model_type": "should be a mapping",
+    "dict_type": "should be a mapping",
+    "list_type": "should be a list",
+    "string_type": "should be a text",
+    "bool_type": "should be true or false",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+}
 
 
 def read(data: Any) -> tuple[Document, list[Problem]]:
@@ -293,10 +310,17 @@ def _section(name: str, raw: Any, problems: list[Problem], damaged: set[str]) ->
 def _items(raw: Any, path: Path, limit: int, problems: list[Problem]) -> Iterator[tuple[Path, Any]]:
     if not isinstance(raw, list):
         problems.append(Problem(path, "should be a list"))
+    elif path == ("policies",) and (rules := _rule_count(raw)) > MAX_RULES_IN_ALL:
+        problems.append(Problem(path, f"hold {rules} rules together; at most {MAX_RULES_IN_ALL} are allowed"))
     elif len(raw) > limit:
         problems.append(Problem(path, f"holds {len(raw)} entries; at most {limit} are allowed"))
     else:
         yield from (((*path, index), item) for index, item in enumerate(raw))
+
+
+def _rule_count(policies: list[Any]) -> int:
+    rules = [policy["rules"] for policy in policies if isinstance(policy, dict) and "rules" in policy]
+    return sum(len(each) for each in rules if isinstance(each, list))
 
 
 def _policy(raw: Any, path: Path, problems: list[Problem]) -> Placed[PolicyEntry] | None:
@@ -330,6 +354,10 @@ def _salvage(kind: type[E], raw: Any, path: Path, problems: list[Problem]) -> Pl
     if not isinstance(raw, dict):
         problems.append(Problem(path, "should be a mapping"))
         return None
+    wide = _too_wide(raw)
+    if wide is not None:
+        problems.append(Problem((*path, *wide), f"holds more than {MAX_KEYS} keys"))
+        return None
     rest = raw
     reported: set[tuple[int | str, ...]] = set()
     for _ in range(4):  # a mistake may hide another one once
@@ -343,17 +371,30 @@ def _salvage(kind: type[E], raw: Any, path: Path, problems: list[Problem]) -> Pl
             fresh = [detail for detail in details if detail["loc"] not in reported]
             problems += [_problem(kind, detail, path) for detail in fresh[:MAX_PROBLEMS]]
             reported |= {detail["loc"] for detail in fresh}
-            if any(detail["type"] == "missing" for detail in details):
+            stand_ins = STAND_INS.get(kind, {})
+            absent = {str(detail["loc"][0]) for detail in details if detail["type"] == "missing"}
+            if absent - stand_ins.keys():
                 return None
+            rest |= {key: stand_ins[key] for key in absent}
     return None
+
+
+def _too_wide(data: Any, depth: int = 3) -> Path | None:
+    """Where a mapping has more keys than any mapping of ours could have."""
+    if not isinstance(data, dict) or not depth:
+        return None
+    if len(data) > MAX_KEYS:
+        return ()
+    wide = ((key, _too_wide(value, depth - 1)) for key, value in data.items())
+    return next(((str(key), *path) for key, path in wide if path is not None), None)
 
 
 def _problem(kind: type[Entry], detail: ErrorDetails, path: Path) -> Problem:
     message = detail["msg"].removeprefix("Input ")
     if detail["type"] == "extra_forbidden":
         message = "unknown key" + _known_keys(kind, detail["loc"])
-    elif detail["type"] == "missing":
-        message = "is missing"
+    elif detail["type"] in PLAIN_WORDS:
+        message = PLAIN_WORDS[detail["type"]]
     return Problem((*path, *_steps(kind, detail["loc"])), message)
 
 

@@ -57,6 +57,7 @@ class _Check:
         self.models = {placed.entry.slug: placed.entry for placed in document.models or ()}
         self.settings = document.settings.entry if document.settings else SettingsEntry()
         self.problems: list[Problem] = []
+        self.unpriced: set[str] = set()
 
     def run(self) -> list[Problem]:
         document = self.document
@@ -204,7 +205,10 @@ class _Check:
         guarded = any(b.entry.hard and b.entry.enabled and _counts_cloud(b.entry) for b in self.document.budgets or ())
         for model in chain:
             provider = self.providers.get(model.provider)
-            if guarded and model.input_usd_per_mtok is None and provider and provider.location == "cloud":
+            if model.slug in self.unpriced or not guarded or model.input_usd_per_mtok is not None:
+                continue
+            if provider and provider.location == "cloud":
+                self.unpriced.add(model.slug)
                 self.warn(path, f"{model.slug!r} has no price, so no hard budget admits it")
 
     def _idle(self, model: ModelEntry) -> str:
@@ -280,7 +284,7 @@ def base_url_problem(url: str) -> str:
 def is_time_zone(name: str) -> bool:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):  # also what names a folder or climbs out of the zone files
+    except (KeyError, OSError, ValueError):  # also what names a folder or climbs out of the zone files
         return False
     return True
 

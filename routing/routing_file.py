@@ -22,9 +22,9 @@ from routing.configuration import (
     PolicyEntry,
     Problem,
     SettingsEntry,
-    read,
 )
 from routing.models import RoutingPolicy
+from routing.reading import read
 from routing.routing_text import Parsed, parse
 from routing.validation import check, errors
 from ziggie.errors import InvalidInput

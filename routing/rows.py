@@ -23,9 +23,9 @@ from routing.configuration import (
     RuleEntry,
     SettingsEntry,
     WhenEntry,
-    read,
 )
 from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from routing.reading import read
 from ziggie.errors import ConfigurationError
 from ziggie.models import ApiKey
 

@@ -15,8 +15,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from routing import rows
-from routing.configuration import Document, PolicyEntry, Problem, read
+from routing.configuration import Document, PolicyEntry, Problem
 from routing.models import Budget, LanguageModel, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from routing.reading import read
 from ziggie.errors import ConfigurationError
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")

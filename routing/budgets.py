@@ -4,11 +4,11 @@ Nothing here writes: the ledger alone moves money. A plan that fits here is stil
 there, in one statement, against the counters of that moment.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest
 
 from routing.demand import Demand
-from routing.types import BudgetSpec, Candidate, ModelSpec, Source, World
+from routing.types import BudgetSpec, ModelSpec, Source, World
 
 _OF_REQUEST = {
     "api_keys": "api_key_id",
@@ -60,47 +60,48 @@ def budget_left(budgets: Iterable[BudgetSpec], models: Mapping[str, ModelSpec], 
 class Purse:
     """What a growing plan holds of each budget.
 
-    Parts of a pattern all run, so they add up. Of a chain at most `max_attempts` candidates are tried,
-    so the dearest that many count.
+    Of all calls that a chain's candidates may see at most `max_attempts` happen, so the dearest that
+    many count; None: all count. The parts of a pattern all run and always count.
     """
 
-    def __init__(self, budgets: Iterable[BudgetSpec], demand: Demand, world: World, *, max_attempts: int) -> None:
+    def __init__(
+        self, budgets: Iterable[BudgetSpec], demand: Demand, world: World, *, max_attempts: int | None
+    ) -> None:
         self._budgets = [budget for budget in budgets if watches_request(budget, demand)]
         self._left = {budget.id: left_microusd(budget, world) for budget in self._budgets}
         self._parts = dict.fromkeys(self._left, 0)
-        self._answers: dict[int, list[int]] = {budget_id: [] for budget_id in self._left}
-        self._max_attempts = max(1, max_attempts)
+        self._calls: dict[int, list[int]] = {budget_id: [] for budget_id in self._left}
+        self.max_attempts = None if max_attempts is None else max(1, max_attempts)
 
     def watching(self, model: ModelSpec) -> list[BudgetSpec]:
         return [budget for budget in self._budgets if watches_model(budget, model)]
 
-    def room(self, budget: BudgetSpec, *, is_part: bool) -> int:
-        """The most that one more candidate may cost at worst. May be negative."""
-        free = self._left[budget.id] - self._held(budget.id)
-        if not is_part and len(self._answers[budget.id]) >= self._max_attempts:
-            # The newcomer takes the place of the cheapest attempt that counts.
-            free += nlargest(self._max_attempts, self._answers[budget.id])[-1]
-        return free
+    def fits(self, budget: BudgetSpec, costs: Sequence[int], *, is_part: bool) -> bool:
+        """Whether these calls may come on top of what the plan holds already."""
+        calls = self._calls[budget.id]
+        held = self._dearest([*calls, *costs]) if not is_part else self._dearest(calls) + sum(costs)
+        return self._parts[budget.id] + held <= self._left[budget.id]
 
-    def add(self, candidate: Candidate, *, is_part: bool) -> None:
-        if not candidate.worst_case_microusd:
-            return
-        for budget in self.watching(candidate.model):
+    def room(self, budget: BudgetSpec) -> int:
+        """What is left beside all that the plan holds already. May be negative."""
+        return self._left[budget.id] - self._parts[budget.id] - self._dearest(self._calls[budget.id])
+
+    def add(self, model: ModelSpec, costs: Sequence[int], *, is_part: bool) -> None:
+        for budget in self.watching(model):
             if is_part:
-                self._parts[budget.id] += candidate.worst_case_microusd
+                self._parts[budget.id] += sum(costs)
             else:
-                self._answers[budget.id].append(candidate.worst_case_microusd)
+                self._calls[budget.id].extend(costs)
 
     def holds(self) -> dict[int, int]:
         """Micro-dollars to reserve, by budget id; budgets of which nothing is needed are left out."""
-        held = {budget_id: self._held(budget_id) for budget_id in self._left}
+        held = {budget_id: self._parts[budget_id] + self._dearest(calls) for budget_id, calls in self._calls.items()}
         return {budget_id: amount for budget_id, amount in held.items() if amount}
 
-    def _held(self, budget_id: int) -> int:
-        answers = self._answers[budget_id]
-        if len(answers) > self._max_attempts:
-            answers = nlargest(self._max_attempts, answers)
-        return self._parts[budget_id] + sum(answers)
+    def _dearest(self, costs: list[int]) -> int:
+        if self.max_attempts is None or len(costs) <= self.max_attempts:
+            return sum(costs)
+        return sum(nlargest(self.max_attempts, costs))
 
 
 def _watches_cloud(budget: BudgetSpec, models: Mapping[str, ModelSpec]) -> bool:

@@ -15,18 +15,28 @@ DEFAULT_MEMBERS = 3
 MAX_MEMBERS = 8
 DEFAULT_ROUNDS = 2
 MAX_ROUNDS = 5
-# What we wrap around an answer when we send it back or on: instructions, numbering, the problem found.
-WRAPPING_TOKENS = 1_024
+# What is wrapped around an answer that is sent back or on: instructions, numbering, the problem found.
+WRAPPING_TOKENS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """How often a model may be called. Its input is the request each time, with `others_seen` of those
-    calls also seeing the other models' answers and `echoes` the number of own answers sent back."""
+    """How often a model may be called: `first` times with the request alone, `again` times with `echoes`
+    answers as long as its own sent back. `sees_others`: with what the pattern's other models wrote, too."""
 
-    calls: int
-    others_seen: int = 0
-    echoes: int = 0
+    first: int
+    again: int = 0
+    echoes: int = 1
+    sees_others: bool = False
+
+    @property
+    def total(self) -> int:
+        return self.first + self.again
+
+    def at_most(self, total: int) -> "Calls":
+        """The dearest calls of these, at most so many of them."""
+        again = min(self.again, total)
+        return Calls(min(self.first, total - again), again, self.echoes, self.sees_others)
 
 
 def resolve(rule: RuleSpec, pattern: str, chain: Sequence[ModelSpec]) -> dict[str, Any]:
@@ -67,11 +77,11 @@ def parts(roles: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def part_calls(role: str, roles: Mapping[str, Any]) -> Calls:
-    """A part is called once (a debater once a round) and may be asked once more for a usable answer.
+    """A part is called once, a debater once a round, and may be asked once more for a usable answer.
     All but drafts and lone members see what the others wrote."""
-    calls = int(roles.get("rounds", 1)) if role == "member" else 1
-    sees = {"draft": 0, "member": calls if "rounds" in roles else 0}.get(role, calls + 1)
-    return Calls(calls + 1, others_seen=sees, echoes=calls)
+    rounds = int(roles.get("rounds", 1)) if role == "member" else 1
+    alone = role == "draft" or (role == "member" and "rounds" not in roles)
+    return Calls(1, rounds, sees_others=not alone)
 
 
 def chain_calls(source: Source, rule: RuleSpec, pattern: str, roles: Mapping[str, Any], *, repair: bool) -> Calls:
@@ -79,12 +89,10 @@ def chain_calls(source: Source, rule: RuleSpec, pattern: str, roles: Mapping[str
     tries = max(1, rule.options.local_tries) if source is Source.LOCAL else 1
     repairs = tries if repair else 0
     if pattern == "single":
-        return Calls(tries + repairs, echoes=repairs)
+        return Calls(tries, repairs)
     revisions = {"verify": 1, "critique": 2 * int(roles.get("rounds", 0))}.get(pattern, 0)
-    calls = tries + repairs + revisions
     # A revision sees the answer and what was said of it, which the same model may have written.
-    echoes = repairs + 2 * revisions
-    return Calls(calls, others_seen=calls, echoes=echoes)
+    return Calls(tries, repairs + revisions, echoes=2, sees_others=True)
 
 
 def _one(role: str, stated: Mapping[str, Any], otherwise: list[str]) -> dict[str, Any]:

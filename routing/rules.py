@@ -57,7 +57,7 @@ def decide(demand: Demand, snapshot: Snapshot, world: World) -> Plan:
     draft = _Draft(demand, features, snapshot, world, rule, pattern, chain, list(missing), notes)
     draft.screen_chain()
     draft.screen_parts()
-    if not draft.can_answer and any(d.kind == "budget" for d in draft.dropped):
+    if not draft.candidates and any(d.kind == "budget" for d in draft.dropped):
         draft.turn_to_what_is_free(serving)
     return draft.finish()
 
@@ -174,14 +174,11 @@ class _Draft:
         self.dropped += missing
         by_slug = {model.slug: model for model in models}
         self.part_models = [(role, by_slug[slug]) for role, slug in wanted if slug in by_slug]
-        purse = Purse(self.snapshot.budgets, self.demand, self.world, max_attempts=self.rule.options.max_attempts)
+        attempts = self.rule.options.max_attempts if self.pattern == "single" else None
+        purse = Purse(self.snapshot.budgets, self.demand, self.world, max_attempts=attempts)
         self.screen = Screen(self.demand, self.snapshot, self.world, purse)
         if self.part_models:
             self.screen.others_output = self._most_written()
-
-    @property
-    def can_answer(self) -> bool:
-        return bool(self.candidates) or any(part.role in ("draft", "refiner", "member") for part in self.parts)
 
     def screen_chain(self) -> None:
         """Raises BudgetExceeded if a budget that denies has no room for the model that would serve first."""
@@ -203,6 +200,14 @@ class _Draft:
                 model, role=role, reason=f"{role} of {self.rule.name!r}", calls=part_calls(role, self.roles)
             )
             self._sort(verdict, self.parts)
+            if isinstance(verdict, Candidate) and not self.candidates and role in ("draft", "refiner", "member"):
+                self._sort(self._alone(model, role), self.candidates)
+
+    def _alone(self, model: ModelSpec, role: str) -> Candidate | Dropped:
+        """A part that answers by itself, where nothing of the chain can."""
+        calls = Calls(1, int(self.demand.may_repair))
+        reason = f"{role} of {self.rule.name!r}; nothing of its chain may serve"
+        return self.screen.judge(model, role="answer", reason=reason, calls=calls)
 
     def turn_to_what_is_free(self, later_rules: Iterator[tuple[RuleSpec, tuple[str, ...]]]) -> None:
         """A budget is used up and no model of the chain is free: the free ones of the next rules serve."""
@@ -213,13 +218,13 @@ class _Draft:
                     continue
                 seen.add(model.slug)
                 reason = f"costs nothing, from the next rule {rule.name!r}: this one's chain is beyond a budget"
-                calls = Calls(1 + self.demand.may_repair)
+                calls = Calls(1, int(self.demand.may_repair))
                 verdict = self.screen.judge(model, role="answer", reason=reason, calls=calls)
                 if isinstance(verdict, Candidate):
                     self.candidates.append(verdict)
 
     def finish(self) -> Plan:
-        if not self.can_answer:
+        if not self.candidates:
             self._refuse()
         policy = self.snapshot.policy
         return Plan(

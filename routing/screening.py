@@ -6,7 +6,7 @@ from routing.budgets import Purse, left_microusd
 from routing.demand import Demand
 from routing.pricing import affordable_output_tokens, is_free, usd, worst_case_microusd
 from routing.roles import WRAPPING_TOKENS, Calls
-from routing.types import BudgetSpec, Candidate, DropKind, Dropped, ModelSpec, Snapshot, World
+from routing.types import BudgetSpec, Candidate, DropKind, Dropped, ModelSpec, PriceSpec, Snapshot, World
 
 # An answer cut shorter than this is money spent on nothing.
 LEAST_OUTPUT_TOKENS = 256
@@ -47,10 +47,7 @@ class Screen:
         )
         if problem:
             return dropped(model, *problem)
-        verdict = self._price(model, role=role, reason=reason, calls=calls)
-        if isinstance(verdict, Candidate):
-            self.purse.add(verdict, is_part=role != "answer")
-        return verdict
+        return self._price(model, role=role, reason=reason, calls=calls)
 
     def output_cap(self, model: ModelSpec) -> int:
         """How many tokens an answer may have: the caller's word, the model's limit, the room in its context."""
@@ -118,23 +115,28 @@ class Screen:
     def _price(self, model: ModelSpec, *, role: str, reason: str, calls: Calls) -> Candidate | Dropped:
         output = self.output_cap(model)
         if model.provider.kind == "offline" or is_free(model.price):
-            return Candidate(model, reason, output, 0, role, calls.calls)
+            return Candidate(model, reason, output, 0, role, calls.total)
         hard = [budget for budget in self.purse.watching(model) if budget.hard]
         if problem := self._unbounded(model, hard):
             return dropped(model, *problem)
         if model.price is None:
-            return Candidate(model, reason, output, 0, role, calls.calls)
+            return Candidate(model, reason, output, 0, role, calls.total)
+        is_part = role != "answer"
+        if not is_part and self.purse.max_attempts is not None:
+            calls = calls.at_most(self.purse.max_attempts)
+        costs = self._costs(model.price, calls, output)
         for budget in hard:
-            room = self.purse.room(budget, is_part=role != "answer")
-            if self._worst_case(model, calls, output) <= room:
+            if self.purse.fits(budget, costs, is_part=is_part):
                 continue
-            affordable = self._affordable(model, calls, room)
+            affordable = self._affordable(model, model.price, calls, self.purse.room(budget))
             if affordable is None:
                 kind: DropKind = "denied" if budget.on_exhausted == "deny" else "budget"
-                return dropped(model, kind, self._does_not_fit(model, calls, output, budget))
+                return dropped(model, kind, self._does_not_fit(sum(costs), budget))
             output = min(output, affordable)
+            costs = self._costs(model.price, calls, output)
             reason = f"{reason}, its answer limited to {output} tokens by the budget {budget.slug}"
-        return Candidate(model, reason, output, self._worst_case(model, calls, output), role, calls.calls)
+        self.purse.add(model, costs, is_part=is_part)
+        return Candidate(model, reason, output, sum(costs), role, calls.total)
 
     def _unbounded(self, model: ModelSpec, hard: list[BudgetSpec]) -> Reason | None:
         if not hard:
@@ -145,38 +147,39 @@ class Screen:
             return "unpriced", f"has no output limit, and the hard budget {hard[0].slug} admits nothing without one"
         return None
 
-    def _worst_case(self, model: ModelSpec, calls: Calls, output: int) -> int:
-        assert model.price is not None
-        return worst_case_microusd(
-            model.price,
-            input_tokens=self._input(calls) + calls.echoes * output,
-            output_tokens=calls.calls * self.demand.choices * output,
-        )
+    def _costs(self, price: PriceSpec, calls: Calls, output: int) -> list[int]:
+        """The worst case of each call."""
+        output_tokens = self.demand.choices * output
+        seen = self._seen(calls)
+        costs = [worst_case_microusd(price, input_tokens=seen, output_tokens=output_tokens)] * calls.first
+        if calls.again:
+            seen += WRAPPING_TOKENS + calls.echoes * output
+            costs += [worst_case_microusd(price, input_tokens=seen, output_tokens=output_tokens)] * calls.again
+        return costs
 
-    def _input(self, calls: Calls) -> int:
-        """Input tokens of all calls together, own answers that are sent back not counted."""
-        wrapped = max(calls.calls - 1, calls.others_seen) * WRAPPING_TOKENS
-        return calls.calls * self.demand.input_at_most + calls.others_seen * self.others_output + wrapped
+    def _seen(self, calls: Calls) -> int:
+        """Input tokens of a first call."""
+        if not calls.sees_others:
+            return self.demand.input_at_most
+        return self.demand.input_at_most + self.others_output + WRAPPING_TOKENS
 
-    def _affordable(self, model: ModelSpec, calls: Calls, room: int) -> int | None:
+    def _affordable(self, model: ModelSpec, price: PriceSpec, calls: Calls, room: int) -> int | None:
         """A shorter output with which the calls fit into `room`, if the caller left its length open."""
-        assert model.price is not None
         if self.demand.max_output_tokens is not None:
             return None
         tokens = affordable_output_tokens(
-            model.price,
-            input_tokens=self._input(calls),
-            echoes=calls.echoes,
-            calls=calls.calls * self.demand.choices,
-            left_microusd=room,
+            price,
+            input_tokens=calls.total * self._seen(calls) + calls.again * WRAPPING_TOKENS,
+            echoes=calls.again * calls.echoes,
+            calls=calls.total * self.demand.choices,
+            left_microusd=room - calls.total,  # each call's worst case is rounded up
         )
         least = min(LEAST_OUTPUT_TOKENS, model.max_output_tokens or LEAST_OUTPUT_TOKENS)
         return tokens if tokens is not None and tokens >= least else None
 
-    def _does_not_fit(self, model: ModelSpec, calls: Calls, output: int, budget: BudgetSpec) -> str:
-        could_cost = usd(self._worst_case(model, calls, output))
+    def _does_not_fit(self, worst_case: int, budget: BudgetSpec) -> str:
         left = usd(left_microusd(budget, self.world))
-        return f"could cost ${could_cost}, and the budget {budget.slug} has ${left} left"
+        return f"could cost ${usd(worst_case)}, and the budget {budget.slug} has ${left} left"
 
 
 def max_queue(model: ModelSpec) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
-from routing import budgets, health, ledger, receipts, rules, snapshot
+from routing import health, ledger, receipts, rules, snapshot
 from routing.attempts import Answer, Walk
 from routing.calling import Breakers, ask
 from routing.kept_calls import answered, forget, fresh_id
@@ -81,7 +81,7 @@ async def _open(request: ChatRequest) -> OpenCall:
         try:
             hold = await ledger.reserve(
                 call_id,
-                budgets.holds(plan, configuration, request),
+                plan.holds,
                 configuration,
                 expires_in_seconds=longest + SETTLE_MARGIN_SECONDS,
                 context=receipts.context(request, plan),

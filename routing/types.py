@@ -253,6 +253,7 @@ ErrorKind = Literal[
     "content_filter",
     "protocol",  # the answer is not what the API promises
     "cut",  # the answer stopped before its end
+    "busy",  # we did not ask: no slot came free, or another call tries a provider that had failed
 ]
 
 
@@ -519,9 +520,9 @@ class Features:
 class Candidate:
     """A model that may serve, in its place of the chain.
 
-    `max_output_tokens` is to be sent with each call of it. `calls` is how often the plan may call it,
-    tries, repairs and rounds of a pattern included; `worst_case_microusd` is what all of them could
-    cost together (0 where there is no price, which no hard budget admits).
+    `max_output_tokens` is to be sent with each call of it. `calls` is how often it may be called, tries,
+    repairs and rounds of a pattern included; `worst_case_microusd` is what all of them could cost
+    together (0 where there is no price, which no hard budget admits).
     """
 
     model: ModelSpec
@@ -566,8 +567,8 @@ class Plan:
     """What to try, in order, and why not the others.
 
     `candidates` are the chain's, in its order. `parts` are the models that the pattern needs beside them,
-    by role. `holds` is the most that the whole plan can cost, by budget id. `notes` say what happened on
-    the way: rules passed over by their rollout, an output cut to the budget.
+    by role. `holds` is what the ledger is to reserve: the most that the whole plan can cost, by budget id.
+    `notes` say which rules were passed over by their rollout.
     """
 
     policy: str

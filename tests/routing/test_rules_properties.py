@@ -162,14 +162,15 @@ def test_the_whole_plan_fits_into_every_hard_budget(situation: tuple[ChatRequest
             )
             assert candidate.worst_case_microusd >= once
     for each in config.budgets:
-        watched = [
-            c.worst_case_microusd for c in decision.candidates if each in budgets_in_scope([each], c.model, demand)
-        ]
-        parts = [c.worst_case_microusd for c in decision.parts if each in budgets_in_scope([each], c.model, demand)]
-        attempts = sorted(watched, reverse=True)[: decision.options.max_attempts]
-        assert decision.holds.get(each.id, 0) == sum(attempts) + sum(parts)
-        if each.hard and decision.holds.get(each.id):
-            assert decision.holds[each.id] <= world.budgets[each.id].left_microusd
+        in_scope = [c for c in decision.candidates if each in budgets_in_scope([each], c.model, demand)]
+        parts = [c for c in decision.parts if each in budgets_in_scope([each], c.model, demand)]
+        held = decision.holds.get(each.id, 0)
+        assert held >= sum(c.worst_case_microusd for c in parts)
+        # A walk may spend all its attempts on any one candidate; fewer attempts than candidates hold less than all.
+        assert held >= max((c.worst_case_microusd for c in in_scope), default=0)
+        assert held <= sum(c.worst_case_microusd for c in (*in_scope, *parts))
+        if each.hard and held:
+            assert held <= world.budgets[each.id].left_microusd
 
 
 @settings(max_examples=200, deadline=None)

@@ -256,7 +256,7 @@ async def test_a_ping_is_answered(cookie: Headers) -> None:
         ({"text_data": "[" * 1000}, Close.BAD_MESSAGE),
         ({"text_data": "null"}, Close.BAD_MESSAGE),
         ({"text_data": '{"type": "ping"}' + " " * 2000}, Close.TOO_LARGE),
-        ({"bytes_data": b"\x00\x01"}, Close.NOT_TEXT),
+        ({"bytes_data": b"\x00\x01"}, Close.BAD_MESSAGE),
     ],
 )
 async def test_anything_but_a_ping_closes_the_socket(cookie: Headers, message: dict[str, Any], code: int) -> None:

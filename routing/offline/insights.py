@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from routing.offline import extract, lexicon, quoting, ranking, words
+from routing.offline import cues, extract, quoting, ranking, words
 from routing.offline.conversation import NAME, Conversation
 from routing.offline.transcript import Sentence
 
@@ -106,7 +106,7 @@ class Insights:
     @cached_property
     def steps(self) -> list[Item]:
         """Sentences that tell what to do; ranked ones where we know no cues of the language."""
-        if self.language not in lexicon.STEP_CUES:
+        if self.language not in cues.STEPS:
             return self.best(min(5, len(self.texts)))
         return self.best(STEPS, among=lambda place: extract.is_step(self.texts[place], self.language))
 

@@ -20,7 +20,7 @@ class Checker:
         from referencing.jsonschema import specification_with
 
         dialect = schema.get("$schema", _DEFAULT) if isinstance(schema, Mapping) else _DEFAULT
-        base: Any = jsonschema.validators.validator_for({"$schema": dialect})
+        base: Any = jsonschema.validators.validator_for({"$schema": dialect}, default=jsonschema.Draft202012Validator)
         if base.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
             raise ValueError(f"unknown schema dialect {str(dialect)[:80]!r}")
         self.root: Any = dict(schema) if isinstance(schema, Mapping) else schema

@@ -189,7 +189,9 @@ def _add_up_to(builder: Builder, made: dict[str, Any], schema: Mapping[str, Any]
 
 def _names(builder: Builder, schema: Mapping[str, Any], place: Place) -> Iterator[str]:
     for pattern in schema.get("patternProperties", ()):
-        yield from patterns.examples(pattern)
+        stem = next(patterns.examples(pattern), "")
+        yield stem
+        yield from (f"{stem}{number}" for number in range(_MAX_MEMBERS) if patterns.matches(pattern, f"{stem}{number}"))
         yield from (text for size in range(1, 30) for text in patterns.examples(pattern, min_length=size))
     wanted = merging.merge({"type": "string"}, builder.flat(schema.get("propertyNames", True)))
     yield from roles.ordered_choices(wanted.get("enum", ()), place, builder.insights)

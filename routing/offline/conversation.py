@@ -75,9 +75,9 @@ def text_of(message: Message) -> str:
 def split(text: str) -> tuple[str, str]:
     """(task, material) of one user message.
 
-    A task is, in this order: what stands outside quoted blocks, a line labelled as question, a first
-    paragraph that gives an order, a last one that asks or orders, a first one that asks, the last
-    question anywhere, the last paragraph.
+    A task is what stands outside quoted blocks. Of that it is, in this order: a line labelled as question,
+    a first line that gives an order, a last paragraph that asks, a first one that asks, a last one that
+    orders, a first line that introduces the rest, the last paragraph, the last question anywhere.
     """
     blocks = [body for match in _BLOCK.finditer(text) if (body := next(filter(None, match.groups()[1:]), "")).strip()]
     outside = _BLOCK.sub("\n\n", text).strip() if blocks else text
@@ -91,7 +91,7 @@ def _split_plain(text: str) -> tuple[str, str]:
     paragraphs = [part for part in _PARAGRAPH.split(text) if part.strip()]
     if not paragraphs:
         return "", ""
-    for rule in (_labelled, _ordered_first, _asked_at_an_end, _ordered_last, _asked_anywhere):
+    for rule in _RULES:
         if found := rule(text, paragraphs):
             return found
     return (text.strip(), "") if len(text) <= _MAX_TASK else ("", text)
@@ -126,14 +126,33 @@ def _asked_at_an_end(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | 
 
 
 def _ordered_last(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
-    if len(paragraphs) > 1 and len(paragraphs[-1]) <= _MAX_TASK:
-        return paragraphs[-1].strip(), "\n\n".join(paragraphs[:-1])
-    return None
+    last = paragraphs[-1].strip()
+    orders = cues.TASK_VERB.match(last) or cues.LESSER_TASK.match(last) or cues.DIRECTIVE.match(last)
+    return (last, "\n\n".join(paragraphs[:-1])) if orders and _fits_task(paragraphs) else None
+
+
+def _introduced(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    """A first line such as "Fill in the form from these notes:"."""
+    head, _, tail = paragraphs[0].strip().partition("\n")
+    introduces = cues.LESSER_TASK.search(head) or cues.DIRECTIVE.match(head)
+    more = [tail, *paragraphs[1:]]
+    return (head.strip(), "\n\n".join(more)) if introduces and len(head) <= _MAX_TASK and any(more) else None
+
+
+def _last(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    return (paragraphs[-1].strip(), "\n\n".join(paragraphs[:-1])) if _fits_task(paragraphs) else None
+
+
+def _fits_task(paragraphs: Sequence[str]) -> bool:
+    return len(paragraphs) > 1 and len(paragraphs[-1]) <= _MAX_TASK
 
 
 def _asked_anywhere(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
     asked = _questions(text[-_LAST_PART:])
     return (asked, _without(text, asked)) if asked else None
+
+
+_RULES = (_labelled, _ordered_first, _asked_at_an_end, _ordered_last, _introduced, _last, _asked_anywhere)
 
 
 def _questions(paragraph: str) -> str:

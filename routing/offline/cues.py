@@ -17,10 +17,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 _POLITE = r"^\W*(?:please |can you |could you |now )*"
 _TASK_VERBS = _either(
     r"""
-    summar\w+ | tl;?dr | explain | describe | outline | condense | recap | sum up | list | extract |
-    analy[sz]e | translate | write | draft | generate | create | merge | combine | synthesi[sz]e | consolidate |
-    review | rate | judge | grade | verify | evaluate | classify | improve | rewrite | refine | compare |
-    identify | find | name | résum\w+ | expli\w+ | décri\w+ | fasse | fass | zusammenfass\w+ | erklär\w+ |
+    summar\w+ | tl;?dr | explain | describe | outline | condense | recap | sum up | list(?!\s*[:=]) | extract |
+    analy[sz]e | translate | write | draft(?!\s*[:=]) | generate | create | merge | combine | synthesi[sz]e | consolidate |
+    review(?!\s*[:=]) | rate(?!\s*[:=]) | judge | grade(?!\s*[:=]) | verify | evaluate | classify | improve | rewrite | refine | compare |
+    identify | find | name(?!\s*[:=]) | résum\w+ | expli\w+ | décri\w+ | fasse | fass | zusammenfass\w+ | erklär\w+ |
     resum\w+ | riassum\w+ | spiega\w*
     """
 )
@@ -32,9 +32,17 @@ _SUMMARY_WORDS = _either(
     """
 )
 TASK_VERB = _compiled(rf"{_POLITE}{_TASK_VERBS}\b|^\W*(?:请|總結|总结|概括|解释|要約|翻译)")
+_LESSER_VERBS = _either(
+    """
+    answer | calculate | convert | count | decide | determine | fill | fix | give | help | label | look | make | parse |
+    plan | produce | propose | provide | read | reply | return | show | solve | suggest | tell | turn | use | using
+    """
+)
+LESSER_TASK = _compiled(rf"{_POLITE}{_LESSER_VERBS}\b|[:：]\s*$")
 WANTS_SUMMARY = _compiled(rf"\b{_SUMMARY_WORDS}\b|总结|總結|概括|摘要|解释|要約")
 _TASK_LABELS = _either(
-    "question | query | task | instructions? | frage | pregunta | domanda | pergunta | aufgabe | tâche | 问题 | 質問 | q"
+    "question | query | task | instructions? | frage | pregunta | domanda | pergunta | aufgabe | tâche | 问题 | 質問 |"
+    " q"
 )
 _MATERIAL_LABELS = _either(
     "context | document | passages? | text | source | transcript | content | metrics | notes? | 上下文 | 文本"

@@ -259,9 +259,8 @@ _UNDECIDED = re.compile(
     re.IGNORECASE,
 )
 _APPROVING = re.compile(
-    r"^(?!.*(?:not|dis|un|in)[ _-]?(?:approv|accept|correct|valid|safe|agree))"
-    r".*(?:approv|accept|pass|^ok|^yes|^true|correct|valid|^agree|success|safe|good|lgtm|excellent|supported|entail|ready|ship|merge)",
-    re.IGNORECASE,
+    r"^(?!.*\b(?:not|no|never)\b).*\b(?:approv\w*|accept\w*|pass(?:ed|es)?|ok|okay|yes|true|correct|valid|agree[ds]?|success\w*|"
+    r"safe|good|lgtm|excellent|supported|entail\w*|ready|ship|merge)\b"
 )
 _VERDICT = _name(
     r"verdict|decision|approv(?:ed|al)|judg(?:e?ment)|vote|outcome|recommendation|winner|status|result|passed|correct"
@@ -277,12 +276,14 @@ def ordered_choices(values: Iterable[Any], place: Place, insights: Insights) -> 
     if _LANGUAGE.search(name):
         wanted = (insights.language, _ISO.get(insights.language, ""))
         return sorted(listed, key=lambda value: str(value).lower() not in wanted)
-    if _VERDICT.search(name) or insights.conversation.wants_judgement or any(map(_APPROVING.search, texts)):
-        return sorted(
-            listed, key=lambda value: (bool(_APPROVING.search(str(value))), not _UNDECIDED.search(str(value)))
-        )
+    if _VERDICT.search(name) or insights.conversation.wants_judgement or any(map(_approves, listed)):
+        return sorted(listed, key=lambda value: (_approves(value), not _UNDECIDED.search(str(value))))
     mentions = {text: _mentions(text, place, insights) for text in texts}
     return sorted(listed, key=lambda value: (-mentions[str(value)], not _UNDECIDED.search(str(value))))
+
+
+def _approves(value: Any) -> bool:
+    return bool(_APPROVING.search(snake(str(value)).replace("_", " ")))
 
 
 def mentioned_choices(values: Iterable[Any], insights: Insights) -> list[Any]:

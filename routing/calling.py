@@ -26,7 +26,9 @@ async def ask(
     deltas = transport.stream(
         provider, candidate.model, request, max_output_tokens=candidate.max_output_tokens, timeouts=timeouts
     )
-    async with health.slot(provider), aclosing(deltas):
+    # Half of the patience is for a slot, so that the one who gets it late still has time for a first token.
+    wait_seconds = None if first_token_seconds is None else first_token_seconds / 2
+    async with health.slot(provider, candidate.model, wait_seconds=wait_seconds), aclosing(deltas):
         async for delta in deltas:
             yield delta
 

@@ -80,17 +80,28 @@ def apply_document(
     """Loads a document that was read already, with the mistakes found in reading it."""
     with transaction.atomic():
         rows.lock_configuration()
-        current = _in_database(rows.load())
-        merged, found = _merge(current, document)
-        api_keys = rows.api_key_names()
-        known = set(check(current, api_keys=api_keys))
-        found = [*problems, *found, *check(merged, api_keys=api_keys)]
-        new = [problem for problem in found if problem not in known]
-        parsed = parsed or Parsed()
+        merged, found = _examine(document)
+        new, parsed = [*problems, *found], parsed or Parsed()
         if mistakes := errors(new):
             raise _refusal(mistakes, parsed, name)
         warnings = [f"{parsed.place(problem.path)}: {problem.message}" for problem in new if problem.warning]
         return Changes(_write(merged, document, by=by), warnings)
+
+
+def problems_with(data: dict[str, Any]) -> list[Problem]:
+    """What applying this plain data would be refused for, or warned of. Writes nothing."""
+    document, problems = read(data)
+    return [*problems, *_examine(document)[1]]
+
+
+def _examine(document: Document) -> tuple[Document, list[Problem]]:
+    """The configuration with the document put over it, and the problems that it would bring."""
+    current = _in_database(rows.load())
+    merged, found = _merge(current, document)
+    api_keys = rows.api_key_names()
+    known = set(check(current, api_keys=api_keys))
+    found = [*found, *check(merged, api_keys=api_keys)]
+    return merged, [problem for problem in found if problem not in known]
 
 
 def _refusal(mistakes: list[Problem], parsed: Parsed, name: str) -> InvalidInput:

@@ -261,7 +261,7 @@ class PolicyAdmin(ModelAdmin):  # type: ignore[misc]
             by = request.user.get_username()
             _told(request, lambda: policies.publish(policy, by=by), f"{policy.slug} version {policy.version} is live.")
 
-    @action(description="Save and publish")
+    @action(description="Save and publish")  # type: ignore[untyped-decorator]
     def save_and_publish(self, request: HttpRequest, obj: RoutingPolicy) -> None:
         """A button; save_related() sees that it was pressed, once the rules are written too."""
 

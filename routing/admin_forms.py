@@ -56,7 +56,7 @@ class NamesField(forms.CharField):
         return ", ".join(map(str, value)) if isinstance(value, list) else value
 
     def to_python(self, value: Any) -> Any:
-        text = super().to_python(value)
+        text = super().to_python(value) or ""
         return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]
 
     def has_changed(self, initial: Any, data: Any) -> bool:
@@ -200,7 +200,7 @@ class BudgetForm(ConfigurationForm):
         super().__init__(*args, **kwargs)
         if self.instance.pk:
             plain = rows.budget_plain(self.instance)
-            self.initial |= {"limit_usd": Decimal(plain["limit_usd"]), **plain["scope"]}
+            self.initial = {**self.initial, "limit_usd": Decimal(plain["limit_usd"]), **plain["scope"]}
 
     def clean_alert_at_percent(self) -> list[int]:
         names = self.cleaned_data["alert_at_percent"]

@@ -105,6 +105,7 @@ def _examine(document: Document) -> tuple[Document, list[Problem]]:
 
 
 def _refusal(mistakes: list[Problem], parsed: Parsed, name: str) -> InvalidInput:
+    mistakes = list(dict.fromkeys(mistakes))
     ordered = sorted(mistakes, key=lambda problem: parsed.position(problem.path))
     details = [{"place": parsed.place(problem.path), "problem": problem.message} for problem in ordered]
     return InvalidInput(
@@ -117,7 +118,7 @@ def _refusal(mistakes: list[Problem], parsed: Parsed, name: str) -> InvalidInput
 
 def _in_database(document: Document) -> Document:
     """The same with paths that say that an entry does not stand in the file."""
-    sections = {
+    sections: dict[str, Any] = {
         name: [Placed(("database", name, p.entry.slug), p.entry) for p in getattr(document, name) or ()]
         for name in ("providers", "models", "policies", "budgets")
     }

@@ -4,7 +4,7 @@ settings rows besides the admin; policies are written by `policies.py`.
 Nothing is written that is not different, so that applying what is there already wakes nobody.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -126,13 +126,20 @@ def api_key_names() -> frozenset[str]:
 
 def load_plain() -> Plain:
     """The configuration as the routing file holds it, sections and rows in a fixed order."""
-    return {
-        "providers": [_provider_plain(row) for row in Provider.objects.order_by("slug")],
-        "models": _models_plain(),
-        "policies": [policy_plain(row) for row in _policies()],
-        "budgets": _budgets_plain(),
-        "settings": _settings_plain(),
-    }
+    return {section: section_plain(section) for section in SECTIONS}
+
+
+def section_plain(section: str) -> Any:
+    """One section: a list of entries, or the settings."""
+    return SECTIONS[section]()
+
+
+def _providers_plain() -> list[Plain]:
+    return [_provider_plain(row) for row in Provider.objects.order_by("slug")]
+
+
+def _policies_plain() -> list[Plain]:
+    return [policy_plain(row) for row in _policies()]
 
 
 def _provider_plain(row: Provider) -> Plain:
@@ -217,6 +224,15 @@ def _budget_plain(row: Budget, key_names: Mapping[str, str]) -> Plain:
 def _settings_plain() -> Plain:
     row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
     return {name: _plain_value(name, getattr(row, name)) for name in SettingsEntry.model_fields}
+
+
+SECTIONS: dict[str, Callable[[], Any]] = {
+    "providers": _providers_plain,
+    "models": _models_plain,
+    "policies": _policies_plain,
+    "budgets": _budgets_plain,
+    "settings": _settings_plain,
+}
 
 
 def mentions_of(model_slug: str) -> list[str]:

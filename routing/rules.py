@@ -139,7 +139,7 @@ def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: W
             why = f"{draft.candidates[0].model.slug} has the same name and goes first: able to serve, nearest"
             draft.dropped.append(dropped(model, "preferred", why))
             continue
-        earlier = draft.dropped if draft else []
+        earlier: list[Dropped] = draft.dropped if draft else []
         rule = RuleSpec(0, EXPLICIT, When(), (model.slug,), options=RuleOptions(first_token_seconds=None))
         draft = _Draft(demand, features, snapshot, world, rule, "single", [model], earlier, ())
         draft.screen_chain()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
 from routing.configuration import (
@@ -22,10 +23,11 @@ from routing.configuration import (
     RuleEntry,
     SettingsEntry,
     WhenEntry,
-    read,
 )
 from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from routing.reading import read
 from ziggie.errors import ConfigurationError
+from ziggie.models import ApiKey
 
 MICRO = 1_000_000
 PROVIDER_COLUMNS = tuple(name for name in ProviderEntry.model_fields if name != "slug")
@@ -37,8 +39,16 @@ BUDGET_COLUMNS = ("period", "hard", "on_exhausted", "alert_at_percent", "enabled
 WHEN_LISTS = ("task_kinds", "agent_levels", "creator_tiers", "capabilities", "strategies")
 WHEN_RANGES = ("complexity", "context_tokens", "budget_left")
 SETTINGS_ID = 1
+LOCK = 7_264_001  # the advisory lock of those who change the configuration
 
 Plain = dict[str, Any]
+
+
+def lock_configuration() -> None:
+    """Until the end of the transaction nobody else changes the configuration, so that what was checked is
+    what is written."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
 
 
 # --- entries as plain data ---------------------------------------------------------------------
@@ -52,20 +62,22 @@ def plain(entry: Entry) -> Plain:
     for name, field in type(entry).model_fields.items():
         value = getattr(entry, name)
         if everything or field.is_required() or name in {"when", "chain", "live", "rules"} or value != field.default:
-            result[name] = float(value) if fractions else _plain_value(value)
+            result[name] = _plain_number(value) if fractions and value is not None else _plain_value(name, value)
     return result
 
 
-def _plain_value(value: Any) -> Any:
+def _plain_value(name: str, value: Any) -> Any:
     if isinstance(value, Entry):
         return plain(value)
     if isinstance(value, list):
-        return [_plain_value(item) for item in value]
-    if isinstance(value, Decimal):
+        return [_plain_value(name, item) for item in value]
+    if isinstance(value, Decimal) and "usd" in name:
         return money(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+    return _plain_number(value) if isinstance(value, (float, Decimal)) else value
+
+
+def _plain_number(value: Decimal | float) -> int | float:
+    return int(value) if value == int(value) else float(value)
 
 
 def money(amount: Decimal) -> str:
@@ -83,7 +95,11 @@ def load() -> Document:
 
     Raises ConfigurationError if a row holds what the routing file could not.
     """
-    document, problems = read(load_plain())
+    return _read(load_plain())
+
+
+def _read(data: Plain) -> Document:
+    document, problems = read(data)
     if problems:
         raise ConfigurationError(
             "the routing configuration in the database is damaged",
@@ -92,13 +108,24 @@ def load() -> Document:
     return document
 
 
+def policy_entry(row: RoutingPolicy) -> PolicyEntry:
+    """Raises ConfigurationError as load() does."""
+    placed = _read({"policies": [policy_plain(row)]}).policies
+    assert placed
+    return placed[0].entry
+
+
+def api_key_names() -> frozenset[str]:
+    return frozenset(ApiKey.objects.values_list("name", flat=True))
+
+
 def load_plain() -> Plain:
     """The configuration as the routing file holds it, sections and rows in a fixed order."""
     return {
         "providers": [_provider_plain(row) for row in Provider.objects.order_by("slug")],
         "models": _models_plain(),
         "policies": [policy_plain(row) for row in _policies()],
-        "budgets": [_budget_plain(row) for row in Budget.objects.order_by("slug")],
+        "budgets": _budgets_plain(),
         "settings": _settings_plain(),
     }
 
@@ -117,9 +144,8 @@ def _model_plain(row: LanguageModel, price: Price | None) -> Plain:
     values: Plain = {"slug": row.slug, "provider": row.provider.slug}
     values |= {name: getattr(row, name) for name in MODEL_COLUMNS}
     values |= {name: getattr(price, name) if price else None for name in PRICE_COLUMNS}
-    return {
-        name: _plain_value(value) for name, value in (values | {"price_origin": price.origin if price else ""}).items()
-    }
+    values["price_origin"] = price.origin if price else ""
+    return {name: _plain_value(name, value) for name, value in values.items()}
 
 
 def prices_in_force() -> dict[int, Price]:
@@ -148,7 +174,7 @@ def rule_plain(row: RoutingRule) -> Plain:
     when: Plain = {name: list(getattr(row, name)) for name in WHEN_LISTS if getattr(row, name)}
     for name in (*WHEN_RANGES, "local_queue"):
         bounds = {side: getattr(row, f"{name}_{side}", None) for side in ("above", "at_most")}
-        bounds = {side: _number(value) for side, value in bounds.items() if value is not None}
+        bounds = {side: _plain_number(value) for side, value in bounds.items() if value is not None}
         when |= {name: bounds} if bounds else {}
     result: Plain = {"name": row.name, "when": when}
     if row.pattern != "single":
@@ -157,14 +183,19 @@ def rule_plain(row: RoutingRule) -> Plain:
     return result | {name: getattr(row, name) for name in ("roles", "options") if getattr(row, name)}
 
 
-def _number(value: Any) -> int | float:
-    return float(value) if isinstance(value, Decimal) else int(value)
+def _budgets_plain() -> list[Plain]:
+    names = {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
+    return [_budget_plain(row, names) for row in Budget.objects.order_by("slug")]
 
 
-def _budget_plain(row: Budget) -> Plain:
+def _budget_plain(row: Budget, key_names: Mapping[str, str]) -> Plain:
+    """Keys are named in the file and kept by id, so that a key may be renamed."""
+    scope = dict(row.scope)
+    if "api_keys" in scope:
+        scope["api_keys"] = [key_names.get(key, key) for key in scope["api_keys"]]
     return {
         "slug": row.slug,
-        "scope": row.scope,
+        "scope": scope,
         "limit_usd": money(Decimal(row.limit_microusd) / MICRO),
         **{name: getattr(row, name) for name in BUDGET_COLUMNS},
     }
@@ -172,7 +203,7 @@ def _budget_plain(row: Budget) -> Plain:
 
 def _settings_plain() -> Plain:
     row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
-    return {name: _plain_value(getattr(row, name)) for name in SettingsEntry.model_fields}
+    return {name: _plain_value(name, getattr(row, name)) for name in SettingsEntry.model_fields}
 
 
 # --- to rows -----------------------------------------------------------------------------------
@@ -211,7 +242,12 @@ def save_budget(entry: BudgetEntry) -> bool:
 
 
 def scope_plain(entry: BudgetEntry) -> Plain:
-    return {name: value for name, value in entry.scope.model_dump().items() if value}
+    """A scope as the row keeps it."""
+    scope: Plain = {name: value for name, value in entry.scope.model_dump().items() if value}
+    if "api_keys" in scope:
+        ids = {name: str(pk) for pk, name in ApiKey.objects.values_list("pk", "name")}
+        scope["api_keys"] = [ids.get(name, name) for name in scope["api_keys"]]
+    return scope
 
 
 def save_settings(entry: SettingsEntry) -> bool:

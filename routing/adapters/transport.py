@@ -1,13 +1,14 @@
 """Moves the bytes between codecs and providers: one pooled HTTP client an event loop, deadlines, size limits.
 
-Nothing is retried here and no redirect is followed (it would carry the key elsewhere).
+Nothing is retried here and no redirect is followed (it would carry the key elsewhere). Options of every
+provider row: `connect_seconds` (3), `idle_seconds` (60; the longest pause within a streamed answer).
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ssl import SSLContext
 from typing import TypeVar
@@ -17,7 +18,7 @@ import httpx2
 
 from routing.adapters import CODECS, claude
 from routing.adapters.assembly import Assembler
-from routing.adapters.base import Codec, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import MAX_BODY_BYTES
 from routing.adapters.errors import make_error, redact
 from routing.adapters.wire import dumps
@@ -36,6 +37,8 @@ from routing.types import (
 
 T = TypeVar("T")
 
+CONNECT_SECONDS = 3.0
+IDLE_SECONDS = 60.0
 MAX_ERROR_BYTES = 256 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 STATUS_SECONDS = 5.0
@@ -43,20 +46,6 @@ STATUS_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 4.0
 _LINGER_SECONDS = 0.1
 _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of output; None: no such
-    deadline. `total_seconds`: the whole call; None: the provider's own. `idle_seconds`: between two pieces."""
-
-    first_token_seconds: float | None = None
-    total_seconds: float | None = None
-    idle_seconds: float = 60.0
-    connect_seconds: float = 3.0
-
-
-_DEFAULT = Timeouts()
 
 
 def codec_for(provider: ProviderSpec) -> Codec:
@@ -73,23 +62,25 @@ async def chat(
     request: ChatRequest,
     *,
     max_output_tokens: int | None,
-    timeouts: Timeouts = _DEFAULT,
+    first_token_seconds: float | None = None,
 ) -> ChatResult:
     """One complete answer. With a first-token deadline the answer is streamed and put together here,
     because a provider that does not stream shows its first token only with its last.
 
     Raises ProviderError or UnsupportedByProvider.
     """
-    if timeouts.first_token_seconds is not None:
+    if first_token_seconds is not None:
         assembler = Assembler()
-        deltas = stream(provider, model, request, max_output_tokens=max_output_tokens, timeouts=timeouts)
+        deltas = stream(
+            provider, model, request, max_output_tokens=max_output_tokens, first_token_seconds=first_token_seconds
+        )
         async with contextlib.aclosing(deltas):
             async for delta in deltas:
                 assembler.add(delta)
         return assembler.result()
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=False)
-    response = await _fetch(provider, sent, timeouts)
+    response = await _fetch(provider, sent, _Deadlines(provider, sent))
     with _redacted(sent):
         return codec.decode_chat(response, sent)
 
@@ -100,19 +91,20 @@ async def stream(
     request: ChatRequest,
     *,
     max_output_tokens: int | None,
-    timeouts: Timeouts = _DEFAULT,
+    first_token_seconds: float | None = None,
 ) -> AsyncGenerator[Delta, None]:
-    """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it
-    early: closing it closes the connection, which is how a provider learns to stop.
+    """The pieces of one answer as they come, the first of them within `first_token_seconds`, all of them
+    within the provider's own timeout. Wrap it in `contextlib.aclosing` where you may leave it early:
+    closing it closes the connection, which is how a provider learns to stop.
 
     Raises ProviderError or UnsupportedByProvider; a ProviderError bears the usage known so far.
     """
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=True)
-    deadlines = _Deadlines(timeouts, provider, sent)
+    deadlines = _Deadlines(provider, sent, first_token_seconds=first_token_seconds)
     with _redacted(sent):
         async with AsyncExitStack() as stack:
-            exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
+            exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent)))
             if not exchange.ok:
                 body = await _read(exchange, deadlines, MAX_ERROR_BYTES)
                 raise codec.decode_error(exchange.response(body), sent)
@@ -121,40 +113,49 @@ async def stream(
 
 
 async def embed(
-    provider: ProviderSpec, model: ModelSpec, texts: tuple[str, ...], *, timeouts: Timeouts = _DEFAULT
+    provider: ProviderSpec, model: ModelSpec, texts: tuple[str, ...], *, purpose: EmbedPurpose = "document"
 ) -> Embeddings:
-    """One vector a text, in order. Raises ProviderError or UnsupportedByProvider."""
-    if not texts:
-        return Embeddings((), model=model.name)
+    """One vector a text, in order, in as many requests as the API's limit asks for.
+
+    Raises ProviderError or UnsupportedByProvider.
+    """
     codec = codec_for(provider)
-    sent = codec.encode_embed(texts, model)
-    response = await _fetch(provider, sent, timeouts)
-    with _redacted(sent):
-        return codec.decode_embed(response, sent)
+    vectors: list[tuple[float, ...]] = []
+    tokens: int | None = 0
+    name = model.name
+    for start in range(0, len(texts), codec.embed_batch):
+        sent = codec.encode_embed(texts[start : start + codec.embed_batch], model, purpose=purpose)
+        response = await _fetch(provider, sent, _Deadlines(provider, sent))
+        with _redacted(sent):
+            batch = codec.decode_embed(response, sent)
+        vectors += batch.vectors
+        name = batch.model or name
+        tokens = None if tokens is None or batch.usage.input_tokens is None else tokens + batch.usage.input_tokens
+    if len({len(vector) for vector in vectors}) > 1:
+        raise ProviderError("protocol", "the embeddings differ in length", retryable=True)
+    return Embeddings(tuple(vectors), Usage(input_tokens=tokens), name)
 
 
-async def count_tokens(
-    provider: ProviderSpec, model: ModelSpec, request: ChatRequest, *, timeouts: Timeouts = _DEFAULT
-) -> int | None:
+async def count_tokens(provider: ProviderSpec, model: ModelSpec, request: ChatRequest) -> int | None:
     """The prompt's length as the provider counts it; None where its API does not."""
     codec = codec_for(provider)
     sent = codec.encode_count(request, model)
     if sent is None:
         return None
-    response = await _fetch(provider, sent, timeouts)
+    response = await _fetch(provider, sent, _Deadlines(provider, sent))
     with _redacted(sent):
         return codec.decode_count(response, sent)
 
 
 async def status(provider: ProviderSpec) -> ProviderStatus:
-    """A cheap check that the provider serves. Raises ProviderError if it does not."""
+    """A cheap check that the provider serves, within 5 seconds. Raises ProviderError if it does not."""
     codec = codec_for(provider)
-    timeouts = Timeouts(total_seconds=STATUS_SECONDS, connect_seconds=2.0)
+    provider = replace(provider, timeout_seconds=min(STATUS_SECONDS, provider.timeout_seconds))
     responses: list[WireResponse | None] = []
     for sent in codec.encode_status(provider):
         with _redacted(sent):
             try:
-                response = await _fetch(provider, sent, timeouts)
+                response = await _fetch(provider, sent, _Deadlines(provider, sent))
                 if not 200 <= response.status < 300:
                     raise codec.decode_error(response, sent)
                 responses.append(response)
@@ -224,11 +225,12 @@ class _Exchange:
 
 
 @asynccontextmanager
-async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> AsyncIterator[_Exchange]:
+async def _open(provider: ProviderSpec, sent: WireRequest) -> AsyncIterator[_Exchange]:
     """Sends the request and gives the response once its head is there. Raises ProviderError."""
     pool = _pool()
     # reading is bounded by _Deadlines, which know what is being waited for
-    limits = httpx2.Timeout(None, connect=timeouts.connect_seconds, pool=timeouts.connect_seconds)
+    connect = seconds_option(provider, "connect_seconds", CONNECT_SECONDS)
+    limits = httpx2.Timeout(None, connect=connect, pool=connect)
     opened: AbstractAsyncContextManager[httpx2.Response]
     if provider.kind == "anthropic" and claude.speaks(sent):
         opened = claude.open_messages(sent, pool.http, pool.claude_clients, limits)
@@ -274,19 +276,24 @@ def _translated(error: Exception, sent: WireRequest, *, began: bool) -> Provider
     return make_error("connection", "the connection broke before an answer came", sent)
 
 
+def seconds_option(provider: ProviderSpec, name: str, default: float) -> float:
+    """A number of seconds among the options of a provider row."""
+    value = provider.options.get(name)
+    return float(value) if isinstance(value, (int, float)) and value > 0 else default
+
+
 class _Deadlines:
     """How long to wait for the next thing, and what to say if it does not come."""
 
-    def __init__(self, timeouts: Timeouts, provider: ProviderSpec, sent: WireRequest) -> None:
+    def __init__(self, provider: ProviderSpec, sent: WireRequest, *, first_token_seconds: float | None = None) -> None:
         self._now = asyncio.get_running_loop().time
         start = self._now()
-        total = timeouts.total_seconds if timeouts.total_seconds is not None else provider.timeout_seconds
-        self._total, self._total_at = total, start + total
-        self._first = timeouts.first_token_seconds
-        self._first_at = start + self._first if self._first is not None else None
+        self._total, self._total_at = provider.timeout_seconds, start + provider.timeout_seconds
+        self._first = first_token_seconds
+        self._first_at = start + first_token_seconds if first_token_seconds is not None else None
         self._idle: float | None = None
-        self._idle_seconds = timeouts.idle_seconds
-        self._sent = sent
+        self._idle_seconds = seconds_option(provider, "idle_seconds", IDLE_SECONDS)
+        self.sent = sent
         self.usage: Usage | None = None
 
     def output_began(self) -> None:
@@ -301,7 +308,7 @@ class _Deadlines:
             async with asyncio.timeout_at(at):
                 return await awaitable
         except TimeoutError:
-            raise make_error("timeout", why, self._sent, usage=self.usage) from None
+            raise make_error("timeout", why, self.sent, usage=self.usage) from None
 
     def _nearest(self) -> tuple[float, str]:
         waits = [(self._total_at, f"no complete answer within {self._total:g} s")]
@@ -312,11 +319,10 @@ class _Deadlines:
         return min(waits)
 
 
-async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
+async def _fetch(provider: ProviderSpec, sent: WireRequest, deadlines: _Deadlines) -> WireResponse:
     """A complete response, within the total deadline and the size limit."""
-    deadlines = _Deadlines(timeouts, provider, sent)
     async with AsyncExitStack() as stack:
-        exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
+        exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent)))
         if exchange.ok:
             _refuse_other_content(exchange, sent)
         return exchange.response(await _read(exchange, deadlines, MAX_BODY_BYTES if exchange.ok else MAX_ERROR_BYTES))
@@ -336,7 +342,7 @@ async def _read(exchange: _Exchange, deadlines: _Deadlines, limit: int) -> bytes
 
 
 async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadlines) -> AsyncIterator[Delta]:
-    _refuse_other_content(exchange, deadlines._sent)
+    _refuse_other_content(exchange, deadlines.sent)
     chunks = exchange.chunks()
     size = 0
     while not decoder.done:
@@ -344,7 +350,7 @@ async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadl
             chunk = await deadlines.wait(anext(chunks, None))
         except httpx2.TransportError as error:
             # what had come is the best that is known of what the call has cost
-            translated = _translated(error, deadlines._sent, began=True)
+            translated = _translated(error, deadlines.sent, began=True)
             translated.usage = decoder.usage
             raise translated from None
         if chunk is None:

@@ -1,5 +1,8 @@
-"""The offline model's rooms: reading a conversation, ranking, extracting, filling a JSON schema.
+"""The offline model: answers by quoting and counting, so that work goes on when no language model can be reached.
 
-All of it is pure and deterministic: no network, no weights, no clock, no randomness. The door is
-`routing.adapters.offline`.
+All of it is pure and deterministic: no network, no key, no weights, no clock, no randomness.
 """
+
+from routing.offline.model import answer, confidence, stream
+
+__all__ = ["answer", "confidence", "stream"]

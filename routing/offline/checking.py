@@ -20,8 +20,8 @@ class Checker:
         from referencing.jsonschema import specification_with
 
         dialect = schema.get("$schema", _DEFAULT) if isinstance(schema, Mapping) else _DEFAULT
-        base = jsonschema.validators.validator_for({"$schema": dialect}, default=None)
-        if base is None:
+        base: Any = jsonschema.validators.validator_for({"$schema": dialect}, default=jsonschema.Draft202012Validator)
+        if base.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
             raise ValueError(f"unknown schema dialect {str(dialect)[:80]!r}")
         self.root: Any = dict(schema) if isinstance(schema, Mapping) else schema
         if isinstance(self.root, dict):
@@ -32,7 +32,8 @@ class Checker:
         _survey(resource)
         identity = resource.id() or ""
         self._resolver = Registry().with_resource(identity, resource).resolver(identity)
-        guarded = jsonschema.validators.extend(base, {name: guard for name, guard in _GUARDS.items() if name in base.VALIDATORS})
+        extend: Any = jsonschema.validators.extend
+        guarded = extend(base, {name: guard for name, guard in _GUARDS.items() if name in base.VALIDATORS})
         self._validator = guarded(self.root, registry=Registry())
 
     def _check_document(self, base: Any) -> None:
@@ -105,7 +106,9 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
     if isinstance(instance, dict):
         for name, value in instance.items():
             listed = name in schema.get("properties", ())
-            if not listed and not any(patterns.matches(pattern, name) for pattern in schema.get("patternProperties", ())):
+            if not listed and not any(
+                patterns.matches(pattern, name) for pattern in schema.get("patternProperties", ())
+            ):
                 yield from validator.descend(value, allowed, path=name)
 
 

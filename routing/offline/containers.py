@@ -100,7 +100,10 @@ def _pushed(schema: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     kind = schema.get("type")
     if kind not in ("integer", "number"):
         return schema
-    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    low, high = (
+        schema.get("minimum", schema.get("exclusiveMinimum")),
+        schema.get("maximum", schema.get("exclusiveMaximum")),
+    )
     if low is None and high is not None:
         return {**schema, "maximum": high - number}
     step = schema.get("multipleOf", 1)
@@ -126,10 +129,14 @@ def mapping(builder: Builder, schema: Mapping[str, Any], place: Place) -> dict[s
         made[name] = builder.build(part, place.child(name, part, claimed=claimed))
     for name in () if builder.is_lean(place) else listed:
         if name not in made and len(made) < room:
-            made |= {name: value for value in builder.tried(listed[name], place.child(name, listed[name], claimed=claimed))}
+            for value in builder.tried(listed[name], place.child(name, listed[name], claimed=claimed)):
+                made[name] = value
     _add_dependents(builder, made, schema, place)
     _add_up_to(builder, made, schema, place)
-    return {name: made[name] for name in chain((key for key in listed if key in made), (key for key in made if key not in listed))}
+    return {
+        name: made[name]
+        for name in chain((key for key in listed if key in made), (key for key in made if key not in listed))
+    }
 
 
 def _part(builder: Builder, schema: Mapping[str, Any], name: str) -> Any:
@@ -144,7 +151,11 @@ def _part(builder: Builder, schema: Mapping[str, Any], name: str) -> Any:
 
 def _add_dependents(builder: Builder, made: dict[str, Any], schema: Mapping[str, Any], place: Place) -> None:
     """What the presence of one property demands of others."""
-    demands = {**schema.get("dependencies", {}), **schema.get("dependentRequired", {}), **schema.get("dependentSchemas", {})}
+    demands = {
+        **schema.get("dependencies", {}),
+        **schema.get("dependentRequired", {}),
+        **schema.get("dependentSchemas", {}),
+    }
     for name, demand in demands.items():
         if name not in made:
             continue
@@ -154,7 +165,11 @@ def _add_dependents(builder: Builder, made: dict[str, Any], schema: Mapping[str,
                     part = _part(builder, schema, other)
                     made[other] = builder.build(part, place.child(other, part))
         elif demand is not True:
-            base = {key: value for key, value in schema.items() if key not in ("dependencies", "dependentSchemas", "dependentRequired")}
+            base = {
+                key: value
+                for key, value in schema.items()
+                if key not in ("dependencies", "dependentSchemas", "dependentRequired")
+            }
             made |= builder.build(merging.merge(base, builder.flat(demand)) | {"type": "object"}, place)
 
 
@@ -168,17 +183,22 @@ def _add_up_to(builder: Builder, made: dict[str, Any], schema: Mapping[str, Any]
             return
         if name not in made:
             part = _part(builder, schema, name)
-            made |= {name: value for value in builder.tried(part, place.child(name, part))}
+            for value in builder.tried(part, place.child(name, part)):
+                made[name] = value
 
 
 def _names(builder: Builder, schema: Mapping[str, Any], place: Place) -> Iterator[str]:
     for pattern in schema.get("patternProperties", ()):
-        yield from patterns.examples(pattern)
+        stem = next(patterns.examples(pattern), "")
+        yield stem
+        yield from (f"{stem}{number}" for number in range(_MAX_MEMBERS) if patterns.matches(pattern, f"{stem}{number}"))
         yield from (text for size in range(1, 30) for text in patterns.examples(pattern, min_length=size))
     wanted = merging.merge({"type": "string"}, builder.flat(schema.get("propertyNames", True)))
     yield from roles.ordered_choices(wanted.get("enum", ()), place, builder.insights)
     for number in range(2 * _MAX_MEMBERS):
         item = Item(f"item{number + 1}")
-        yield from builder.tried({**wanted, "minLength": max(1, wanted.get("minLength", 0))}, _element(place, wanted, item))
+        yield from builder.tried(
+            {**wanted, "minLength": max(1, wanted.get("minLength", 0))}, _element(place, wanted, item)
+        )
         if wanted.get("pattern"):
             yield from patterns.examples(wanted["pattern"], min_length=number)

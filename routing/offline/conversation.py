@@ -4,51 +4,19 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from routing.offline import transcript, words
+from routing.offline import cues, transcript, words
 from routing.offline.transcript import Sentence
 from routing.types import Message, Text, ToolResult
 
 NAME = "Offline extractive"
+_LAST_PART = 20_000  # characters in which an unmarked question is looked for
 _MAX_TASK = 1_500  # characters; longer paragraphs are material, not a task
 
-TASK_VERB = re.compile(
-    r"^\W*(?:please |can you |could you |now )*(?:summar\w+|tl;?dr|explain|describe|outline|condense|recap|sum up|list|extract|"
-    r"analy[sz]e|translate|write|draft|generate|create|merge|combine|synthesi[sz]e|consolidate|review|rate|judge|grade|verify|"
-    r"evaluate|classify|improve|rewrite|refine|compare|identify|find|name|"
-    r"résum\w+|expli\w+|décri\w+|fasse|fass|zusammenfass\w+|erklär\w+|resum\w+|riassum\w+|spiega\w*)\b|^\W*(?:请|總結|总结|概括|解释|要約|翻译)",
-    re.IGNORECASE,
-)
-_SUMMARISE = re.compile(
-    r"\b(?:summar(?:y|ies|i[sz]\w*)|tl;?dr|explain|describe|outline|condense|recap|sum up|key points|main points|takeaways|"
-    r"merge|combine|synthesi[sz]e|consolidate|digest|gist|résum\w+|expliqu\w+|zusammenfass\w+|fass\w* .*zusammen|erklär\w+|"
-    r"resum\w+|explic\w+|riassum\w+)\b|总结|總結|概括|摘要|解释|要約",
-    re.IGNORECASE,
-)
-_JUDGE = re.compile(
-    r"\bverdict\b|\bLGTM\b|\b(?:APPROVED?|REJECT(?:ED)?|PASS|FAIL)\b\W+(?:or|and|/)?\W*\b(?:APPROVED?|REJECT(?:ED)?|PASS|FAIL)\b"
-    r"|\b(?i:approve or reject|judge|grade|cast your vote|vote for)\b"
-    r"|\b(?i:score|rate)\b[^.\n]{0,60}\b(?i:from|out of|between|on a scale|0-|1-)"
-    r"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b[^.\n]{0,40}\b(?i:answer|response|draft|output|claims?|"
-    r"result|code|solution|analysis|work)\b"
-    r"|\b(?i:answer|response|draft|output|result|solution)s?\b[^.\n]{0,20}\b(?i:is|are) (?i:correct|right|acceptable|valid|better|best)\b"
-    r"|\b(?i:is|are) (?i:this|the|that|these)(?i: \w+){0,2} (?i:answers?|response|draft|output|result|solution)\b[^.\n]{0,20}\b(?i:correct|right|"
-    r"acceptable|valid|better|good|complete)\b|\b(?i:which|better) (?i:answer|response|draft)\b"
-)
-_LABELLED = re.compile(
-    r"^\W*(?:user(?:'s)? )?(?:question|query|task|instructions?|frage|pregunta|domanda|pergunta|aufgabe|tâche|问题|質問|q)\W{0,3}[:：]\W*(.*)$",
-    re.IGNORECASE | re.MULTILINE,
-)
 _BLOCK = re.compile(
     r"<([A-Za-z][\w-]{0,40})(?: [^<>\n]{0,200})?>\n?(.*?)</\1>|```[^\n`]*\n(.*?)```|\"\"\"\n?(.*?)\"\"\"", re.DOTALL
 )
+_INLINE_TASK = re.compile(r"[^\n:：]{1,200}[:：]\s*(?=\S)")
 _PARAGRAPH = re.compile(r"\n\s*\n")
-_DIRECTIVE = re.compile(
-    r"^\W*(?:you(?:'re)?\b|your (?:task|job|role|answer)|please|answer|reply|respond|"
-    r"return|use (?:the|only|these|this)|do not|don't|never|always|keep|be |write|give|cite|quote|if (?:the|you|nothing|there|no)|"
-    r"only |act as|here (?:is|are)|based on|given the|tu es|vous êtes|répond\w+|du bist|sie sind|antworte\w*|eres|responde|你是|请)",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(r"^\W*(?:context|document|passages?|text|source|transcript|content|metrics|notes?|上下文|文本)\s*[:：]\s*", re.IGNORECASE)
 _MARKER = re.compile(r"^\s*\[(\d{1,3})\](?!\()")
 _LONG_LINE = 300
 _JSON = re.compile(r"[{\[]\s*[\"{\[]")
@@ -89,23 +57,27 @@ def read(messages: Sequence[Message]) -> Conversation:
         passages=tuple(_passages(texts, last, task=task, material=material)),
         document=tuple(timed or _untimed(material or _earlier(texts, last))),
         people=transcript.speakers(stamped),
-        wants_summary=bool(_SUMMARISE.search(task)),
-        wants_judgement=bool(_JUDGE.search(task) or _JUDGE.search(system)),
+        wants_summary=bool(cues.WANTS_SUMMARY.search(task)),
+        wants_judgement=bool(cues.WANTS_JUDGEMENT.search(task) or cues.WANTS_JUDGEMENT.search(system)),
     )
 
 
 def text_of(message: Message) -> str:
     """What a message says, tool results included and thinking left out."""
-    said = (part.text if isinstance(part, Text) else part.content for part in message.parts if isinstance(part, Text | ToolResult))
+    said = (
+        part.text if isinstance(part, Text) else part.content
+        for part in message.parts
+        if isinstance(part, Text | ToolResult)
+    )
     return "\n".join(said)
 
 
 def split(text: str) -> tuple[str, str]:
     """(task, material) of one user message.
 
-    A task is, in this order: what stands outside quoted blocks, a line labelled as question, a first
-    paragraph that gives an order, a last one that asks or orders, a first one that asks, the last
-    question anywhere, the last paragraph.
+    A task is what stands outside quoted blocks. Of that it is, in this order: a line labelled as question,
+    a first line that gives an order, a last paragraph that asks, a first one that asks, a last one that
+    orders, a first line that introduces the rest, the last paragraph, the last question anywhere.
     """
     blocks = [body for match in _BLOCK.finditer(text) if (body := next(filter(None, match.groups()[1:]), "")).strip()]
     outside = _BLOCK.sub("\n\n", text).strip() if blocks else text
@@ -116,36 +88,78 @@ def split(text: str) -> tuple[str, str]:
 
 
 def _split_plain(text: str) -> tuple[str, str]:
-    if labelled := [match for match in _LABELLED.finditer(text) if match[1].strip()]:
-        match = labelled[-1]
-        return match[1].strip()[:_MAX_TASK], text[: match.start()] + text[match.end() :]
     paragraphs = [part for part in _PARAGRAPH.split(text) if part.strip()]
     if not paragraphs:
         return "", ""
-    first, last = paragraphs[0], paragraphs[-1]
+    for rule in _RULES:
+        if found := rule(text, paragraphs):
+            return found
+    return (text.strip(), "") if len(text) <= _MAX_TASK else ("", text)
+
+
+def _labelled(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    """A line such as "Question: ...", the last one if there are several."""
+    labelled = [match for match in cues.LABELLED_TASK.finditer(text) if match[1].strip()]
+    if not labelled:
+        return None
+    match = labelled[-1]
+    return match[1].strip()[:_MAX_TASK], text[: match.start()] + text[match.end() :]
+
+
+def _ordered_first(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    """A first line, or the words before a first colon, that give an order."""
+    first = paragraphs[0].lstrip()
     head, _, tail = first.partition("\n")
-    if TASK_VERB.match(head) and (tail or len(paragraphs) > 1) and len(head) <= _MAX_TASK:
+    if not cues.TASK_VERB.match(head) or len(head) > _MAX_TASK:
+        return None
+    if tail or len(paragraphs) > 1:
         return head.strip(), "\n\n".join([tail, *paragraphs[1:]])
-    if head.rstrip().endswith((":", "：")) and TASK_VERB.match(head.split(":", 1)[0]):
-        return head.strip(), "\n\n".join([tail, *paragraphs[1:]])
-    inline = re.match(r"[^\n:：]{1,200}[:：]\s+(?=\S)", first)
-    if inline and TASK_VERB.match(first):
-        return inline[0].strip(), text[text.index(first) + inline.end() :]
-    for paragraph in (last, first):
+    inline = _INLINE_TASK.match(first)
+    return (inline[0].strip(), first[inline.end() :]) if inline else None
+
+
+def _asked_at_an_end(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    for paragraph in (paragraphs[-1], paragraphs[0]):
         if len(paragraph) <= _MAX_TASK and (asked := _questions(paragraph)):
-            return asked, text.replace(asked, "\n", 1) if asked in text else _without(text, asked)
-    if len(last) <= _MAX_TASK and len(paragraphs) > 1:
-        return last.strip(), "\n\n".join(paragraphs[:-1])
-    if asked := _questions(text[-20_000:]):
-        return asked, _without(text, asked)
-    if len(last) <= _MAX_TASK:
-        return last.strip(), ""
-    return "", text
+            return asked, _without(text, asked)
+    return None
+
+
+def _ordered_last(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    last = paragraphs[-1].strip()
+    orders = cues.TASK_VERB.match(last) or cues.LESSER_TASK.match(last) or cues.DIRECTIVE.match(last)
+    return (last, "\n\n".join(paragraphs[:-1])) if orders and _fits_task(paragraphs) else None
+
+
+def _introduced(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    """A first line such as "Fill in the form from these notes:"."""
+    head, _, tail = paragraphs[0].strip().partition("\n")
+    introduces = cues.LESSER_TASK.search(head) or cues.DIRECTIVE.match(head)
+    more = [tail, *paragraphs[1:]]
+    return (head.strip(), "\n\n".join(more)) if introduces and len(head) <= _MAX_TASK and any(more) else None
+
+
+def _last(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    return (paragraphs[-1].strip(), "\n\n".join(paragraphs[:-1])) if _fits_task(paragraphs) else None
+
+
+def _fits_task(paragraphs: Sequence[str]) -> bool:
+    return len(paragraphs) > 1 and len(paragraphs[-1]) <= _MAX_TASK
+
+
+def _asked_anywhere(text: str, paragraphs: Sequence[str]) -> tuple[str, str] | None:
+    asked = _questions(text[-_LAST_PART:])
+    return (asked, _without(text, asked)) if asked else None
+
+
+_RULES = (_labelled, _ordered_first, _asked_at_an_end, _ordered_last, _introduced, _last, _asked_anywhere)
 
 
 def _questions(paragraph: str) -> str:
     """The sentences of a paragraph that ask, joined."""
-    asking = [piece for line in paragraph.splitlines() for piece in words.sentences(line) if piece.endswith(("?", "？"))]
+    asking = [
+        piece for line in paragraph.splitlines() for piece in words.sentences(line) if piece.endswith(("?", "？"))
+    ]
     return " ".join(asking)[-_MAX_TASK:]
 
 
@@ -163,10 +177,10 @@ def _passages(texts: Sequence[tuple[str, str]], last: int, *, task: str, materia
             if found := _MARKER.match(line):
                 marker = f"[{found[1]}]"
                 line = line[found.end() :].strip()  # noqa: PLW2901 - the marker is no part of the quotation
-            line = _LABEL.sub("", line)  # noqa: PLW2901 - nor is "Context:"
+            line = cues.MATERIAL_LABEL.sub("", line)  # noqa: PLW2901 - nor is "Context:"
             if not line or line.startswith(NAME) or words.terms(line) == asked:
                 continue
-            addressed = role in ("system", "user") and _DIRECTIVE.match(line)
+            addressed = role in ("system", "user") and cues.DIRECTIVE.match(line)
             yield Passage(line, marker, 0.4 if addressed else 1.0)
 
 

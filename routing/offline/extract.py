@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from routing.offline import lexicon, stopwords, words
+from routing.offline import cues, lexicon, stopwords, words
 
 _MAX_TOOLS = 12
 _MAX_SETTINGS = 15
@@ -94,7 +94,8 @@ def _name_weight(name: str, count: int, lower: set[str]) -> float:
 # --- settings --------------------------------------------------------------------------------------
 
 _NUMBER_WORD = "|".join(lexicon.NUMBER_WORDS)
-_NUMBER = rf"(?:-?\d+(?:[.,]\d+)*(?:e-?\d+)?\s?(?:%|percent\b|k\b|gb\b|mb\b|px\b|ms\b)?|(?:point|(?:{_NUMBER_WORD})\b)(?:[ -](?:point|(?:{_NUMBER_WORD})\b))*)"
+_SPOKEN = rf"(?:point|(?:{_NUMBER_WORD})\b)(?:[ -](?:point|(?:{_NUMBER_WORD})\b))*"
+_NUMBER = rf"(?:-?\d+(?:[.,]\d+)*(?:e-?\d+)?\s?(?:%|percent\b|k\b|gb\b|mb\b|px\b|ms\b)?|{_SPOKEN})"
 _PARAMETER = "|".join(re.escape(name) for name in sorted(lexicon.PARAMETERS, key=lambda name: (-len(name), name)))
 _BINDING = (
     r"(?:(?:\s*(?:[:=]|：)\s*)|(?:\s*(?:is|are|of|to|at|as|was|value|set|setting|around|about|roughly|equals?|be|should|up|down|"
@@ -113,8 +114,14 @@ def settings(sentences: Iterable[str]) -> list[tuple[str, str]]:
     found: dict[tuple[str, str], None] = {}
     for sentence in sentences:
         spans = [
-            *((match.start(), (_parameter(match[1]), _value(match[2]))) for match in _NAME_THEN_NUMBER.finditer(sentence)),
-            *((match.start(), (_parameter(match[2]), _value(match[1]))) for match in _NUMBER_THEN_NAME.finditer(sentence)),
+            *(
+                (match.start(), (_parameter(match[1]), _value(match[2])))
+                for match in _NAME_THEN_NUMBER.finditer(sentence)
+            ),
+            *(
+                (match.start(), (_parameter(match[2]), _value(match[1])))
+                for match in _NUMBER_THEN_NAME.finditer(sentence)
+            ),
             *((match.start(), ("resolution", f"{match[1]}x{match[2]}")) for match in _SIZE.finditer(sentence)),
             *((match.start(), ("sampler", match[0].lower())) for match in lexicon.SAMPLERS.finditer(sentence)),
         ]
@@ -246,8 +253,8 @@ def _overlap(one: str, other: str) -> bool:
 
 def is_step(sentence: str, language: str) -> bool:
     """True if the sentence tells what to do, or in which order, in a language whose cues we know."""
-    cues = lexicon.STEP_CUES.get(language)
-    return bool(cues and cues.search(sentence) and not sentence.rstrip().endswith(("?", "？")))
+    told = cues.STEPS.get(language)
+    return bool(told and told.search(sentence) and not sentence.rstrip().endswith(("?", "？")))
 
 
 def technicality(sentences: Sequence[str], *, tool_names: Sequence[str], setting_count: int) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from routing.offline import extract, lexicon, quoting, ranking, words
-from routing.offline.conversation import NAME, Conversation
+from routing.offline import cues, extract, quoting, ranking, words
+from routing.offline.conversation import NAME, Conversation, lines
 from routing.offline.transcript import Sentence
 
 KEY_POINTS = 8
@@ -106,7 +106,7 @@ class Insights:
     @cached_property
     def steps(self) -> list[Item]:
         """Sentences that tell what to do; ranked ones where we know no cues of the language."""
-        if self.language not in lexicon.STEP_CUES:
+        if self.language not in cues.STEPS:
             return self.best(min(5, len(self.texts)))
         return self.best(STEPS, among=lambda place: extract.is_step(self.texts[place], self.language))
 
@@ -149,8 +149,10 @@ class Insights:
     def fields(self) -> dict[str, str]:
         """What `name: value` lines state, by field_key of the name; the first line of a name counts."""
         stated: dict[str, str] = {}
-        for passage in self.conversation.passages:
-            if match := FIELD.match(passage.text):
+        # The task is searched too: a form may stand so close to its instructions that no rule tells them apart.
+        told = (*(each.text for each in self.conversation.passages), *lines(self.conversation.task))
+        for line in told:
+            if match := FIELD.match(line):
                 stated.setdefault(field_key(match[1]), match[2].strip().strip("\"'"))
         return stated
 

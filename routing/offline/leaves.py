@@ -57,7 +57,11 @@ def _proposals(proposal: str, schema: Mapping[str, Any], material: Iterable[str]
         yield neutral
     yield from (proposal, "unknown", "-")
     if "pattern" in schema:
-        yield from (proposal.lower(), proposal[:1].upper() + proposal[1:], re.sub(r"\W+", "-", proposal.lower()).strip("-"))
+        yield from (
+            proposal.lower(),
+            proposal[:1].upper() + proposal[1:],
+            re.sub(r"\W+", "-", proposal.lower()).strip("-"),
+        )
         yield from re.findall(r"\S+", proposal)[:20]
         yield from (text for text in material if len(text) >= min_length)
 
@@ -83,7 +87,9 @@ def numbers(proposal: float | None, schema: Mapping[str, Any], *, integer: bool)
         inside = _clamp(value, low, high)
         if step:
             below, above = math.floor(inside / step) * step, math.ceil(inside / step) * step
-            yield from (_plain(each, integer=integer) for each in sorted((below, above), key=lambda each: abs(each - inside)))
+            yield from (
+                _plain(each, integer=integer) for each in sorted((below, above), key=lambda each: abs(each - inside))
+            )
         else:
             yield _plain(inside, integer=integer)
 
@@ -94,7 +100,9 @@ def _bounds(schema: Mapping[str, Any], *, integer: bool) -> tuple[Fraction | Non
     low, high = max(lows, default=None), min(highs, default=None)
     open_low = low is not None and _is_open(schema, "exclusiveMinimum", "minimum", low)
     open_high = high is not None and _is_open(schema, "exclusiveMaximum", "maximum", high)
-    gap = Fraction(1) if integer else ((high - low) / 1000 if low is not None and high is not None else Fraction(1, 1000))
+    gap = (
+        Fraction(1) if integer else ((high - low) / 1000 if low is not None and high is not None else Fraction(1, 1000))
+    )
     if low is not None and integer:
         low = Fraction(math.floor(low) + 1 if open_low else math.ceil(low))
     elif low is not None and open_low:

@@ -19,7 +19,11 @@ def flatten(schema: Mapping[str, Any], resolve: Resolve, *, chain: tuple[str, ..
 
     Raises Unfillable where they contradict each other or a reference leads back to itself.
     """
-    flat = {key: value for key, value in schema.items() if key not in ("$ref", "$dynamicRef", "allOf", "$defs", "definitions")}
+    flat = {
+        key: value
+        for key, value in schema.items()
+        if key not in ("$ref", "$dynamicRef", "allOf", "$defs", "definitions")
+    }
     parts: list[tuple[Any, tuple[str, ...]]] = [(part, chain) for part in schema.get("allOf", ())]
     for reference in filter(None, (schema.get("$ref"), schema.get("$dynamicRef"))):
         if reference in chain or len(chain) > _MAX_REFERENCES:
@@ -60,7 +64,9 @@ def _properties(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, A
         merged[name] = both(mine.get(name, _elsewhere(one)), theirs.get(name, _elsewhere(other)))
     found: dict[str, Any] = {"properties": merged} if merged else {}
     if "additionalProperties" in one or "additionalProperties" in other:
-        found["additionalProperties"] = both(one.get("additionalProperties", True), other.get("additionalProperties", True))
+        found["additionalProperties"] = both(
+            one.get("additionalProperties", True), other.get("additionalProperties", True)
+        )
     return found
 
 

@@ -19,7 +19,7 @@ def matches(pattern: str, text: str) -> bool:
     Raises ValueError for what is no regular expression.
     """
     # `re` cannot be interrupted: a pattern such as (a+)+$ would hold the whole process.
-    import regex
+    import regex  # type: ignore[import-untyped]  # it ships no annotations
 
     try:
         return regex.search(pattern, text, timeout=_MATCH_SECONDS) is not None
@@ -70,6 +70,12 @@ class _Walk:
                 return self.filler
             case "IN":
                 return self._member(argument)
+            case "AT" | "ASSERT_NOT" | "ASSERT":
+                return ""
+        return self._group(operation, argument)
+
+    def _group(self, operation: str, argument: Any) -> str:
+        match operation:
             case "BRANCH":
                 return min(map(self.sequence, argument[1]), key=len)
             case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
@@ -81,8 +87,6 @@ class _Walk:
                 return self.sequence(argument)
             case "GROUPREF":
                 return self.groups[argument]
-            case "AT" | "ASSERT_NOT" | "ASSERT":
-                return ""
         raise ValueError(operation)
 
     def _repeat(self, low: int, high: int, nodes: Any) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from routing.offline import ranking, words
+from routing.offline import cues, ranking, words
 from routing.offline.conversation import NAME, Conversation, Passage
 
 NOTHING = f"{NAME}: nothing in the prompt answers this; no language model was available."
@@ -15,21 +15,21 @@ _MIN_COVERAGE = 0.3
 _AS_GOOD = 0.7  # of the best line's score: such lines are quoted beside it
 _SUMMARY_SENTENCES = 5
 
-_ASKS_NUMBER = re.compile(
-    r"\bhow (?:much|many|long|big|large|often|high|old|far|fast|full)\b|\b(?:what|which) (?:percentage|number|amount|share|size|"
-    r"rate|price|cost|temperature|year|port)\b|\bcombien\b|\bwie ?viele?\b|\bcuánt[oa]s?\b|\bquant[oiae]s?\b|多少|几个|いくつ|いくら",
-    re.IGNORECASE,
-)
 # Words that many lines of figures share, and words for what such lines call otherwise (stemmed).
-_WEAK = frozenset(map(words.stem, "use current system high low full enough overall metrics percent total many".split()))
+_GENERIC = "use current system high low full enough overall metrics percent total many"
+_WEAK = frozenset(map(words.stem, _GENERIC.split()))
 _SYNONYMS = {
     words.stem(asked): words.stem(told)
-    for asked, told in (
-        ("health", "status"), ("normally", "status"), ("fine", "status"), ("concerning", "alerts"), ("problems", "alerts"),
-        ("warnings", "alerts"), ("storage", "disk"), ("space", "disk"), ("ram", "memory"), ("processor", "cpu"),
-        ("spend", "cost"), ("spent", "cost"), ("bill", "cost"),
-    )
-}  # fmt: skip
+    for told, others in {
+        "status": "health normally fine",
+        "alerts": "concerning problems warnings",
+        "disk": "storage space",
+        "memory": "ram",
+        "cpu": "processor",
+        "cost": "spend spent bill",
+    }.items()
+    for asked in others.split()
+}
 _METRIC = re.compile(r"[\w.%/ -]{2,60}[\"']?\s*[:=]\s*[\"']?-?\d")
 _HEADING = re.compile(r"^#{1,6} |[:：]$")
 
@@ -49,7 +49,7 @@ def find(question: str, passages: Sequence[Passage], *, told: Sequence[Sequence[
     """
     told = [words.terms(each.text) for each in passages] if told is None else told
     asked = _understood(words.terms(question), told)
-    wants_number = bool(_ASKS_NUMBER.search(question))
+    wants_number = bool(cues.WANTS_NUMBER.search(question))
     scored: list[tuple[float, float, int]] = []
     for place, (score, coverage) in enumerate(ranking.relevance(asked, told, weak=_WEAK)):
         passage = passages[place]

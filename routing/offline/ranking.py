@@ -95,7 +95,8 @@ def relevance(query: Terms, lines: Sequence[Terms], *, weak: frozenset[str] = fr
     wanted = list(dict.fromkeys(query))
     frequency = Counter(term for line in lines for term in dict.fromkeys(line))
     weight = {
-        term: math.log(1 + (len(lines) + 0.5) / (frequency[term] + 0.5)) * (0.4 if term in weak else 1) for term in wanted
+        term: math.log(1 + (len(lines) + 0.5) / (frequency[term] + 0.5)) * (0.4 if term in weak else 1)
+        for term in wanted
     }
     whole = sum(value if frequency[term] else value / 2 for term, value in weight.items())
     mean_length = sum(map(len, lines)) / len(lines) if lines else 0.0

@@ -39,13 +39,22 @@ def _name(pattern: str) -> re.Pattern[str]:
 
 _LISTS: tuple[tuple[re.Pattern[str], Callable[[Insights], Sequence[Item]]], ...] = (
     # What only a reader with judgement can find is not found, which is different from "there is none".
-    (_name(r"findings?|issues?|bugs?|vulnerabilit(?:y|ies)|problems?|errors?|violations?|approvals?|corrections?"), lambda _: ()),
-    (_name(r"key_points?|highlights?|insights?|takeaways?|points?|notes|quotes?|moments?|chapters?|learnings?"), lambda on: on.key_points),
-    (_name(r"(?:workflow|action)?_?steps?|procedures?|instructions?|actions?|how_to|action_items?"), lambda on: on.steps),
-    (_name(r"tools?|software|products?|libraries|technolog(?:y|ies)|frameworks?|plugins?|apps?|entities|models"), lambda on: on.tools),
-    (_name(r"settings?|param(?:eter)?s?|configurations?|options|values"), lambda on: on.settings),
-    (_name(r"topics?|tags?|key_?words?|themes?|categor(?:y|ies)|subjects?|key_phrases|labels?|concepts"), lambda on: on.topics),
-)  # fmt: skip
+    (_name("findings?|issues?|bugs?|vulnerabilit(?:y|ies)|problems?|errors?|violations?|approvals?"), lambda _: ()),
+    (
+        _name("key_points?|highlights?|insights?|takeaways?|points?|notes|quotes?|moments?|chapters?|learnings?"),
+        lambda on: on.key_points,
+    ),
+    (_name("steps?|procedures?|instructions?|actions?|how_to|action_items?"), lambda on: on.steps),
+    (
+        _name("tools?|software|products?|libraries|technolog(?:y|ies)|frameworks?|plugins?|apps?|entities|models"),
+        lambda on: on.tools,
+    ),
+    (_name("settings?|param(?:eter)?s?|configurations?|options|values"), lambda on: on.settings),
+    (
+        _name("topics?|tags?|key_?words?|themes?|categor(?:y|ies)|subjects?|key_phrases|labels?|concepts"),
+        lambda on: on.topics,
+    ),
+)
 _DEFAULT_ITEMS = 5
 
 
@@ -63,14 +72,32 @@ def items_for(place: Place, insights: Insights) -> list[Item]:
 _SUMMARY = _name(r"summary|abstract|overview|synopsis|tl_?dr|digest|recap")
 _TITLE_NAME = _name(r"title|headline|heading|subject")
 _ANSWER = _name(r"answer|response|reply|output|result|message|text|content|completion|body")
-_REASON = _name(r"reason(?:ing|s)?|rationale|explanation|justification|comments?|feedback|critique|analysis|thoughts?|note|notes|review")
-_LANGUAGE = _name(r"language|lang|locale")
-_ITEM_TEXT = _name(r"text|sentence|quote|point|description|content|details?|body|summary|step|insight|action|instruction|message|takeaway|note|statement|evidence")  # fmt: skip
-_ITEM_NAME = _name(r"name|tool|title|label|parameter|param|setting|key|topic|tag|keyword|heading|headline|subject|software|product|option|concept")  # fmt: skip
-_ITEM_VALUE = _name(r"value|amount|number|setting_value")
-_TIME = _name(r"(?:start|begin|end|at|offset|time|timestamp)(?:_?(?:time|stamp|seconds?|secs?|s|ms|millis(?:econds)?|at))*|seconds?|secs?|ms")
-_ISO = {"english": "en", "french": "fr", "german": "de", "spanish": "es", "italian": "it", "portuguese": "pt", "dutch": "nl",
-        "chinese": "zh", "japanese": "ja"}  # fmt: skip
+_REASON = _name(
+    "reason(?:ing|s)?|rationale|explanation|justification|comments?|feedback|critique|analysis|thoughts?|notes?|review"
+)
+_LANGUAGE = _name("language|lang|locale")
+_ITEM_TEXT = _name(
+    "text|sentence|quote|point|description|content|details?|body|summary|step|insight|action|instruction|message|takeaway|"
+    "note|statement|evidence"
+)
+_ITEM_NAME = _name(
+    "name|tool|title|label|parameter|param|setting|key|topic|tag|keyword|heading|headline|subject|software|product|option|"
+    "concept"
+)
+_ITEM_VALUE = _name("value|amount|number|setting_value")
+_TIME_UNIT = "(?:_?(?:time|stamp|seconds?|secs?|s|ms|millis(?:econds)?|at))*"
+_TIME = _name(f"(?:start|begin|end|at|offset|time|timestamp){_TIME_UNIT}|seconds?|secs?|ms")
+_ISO = {
+    "english": "en",
+    "french": "fr",
+    "german": "de",
+    "spanish": "es",
+    "italian": "it",
+    "portuguese": "pt",
+    "dutch": "nl",
+    "chinese": "zh",
+    "japanese": "ja",
+}
 
 
 def carries_item(name: str) -> bool:
@@ -78,7 +105,9 @@ def carries_item(name: str) -> bool:
     return bool(_ITEM_TEXT.search(snake(name)) or _ITEM_NAME.search(snake(name)))
 
 
-_IDENTITY = _name(r"id|ids|uuid|slug|code|url|uri|link|path|file|filename|hash|version|model|provider|author|speaker|email|country|city")
+_IDENTITY = _name(
+    r"id|ids|uuid|slug|code|url|uri|link|path|file|filename|hash|version|model|provider|author|speaker|email|country|city"
+)
 
 
 def is_prose(place: Place) -> bool:
@@ -88,24 +117,37 @@ def is_prose(place: Place) -> bool:
 
 
 def text_for(place: Place, insights: Insights) -> str:
+    """What a string of that name may say; it is cut to the schema's limits elsewhere."""
     name = snake(place.name)
     if place.item:
         return _item_text(name, place, place.item)
-    if _SUMMARY.search(name):
-        return insights.summary
-    if _LANGUAGE.search(name):
-        return _ISO.get(insights.language, "und")
-    if _REASON.search(name):
-        return quoting.NO_JUDGEMENT if insights.conversation.wants_judgement else BY_STATISTICS
+    for pattern, text in _TEXTS:
+        if pattern.search(name):
+            return text(insights)
     if stated := _stated(place, insights):
         return stated
     if _TITLE_NAME.search(name):
         return _title(insights)
     if not name or _ANSWER.search(name):
         return quoting.answer(insights.conversation)[0]
+    return _told_about(place, insights)
+
+
+def _reason(insights: Insights) -> str:
+    return quoting.NO_JUDGEMENT if insights.conversation.wants_judgement else BY_STATISTICS
+
+
+_TEXTS: tuple[tuple[re.Pattern[str], Callable[[Insights], str]], ...] = (
+    (_SUMMARY, lambda insights: insights.summary),
+    (_LANGUAGE, lambda insights: _ISO.get(insights.language, "und")),
+    (_REASON, _reason),
+)
+
+
+def _told_about(place: Place, insights: Insights) -> str:
     if insights.conversation.wants_judgement:
         return UNKNOWN
-    found = insights.about(f"{name} {place.description}")
+    found = insights.about(f"{snake(place.name)} {place.description}")
     return found.text if found else UNKNOWN
 
 
@@ -141,9 +183,13 @@ def _stated(place: Place, insights: Insights) -> str:
 # --- numbers and truths ----------------------------------------------------------------------------
 
 _CONFIDENCE = _name(r"confidence|certainty|sureness")
-_SCORE = _name(r"score|rating|rank|grade|quality|probability|likelihood|similarity|stars|points|severity|priority|votes?")
-_DOUBT = _name(r"(?:needs?|requires?)_(?:human_)?(?:review|check|verification|escalation)|uncertain|unsure|low_confidence|offline|incomplete|escalate")
-_FRACTION_SAID = re.compile(r"\b0(?:\.0)?\s*(?:-|–|to|and|\.\.)\s*1(?:\.0)?\b(?!\d|\.[1-9]|%)")  # noqa: RUF001
+_SCORE = _name(
+    r"score|rating|rank|grade|quality|probability|likelihood|similarity|stars|points|severity|priority|votes?"
+)
+_DOUBT = _name(
+    r"(?:needs?|requires?)_(?:human_)?(?:review|check|verification|escalation)|uncertain|unsure|low_confidence|offline|incomplete|escalate"
+)
+_FRACTION_SAID = re.compile(r"\b0(?:\.0)?\s*(?:-|–|to|and|\.\.)\s*1(?:\.0)?\b(?!\d|\.[1-9]|%)")
 _DIGITS = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
@@ -154,7 +200,9 @@ def is_confidence(name: str) -> bool:
 def is_fraction(schema: Any, place: Place) -> bool:
     """True if a confidence here runs from 0 to 1 rather than to 100."""
     high = schema.get("maximum", schema.get("exclusiveMaximum"))
-    return (isinstance(high, int | float) and high <= 1) or (high is None and bool(_FRACTION_SAID.search(place.description)))
+    return (isinstance(high, int | float) and high <= 1) or (
+        high is None and bool(_FRACTION_SAID.search(place.description))
+    )
 
 
 def number_for(place: Place, insights: Insights, schema: Any) -> float | None:
@@ -211,11 +259,12 @@ _UNDECIDED = re.compile(
     re.IGNORECASE,
 )
 _APPROVING = re.compile(
-    r"^(?!.*(?:not|dis|un|in)[ _-]?(?:approv|accept|correct|valid|safe|agree))"
-    r".*(?:approv|accept|pass|^ok|^yes|^true|correct|valid|^agree|success|safe|good|lgtm|excellent|supported|entail|ready|ship|merge)",
-    re.IGNORECASE,
+    r"^(?!.*\b(?:not|no|never)\b).*\b(?:approv\w*|accept\w*|pass(?:ed|es)?|ok|okay|yes|true|correct|valid|agree[ds]?|success\w*|"
+    r"safe|good|lgtm|excellent|supported|entail\w*|ready|ship|merge)\b"
 )
-_VERDICT = _name(r"verdict|decision|approv(?:ed|al)|judg(?:e?ment)|vote|outcome|recommendation|winner|status|result|passed|correct")
+_VERDICT = _name(
+    r"verdict|decision|approv(?:ed|al)|judg(?:e?ment)|vote|outcome|recommendation|winner|status|result|passed|correct"
+)
 
 
 def ordered_choices(values: Iterable[Any], place: Place, insights: Insights) -> list[Any]:
@@ -227,10 +276,14 @@ def ordered_choices(values: Iterable[Any], place: Place, insights: Insights) -> 
     if _LANGUAGE.search(name):
         wanted = (insights.language, _ISO.get(insights.language, ""))
         return sorted(listed, key=lambda value: str(value).lower() not in wanted)
-    if _VERDICT.search(name) or insights.conversation.wants_judgement or any(map(_APPROVING.search, texts)):
-        return sorted(listed, key=lambda value: (bool(_APPROVING.search(str(value))), not _UNDECIDED.search(str(value))))
+    if _VERDICT.search(name) or insights.conversation.wants_judgement or any(map(_approves, listed)):
+        return sorted(listed, key=lambda value: (_approves(value), not _UNDECIDED.search(str(value))))
     mentions = {text: _mentions(text, place, insights) for text in texts}
     return sorted(listed, key=lambda value: (-mentions[str(value)], not _UNDECIDED.search(str(value))))
+
+
+def _approves(value: Any) -> bool:
+    return bool(_APPROVING.search(snake(str(value)).replace("_", " ")))
 
 
 def mentioned_choices(values: Iterable[Any], insights: Insights) -> list[Any]:

@@ -18,7 +18,7 @@ from routing.offline.roles import Place
 _MAX_VISITS = 6_000
 _LEAN_VISITS = 2_000  # from here on only what is required
 _LEAN_DEPTH = 8
-_MAX_DEPTH = 40
+_MAX_DEPTH = 60  # builds within builds; branches and references count too
 _CONFIDENCE_LIMIT = 70.0
 _MARKED_LENGTH = 60  # a shorter string has no room for the model's name
 _INFERRED = {
@@ -47,6 +47,9 @@ def fill(schema: Mapping[str, Any] | bool, insights: Insights, *, items: int = 1
         except Unfillable as error:
             problem = error
             continue
+        except RecursionError:
+            problem = Unfillable("the schema is too deep")
+            continue
         if checker.accepts(checker.root, value):
             return _signed(value, checker)
     raise problem
@@ -70,6 +73,7 @@ class _Walk:
         self.items = items
         self.lean = lean
         self.visits = 0
+        self.nesting = 0
 
     def is_lean(self, place: Place) -> bool:
         return self.lean or place.depth > _LEAN_DEPTH or self.visits > _LEAN_VISITS
@@ -79,12 +83,16 @@ class _Walk:
         self.visits += 1
         if self.visits > _MAX_VISITS:
             raise TooComplex("the schema has too many branches")
-        if schema is False or place.depth > _MAX_DEPTH:
+        if schema is False or self.nesting > _MAX_DEPTH:
             raise Unfillable("nothing may stand here")
-        whole = self.flat(schema)
-        for candidate in self._candidates(whole, place):
-            if self.checker.accepts(whole, candidate):
-                return candidate
+        self.nesting += 1
+        try:
+            whole = self.flat(schema)
+            for candidate in self._candidates(whole, place):
+                if self.checker.accepts(whole, candidate):
+                    return candidate
+        finally:
+            self.nesting -= 1
         raise Unfillable(f"no value fits {place.name or 'the schema'!r}")
 
     def tried(self, schema: Any, place: Place) -> Iterator[Any]:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from routing.offline import words
 
-_STAMPED = re.compile(
-    r"^\s*\[(?:(\d{1,3}):)?(\d{1,3}):(\d{2})(?:[.,]\d{1,3})?(?:\s*(?:-->|-|–)\s*[\d:.,]+)?\]\s*(.*)$"  # noqa: RUF001
-)
+_STAMPED = re.compile(r"^\s*\[(?:(\d{1,3}):)?(\d{1,3}):(\d{2})(?:[.,]\d{1,3})?(?:\s*(?:-->|-|–)\s*[\d:.,]+)?\]\s*(.*)$")
 _NOISE = re.compile(r"^(?:[-–>\s]*[(\[（【♪][^)\]）】♪]*[)\]）】♪]\s*)+$|^[\W_]*$")
 _MARKUP = re.compile(r"^\s*(?:</?\w[^>]*>|`{3,}\w*|\"{3}|-{3,})\s*$")
 _LEADING = re.compile(r"^(?:[-–•>]+\s*)+")

@@ -118,10 +118,15 @@ class System:
     def client(self, key: str) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30.0)
 
-    def staff_client(self) -> httpx2.Client:
+    @contextmanager
+    def staff_client(self) -> Iterator[httpx2.Client]:
         """A client with the session of the first staff login."""
+        with httpx2.Client(base_url=self.url, timeout=30.0, follow_redirects=True) as client:
+            self._log_in(client)
+            yield client
+
+    def _log_in(self, client: httpx2.Client) -> None:
         assert self.login is not None
-        client = httpx2.Client(base_url=self.url, timeout=30.0, follow_redirects=True)
         page = client.get("/login/")
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
         assert token is not None
@@ -130,7 +135,6 @@ class System:
         answer = client.post("/login/", data=form, headers={"Referer": f"{self.url}/login/"})
         assert answer.status_code == 200, answer.text[:500]
         assert "sessionid" in client.cookies
-        return client
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection[Any]]:

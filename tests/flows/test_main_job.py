@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import websockets
 from jsonschema import Draft202012Validator
@@ -140,8 +141,6 @@ def test_a_bad_transcript_gets_one_clear_error_and_leaves_nothing(
 def test_pages_are_for_staff_and_show_the_analysis(system: System, key: str) -> None:
     video = post_video(system, key, title="Seen by <staff>")
     analysed(system, key, video["id"])
-    import httpx2
-
     for path in ("/", "/runs/", "/knowledge/", f"/knowledge/videos/{video['id']}/"):
         assert httpx2.get(system.url + path).status_code == 302
     with system.staff_client() as client:

@@ -138,6 +138,7 @@ SRT_HEAD = b"1\n00:00:01,000 --> 00:00:02,000\n"
         ("a.json", b"", lambda: b"[],"),
         ("a.json", b'[{"a":"', lines_of("\\\\")),
         ("a.xml", b"<transcript>", lambda: b"<a>"),
+        ("a.xml", b"<transcript ", lambda: b"".join(b'a%d="1" ' % n for n in range(1_500_000))),
         ("a.xml", b"<transcript><text start='0'>", lines_of("&lt;")),
     ],
 )

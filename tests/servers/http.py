@@ -69,10 +69,10 @@ class HTTPServer:
     def __init__(self, handler: Handler, *, port: int = 0) -> None:
         self.url = ""
         self.port = port
+        self.connections = 0  # accepted so far
         self.disconnects = 0  # clients that left before their answer was complete
         self._handler = handler
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
 
@@ -101,21 +101,20 @@ class HTTPServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # all of them: a connection accepted a moment ago has a task that has not run yet
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        self.connections += 1
         try:
             while exchange := await _read_request(reader, writer):
                 await self._answer(exchange, reader)
         except (Disconnect, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
 
     async def _answer(self, exchange: Exchange, reader: asyncio.StreamReader) -> None:

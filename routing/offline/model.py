@@ -11,11 +11,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from routing.offline import conversation, quoting, words
-from routing.offline.insights import MAX_CONFIDENCE, MIN_CONFIDENCE, Insights
+from routing.offline.insights import MAX_CONFIDENCE, MIN_CONFIDENCE, Insights, snake
 from routing.offline.leaves import Unfillable
-from routing.offline.roles import snake
 from routing.offline.schema import fill
-from routing.types import ChatRequest, ChatResult, Delta, Image, ProviderError, StopReason, Text, UnsupportedByProvider, Usage
+from routing.tokens import estimate_tokens
+from routing.types import (
+    ChatRequest,
+    ChatResult,
+    Delta,
+    Image,
+    ProviderError,
+    StopReason,
+    Text,
+    UnsupportedByProvider,
+    Usage,
+)
 
 MODEL = "offline-extractive"
 MAX_CHARACTERS = 4_000_000
@@ -41,7 +51,7 @@ def answer(request: ChatRequest) -> ChatResult:
     return ChatResult(
         parts=(Text(text),),
         stop_reason=stop_reason,
-        usage=Usage(sum(map(_tokens, texts)), _tokens(text), estimated=_ESTIMATED),
+        usage=Usage(sum(map(estimate_tokens, texts)), estimate_tokens(text), estimated=_ESTIMATED),
         model=MODEL,
         response_id=f"offline-{hashlib.sha256(text.encode()).hexdigest()[:24]}",
     )
@@ -114,7 +124,7 @@ def _json_answer(request: ChatRequest) -> str:
             text = _dumped(fill(request.json_schema, insights, items=items))
         except (Unfillable, ValueError) as error:
             raise ProviderError("bad_request", f"offline extractive: {error}", retryable=False) from error
-        if request.max_output_tokens is None or _tokens(text) <= request.max_output_tokens:
+        if request.max_output_tokens is None or estimate_tokens(text) <= request.max_output_tokens:
             break
     return text
 
@@ -130,14 +140,10 @@ def _ended(text: str, request: ChatRequest) -> tuple[str, StopReason]:
     stops = [place for stop in request.stop if stop and (place := text.find(stop)) >= 0]
     text = text[: min(stops, default=len(text))]
     limit = request.max_output_tokens
-    if limit is None or _tokens(text) <= limit:
+    if limit is None or estimate_tokens(text) <= limit:
         return text, "stop"
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _tokens(text[:middle]) <= limit else (low, middle - 1)
+        low, high = (middle, high) if estimate_tokens(text[:middle]) <= limit else (low, middle - 1)
     return text[:low], "length"
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text) // 4)

@@ -484,3 +484,18 @@ class UsageRollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.model}"
+
+
+class RateBucket(models.Model):
+    """What an API key used in one second, over all processes: the sliding windows of limits.py."""
+
+    api_key_id = models.UUIDField()
+    second = models.BigIntegerField(help_text="Unix time")
+    requests = models.IntegerField(default=0)
+    tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["api_key_id", "second"], name="bucket_of_second")]
+
+    def __str__(self) -> str:
+        return f"{self.api_key_id} {self.second}"

@@ -7,7 +7,7 @@ kept on the receipt, so that a decision can be made again long after the texts a
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from routing.tokens import estimate_tokens
@@ -70,6 +70,9 @@ class Demand:
         return int.from_bytes(digest, "big") % BUCKETS
 
 
+FIELDS = tuple(item.name for item in fields(Demand))
+
+
 def measure(request: ChatRequest) -> Demand:
     """Raises InvalidInput for a hint that cannot be meant. Takes time in proportion to the texts."""
     hints = request.hints
@@ -114,9 +117,10 @@ def to_json(demand: Demand) -> dict[str, Any]:
 
 
 def from_json(kept: Mapping[str, Any]) -> Demand:
-    """Raises TypeError for a receipt that lacks a field."""
-    sets = {name: frozenset(kept[name]) for name in ("needs", "estimated") if name in kept}
-    return Demand(**{**kept, **sets})
+    """What else the receipt keeps there is passed over. Raises TypeError for a receipt that lacks a field."""
+    known: dict[str, Any] = {name: kept[name] for name in FIELDS if name in kept}
+    sets = {name: frozenset(known[name]) for name in ("needs", "estimated") if name in known}
+    return Demand(**{**known, **sets})
 
 
 def _check(hints: Hints) -> None:

@@ -11,7 +11,7 @@ A request that bears a `call_id` is answered and paid once, however often it is 
 import asyncio
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.kept_calls import answered, forget, fresh_id
+from routing.rerun import circumstances, limited
 from routing.types import ChatRequest, Hints, ModelSpec, Plan, Routed, Snapshot, message
 from ziggie import live
 from ziggie.background import background_loop
@@ -86,8 +87,9 @@ async def open_call(
     demand = measure(request)
     for chance in range(1, PLANS + 1):
         configuration = await snapshot.acurrent()
-        plan = rules.decide(demand, _limited(configuration, allowed_models), await health.world(configuration))
-        decision = receipts.decision(request, demand, plan)
+        world = await health.world(configuration)
+        plan = rules.decide(demand, limited(configuration, allowed_models), world)
+        decision = receipts.decision(request, demand, plan, circumstances(configuration, world, allowed_models))
         try:
             hold = await ledger.reserve(
                 call_id,
@@ -102,20 +104,6 @@ async def open_call(
                 raise
     walk = Walk(plan, request, caller, Breakers(), deadline=started + longest)
     return OpenCall(call_id, request, demand, configuration, plan, decision, hold, walk, started)
-
-
-def _limited(configuration: Snapshot, allowed_models: frozenset[str]) -> Snapshot:
-    """The configuration as a caller who may use only some models sees it."""
-    if not allowed_models:
-        return configuration
-    return replace(
-        configuration,
-        models={slug: model for slug, model in configuration.models.items() if slug in allowed_models},
-        by_name={
-            name: tuple(model for model in models if model.slug in allowed_models)
-            for name, models in configuration.by_name.items()
-        },
-    )
 
 
 def why_no_answer(call: OpenCall) -> RoutingError:

@@ -189,6 +189,13 @@ def test_the_largest_event_with_data_still_fits_into_one_notification(read: Any)
     assert frames()[0]["data"]["error"] == "é" * 2_600
 
 
+@pytest.mark.django_db(transaction=True)
+def test_text_that_has_no_utf8_does_not_stop_an_event(read: Any) -> None:
+    frames = read("runs")
+    publish(error="half \ud83d a pair\x00")
+    assert frames()[0]["data"]["error"] == "half ? a pair\x00"
+
+
 @pytest.mark.parametrize(
     ("topics", "type_", "data", "says"),
     [

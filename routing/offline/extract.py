@@ -98,8 +98,8 @@ _SPOKEN = rf"(?:point|(?:{_NUMBER_WORD})\b)(?:[ -](?:point|(?:{_NUMBER_WORD})\b)
 _NUMBER = rf"(?:-?\d+(?:[.,]\d+)*(?:e-?\d+)?\s?(?:%|percent\b|k\b|gb\b|mb\b|px\b|ms\b)?|{_SPOKEN})"
 _PARAMETER = "|".join(re.escape(name) for name in sorted(lexicon.PARAMETERS, key=lambda name: (-len(name), name)))
 _BINDING = (
-    r"(?:(?:\s*(?:[:=]|：)\s*)|(?:\s*(?:is|are|of|to|at|as|was|value|set|setting|around|about|roughly|equals?|be|should|up|down|"
-    r"here|again|de|à|est|sur|auf|ist|von|en|es|a|设为|设置为|为|是|到)\b\s*){0,4}\s*)"
+    r"(?:\s+(?:is|are|of|to|at|as|was|value|set|setting|around|about|roughly|equals?|be|should|up|down|here|again|de|à|est|sur|"
+    r"auf|ist|von|en|es)\b){0,4}\s*(?:[:=：]|设为|设置为|为|是|到)?\s*"
 )
 _WORD_EDGE = r"(?<![^\W_])"
 _NAME_THEN_NUMBER = re.compile(rf"{_WORD_EDGE}({_PARAMETER}){_BINDING}({_NUMBER})(?![\w])", re.IGNORECASE)

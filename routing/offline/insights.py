@@ -60,7 +60,7 @@ class Insights:
 
     @cached_property
     def terms(self) -> list[list[str]]:
-        return [words.terms(text) for text in self.texts]
+        return [words.subject_terms(text) for text in self.texts]
 
     @cached_property
     def language(self) -> str:
@@ -68,7 +68,7 @@ class Insights:
 
     @cached_property
     def scores(self) -> list[float]:
-        return ranking.centrality(self.terms)
+        return ranking.importance(self.texts)
 
     def best(self, count: int, *, among: Callable[[int], bool] = lambda place: True) -> list[Item]:
         """The `count` top-ranked distinct sentences in the order of the text."""

@@ -195,8 +195,10 @@ def test_a_schema_of_contradictions_is_filled_or_refused_as_a_bad_request(schema
     try:
         filled(schema)
     except ProviderError as error:
-        assert error.kind == "bad_request"
-        assert not error.retryable
+        problem = (error.kind, error.retryable)
+    else:
+        problem = ("bad_request", False)
+    assert problem == ("bad_request", False)
 
 
 # --- single keywords ---------------------------------------------------------------------------------

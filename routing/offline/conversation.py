@@ -72,7 +72,8 @@ class Conversation:
     def wants_judgement(self) -> bool:
         """True if an opinion on somebody's work is asked for. Beside a transcript only plain words count:
         whoever analyses one is told to check and to rate many things."""
-        orders = [self.task, *(text for role, text in self._texts if role == "system")]
+        told = _blocks(self._texts[self._last][1])[1].strip().splitlines() if self._texts else []
+        orders = [self.task, *told[:1], *told[-1:], *(text for role, text in self._texts if role == "system")]
         cue = cues.DEMANDS_VERDICT.search
         return any(cue(order) or (not self._timed[1] and cues.WANTS_JUDGEMENT.search(order)) for order in orders)
 

@@ -23,7 +23,7 @@ _TASK_VERBS = _either(
     zusammenfass\w+ | erklär\w+ | resum\w+ | riassum\w+ | spiega\w*
     """
 )
-_VERBS_AND_NOUNS = _either("draft | grade | list | name | rate | review")
+_VERBS_AND_NOUNS = _either("draft | grade | list | name | rate | review | score")
 _SUMMARY_WORDS = _either(
     r"""
     summar(?:y|ies|i[sz]\w*) | tl;?dr | explain | describe | outline | condense | recap | sum up | key points |
@@ -86,8 +86,8 @@ DEMANDS_VERDICT = re.compile(
 WANTS_JUDGEMENT = re.compile(
     r"\b(?i:judge|grade)\b"
     r"|\b(?i:score|rate)\b(?! (?i:your|the) confidence)[^.\n]{0,60}\b(?i:from|out of|between|on a scale|0-|1-)"
-    rf"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b[^.\n]{{0,40}}\b{_JUDGED}\b"
-    rf"|\b{_JUDGED}\b[^.\n]{{0,20}}\b(?i:is|are) {_GOOD}\b"
+    rf"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b(?![^.\n]{{0,40}}\byour\b)[^.\n]{{0,40}}\b{_JUDGED}\b"
+    rf"|(?<!your )\b{_JUDGED}\b[^.\n]{{0,20}}\b(?i:is|are) {_GOOD}\b"
     rf"|\b(?i:is|are) (?i:this|the|that|these)(?: \w+){{0,2}} {_JUDGED}\b[^.\n]{{0,20}}\b{_GOOD}\b"
     r"|\b(?i:which|better) (?i:answer|response|draft)\b"
 )

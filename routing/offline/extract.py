@@ -38,16 +38,16 @@ def _capitalised(sentences: Sequence[str], *, people: Iterable[str]) -> dict[str
     capitals = sum(count for word, count in written.items() if word[0].isupper())
     if capitals > 0.5 * written.total():
         return {}  # titles and shouted captions capitalise everything
-    persons = {part.lower() for name in people for part in (name, *name.split())}
+    never = lexicon.NOT_TOOLS | {part.lower() for name in people for part in (name, *name.split())}
     places: Counter[str] = Counter()
     for sentence in sentences:
         places.update(_mid_sentence_names(sentence))
     scores: dict[str, float] = {}
     for name, count in places.items():
-        everyday = lexicon.NOT_TOOLS | persons | (stopwords.ALL if not _ACRONYM.match(name) else frozenset())
-        if not name or name.lower() in everyday or (weight := _name_weight(name, count, lower)) == 0:
-            continue
-        scores[name] = weight
+        ordinary = name.lower() in stopwords.ALL and not _ACRONYM.match(name)
+        weight = _name_weight(name, max(count, written[name]), lower)
+        if name and weight and not ordinary and name.lower() not in never:
+            scores[name] = weight
     return scores
 
 

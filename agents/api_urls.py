@@ -1,12 +1,12 @@
-"""Addresses below /api/agents."""
+"""Addresses below /api/."""
 
 from django.urls import path
 
 from agents import api
 
 urlpatterns = [
-    path("", api.Agents.as_view()),
-    path("/runs", api.Runs.as_view()),
-    path("/runs/<uuid:pk>", api.RunDetail.as_view()),
-    path("/runs/<uuid:pk>/cancel", api.RunCancel.as_view()),
+    path("agents", api.Agents.as_view()),
+    path("agents/runs", api.Runs.as_view()),
+    path("agents/runs/<uuid:pk>", api.RunDetail.as_view()),
+    path("agents/runs/<uuid:pk>/cancel", api.RunCancel.as_view()),
 ]

@@ -92,6 +92,10 @@ class Video(LeasedRow):
     def tier(self) -> str:
         return self.priority or self.creator.tier
 
+    def newest_analysis(self) -> "Analysis | None":
+        """The analysis of the latest finished round; free of queries where `analyses` is prefetched."""
+        return max(self.analyses.all(), key=lambda analysis: analysis.round, default=None)
+
 
 class VideoTranscript(models.Model):
     """What is said in a video, as parsed. `segments` is the JSON form of knowledge.transcripts.Transcript."""

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from knowledge.models import TIERS, Analysis, Creator, Video, VideoTranscript
+from knowledge.models import TIERS, Creator, Video, VideoTranscript
 from knowledge.transcripts import Transcript
 from routing.pricing import usd
 from ziggie import live, queue
@@ -136,13 +136,9 @@ def request_analysis(video: Video, *, wake_worker: bool = True) -> None:
             queue.enqueue(analyse_video, str(video.pk))
 
 
-def latest_analysis(video: Video) -> Analysis | None:
-    return video.analyses.order_by("-round").first()
-
-
 def announce(video: Video) -> None:
     """Tells open pages what a video's row says now."""
-    analysis = latest_analysis(video) if video.state in ("analysed", "needs_review") else None
+    analysis = video.newest_analysis() if video.state in ("analysed", "needs_review") else None
     live.publish(
         ["videos", f"video:{video.pk}"],
         "video.changed",

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from knowledge.models import TIERS, Creator, Video
 from knowledge.transcripts import parse
-from knowledge.videos import NewVideo, add_video, latest_analysis, request_analysis
+from knowledge.videos import NewVideo, add_video, request_analysis
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import staff_page
 
@@ -60,7 +60,7 @@ def video_body(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _video_context(video: Video) -> dict[str, object]:
     return {
         "video": video,
-        "analysis": latest_analysis(video),
+        "analysis": video.newest_analysis(),
         "transcript": getattr(video, "transcript", None),
         "can_analyse": video.state not in ("queued", "analysing", "fetching"),
     }

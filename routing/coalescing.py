@@ -95,7 +95,7 @@ class Lane(Generic[Item, Result]):
                 batch = self._patient(batch, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-            except Exception as error:
+            except Exception as error:  # whatever one item did, the others must be served
                 await self._isolate(batch, error)
                 return
             else:
@@ -120,7 +120,7 @@ class Lane(Generic[Item, Result]):
         if self._repair is not None:
             try:
                 (result,) = await self._attempt([self._repair(item)])
-            except Exception as second:
+            except Exception as second:  # goes to the one who waits for it
                 error = second
             else:
                 future.set_result(result)

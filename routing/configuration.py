@@ -1,25 +1,19 @@
-"""The shape of routing configuration: what may stand in the routing file, the catalogue and a REST body.
+"""The shape of routing configuration: what may stand in the routing file, the catalogue and a REST body."""
 
-`read()` turns plain data into a Document and reports every mistake of shape with its path; what fits
-is kept, so that `validation.py` finds the mistakes of meaning in the same run. Nothing here touches
-the database.
-"""
-
-import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from routing.models import MAX_PRICE
 
 Path = tuple[str | int, ...]
 
 MAX_PROBLEMS = 200
-MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 50, 500, 500
+MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20, 500, 500
+MAX_RULES_IN_ALL, MAX_KEYS = 1_000, 50
 MAX_REQUEST_SECONDS = 3600
 BIG = 2_147_483_647  # the database's integer
 
@@ -160,10 +154,10 @@ class RolesEntry(Entry):
     verifier: ModelSlug | None = None
     draft: ModelSlug | None = None
     refiner: ModelSlug | None = None
-    members: Chain = []
+    members: Annotated[list[ModelSlug], Field(max_length=8)] = []
     synthesiser: ModelSlug | None = None
     vote: bool | None = None
-    rounds: Annotated[int, Field(ge=1, le=10)] | None = None
+    rounds: Annotated[int, Field(ge=1, le=5)] | None = None
 
 
 class OptionsEntry(Entry):
@@ -247,146 +241,3 @@ class Document:
     budgets: list[Placed[BudgetEntry]] | None = None
     settings: Placed[SettingsEntry] | None = None
     damaged: frozenset[str] = field(default_factory=frozenset)
-
-
-SECTIONS: dict[str, tuple[type[Entry], int]] = {
-    "providers": (ProviderEntry, MAX_PROVIDERS),
-    "models": (ModelEntry, MAX_MODELS),
-    "policies": (PolicyEntry, MAX_POLICIES),
-    "budgets": (BudgetEntry, MAX_BUDGETS),
-}
-ROLE_NAMES = frozenset(RolesEntry.model_fields)
-
-
-def read(data: Any) -> tuple[Document, list[Problem]]:
-    """A document from plain data (what a YAML, JSON or TOML reader gives), and every mistake of shape."""
-    if not isinstance(data, dict):
-        return Document(), [Problem((), "should be a mapping with providers, models, policies, budgets, settings")]
-    problems = [
-        Problem((str(key),), f"unknown section; known are {', '.join([*SECTIONS, 'settings'])}")
-        for key in data
-        if key not in SECTIONS and key != "settings"
-    ]
-    damaged: set[str] = set()
-    sections: dict[str, Any] = {
-        name: _section(name, data[name], problems, damaged) for name in SECTIONS if name in data
-    }
-    if "settings" in data:
-        sections["settings"] = _salvage(SettingsEntry, data["settings"], ("settings",), problems)
-    return Document(**sections, damaged=frozenset(damaged)), problems[:MAX_PROBLEMS]
-
-
-def _section(name: str, raw: Any, problems: list[Problem], damaged: set[str]) -> list[Placed[Any]]:
-    kind, limit = SECTIONS[name]
-    placed: list[Placed[Any]] = []
-    for path, item in _items(raw, (name,), limit, problems):
-        entry = _policy(item, path, problems) if kind is PolicyEntry else _salvage(kind, item, path, problems)
-        if entry is not None:
-            placed.append(entry)
-        elif isinstance(item, dict) and isinstance(item.get("slug"), str):
-            damaged.add(item["slug"])
-    return placed
-
-
-def _items(raw: Any, path: Path, limit: int, problems: list[Problem]) -> Iterator[tuple[Path, Any]]:
-    if not isinstance(raw, list):
-        problems.append(Problem(path, "should be a list"))
-    elif len(raw) > limit:
-        problems.append(Problem(path, f"holds {len(raw)} entries; at most {limit} are allowed"))
-    else:
-        yield from (((*path, index), item) for index, item in enumerate(raw))
-
-
-def _policy(raw: Any, path: Path, problems: list[Problem]) -> Placed[PolicyEntry] | None:
-    """A policy whose damaged rules stay in place as far as they can be read, so that rules keep their numbers."""
-    if not isinstance(raw, dict):
-        problems.append(Problem(path, "should be a mapping"))
-        return None
-    header = _salvage(PolicyEntry, {key: raw[key] for key in raw if key != "rules"}, path, problems)
-    rules = [
-        _salvage(RuleEntry, _with_roles(item), rule_path, problems)
-        for rule_path, item in _items(raw.get("rules", []), (*path, "rules"), MAX_RULES, problems)
-    ]
-    if header is None:
-        return None
-    nameless = RuleEntry.model_construct(name="")
-    entry = header.entry.model_copy(update={"rules": [rule.entry if rule else nameless for rule in rules]})
-    return Placed(path, entry)
-
-
-def _with_roles(rule: Any) -> Any:
-    """Roles may also stand beside the chain (`verifier: M`); they are moved to where they belong."""
-    if not isinstance(rule, dict) or not ROLE_NAMES & rule.keys() or not isinstance(rule.get("roles", {}), dict):
-        return rule
-    beside = {key: rule[key] for key in rule if key in ROLE_NAMES and key not in rule.get("roles", {})}
-    rest = {key: value for key, value in rule.items() if key not in beside}
-    return {**rest, "roles": {**rule.get("roles", {}), **beside}}
-
-
-def _salvage(kind: type[E], raw: Any, path: Path, problems: list[Problem]) -> Placed[E] | None:
-    """The entry without its mistakes, each of which is reported; None if nothing usable is left."""
-    if not isinstance(raw, dict):
-        problems.append(Problem(path, "should be a mapping"))
-        return None
-    rest = raw
-    reported: set[tuple[int | str, ...]] = set()
-    for _ in range(4):  # a mistake may hide another one once
-        try:
-            return Placed(path, kind.model_validate(rest))
-        except ValidationError as error:
-            rest = copy.deepcopy(rest)
-            details = error.errors(include_url=False, include_input=False, include_context=False)
-            for detail in reversed(details):
-                _remove(rest, detail["loc"])
-            fresh = [detail for detail in details if detail["loc"] not in reported]
-            problems += [_problem(kind, detail, path) for detail in fresh[:MAX_PROBLEMS]]
-            reported |= {detail["loc"] for detail in fresh}
-            if any(detail["type"] == "missing" for detail in details):
-                return None
-    return None
-
-
-def _problem(kind: type[Entry], detail: ErrorDetails, path: Path) -> Problem:
-    message = detail["msg"].removeprefix("Input ")
-    if detail["type"] == "extra_forbidden":
-        message = "unknown key" + _known_keys(kind, detail["loc"])
-    elif detail["type"] == "missing":
-        message = "is missing"
-    return Problem((*path, *_steps(kind, detail["loc"])), message)
-
-
-def _known_keys(kind: type[Entry], location: tuple[int | str, ...]) -> str:
-    if location[-1] == "api_key":
-        return ": keys are not kept here; name an environment variable in api_key_env"
-    for step in location[:-1]:
-        annotation = kind.model_fields[str(step)].annotation if str(step) in kind.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Entry)):
-            return ""
-        kind = annotation
-    return f"; known are {', '.join(kind.model_fields)}"
-
-
-def _steps(kind: type[Entry], location: tuple[int | str, ...]) -> Path:
-    """The path without the names that pydantic adds for the branches of a union."""
-    steps = list(location)
-    if len(steps) > 1 and kind is ProviderEntry and steps[0] == "options":
-        return tuple(steps[:2])
-    return tuple(step for index, step in enumerate(steps) if index == 0 or not _is_branch(step))
-
-
-def _is_branch(step: int | str) -> bool:
-    return isinstance(step, str) and ("[" in step or step in {"constrained-str", "literal['']"})
-
-
-def _remove(data: Any, location: tuple[int | str, ...]) -> None:
-    """Takes away what is at the location, or the nearest thing around it that is there."""
-    parent, key = None, None
-    for step in location:
-        inside = isinstance(data, dict) and step in data
-        inside = inside or (isinstance(data, list) and isinstance(step, int) and step < len(data))
-        if not inside:
-            break
-        parent, key = data, step
-        data = data[step]
-    if parent is not None:
-        del parent[key]

@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import models
 
 from routing.models import RoutedCall, UsageRecord
+from ziggie.ids import uuid7
 
 MAX_INTEGER = 2**31 - 1
 TOKEN_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -99,10 +100,10 @@ class UsageRow(_Row):
     first_token_ms: int | None = None
 
     def columns(self, call: CallRow) -> dict[str, Any]:
-        """All columns of the record. Its id follows from the call's, so that it sorts by time and is unique."""
+        """All columns of the record."""
         return {
             **vars(self),
-            "id": UUID(int=(call.id.int + self.attempt) % 2**128),
+            "id": uuid7(),
             "call_id": call.id,
             "rule": call.rule,
             "task_kind": call.task_kind,
@@ -175,6 +176,6 @@ def scrubbed(value: Any) -> Any:
         return {scrubbed(str(name)): scrubbed(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [scrubbed(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -4,10 +4,11 @@ settings rows besides the admin; policies are written by `policies.py`.
 Nothing is written that is not different, so that applying what is there already wakes nobody.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
 from routing.configuration import (
@@ -22,10 +23,11 @@ from routing.configuration import (
     RuleEntry,
     SettingsEntry,
     WhenEntry,
-    read,
 )
 from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from routing.reading import read
 from ziggie.errors import ConfigurationError
+from ziggie.models import ApiKey
 
 MICRO = 1_000_000
 PROVIDER_COLUMNS = tuple(name for name in ProviderEntry.model_fields if name != "slug")
@@ -36,9 +38,22 @@ MODEL_COLUMNS = tuple(
 BUDGET_COLUMNS = ("period", "hard", "on_exhausted", "alert_at_percent", "enabled")
 WHEN_LISTS = ("task_kinds", "agent_levels", "creator_tiers", "capabilities", "strategies")
 WHEN_RANGES = ("complexity", "context_tokens", "budget_left")
+WHEN_COLUMNS = (
+    *WHEN_LISTS,
+    *(f"{name}_{side}" for name in WHEN_RANGES for side in ("above", "at_most")),
+    "local_queue_above",
+)
 SETTINGS_ID = 1
+LOCK = 7_264_001  # the advisory lock of those who change the configuration
 
 Plain = dict[str, Any]
+
+
+def lock_configuration() -> None:
+    """Until the end of the transaction nobody else changes the configuration, so that what was checked is
+    what is written."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
 
 
 # --- entries as plain data ---------------------------------------------------------------------
@@ -52,20 +67,22 @@ def plain(entry: Entry) -> Plain:
     for name, field in type(entry).model_fields.items():
         value = getattr(entry, name)
         if everything or field.is_required() or name in {"when", "chain", "live", "rules"} or value != field.default:
-            result[name] = float(value) if fractions else _plain_value(value)
+            result[name] = _plain_number(value) if fractions and value is not None else _plain_value(name, value)
     return result
 
 
-def _plain_value(value: Any) -> Any:
+def _plain_value(name: str, value: Any) -> Any:
     if isinstance(value, Entry):
         return plain(value)
     if isinstance(value, list):
-        return [_plain_value(item) for item in value]
-    if isinstance(value, Decimal):
+        return [_plain_value(name, item) for item in value]
+    if isinstance(value, Decimal) and "usd" in name:
         return money(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+    return _plain_number(value) if isinstance(value, (float, Decimal)) else value
+
+
+def _plain_number(value: Decimal | float) -> int | float:
+    return int(value) if value == int(value) else float(value)
 
 
 def money(amount: Decimal) -> str:
@@ -83,7 +100,11 @@ def load() -> Document:
 
     Raises ConfigurationError if a row holds what the routing file could not.
     """
-    document, problems = read(load_plain())
+    return _read(load_plain())
+
+
+def _read(data: Plain) -> Document:
+    document, problems = read(data)
     if problems:
         raise ConfigurationError(
             "the routing configuration in the database is damaged",
@@ -92,15 +113,33 @@ def load() -> Document:
     return document
 
 
+def policy_entry(row: RoutingPolicy) -> PolicyEntry:
+    """Raises ConfigurationError as load() does."""
+    placed = _read({"policies": [policy_plain(row)]}).policies
+    assert placed
+    return placed[0].entry
+
+
+def api_key_names() -> frozenset[str]:
+    return frozenset(ApiKey.objects.values_list("name", flat=True))
+
+
 def load_plain() -> Plain:
     """The configuration as the routing file holds it, sections and rows in a fixed order."""
-    return {
-        "providers": [_provider_plain(row) for row in Provider.objects.order_by("slug")],
-        "models": _models_plain(),
-        "policies": [policy_plain(row) for row in _policies()],
-        "budgets": [_budget_plain(row) for row in Budget.objects.order_by("slug")],
-        "settings": _settings_plain(),
-    }
+    return {section: section_plain(section) for section in SECTIONS}
+
+
+def section_plain(section: str) -> Any:
+    """One section: a list of entries, or the settings."""
+    return SECTIONS[section]()
+
+
+def _providers_plain() -> list[Plain]:
+    return [_provider_plain(row) for row in Provider.objects.order_by("slug")]
+
+
+def _policies_plain() -> list[Plain]:
+    return [policy_plain(row) for row in _policies()]
 
 
 def _provider_plain(row: Provider) -> Plain:
@@ -117,9 +156,8 @@ def _model_plain(row: LanguageModel, price: Price | None) -> Plain:
     values: Plain = {"slug": row.slug, "provider": row.provider.slug}
     values |= {name: getattr(row, name) for name in MODEL_COLUMNS}
     values |= {name: getattr(price, name) if price else None for name in PRICE_COLUMNS}
-    return {
-        name: _plain_value(value) for name, value in (values | {"price_origin": price.origin if price else ""}).items()
-    }
+    values["price_origin"] = price.origin if price else ""
+    return {name: _plain_value(name, value) for name, value in values.items()}
 
 
 def prices_in_force() -> dict[int, Price]:
@@ -148,7 +186,7 @@ def rule_plain(row: RoutingRule) -> Plain:
     when: Plain = {name: list(getattr(row, name)) for name in WHEN_LISTS if getattr(row, name)}
     for name in (*WHEN_RANGES, "local_queue"):
         bounds = {side: getattr(row, f"{name}_{side}", None) for side in ("above", "at_most")}
-        bounds = {side: _number(value) for side, value in bounds.items() if value is not None}
+        bounds = {side: _plain_number(value) for side, value in bounds.items() if value is not None}
         when |= {name: bounds} if bounds else {}
     result: Plain = {"name": row.name, "when": when}
     if row.pattern != "single":
@@ -157,14 +195,27 @@ def rule_plain(row: RoutingRule) -> Plain:
     return result | {name: getattr(row, name) for name in ("roles", "options") if getattr(row, name)}
 
 
-def _number(value: Any) -> int | float:
-    return float(value) if isinstance(value, Decimal) else int(value)
+def budget_plain(row: Budget) -> Plain:
+    return _budget_plain(row, _key_names())
 
 
-def _budget_plain(row: Budget) -> Plain:
+def _budgets_plain() -> list[Plain]:
+    names = _key_names()
+    return [_budget_plain(row, names) for row in Budget.objects.order_by("slug")]
+
+
+def _key_names() -> dict[str, str]:
+    return {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
+
+
+def _budget_plain(row: Budget, key_names: Mapping[str, str]) -> Plain:
+    """Keys are named in the file and kept by id, so that a key may be renamed."""
+    scope = dict(row.scope)
+    if "api_keys" in scope:
+        scope["api_keys"] = [key_names.get(key, key) for key in scope["api_keys"]]
     return {
         "slug": row.slug,
-        "scope": row.scope,
+        "scope": scope,
         "limit_usd": money(Decimal(row.limit_microusd) / MICRO),
         **{name: getattr(row, name) for name in BUDGET_COLUMNS},
     }
@@ -172,7 +223,41 @@ def _budget_plain(row: Budget) -> Plain:
 
 def _settings_plain() -> Plain:
     row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
-    return {name: _plain_value(getattr(row, name)) for name in SettingsEntry.model_fields}
+    return {name: _plain_value(name, getattr(row, name)) for name in SettingsEntry.model_fields}
+
+
+SECTIONS: dict[str, Callable[[], Any]] = {
+    "providers": _providers_plain,
+    "models": _models_plain,
+    "policies": _policies_plain,
+    "budgets": _budgets_plain,
+    "settings": _settings_plain,
+}
+
+
+def mentions_of(model_slug: str) -> list[str]:
+    """Where the configuration in force, or a draft, speaks of a model."""
+    document = load()
+    found = [
+        f"the rule {rule.name!r} of the policy {placed.entry.slug!r} speaks of {model_slug}"
+        for placed in document.policies or ()
+        for rule in placed.entry.rules
+        if model_slug in _models_of(rule)
+    ]
+    found += [
+        f"the budget {placed.entry.slug!r} counts {model_slug}"
+        for placed in document.budgets or ()
+        if model_slug in placed.entry.scope.models
+    ]
+    if document.settings and document.settings.entry.baseline_model == model_slug:
+        found.append(f"savings are counted against {model_slug}")
+    return found
+
+
+def _models_of(rule: RuleEntry) -> set[str | None]:
+    roles = rule.roles
+    single = {roles.verifier, roles.draft, roles.refiner, roles.synthesiser, rule.options.shadow_model}
+    return {*rule.chain, *roles.members, *single}
 
 
 # --- to rows -----------------------------------------------------------------------------------
@@ -206,12 +291,17 @@ def _save_price(entry: ModelEntry) -> bool:
 
 def save_budget(entry: BudgetEntry) -> bool:
     values = {name: getattr(entry, name) for name in BUDGET_COLUMNS}
-    values |= {"scope": scope_plain(entry), "limit_microusd": int(entry.limit_usd * MICRO)}
+    values |= {"scope": scope_row(entry.scope.model_dump()), "limit_microusd": int(entry.limit_usd * MICRO)}
     return _save(Budget, entry.slug, values)
 
 
-def scope_plain(entry: BudgetEntry) -> Plain:
-    return {name: value for name, value in entry.scope.model_dump().items() if value}
+def scope_row(scope: Plain) -> Plain:
+    """A scope as the row keeps it: without empty lists, keys by their id."""
+    kept = {name: value for name, value in scope.items() if value}
+    if "api_keys" in kept:
+        ids = {name: key for key, name in _key_names().items()}
+        kept["api_keys"] = [ids.get(name, name) for name in kept["api_keys"]]
+    return kept
 
 
 def save_settings(entry: SettingsEntry) -> bool:

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from routing import rows
-from routing.configuration import Document, PolicyEntry, Problem, read
+from routing.configuration import Document, PolicyEntry, Problem
 from routing.models import Budget, LanguageModel, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from routing.reading import read
 from ziggie.errors import ConfigurationError
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
-LOCK = 7_264_001  # an advisory lock: two processes that seed at once take turns
 # What a value of SEED is called in the environment, for error messages.
 VARIABLES = {"$strategy": "LLM_STRATEGY", "$kimi_enabled": "ENABLE_KIMI_K2"}
 
@@ -32,8 +32,7 @@ def seed() -> dict[str, int]:
     """
     document = catalogue(settings.SEED)
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        rows.lock_configuration()  # two processes that seed at once take turns
         return {
             "settings": _seed_settings(document),
             "providers": _seed_rows(document.providers, Provider, rows.save_provider),

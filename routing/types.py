@@ -253,6 +253,7 @@ ErrorKind = Literal[
     "content_filter",
     "protocol",  # the answer is not what the API promises
     "cut",  # the answer stopped before its end
+    "busy",  # we did not ask: no slot came free, or another call tries a provider that had failed
 ]
 
 
@@ -303,6 +304,7 @@ class ProviderSpec:
     switch: str = ""  # "kimi": serves only while that setting is on
     api_key: str = field(default="", repr=False)
     needs_api_key: bool = False
+    api_key_problem: str = ""  # why a stored key is not in api_key
     max_concurrency: int | None = None
     max_requests_per_day: int | None = None
     timeout_seconds: float = 120.0
@@ -350,8 +352,16 @@ class Range:
     above: float | None = None
     at_most: float | None = None
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        return (
+            float("-inf") if self.above is None else self.above,
+            float("inf") if self.at_most is None else self.at_most,
+        )
+
     def __contains__(self, value: float) -> bool:
-        return (self.above is None or value > self.above) and (self.at_most is None or value <= self.at_most)
+        above, at_most = self.limits
+        return above < value <= at_most
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +377,27 @@ class When:
     context_tokens: Range = Range()
     budget_left: Range = Range()  # fraction 0-1 of the tightest cloud budget
     local_queue: Range = Range()  # calls waiting for local providers
+    # The conditions that are not empty, as (feature, ...), worked out once: a rule then costs nothing for
+    # what it does not ask.
+    members: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
+    bounds: tuple[tuple[str, float, float], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sets = {
+            "task_kind": self.task_kinds,
+            "agent_level": self.agent_levels,
+            "creator_tier": self.creator_tiers,
+            "strategy": self.strategies,
+        }
+        ranges = {
+            "complexity": self.complexity,
+            "context_tokens": self.context_tokens,
+            "budget_left": self.budget_left,
+            "local_queue": self.local_queue,
+        }
+        bounds = tuple((name, *wanted.limits) for name, wanted in ranges.items() if wanted != Range())
+        object.__setattr__(self, "members", tuple((name, wanted) for name, wanted in sets.items() if wanted))
+        object.__setattr__(self, "bounds", bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +469,7 @@ class Snapshot:
     budgets: tuple[BudgetSpec, ...]
     settings: SettingsSpec
     by_name: Mapping[str, tuple[ModelSpec, ...]]  # wire names and aliases
+    valid_until: datetime | None = None  # when the next price comes into force
 
 
 # --- the state of the world, as the planner sees it --------------------------------------------
@@ -458,8 +490,10 @@ class World:
     at: datetime
     budgets: Mapping[int, BudgetState] = field(default_factory=dict)  # by budget id
     open_circuits: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (provider, model slug or "") -> why
-    busy: Mapping[str, int] = field(default_factory=dict)  # provider slug -> calls in flight
+    probes_due: frozenset[tuple[str, str]] = frozenset()  # open circuits that one call may now try
+    busy: Mapping[str, int] = field(default_factory=dict)  # provider slug -> calls in flight or waiting
     requests_today: Mapping[str, int] = field(default_factory=dict)  # provider slug -> count
+    loaded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # provider slug -> wire names in memory
     local_queue: int = 0
 
 
@@ -484,28 +518,58 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that may serve, in its place of the chain, with what it could cost at worst."""
+    """A model that may serve, in its place of the chain.
+
+    `max_output_tokens` is to be sent with each call of it. `calls` is how often it may be called, tries,
+    repairs and rounds of a pattern included; `worst_case_microusd` is what all of them could cost
+    together (0 where there is no price, which no hard budget admits).
+    """
 
     model: ModelSpec
     reason: str
     max_output_tokens: int
     worst_case_microusd: int
-    role: str = "answer"
+    role: str = "answer"  # or the part of a pattern: verifier, draft, refiner, member, synthesiser
+    calls: int = 1
+
+
+DropKind = Literal[
+    "unknown",  # the chain names no such model
+    "disabled",
+    "switch",
+    "key",
+    "capability",
+    "context",
+    "circuit",
+    "daily_limit",
+    "busy",
+    "unpriced",
+    "budget",
+    "denied",  # a budget that refuses instead of turning to what is free
+    "rollout",
+    "preferred",  # the same wire name at another provider goes first
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A model that may not serve, and why."""
+    """A model that may not serve, and why: `kind` for programs, `reason` for people."""
 
     model: str
     provider: str
     source: str
     reason: str
+    kind: DropKind = "disabled"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to try, in order, and why not the others."""
+    """What to try, in order, and why not the others.
+
+    `candidates` are the chain's, in its order. `parts` are the models that the pattern needs beside them,
+    by role. `holds` is what the ledger is to reserve: the most that the whole plan can cost, by budget id.
+    `notes` say which rules were passed over by their rollout.
+    """
 
     policy: str
     version: int
@@ -516,6 +580,9 @@ class Plan:
     candidates: tuple[Candidate, ...]
     dropped: tuple[Dropped, ...]
     roles: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Candidate, ...] = ()
+    holds: Mapping[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Outcome = Literal["ok", "error", "timeout", "invalid", "low_confidence", "cancelled", "cut"]

@@ -9,6 +9,8 @@ from django.conf import settings
 
 from ziggie import embedded
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -3,7 +3,8 @@
     no staff session and no key        refused before the handshake ends (HTTP 403)
     unknown or forbidden topic         4403        session or key no longer good     4401
     anything but a ping from the page  4400        too many sockets or topics        4429
-    reads too slowly                   4408        a message above 1 KiB             1009
+    reads too slowly                   4408        a message above 1 KiB             4413
+    something here is broken           4500
 
 The page sends {"type": "ping"} and gets {"type": "pong"}; everything else on the socket is an event of
 ziggie.live, or {"type": "live.gap"} in the same shape: some events were lost, read the page's data anew.
@@ -44,14 +45,15 @@ Scope = dict[str, Any]
 
 
 class Close(IntEnum):
-    NOT_TEXT = 1003
-    TOO_LARGE = 1009
-    BROKEN = 1011
+    """All from the range for applications: daphne's socket library refuses to send the standard's own codes."""
+
     BAD_MESSAGE = 4400
     SIGNED_OUT = 4401
     FORBIDDEN = 4403
     TOO_SLOW = 4408
+    TOO_LARGE = 4413
     TOO_MANY = 4429
+    BROKEN = 4500
 
 
 class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
@@ -145,7 +147,8 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
     async def _shut(self, code: Close | None) -> None:
         if not self._closing:
             self._closing = True
-            await self.close(code)
+            # A plain int: that library also looks at the exact type.
+            await self.close(None if code is None else int(code))
 
     # --- what the page says --------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
             return Close.TOO_MANY
         self._heard.append(now)
         if text is None:
-            return Close.NOT_TEXT
+            return Close.BAD_MESSAGE
         if len(text) > self.max_message_chars:
             return Close.TOO_LARGE
         try:

@@ -68,7 +68,7 @@ def connection_settings(home: Path) -> dict[str, Any]:
     }
 
 
-def ensure_running(home: Path, *, durable: bool = True) -> None:
+def ensure_running(home: Path, *, durable: bool = True, patience_seconds: float = START_SECONDS) -> None:
     """Return once the database answers and has the extension `vector`; it stays for this process's life.
 
     `durable=False` trades safety against a crash of the machine for speed (databases of tests) and counts
@@ -76,7 +76,7 @@ def ensure_running(home: Path, *, durable: bool = True) -> None:
     """
     place = Place.of(home)
     _make_folder(place.folder)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + patience_seconds
     if place.home not in _leases:
         _leases[place.home] = _wait_for_lock(place.lock("users"), fcntl.LOCK_SH, deadline)
     if _answers(place, DATABASE):
@@ -91,8 +91,13 @@ def ensure_running(home: Path, *, durable: bool = True) -> None:
 
 def is_running(home: Path) -> bool:
     """Whether the database of `home` answers now."""
-    place = Place.of(home)
-    return place.lock("server").exists() and not _is_free(place.lock("server")) and _answers(place, DATABASE)
+    return has_server(home) and _answers(Place.of(home), DATABASE)
+
+
+def has_server(home: Path) -> bool:
+    """Whether a server of `home` lives, answering or not. Costs two system calls."""
+    lock = Place.of(home).lock("server")
+    return lock.exists() and not _is_free(lock)
 
 
 def stop(home: Path) -> None:
@@ -112,6 +117,17 @@ def stop(home: Path) -> None:
     if keeper := _keepers.pop(place.home, None):
         with contextlib.suppress(subprocess.TimeoutExpired):
             keeper.wait(1)
+
+
+def lease(home: Path) -> int:
+    """The descriptor by which this process keeps the server running, for a program that takes its place."""
+    return _leases[Place.of(home).home]
+
+
+def take_over(home: Path, descriptor: int) -> None:
+    """Go on with the lease of the program whose place this one took; `stop` gives it up."""
+    os.set_inheritable(descriptor, False)
+    _leases[Place.of(home).home] = descriptor
 
 
 # --- starting ----------------------------------------------------------------------------------
@@ -136,8 +152,8 @@ def _start(place: Place, deadline: float, *, durable: bool) -> None:
                 os.close(server_lock)  # the keeper has its own copy, which holds the lock
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"The embedded PostgreSQL in {place.data} does not answer after {START_SECONDS:.0f} s: "
-                f"{_last_words(place.log)} (more in {place.log}); try again, a long recovery continues"
+                f"The embedded PostgreSQL in {place.data} does not answer yet: "
+                f"{_last_words(place.log)} (more in {place.log}); after a crash a recovery may take minutes"
             )
         time.sleep(POLL_SECONDS)
 
@@ -198,8 +214,9 @@ def _create_database(place: Place) -> None:
     with _connect(place, "postgres") as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(f"CREATE DATABASE {DATABASE}")
-    with _connect(place, DATABASE) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    for database in ("template1", DATABASE):  # the template, for databases of tests
+        with _connect(place, database) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
 
 def _last_words(log: Path) -> str:

@@ -62,7 +62,7 @@ class VideoChanged(TypedDict):
     cost_usd: NotRequired[str | None]
     saved_usd: NotRequired[str | None]
     seconds: NotRequired[float | None]
-    confidence: NotRequired[int | None]
+    confidence: NotRequired[float | None]
     error: NotRequired[str | None]
 
 
@@ -181,7 +181,7 @@ def probe() -> float:
     """Seconds that one message takes out and back through the live layer. Raises Unavailable."""
     began = time.monotonic()
     try:
-        background_loop().submit(_round_trip()).result(2 * PUBLISH_SECONDS)
+        _wait(background_loop().submit(_round_trip()), 2 * PUBLISH_SECONDS)
     except Exception as error:  # every failure of every transport means the same here
         raise Unavailable("the live layer does not answer") from error
     return time.monotonic() - began
@@ -252,14 +252,14 @@ def _send_now(messages: list[Message]) -> None:
         if _loop_is_running():
             future.add_done_callback(_health.note)  # waiting here would stop the caller's event loop
         else:
-            _wait(future)
+            _wait(future, PUBLISH_SECONDS)
     except Exception as error:  # the work that is reported on must survive whatever fails here
         _health.failed(error)
 
 
-def _wait(future: "Future[None]") -> None:
+def _wait(future: "Future[None]", seconds: float) -> None:
     try:
-        future.result(PUBLISH_SECONDS)
+        future.result(seconds)
     except TimeoutError:
         future.cancel()
         raise

@@ -164,9 +164,13 @@ class _Reader:
         if self.drafts and not self.drafts[-1].payload and not orphan and not times_below:
             self.drafts[-1].payload.extend(block)
             return
-        raise self.source.error(
-            number, f'text without times: put a line such as "{self.dialect.example}" above it, or remove it'
-        )
+        raise self.source.error(number, self._advice(times_below))
+
+    def _advice(self, times_below: bool) -> str:
+        if times_below:
+            return "text directly above a cue's times: put an empty line before the cue, or remove it"
+        advice = f'text without times: put a line such as "{self.dialect.example}" above it, or remove it'
+        return advice if self.drafts else f"{advice}; name a file of plain text .txt"
 
     def _times(self, number: int, line: str, *, wanted: bool = False) -> tuple[float, float] | None:
         """Start and end in seconds; None for a line of text. An error if the line is meant as times, by

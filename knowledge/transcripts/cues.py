@@ -23,13 +23,13 @@ ORDER_TOLERANCE_SECONDS = 0.25
 _LINE_END = re.compile(r"\r\n|\n|\r")  # not str.splitlines: U+2028, \x0b and \x85 end no line of a caption
 # Every pattern here forbids "<" inside a tag, so that a file full of "<" costs one step a character.
 BREAK = re.compile(r"<[bB][rR]\s*/?>")
-VTT_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[0-9:.]+>|</?>")
+VTT_TAG = re.compile(r"<(?:/?[A-Za-z][^<>]*|[0-9:.]+|/?)>")
 # SubRip has no escapes, so only known formatting is removed: "a < b > c" and "<div>" are words there.
 SRT_TAG = re.compile(
     r"</?(?:b|i|u|s|em|strong|font|span|ruby|rt|lang|c)(?:[\s.][^<>]*)?>|<[0-9:.]+>|\{\\[^{}]*\}|\{/?[biu]\}",
     re.IGNORECASE,
 )
-_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?(?:\s([^<>]*))?>|</v>")
+_VOICE = re.compile(r"<(?:v(?:\.[^\s<>]*)?(?:\s([^<>]*))?|/v)>")
 _WORD_STAMP = re.compile(r"<(?:[0-9]+:)?[0-9]{1,2}:[0-9]{2}[.,][0-9]{1,3}>")
 # Controls, surrogates (PostgreSQL stores neither) and the invisible marks that break comparing words.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0e-\x1b\x7f\x80-\x84\x86-\x9f\ud800-\udfff\ufeff\u200b]")

@@ -139,6 +139,7 @@ _TYPOGRAPHY = frozenset("‘’‚“”„‹›«»–—…•·°€£§©®
 _HIRAGANA = re.compile("[\u3041-\u3096]+")
 _KANA = re.compile("[\u3041-\u30ff]")
 _HALF_WIDTH_KANA = re.compile("[\uff61-\uff9f]")
+_SAMPLE_BYTES = 256 * 1024
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 
 
@@ -197,8 +198,7 @@ def _is_damaged_utf8(data: bytes) -> bool:
 
 def _reading(data: bytes, encoding: str) -> str | None:
     """The text in that encoding, if charset-normalizer and our own rule both believe it."""
-    sample = b"\n".join(line for line in data.split(b"\n") if not line.isascii())
-    match: CharsetMatch | None = from_bytes(sample, cp_isolation=[encoding]).best()
+    match: CharsetMatch | None = from_bytes(_sample(data), cp_isolation=[encoding]).best()
     evidence = _LEGACY[encoding]
     if match is None or match.chaos > evidence.max_chaos or match.coherence < evidence.min_coherence:
         return None
@@ -207,3 +207,14 @@ def _reading(data: bytes, encoding: str) -> str | None:
     except UnicodeDecodeError:
         return None
     return text if evidence.fits(text) else None
+
+
+def _sample(data: bytes) -> bytes:
+    """Lines beyond ASCII, enough to tell a language. Whole ones, since half a character fits nothing."""
+    kept: list[bytes] = []
+    size = 0
+    for line in data.split(b"\n"):
+        if not line.isascii() and size < _SAMPLE_BYTES:
+            kept.append(line)
+            size += len(line)
+    return b"\n".join(kept)

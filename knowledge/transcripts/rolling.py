@@ -70,41 +70,39 @@ def _said(step: _Step) -> tuple[str, ...]:
 
 
 def _steps(cues: Sequence[Cue]) -> Iterator[_Step]:
-    screen: list[list[str]] = []  # the words of each row on show
+    screen: list[str] = []  # the rows on show; rows are clean, so a space is between any two words
     before: Cue | None = None
     for cue in cues:
-        rows = [row.split() for row in cue.rows]
-        words = [word for row in rows for word in row]
-        kept, length = _overlap(screen, words)
-        fresh, whole_rows = _after(rows, length)
+        kept, length = _overlap(screen, " ".join(cue.rows))
+        fresh, whole_rows = _after(cue.rows, length)
         touches = before is None or before.end is None or cue.start - before.end <= _GAP_SECONDS
         yield _Step(
             cue,
-            tuple(" ".join(row) for row in fresh),
+            fresh,
             carried=kept > 0,
             whole_rows=whole_rows,
             touches=touches,
             follows_stamped=before is not None and before.stamped,
         )
-        screen = (screen[len(screen) - kept :] + fresh)[-_MAX_ROWS:]
+        screen = [*screen[len(screen) - kept :], *fresh][-_MAX_ROWS:]
         before = cue
 
 
-def _overlap(screen: Sequence[list[str]], words: list[str]) -> tuple[int, int]:
-    """How many of the last rows on the screen the words begin with, and how many words those are."""
+def _overlap(screen: Sequence[str], text: str) -> tuple[int, int]:
+    """How many of the last rows on the screen the text begins with, and how many characters those are."""
     for kept in range(len(screen), 0, -1):
-        shown = [word for row in screen[-kept:] for word in row]
-        if words[: len(shown)] == shown:
+        shown = " ".join(screen[-kept:])
+        if text.startswith(shown) and text[len(shown) : len(shown) + 1] in ("", " "):
             return kept, len(shown)
     return 0, 0
 
 
-def _after(rows: Sequence[list[str]], length: int) -> tuple[list[list[str]], bool]:
-    """The rows after the first `length` words, and whether they begin with a whole row."""
+def _after(rows: tuple[str, ...], length: int) -> tuple[tuple[str, ...], bool]:
+    """The rows after the first `length` characters, and whether they begin with a whole row."""
     for number, row in enumerate(rows):
-        if length == 0:
-            return list(rows[number:]), True
+        if length <= 0:
+            return rows[number:], True
         if length < len(row):
-            return [row[length:], *rows[number + 1 :]], False
-        length -= len(row)
-    return [], True
+            return (row[length + 1 :], *rows[number + 1 :]), False
+        length -= len(row) + 1
+    return (), True

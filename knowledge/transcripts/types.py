@@ -54,9 +54,14 @@ class Transcript:
     timed: bool = True
 
     @property
-    def duration_seconds(self) -> float:
-        """When the last segment ends, as far as the file says; 0.0 without times."""
+    def end_seconds(self) -> float:
+        """Where in the video the words end (the last known end or start); 0.0 without times."""
         return max((s.start_seconds if s.end_seconds is None else s.end_seconds for s in self.segments), default=0.0)
+
+    @property
+    def duration_seconds(self) -> float:
+        """How much of the video the transcript covers, from the video's beginning."""
+        return self.end_seconds
 
     @property
     def text(self) -> str:

@@ -5,11 +5,13 @@ import re
 from collections.abc import Mapping
 from xml.parsers import expat
 
-from knowledge.transcripts.cues import SRT_TAG, Cue, Parsed, Source, clean_rows, language_tag, refuse_too_many
+from knowledge.transcripts.cues import SRT_TAG, Cue, Parsed, Source, clean_rows, language_tag, line_at, refuse_too_many
 from knowledge.transcripts.types import MAX_CUES
 
 _ROOTS = frozenset({"transcript", "timedtext"})
 _MAX_ELEMENTS = 20 * MAX_CUES  # srv3 has one for each word
+_MAX_TAG_CHARACTERS = 65_535  # all of a tag's attributes are in memory at once
+_HUGE_TAG = re.compile(f"<[^<>]{{{_MAX_TAG_CHARACTERS}}}")
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 # element -> attribute of start and duration, and how many of their units are a second; first match serves
 _TIMED = {
@@ -19,10 +21,12 @@ _TIMED = {
 
 
 def parse_xml(text: str, source: Source) -> Parsed:
+    if match := _HUGE_TAG.search(text):
+        problem = f"an XML tag of more than {_MAX_TAG_CHARACTERS:,} characters: export the captions again"
+        raise source.too_large(line_at(text, match.start()), problem)
     handler = _Handler(source)
-    parser = handler.parser
     try:
-        parser.Parse(text, True)
+        handler.parser.Parse(text, True)
     except expat.ExpatError as error:
         problem = f"column {error.offset + 1}: invalid XML ({expat.ErrorString(error.code)}): export the captions again"
         raise source.error(error.lineno, problem) from error

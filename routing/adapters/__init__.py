@@ -1,7 +1,12 @@
-"""The providers we speak with: one row a kind. `transport.py` moves the bytes."""
+"""The providers we speak with: one row a kind. `transport.py` moves the bytes.
+
+A provider of kind "offline" answers in this process and needs no codec.
+"""
 
 from routing.adapters.anthropic import AnthropicCodec
 from routing.adapters.base import Codec
+from routing.adapters.cohere import CohereCodec
+from routing.adapters.gemini import GeminiCodec
 from routing.adapters.ollama import OllamaCodec
 from routing.adapters.openai import OpenAICodec
 
@@ -9,4 +14,6 @@ CODECS: dict[str, type[Codec]] = {
     "ollama": OllamaCodec,
     "anthropic": AnthropicCodec,
     "openai": OpenAICodec,
+    "gemini": GeminiCodec,
+    "cohere": CohereCodec,
 }

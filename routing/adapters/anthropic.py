@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
-from routing.adapters.base import ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
 from routing.adapters.wire import (
@@ -60,6 +60,7 @@ _REFUSED = frozenset(
 
 class AnthropicCodec:
     kind = "anthropic"
+    embed_batch = 1
 
     # --- chat ---
 
@@ -85,7 +86,7 @@ class AnthropicCodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest:
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
         raise UnsupportedByProvider("embeddings: Anthropic's API has none")
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:

@@ -6,9 +6,12 @@ moves the bytes. That is what lets one codec serve the service and the gateway's
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from routing.types import ChatRequest, ChatResult, Delta, Embeddings, ModelSpec, ProviderError, ProviderSpec, Usage
+
+# what vectors are for: some models embed a question differently from the passages that answer it
+EmbedPurpose = Literal["document", "query"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Codec(Protocol):
     """
 
     kind: str
+    embed_batch: int  # most texts that one request may embed
 
     def encode_chat(
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
@@ -90,7 +94,7 @@ class Codec(Protocol):
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder: ...
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest: ...
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest: ...
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings: ...
 

@@ -43,7 +43,7 @@ class EventDecoder(ABC):
         out: list[Delta] = []
         if self._error is None and not self.done:
             self._guarded(out, None)
-        if self._error is not None and not out:
+        if self._error is not None:
             raise self._error
         self.done = True
         return out

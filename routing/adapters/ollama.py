@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from routing.adapters.base import ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.ollama_context import (
@@ -71,6 +71,7 @@ _FIELDS = frozenset({"think", "keep_alive", "logprobs", "top_logprobs"})
 
 class OllamaCodec:
     kind = "ollama"
+    embed_batch = 512
 
     # --- chat ---
 
@@ -130,7 +131,7 @@ class OllamaCodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest:
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
         # truncate: false makes the server refuse what it would otherwise cut in silence
         body: Json = {"model": model.name, "input": list(texts), "truncate": False}
         return self._request(model.provider, "POST", "/api/embed", body)

@@ -74,9 +74,10 @@ def refuse_truncated(usage: Usage, sent: WireRequest) -> None:
     and one from which earlier turns were dropped is far below any estimate.
     """
     body, evaluated = sent.body or {}, usage.input_tokens
-    if evaluated is None or "messages" not in body or "options" not in body:
+    size = body.get("options", {}).get("num_ctx")
+    if evaluated is None or size is None:
         return
-    full = 0 <= body["options"]["num_ctx"] - evaluated <= 1
+    full = 0 <= size - evaluated <= 1
     if not full and evaluated >= _least_tokens(body):
         return
     at_a_limit = evaluated >= 255 and (evaluated + 2) % 256 <= 2

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from routing.adapters.base import ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage
 from routing.adapters.prompting import in_prompt, joined_text, schema_instruction, structured_output, with_instruction
@@ -51,6 +51,7 @@ _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 class OpenAICodec:
     kind = "openai"
+    embed_batch = 512
 
     # --- chat ---
 
@@ -95,7 +96,7 @@ class OpenAICodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec) -> WireRequest:
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
         body: Json = {"model": model.name, "input": list(texts), "encoding_format": "float"}
         if model.dimensions and model.provider.options.get("send_dimensions"):
             body["dimensions"] = model.dimensions

@@ -17,16 +17,16 @@ import httpx2
 
 from routing.adapters import CODECS, claude
 from routing.adapters.assembly import Assembler
-from routing.adapters.base import Codec, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import MAX_BODY_BYTES
 from routing.adapters.errors import make_error, redact
+from routing.adapters.failures import translated
 from routing.adapters.wire import dumps
 from routing.types import (
     ChatRequest,
     ChatResult,
     Delta,
     Embeddings,
-    ErrorKind,
     ModelSpec,
     ProviderError,
     ProviderSpec,
@@ -47,12 +47,13 @@ _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of output; None: no such
-    deadline. `total_seconds`: the whole call; None: the provider's own. `idle_seconds`: between two pieces."""
+    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer;
+    None: `idle_seconds` holds there too. `idle_seconds`: the longest silence within a streamed answer.
+    `total_seconds`: the whole call. The last two are the provider's own timeout if None."""
 
     first_token_seconds: float | None = None
     total_seconds: float | None = None
-    idle_seconds: float = 60.0
+    idle_seconds: float | None = None
     connect_seconds: float = 3.0
 
 
@@ -109,7 +110,7 @@ async def stream(
     """
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=True)
-    deadlines = _Deadlines(timeouts, provider, sent)
+    deadlines = _Deadlines(provider, sent, timeouts, streamed=True)
     with _redacted(sent):
         async with AsyncExitStack() as stack:
             exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
@@ -121,16 +122,32 @@ async def stream(
 
 
 async def embed(
-    provider: ProviderSpec, model: ModelSpec, texts: tuple[str, ...], *, timeouts: Timeouts = _DEFAULT
+    provider: ProviderSpec,
+    model: ModelSpec,
+    texts: tuple[str, ...],
+    *,
+    purpose: EmbedPurpose = "document",
+    timeouts: Timeouts = _DEFAULT,
 ) -> Embeddings:
-    """One vector a text, in order. Raises ProviderError or UnsupportedByProvider."""
-    if not texts:
-        return Embeddings((), model=model.name)
+    """One vector a text, in order, in as many requests as the API's limit asks for.
+
+    Raises ProviderError or UnsupportedByProvider.
+    """
     codec = codec_for(provider)
-    sent = codec.encode_embed(texts, model)
-    response = await _fetch(provider, sent, timeouts)
-    with _redacted(sent):
-        return codec.decode_embed(response, sent)
+    vectors: list[tuple[float, ...]] = []
+    tokens: int | None = 0
+    name = model.name
+    for start in range(0, len(texts), codec.embed_batch):
+        sent = codec.encode_embed(texts[start : start + codec.embed_batch], model, purpose=purpose)
+        response = await _fetch(provider, sent, timeouts)
+        with _redacted(sent):
+            batch = codec.decode_embed(response, sent)
+        vectors += batch.vectors
+        name = batch.model or name
+        tokens = None if tokens is None or batch.usage.input_tokens is None else tokens + batch.usage.input_tokens
+    if len({len(vector) for vector in vectors}) > 1:
+        raise ProviderError("protocol", "the embeddings differ in length", retryable=True)
+    return Embeddings(tuple(vectors), Usage(input_tokens=tokens), name)
 
 
 async def count_tokens(
@@ -147,9 +164,9 @@ async def count_tokens(
 
 
 async def status(provider: ProviderSpec) -> ProviderStatus:
-    """A cheap check that the provider serves. Raises ProviderError if it does not."""
+    """A cheap check that the provider serves, within 5 seconds. Raises ProviderError if it does not."""
     codec = codec_for(provider)
-    timeouts = Timeouts(total_seconds=STATUS_SECONDS, connect_seconds=2.0)
+    timeouts = Timeouts(total_seconds=min(STATUS_SECONDS, provider.timeout_seconds), connect_seconds=2.0)
     responses: list[WireResponse | None] = []
     for sent in codec.encode_status(provider):
         with _redacted(sent):
@@ -246,47 +263,22 @@ async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -
             began = True
             yield _Exchange(response)
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError) as error:
-        raise _translated(error, sent, began=began) from None
-
-
-# The client's texts may quote a header, so ours stand for them. The first row that fits counts.
-_FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], ErrorKind, str, bool], ...] = (
-    (httpx2.ConnectTimeout, "connection", "nobody answered in time", True),
-    (httpx2.ConnectError, "connection", "no connection to the provider", True),
-    (httpx2.PoolTimeout, "overloaded", "too many connections are open already", True),
-    (httpx2.TimeoutException, "timeout", "the provider stopped reading or answering", True),
-    ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), "connection", "the address is not a usable URL", False),
-    ((httpx2.LocalProtocolError, UnicodeError), "auth", "the key or a header holds characters HTTP forbids", False),
-    (httpx2.DecodingError, "protocol", "the answer is compressed wrongly", True),
-)
-
-
-def _translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderError:
-    """Our error for one of the HTTP client's; `began`: the head of the answer had come."""
-    for types, kind, text, retryable in _FAILURES:
-        if isinstance(error, types):
-            reason = f": {error}" if isinstance(error, httpx2.ConnectError) and str(error) else ""
-            return make_error(kind, text + reason, sent, retryable=retryable)
-    if began:
-        return make_error("cut", "the connection broke before the answer ended", sent)
-    if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
-        return make_error("protocol", "the answer is not HTTP", sent)
-    return make_error("connection", "the connection broke before an answer came", sent)
+        raise translated(error, sent, began=began) from None
 
 
 class _Deadlines:
     """How long to wait for the next thing, and what to say if it does not come."""
 
-    def __init__(self, timeouts: Timeouts, provider: ProviderSpec, sent: WireRequest) -> None:
+    def __init__(self, provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts, *, streamed: bool) -> None:
         self._now = asyncio.get_running_loop().time
         start = self._now()
-        total = timeouts.total_seconds if timeouts.total_seconds is not None else provider.timeout_seconds
-        self._total, self._total_at = total, start + total
+        self._total = provider.timeout_seconds if timeouts.total_seconds is None else timeouts.total_seconds
+        self._total_at = start + self._total
         self._first = timeouts.first_token_seconds
-        self._first_at = start + self._first if self._first is not None else None
-        self._idle: float | None = None
-        self._idle_seconds = timeouts.idle_seconds
-        self._sent = sent
+        self._first_at = None if self._first is None else start + self._first
+        self._idle_seconds = provider.timeout_seconds if timeouts.idle_seconds is None else timeouts.idle_seconds
+        self._idle = self._idle_seconds if streamed and self._first is None else None
+        self.sent = sent
         self.usage: Usage | None = None
 
     def output_began(self) -> None:
@@ -301,7 +293,7 @@ class _Deadlines:
             async with asyncio.timeout_at(at):
                 return await awaitable
         except TimeoutError:
-            raise make_error("timeout", why, self._sent, usage=self.usage) from None
+            raise make_error("timeout", why, self.sent, usage=self.usage) from None
 
     def _nearest(self) -> tuple[float, str]:
         waits = [(self._total_at, f"no complete answer within {self._total:g} s")]
@@ -314,7 +306,7 @@ class _Deadlines:
 
 async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
     """A complete response, within the total deadline and the size limit."""
-    deadlines = _Deadlines(timeouts, provider, sent)
+    deadlines = _Deadlines(provider, sent, timeouts, streamed=False)
     async with AsyncExitStack() as stack:
         exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
         if exchange.ok:
@@ -336,7 +328,7 @@ async def _read(exchange: _Exchange, deadlines: _Deadlines, limit: int) -> bytes
 
 
 async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadlines) -> AsyncIterator[Delta]:
-    _refuse_other_content(exchange, deadlines._sent)
+    _refuse_other_content(exchange, deadlines.sent)
     chunks = exchange.chunks()
     size = 0
     while not decoder.done:
@@ -344,9 +336,9 @@ async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadl
             chunk = await deadlines.wait(anext(chunks, None))
         except httpx2.TransportError as error:
             # what had come is the best that is known of what the call has cost
-            translated = _translated(error, deadlines._sent, began=True)
-            translated.usage = decoder.usage
-            raise translated from None
+            broken = translated(error, deadlines.sent, began=True)
+            broken.usage = decoder.usage
+            raise broken from None
         if chunk is None:
             break
         size += len(chunk)

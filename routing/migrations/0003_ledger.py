@@ -151,7 +151,7 @@ CREATE FUNCTION ledger_added(one bigint[], other bigint[]) RETURNS bigint[] LANG
 $$;
 
 -- Ends holds and writes receipts. `held` are calls whose reservation must still be there, `free` calls that held
--- nothing, whose receipt must not be there. A held call without a receipt among `calls` is released.
+-- nothing, whose receipt must not be there unless it tells of an earlier failure. A held call without a receipt among `calls` is released.
 -- A charge goes to `period`, or where that is null to the current period of `budget`.
 -- Returns the ids that ended here; the others had ended before, and nothing is written for them.
 CREATE FUNCTION ledger_settle(held uuid[], free uuid[], charges json, calls json, records json, at timestamptz)
@@ -166,6 +166,7 @@ DECLARE
     freed bigint[];
     charged bigint[];
     written uuid[];
+    again uuid[];
 BEGIN
     WITH gone AS (
         DELETE FROM routing_reservation r USING (
@@ -176,16 +177,34 @@ BEGIN
     INTO ended, line_periods, line_amounts
     FROM gone LEFT JOIN LATERAL unnest(gone.period_ids, gone.amounts_microusd) AS line(period, amount) ON true;
 
+    -- A call sent again after a failure keeps its id: its receipt is continued, its attempts counted on.
+    SELECT array_agg(r.id) INTO again FROM routing_routedcall r WHERE r.id = ANY(ended) OR r.id = ANY(free);
+    IF again IS NOT NULL THEN
+        SELECT json_agg(jsonb_set(one.record, '{attempt}', to_jsonb((one.record->>'attempt')::integer + coalesce((
+            SELECT max(u.attempt) FROM routing_usagerecord u WHERE u.call_id = (one.record->>'call_id')::uuid), 0))))
+        INTO records FROM json_array_elements(records) element, LATERAL (SELECT element::jsonb AS record) one;
+    END IF;
     WITH receipt AS (
-        INSERT INTO routing_routedcall SELECT c.* FROM json_populate_recordset(NULL::routing_routedcall, calls) c
+        INSERT INTO routing_routedcall AS r
+        SELECT c.* FROM json_populate_recordset(NULL::routing_routedcall, calls) c
         WHERE c.id = ANY(ended) OR c.id = ANY(free)
-        ON CONFLICT (id) DO NOTHING RETURNING *
+        ON CONFLICT (id) DO UPDATE SET
+            created_at = excluded.created_at, policy = excluded.policy, policy_version = excluded.policy_version,
+            rule = excluded.rule, pattern = excluded.pattern, features = excluded.features,
+            candidates = excluded.candidates, request = excluded.request, attempts = r.attempts || excluded.attempts,
+            outcome = excluded.outcome, error = excluded.error, model = excluded.model, provider = excluded.provider,
+            source = excluded.source, cache = excluded.cache, reserved_microusd = excluded.reserved_microusd,
+            cost_microusd = r.cost_microusd + excluded.cost_microusd,
+            saved_microusd = r.saved_microusd + excluded.saved_microusd, duration_ms = excluded.duration_ms,
+            bodies = excluded.bodies
+        WHERE r.id = ANY(ended) OR (r.outcome <> 'ok' AND r.created_at < excluded.created_at)
+        RETURNING r.*
     ), record AS (
         INSERT INTO routing_usagerecord SELECT u.* FROM json_populate_recordset(NULL::routing_usagerecord, records) u
         WHERE u.call_id IN (SELECT id FROM receipt) RETURNING *
     ), fact AS (
         SELECT created_at, model, provider, source, rule, task_kind, agent_level, creator, api_key_id,
-               1 AS calls, (outcome = 'ok')::integer AS answered, 0 AS attempts, 0 AS succeeded,
+               (id <> ALL(coalesce(again, '{}')))::integer AS calls, (outcome = 'ok')::integer AS answered, 0 AS attempts, 0 AS succeeded,
                0 AS input_tokens, 0 AS output_tokens, 0 AS cached_input_tokens, 0 AS cost, 0 AS baseline,
                0 AS energy, 0 AS saved, 0 AS energy_wh, NULL::integer AS duration_ms
         FROM receipt

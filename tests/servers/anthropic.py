@@ -41,7 +41,9 @@ class AnthropicServer(ProviderServer):
                 await self.not_found(exchange)
 
     def authorized(self, received: Received) -> bool:
-        return received.headers.get("x-api-key") == self.api_key and "anthropic-version" in received.headers
+        # the REST documentation says x-api-key, the package of 2.x sends a bearer token: both are right
+        given = received.headers.get("x-api-key") or received.headers.get("authorization", "").removeprefix("Bearer ")
+        return given == self.api_key and "anthropic-version" in received.headers
 
     def refuse(self, reply: Reply, request: Any) -> tuple[int, str, str] | None:
         if request.get("model") not in self.models:

@@ -24,7 +24,7 @@ class ProviderServer(ABC):
     """A provider. Subclasses say how its answers look; this plays the script and its faults.
 
     `requests` holds everything received, `most_at_once` the highest number of calls in flight,
-    `disconnects` how many clients left early.
+    `connections` how many were opened, `disconnects` how many clients left early.
     """
 
     content_type = "text/event-stream; charset=utf-8"
@@ -51,6 +51,10 @@ class ProviderServer(ABC):
     @property
     def url(self) -> str:
         return self._server.url
+
+    @property
+    def connections(self) -> int:
+        return self._server.connections
 
     @property
     def disconnects(self) -> int:

@@ -60,6 +60,22 @@ class Exchange:
         await self._writer.drain()
 
 
+class _Reader(asyncio.StreamReader):
+    """A reader that tells when the client has closed its side, while others read or nobody does."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=2**20)
+        self.gone = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.gone.set()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        self.gone.set()
+
+
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
@@ -69,10 +85,10 @@ class HTTPServer:
     def __init__(self, handler: Handler, *, port: int = 0) -> None:
         self.url = ""
         self.port = port
+        self.connections = 0  # accepted so far
         self.disconnects = 0  # clients that left before their answer was complete
         self._handler = handler
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
 
@@ -95,33 +111,35 @@ class HTTPServer:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=2**20, backlog=1024)
+        server = await self._loop.create_server(
+            lambda: asyncio.StreamReaderProtocol(_Reader(), self._connection), "127.0.0.1", self.port, backlog=1024
+        )
         self.port = server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # all of them: a connection accepted a moment ago has a task that has not run yet
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        assert isinstance(reader, _Reader)
+        self.connections += 1
         try:
             while exchange := await _read_request(reader, writer):
                 await self._answer(exchange, reader)
         except (Disconnect, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
             writer.transport.abort()
 
-    async def _answer(self, exchange: Exchange, reader: asyncio.StreamReader) -> None:
+    async def _answer(self, exchange: Exchange, reader: _Reader) -> None:
         """Runs the handler, and stops it when the client leaves, as a real server does."""
         answer = asyncio.ensure_future(self._handler(exchange))
-        gone = asyncio.ensure_future(_until_gone(reader))
+        gone = asyncio.ensure_future(reader.gone.wait())
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -132,12 +150,6 @@ class HTTPServer:
             for task in (answer, gone):
                 task.cancel()
             await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _until_gone(reader: asyncio.StreamReader) -> None:
-    """Returns when the client has closed its side; leaves the bytes of a next request alone."""
-    while not reader.at_eof():
-        await asyncio.sleep(0.005)
 
 
 async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:

@@ -6,9 +6,11 @@ what arrives, `… publish COUNT RUN_ID` sends run.changed events, each line on 
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +36,7 @@ def database_url(config: dict[str, Any]) -> str:
 class Child:
     """A child process whose output lines can be awaited; ended with the `with` block."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -43,6 +45,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=pass_fds,
         )
         self.output: list[str] = []
         self._lines: Queue[str] = Queue()
@@ -85,10 +88,26 @@ class Child:
 
 
 @contextlib.contextmanager
-def web_server(*options: str, application: str = "ziggie.asgi:application", **environment: str) -> Iterator[int]:
-    """daphne on a free port; yields the port."""
-    with Child("-m", "daphne", "-b", "127.0.0.1", "-p", "0", *options, application, **environment) as child:
-        yield int(child.line(r"Listening on TCP address 127.0.0.1:(\d+)")[1])
+def web_server(
+    *options: str, application: str = "ziggie.asgi:application", port: int = 0, **environment: str
+) -> Iterator[int]:
+    """daphne on `port`, or on a free one; yields the port once it answers."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(128)
+        port = listening.getsockname()[1]
+        descriptor = listening.fileno()
+        command = ("-m", "daphne", "--fd", str(descriptor), *options, application)
+        with Child(*command, pass_fds=(descriptor,), **environment) as child:
+            listening.close()
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+            try:
+                connection.request("GET", "/")
+                connection.getresponse()
+            except OSError as error:
+                raise AssertionError("the web server does not answer:\n" + "".join(child.output[-40:])) from error
+            yield port
 
 
 @contextlib.contextmanager

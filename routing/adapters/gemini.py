@@ -1,0 +1,282 @@
+"""Google's native Gemini API. Options of a provider row: `headers`, `structured_output` (schema, object, prompt).
+
+Gemini signs its calls of tools and wants the signatures back. They travel as the signature of a Reasoning
+part before the call, marked so that no other provider is sent one.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.gemini_answers import SIGNATURE_MARK, ContentDecoder, read_content
+from routing.adapters.prompting import in_prompt, joined_text, schema_instruction, structured_output, with_instruction
+from routing.adapters.wire import (
+    Json,
+    arguments_object,
+    base_url,
+    extra_headers,
+    get_count,
+    get_dicts,
+    get_str,
+    get_vectors,
+    inline_image,
+    is_neutral,
+    load_object,
+    protocol_error,
+)
+from routing.types import (
+    ChatRequest,
+    ChatResult,
+    Embeddings,
+    Image,
+    Message,
+    ModelSpec,
+    Part,
+    ProviderError,
+    ProviderSpec,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    UnsupportedByProvider,
+)
+
+# parameters of other APIs under Google's names; native ones pass as they are
+_GENERATION = {
+    "top_p": "topP",
+    "top_k": "topK",
+    "presence_penalty": "presencePenalty",
+    "frequency_penalty": "frequencyPenalty",
+    "logprobs": "responseLogprobs",
+    "top_logprobs": "logprobs",
+}
+_NATIVE_GENERATION = frozenset({"topP", "topK", "presencePenalty", "frequencyPenalty", "thinkingConfig"})
+_NATIVE = frozenset({"safetySettings", "cachedContent"})
+_THINKING_LEVELS = re.compile(r"gemini-(?:[3-9]|\d\d)")  # earlier ones think within a budget of tokens
+_BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576}
+_UNSIGNED = "skip_thought_signature_validator"  # Google's own word for calls that another model made
+_TASK_TYPES: dict[EmbedPurpose, str] = {"document": "RETRIEVAL_DOCUMENT", "query": "RETRIEVAL_QUERY"}
+
+
+class GeminiCodec:
+    kind = "gemini"
+    embed_batch = 100
+
+    # --- chat ---
+
+    def encode_chat(
+        self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
+    ) -> WireRequest:
+        generation: Json = {}
+        request = self._structured(request, model, generation)
+        body = self._conversation(request, model)
+        self._sampling(request, model, generation)
+        if max_output_tokens is not None:
+            generation["maxOutputTokens"] = max_output_tokens
+        self._extra(request, body, generation)
+        if generation:
+            body["generationConfig"] = generation
+        method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return self._request(model.provider, "POST", f"/{_path(model)}:{method}", body)
+
+    def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
+        return read_content(self._object(response, sent), sent)
+
+    def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
+        return error_from_response(response, sent)
+
+    def chat_stream(self, sent: WireRequest) -> StreamDecoder:
+        return ContentDecoder(self, sent)
+
+    # --- embeddings, counting, status ---
+
+    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
+        each: Json = {"model": _path(model), "taskType": _TASK_TYPES[purpose]}
+        if model.dimensions:
+            each["outputDimensionality"] = model.dimensions
+        requests = [{**each, "content": {"parts": [{"text": text}]}} for text in texts]
+        return self._request(model.provider, "POST", f"/{_path(model)}:batchEmbedContents", {"requests": requests})
+
+    def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
+        rows = get_dicts(self._object(response, sent), "embeddings")
+        expected = len((sent.body or {}).get("requests", rows))
+        if len(rows) != expected:
+            raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
+        return Embeddings(get_vectors([row.get("values") for row in rows]))
+
+    def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
+        body = {"generateContentRequest": {"model": _path(model), **self._conversation(request, model)}}
+        return self._request(model.provider, "POST", f"/{_path(model)}:countTokens", body)
+
+    def decode_count(self, response: WireResponse, sent: WireRequest) -> int:
+        count = get_count(self._object(response, sent), "totalTokens")
+        if count is None:
+            raise protocol_error("the answer holds no totalTokens")
+        return count
+
+    def encode_status(self, provider: ProviderSpec) -> tuple[WireRequest, ...]:
+        return (self._request(provider, "GET", "/models?pageSize=1000", None),)
+
+    def decode_status(self, responses: tuple[WireResponse | None, ...]) -> ProviderStatus:
+        answer = load_object(responses[0].body) if responses[0] else {}
+        names = (get_str(row, "name").removeprefix("models/") for row in get_dicts(answer, "models"))
+        return ProviderStatus(models=tuple(filter(None, names)))
+
+    # --- requests ---
+
+    def _request(self, provider: ProviderSpec, method: str, path: str, body: Mapping[str, Any] | None) -> WireRequest:
+        headers = extra_headers(provider)
+        if provider.api_key:
+            headers["x-goog-api-key"] = provider.api_key  # never in the address, which gets logged
+        return WireRequest(method, base_url(provider.base_url, "/v1beta") + path, headers, body, provider.api_key)
+
+    def _structured(self, request: ChatRequest, model: ModelSpec, generation: Json) -> ChatRequest:
+        if request.json_schema is None and not request.json_object:
+            return request
+        how = structured_output(model, "schema")
+        if request.tools or how in ("prompt", "tool"):
+            return in_prompt(request)  # JSON mode and tools exclude each other
+        generation["responseMimeType"] = "application/json"
+        if request.json_schema is None:
+            return request
+        if how == "object":
+            return with_instruction(request, schema_instruction(request.json_schema))
+        generation["responseJsonSchema"] = request.json_schema
+        return request
+
+    def _sampling(self, request: ChatRequest, model: ModelSpec, generation: Json) -> None:
+        if request.temperature is not None:
+            generation["temperature"] = request.temperature
+        if request.stop:
+            generation["stopSequences"] = list(request.stop)
+        if request.seed is not None:
+            generation["seed"] = request.seed
+        effort = request.reasoning_effort
+        if not effort:
+            return
+        if _THINKING_LEVELS.search(model.name):
+            generation["thinkingConfig"] = {"thinkingLevel": "minimal" if effort == "none" else effort}
+        elif effort in _BUDGETS:
+            generation["thinkingConfig"] = {"thinkingBudget": _BUDGETS[effort]}
+        else:
+            raise UnsupportedByProvider(f"reasoning effort {effort!r} is not known to {model.name}")
+
+    def _extra(self, request: ChatRequest, body: Json, generation: Json) -> None:
+        for key, value in request.extra.items():
+            if is_neutral(key, value):
+                continue
+            if key in _GENERATION or key in _NATIVE_GENERATION:
+                generation[_GENERATION.get(key, key)] = value
+            elif key in _NATIVE:
+                body[key] = value
+            else:
+                raise UnsupportedByProvider(f"{key} is not a parameter of the Gemini API")
+
+    def _conversation(self, request: ChatRequest, model: ModelSpec) -> Json:
+        body: Json = {"contents": self._contents(request, signs=bool(_THINKING_LEVELS.search(model.name)))}
+        system = [part for turn in request.messages if turn.role == "system" for part in _system_texts(turn)]
+        if system:
+            body["systemInstruction"] = {"parts": [{"text": text} for text in system]}
+        if request.tools:
+            if request.parallel_tool_calls is False:
+                raise UnsupportedByProvider("parallel_tool_calls: Gemini cannot be kept from several calls at once")
+            declarations = [
+                {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
+                for tool in request.tools
+            ]
+            body["tools"] = [{"functionDeclarations": declarations}]
+            choice = _tool_choice(request.tool_choice)
+            if choice:
+                body["toolConfig"] = {"functionCallingConfig": choice}
+        return body
+
+    def _contents(self, request: ChatRequest, *, signs: bool) -> list[Json]:
+        names = {p.id: p.name for turn in request.messages for p in turn.parts if isinstance(p, ToolCall)}
+        contents: list[Json] = []
+        for turn in request.messages:
+            if turn.role == "system":
+                continue
+            role = "model" if turn.role == "assistant" else "user"
+            parts = _parts(turn, names, signs=signs)
+            if not parts:
+                continue
+            if contents and contents[-1]["role"] == role:
+                contents[-1]["parts"] += parts
+            else:
+                contents.append({"role": role, "parts": parts})
+        return contents
+
+    def _object(self, response: WireResponse, sent: WireRequest) -> Json:
+        if not 200 <= response.status < 300:
+            raise self.decode_error(response, sent)
+        answer = load_object(response.body)
+        if answer.get("error"):
+            raise error_from_event(answer, sent)
+        return answer
+
+
+def _path(model: ModelSpec) -> str:
+    name = quote(model.name, safe="/:@.-_")
+    return name if "/" in name else f"models/{name}"
+
+
+def _system_texts(turn: Message) -> list[str]:
+    if any(not isinstance(part, Text) for part in turn.parts):
+        raise UnsupportedByProvider("a system message that is not text")
+    text = joined_text(turn)
+    return [text] if text else []
+
+
+def _tool_choice(choice: str) -> Json:
+    if not choice:
+        return {}
+    modes = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+    if choice in modes:
+        return {"mode": modes[choice]}
+    return {"mode": "ANY", "allowedFunctionNames": [choice]}
+
+
+def _parts(turn: Message, names: Mapping[str, str], *, signs: bool) -> list[Json]:
+    encoded: list[Json] = []
+    signature = ""
+    for part in turn.parts:
+        if isinstance(part, Reasoning):  # thinking itself is not sent back, only what proves it
+            if part.signature.startswith(SIGNATURE_MARK):
+                signature = part.signature.removeprefix(SIGNATURE_MARK)
+            continue
+        block = _part(part, turn.role, names)
+        if not block:
+            continue
+        if isinstance(part, ToolCall) and signs and not signature and not _signed(encoded):
+            signature = _UNSIGNED
+        if signature:
+            block["thoughtSignature"] = signature
+            signature = ""
+        encoded.append(block)
+    return encoded
+
+
+def _signed(blocks: list[Json]) -> bool:
+    """Of several calls in one turn only the first bears a signature."""
+    return any("functionCall" in block for block in blocks)
+
+
+def _part(part: Part, role: str, names: Mapping[str, str]) -> Json:
+    if isinstance(part, Text):
+        return {"text": part.text} if part.text else {}
+    if isinstance(part, Image):
+        inline = inline_image(part)
+        if inline is None or role == "assistant":
+            raise UnsupportedByProvider("an image by address or in an assistant's turn: Gemini takes neither")
+        return {"inlineData": {"mimeType": inline[0], "data": inline[1]}}
+    if isinstance(part, ToolCall):
+        return {"functionCall": {"name": part.name, "args": arguments_object(part.arguments, part.name)}}
+    if isinstance(part, ToolResult):
+        name = names.get(part.tool_call_id)
+        if name is None:
+            raise UnsupportedByProvider("a tool's result without the call it answers")
+        return {"functionResponse": {"name": name, "response": {"error" if part.is_error else "result": part.content}}}
+    return {}

@@ -1,0 +1,152 @@
+"""Reading generateContent's answers, whole and streamed."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import orjson
+
+from routing.adapters.assembly import Assembler
+from routing.adapters.base import WireRequest
+from routing.adapters.decoding import EventDecoder
+from routing.adapters.errors import error_from_event, make_error
+from routing.adapters.sse import SSESplitter
+from routing.adapters.wire import (
+    Json,
+    get_count,
+    get_dict,
+    get_dicts,
+    get_number,
+    get_str,
+    load_object,
+    protocol_error,
+)
+from routing.types import ChatResult, Delta, StopReason, Usage
+
+if TYPE_CHECKING:
+    from routing.adapters.base import Codec
+
+SIGNATURE_MARK = "gemini:"
+
+_LENGTH = frozenset({"MAX_TOKENS"})
+_FILTERED = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"})
+# the model wrote a call that cannot be read: no answer, but the next try may give one
+_BROKEN = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
+
+
+def read_content(answer: Json, sent: WireRequest) -> ChatResult:
+    """A complete answer. Raises ProviderError("content_filter") for a prompt that Google blocks."""
+    reader = _Reader(sent)
+    deltas: list[Delta] = []
+    reader.read(answer, deltas)
+    if reader.stop_reason is None:
+        if not get_dicts(answer, "candidates"):
+            raise protocol_error("the answer holds no candidates")
+        reader.stop_reason = reader.stop_for("STOP")
+    assembler = Assembler()
+    for delta in deltas:
+        assembler.add(delta)
+    assembler.add(reader.end())
+    return assembler.result()
+
+
+class ContentDecoder(EventDecoder):
+    """Chunks in the shape of whole answers. There is no last word: the stream ends with the connection."""
+
+    def __init__(self, codec: "Codec", sent: WireRequest) -> None:
+        super().__init__(codec, sent, SSESplitter())
+        self._reader = _Reader(sent)
+
+    def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
+        chunk = load_object(data, "a chunk of the stream")
+        if chunk.get("error"):
+            raise error_from_event(chunk, self.sent, usage=self.usage)
+        try:
+            self._reader.read(chunk, out)
+        finally:
+            self.usage = self._reader.usage
+
+    def on_end(self, out: list[Delta]) -> None:
+        if self._reader.stop_reason is None:
+            raise self.cut()
+        out.append(self._reader.end())
+        self.done = True
+
+
+class _Reader:
+    """Turns answers, or the chunks of one, into deltas."""
+
+    def __init__(self, sent: WireRequest) -> None:
+        self.stop_reason: StopReason | None = None
+        self.usage: Usage | None = None
+        self._sent = sent
+        self._introduced = False
+        self._calls = 0
+        self._mean_logprob: float | None = None
+
+    def read(self, answer: Json, out: list[Delta]) -> None:
+        usage = get_dict(answer, "usageMetadata")
+        if usage:
+            self.usage = _usage(usage)
+        blocked = get_str(get_dict(answer, "promptFeedback"), "blockReason")
+        if blocked:
+            message = f"Google blocks the prompt: {blocked}"
+            raise make_error("content_filter", message, self._sent, usage=self.usage)
+        if not self._introduced:
+            self._introduced = True
+            out.append(Delta(model=get_str(answer, "modelVersion"), response_id=get_str(answer, "responseId")))
+        candidates = get_dicts(answer, "candidates")
+        if not candidates:
+            return
+        candidate = candidates[0]
+        for part in get_dicts(get_dict(candidate, "content"), "parts"):
+            self._part(part, out)
+        average = get_number(candidate, "avgLogprobs")
+        self._mean_logprob = average if average is not None else self._mean_logprob
+        finish = get_str(candidate, "finishReason")
+        if finish in _BROKEN:
+            raise make_error("server", f"the model's answer is broken: {finish}", self._sent, usage=self.usage)
+        if finish:
+            self.stop_reason = self.stop_for(finish)
+
+    def end(self) -> Delta:
+        return Delta(stop_reason=self.stop_reason, usage=self.usage, mean_logprob=self._mean_logprob)
+
+    def stop_for(self, finish: str) -> StopReason:
+        if finish in _LENGTH:
+            return "length"
+        if finish in _FILTERED:
+            return "content_filter"
+        return "tool_calls" if self._calls else "stop"
+
+    def _part(self, part: Json, out: list[Delta]) -> None:
+        signature = get_str(part, "thoughtSignature")
+        if signature:
+            out.append(Delta(reasoning_signature=SIGNATURE_MARK + signature))
+        call = get_dict(part, "functionCall")
+        text = get_str(part, "text")
+        if call:
+            self._call(call, out)
+        elif text:
+            out.append(Delta(reasoning=text) if part.get("thought") is True else Delta(text=text))
+
+    def _call(self, call: Json, out: list[Delta]) -> None:
+        name = get_str(call, "name")
+        if not name:
+            raise protocol_error("a tool call has no name")
+        arguments = orjson.dumps(get_dict(call, "args"), option=orjson.OPT_NON_STR_KEYS).decode()
+        digest = hashlib.sha256(f"{self._calls}\0{name}\0{arguments}".encode()).hexdigest()
+        identity = get_str(call, "id") or f"call_{digest[:16]}"
+        out.append(Delta(tool_index=self._calls, tool_id=identity, tool_name=name, tool_arguments=arguments))
+        self._calls += 1
+
+
+def _usage(usage: Json) -> Usage:
+    """candidatesTokenCount leaves the thinking out; ours includes it."""
+    prompt, tools = get_count(usage, "promptTokenCount"), get_count(usage, "toolUsePromptTokenCount")
+    answer, thoughts = get_count(usage, "candidatesTokenCount"), get_count(usage, "thoughtsTokenCount")
+    return Usage(
+        input_tokens=None if prompt is None else prompt + (tools or 0),
+        output_tokens=None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0),
+        cached_input_tokens=get_count(usage, "cachedContentTokenCount"),
+        reasoning_tokens=thoughts,
+    )

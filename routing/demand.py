@@ -1,0 +1,209 @@
+"""PURE: what a request asks of the router, measured once and without its texts.
+
+A Demand holds all that a decision needs to know of a request, and nothing that anybody said in it. It is
+kept on the receipt, so that a decision can be made again long after the texts are gone.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from routing.tokens import estimate_tokens
+from routing.types import ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
+from ziggie.errors import InvalidInput
+
+CHARACTERS_PER_TOKEN = 4
+LONG_PROMPT_CHARACTERS = 10_000
+BASE_COMPLEXITY = {"L1": 0.8, "L2": 0.5, "L3": 0.2}
+OTHER_COMPLEXITY = 0.5
+# Stems, so that "architectural" and "strategic" count as well.
+STRATEGIC_STEMS = ("architect", "strateg")
+
+# Upper bounds of what providers add around a text: role markers, tool preambles, tiles of an image.
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_TOOL = 64
+TOOLS_PREAMBLE_TOKENS = 1_024
+SCHEMA_PREAMBLE_TOKENS = 512
+IMAGE_TOKENS_AT_MOST = 8_192
+IMAGE_TOKENS_LIKELY = 1_500
+# Enough of the first user message to tell conversations apart.
+KEY_CHARACTERS = 4_096
+BUCKETS = 10_000
+MAX_CHOICES = 1_000
+_LETTERS_AND_SPACE = bytes(code for code in range(128) if chr(code).isalpha() or chr(code).isspace())
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A request as the planner sees it.
+
+    `input_at_most` is an upper bound of its tokens, for money; `input_likely` an estimate, for whether it
+    fits a context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
+    `choices` is how many answers are asked for at once. `may_repair`: an answer that does not validate is
+    sent back once. `sticky` is a digest that tells runs and conversations apart for rollouts.
+    """
+
+    model: str
+    task_kind: str
+    agent_level: str
+    creator_tier: str
+    complexity: float
+    context_tokens: int
+    strategy: str
+    pattern: str
+    needs: frozenset[str]
+    estimated: frozenset[str]
+    input_at_most: int
+    input_likely: int
+    max_output_tokens: int | None
+    choices: int
+    may_repair: bool
+    sticky: str
+    api_key_id: str
+    creator: str
+
+    def bucket(self, salt: str) -> int:
+        """0..9999, always the same for the same run or conversation and the same salt."""
+        digest = hashlib.blake2b(f"{salt}\0{self.sticky}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % BUCKETS
+
+
+def measure(request: ChatRequest) -> Demand:
+    """Raises InvalidInput for a hint that cannot be meant. Takes time in proportion to the texts."""
+    hints = request.hints
+    _check(hints)
+    size = _Size(reads_subject=hints.complexity is None)
+    for message in request.messages:
+        size.add_message(message)
+    size.add_tools_and_schema(request)
+    estimated = {name for name in ("complexity", "context_tokens") if getattr(hints, name) is None}
+    return Demand(
+        model=request.model,
+        task_kind=hints.task_kind,
+        agent_level=hints.agent_level.upper(),
+        creator_tier=hints.creator_tier.lower(),
+        complexity=_complexity(hints, size) if hints.complexity is None else float(hints.complexity),
+        context_tokens=size.characters // CHARACTERS_PER_TOKEN
+        if hints.context_tokens is None
+        else hints.context_tokens,
+        strategy=hints.strategy,
+        pattern=hints.pattern,
+        needs=request.needs,
+        estimated=frozenset(estimated),
+        input_at_most=size.at_most,
+        input_likely=max(size.likely, hints.context_tokens or 0),
+        max_output_tokens=request.max_output_tokens,
+        choices=_choices(request.extra),
+        may_repair=request.accept is not None or request.json_schema is not None or request.json_object,
+        sticky=_sticky(request),
+        api_key_id=request.api_key_id or "",
+        creator=request.creator,
+    )
+
+
+def upper_bound_tokens(request: ChatRequest) -> int:
+    """More input tokens than any tokenizer makes of the request: no token is shorter than a byte."""
+    return measure(request).input_at_most
+
+
+def to_json(demand: Demand) -> dict[str, Any]:
+    """For the receipt. `from_json(to_json(d)) == d`."""
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(demand).items()}
+
+
+def from_json(kept: Mapping[str, Any]) -> Demand:
+    """Raises TypeError for a receipt that lacks a field."""
+    sets = {name: frozenset(kept[name]) for name in ("needs", "estimated") if name in kept}
+    return Demand(**{**kept, **sets})
+
+
+def _check(hints: Hints) -> None:
+    if hints.complexity is not None and not 0 <= hints.complexity <= 1:  # not true of NaN either
+        raise InvalidInput(f"complexity must be between 0 and 1, not {hints.complexity}")
+    if hints.context_tokens is not None and hints.context_tokens < 0:
+        raise InvalidInput(f"context_tokens must not be negative, and it is {hints.context_tokens}")
+
+
+def _complexity(hints: Hints, size: "_Size") -> float:
+    """By the agent's level, the length and the subject. Counted in tenths, so that sums are exact."""
+    tenths = round(BASE_COMPLEXITY.get(hints.agent_level.upper(), OTHER_COMPLEXITY) * 10)
+    tenths += 1 if size.characters > LONG_PROMPT_CHARACTERS else 0
+    tenths += 2 if size.speaks_of_strategy else 0
+    return min(tenths, 10) / 10
+
+
+@dataclass(slots=True)
+class _Size:
+    """A running sum over the parts of a request."""
+
+    reads_subject: bool
+    characters: int = 0
+    at_most: int = 0
+    likely: int = 0
+    speaks_of_strategy: bool = False
+
+    def add_message(self, message: Message) -> None:
+        self.at_most += TOKENS_PER_MESSAGE
+        for part in message.parts:
+            if isinstance(part, Text):  # nearly all of them
+                self.add_prompt(part.text)
+                if self.reads_subject and not self.speaks_of_strategy:
+                    lowered = part.text.lower()
+                    self.speaks_of_strategy = any(stem in lowered for stem in STRATEGIC_STEMS)
+                continue
+            match part:
+                case Image():
+                    self.at_most += IMAGE_TOKENS_AT_MOST
+                    self.likely += IMAGE_TOKENS_LIKELY
+                case ToolCall(_, name, arguments):
+                    self.at_most += TOKENS_PER_TOOL
+                    self.add_prompt(name + arguments)
+                case ToolResult(_, content):
+                    self.at_most += TOKENS_PER_TOOL
+                    self.add_prompt(content)
+                case Reasoning(text, signature):
+                    self.add_prompt(text + signature)
+
+    def add_prompt(self, text: str) -> None:
+        self.characters += len(text)
+        self.add_text(text)
+
+    def add_text(self, text: str) -> None:
+        if text.isascii():
+            # What estimate_tokens() gives, without its passes over the text.
+            plain = len(text.encode().translate(None, _LETTERS_AND_SPACE))
+            self.at_most += len(text)
+            self.likely += -(-(len(text) + plain) // 4)
+        else:
+            self.at_most += len(text.encode(errors="surrogatepass"))
+            self.likely += estimate_tokens(text)
+
+    def add_tools_and_schema(self, request: ChatRequest) -> None:
+        for tool in request.tools:
+            self.at_most += TOKENS_PER_TOOL
+            self.add_text(f"{tool.name}{tool.description}{json.dumps(tool.parameters)}")
+        self.at_most += TOOLS_PREAMBLE_TOKENS if request.tools else 0
+        if request.json_schema is not None:
+            self.at_most += SCHEMA_PREAMBLE_TOKENS
+            self.add_text(request.json_schema_name + json.dumps(request.json_schema))
+
+
+def _choices(extra: Mapping[str, Any]) -> int:
+    """How many answers a pass-through parameter asks for; each one is paid."""
+    asked = [extra[name] for name in ("n", "best_of") if extra.get(name) is not None]
+    try:
+        return max(1, *(int(value) for value in asked)) if asked else 1
+    except (TypeError, ValueError, OverflowError):
+        return MAX_CHOICES  # not a number: whatever the provider makes of it, it is not held too low
+
+
+def _sticky(request: ChatRequest) -> str:
+    """The same for all calls of a run, else for all turns of a conversation of one key."""
+    if request.run_id:
+        told_apart = f"run\0{request.run_id}"
+    else:
+        first = next((message.text for message in request.messages if message.role == "user"), "")
+        told_apart = f"conversation\0{request.api_key_id}\0{first[:KEY_CHARACTERS]}"
+    return hashlib.blake2b(told_apart.encode(errors="surrogatepass"), digest_size=16).hexdigest()

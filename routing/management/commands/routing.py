@@ -1,0 +1,100 @@
+"""The routing file, the import of older rules, and the question which model would serve."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from routing.models import AGENT_LEVELS, CREATOR_TIERS, STRATEGIES
+from routing.types import Hints
+from ziggie.commands import ZiggieCommand
+from ziggie.errors import InvalidInput, NotFound
+
+BY = "command line"
+
+
+class Command(ZiggieCommand):
+    help = "Load, print, import and explain the routing configuration."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="apply|export|import-cortex|explain")
+        apply = actions.add_parser("apply", help="Load a routing file, all or nothing.")
+        apply.add_argument("file", metavar="FILE")
+        export = actions.add_parser("export", help="Print the configuration as a routing file.")
+        export.add_argument("--format", choices=("yaml", "json"), default="yaml")
+        cortex = actions.add_parser("import-cortex", help="Turn the older JSON of rules into a draft policy.")
+        cortex.add_argument("file", metavar="FILE")
+        cortex.add_argument("--slug", default="cortex", help="The policy's name (cortex).")
+        cortex.add_argument("--json", action="store_true", help="Print the report as one JSON document.")
+        _add_explain(actions)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        {
+            "apply": self._apply,
+            "export": self._export,
+            "import-cortex": self._import_cortex,
+            "explain": self._explain,
+        }[options["action"]](options)
+
+    def _apply(self, options: dict[str, Any]) -> None:
+        from routing.routing_file import apply
+
+        changes = apply(read_text(options["file"]), by=BY, name=options["file"])
+        for warning in changes.warnings:
+            self.stderr.write(f"warning: {options['file']}:{warning}")
+        written = changes.written or ["nothing: all of it is in force already"]
+        self.emit({}, "Changed " + ", ".join(written))
+
+    def _export(self, options: dict[str, Any]) -> None:
+        from routing.routing_file import export
+
+        self.emit({}, export(options["format"]))
+
+    def _import_cortex(self, options: dict[str, Any]) -> None:
+        from routing.cortex import import_draft
+
+        report = import_draft(read_text(options["file"]), slug=options["slug"], by=BY, name=options["file"])
+        self.emit(report.as_json(), report.as_text())
+
+    def _explain(self, options: dict[str, Any]) -> None:
+        from routing import explaining
+
+        hints = Hints(
+            task_kind=options["task_kind"],
+            agent_level=options["agent_level"],
+            creator_tier=options["creator_tier"],
+            complexity=options["complexity"],
+            context_tokens=options["context"],
+            capabilities=frozenset(options["capability"]),
+            strategy=options["strategy"],
+        )
+        explained = explaining.explain(explaining.request_of(hints, model=options["model"], prompt=options["prompt"]))
+        self.emit(explained, explaining.as_text(explained))
+
+
+def _add_explain(actions: Any) -> None:
+    parser = actions.add_parser("explain", help="Say which model would serve, and why not the others.")
+    parser.add_argument("--task-kind", default="")
+    parser.add_argument("--agent-level", choices=AGENT_LEVELS, default="")
+    parser.add_argument("--creator-tier", choices=CREATOR_TIERS, default="")
+    parser.add_argument("--complexity", type=float, help="0.0 to 1.0; estimated unless stated.")
+    parser.add_argument("--context", type=int, metavar="TOKENS")
+    parser.add_argument("--capability", action="append", default=[], metavar="C", help="May be given several times.")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="")
+    parser.add_argument("--model", default="auto", help="A model's name instead of auto.")
+    parser.add_argument("--prompt", default="?", help="The prompt to estimate from.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document and nothing else.")
+
+
+def read_text(path: str) -> str:
+    """Raises NotFound, TooLarge or InvalidInput. No more than the limit is ever read."""
+    from routing.routing_text import MAX_BYTES, decode
+
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path}") from error
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    return decode(raw, path)

@@ -1,0 +1,177 @@
+"""Versions of policies: draft -> publish -> roll back. The only writer of policies and rules.
+
+What has been live is never changed: receipts name a policy and its version, and find there the rules
+they were judged by. Who published what, and when, stands on the version; what changed is the difference
+to the version that was live before.
+"""
+
+import difflib
+from dataclasses import replace
+
+import yaml
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from routing import rows
+from routing.configuration import Document, Placed, PolicyEntry, Problem
+from routing.models import RoutingPolicy, RoutingRule
+from routing.validation import check, errors
+from ziggie.errors import Conflict, InvalidInput
+
+
+def entry_of(policy: RoutingPolicy) -> PolicyEntry:
+    """A policy row as the routing file would hold it."""
+    return rows.policy_entry(policy)
+
+
+def create_draft(entry: PolicyEntry, *, by: str) -> RoutingPolicy:
+    """A new version of the policy, which nothing uses yet. It need not be valid."""
+    with transaction.atomic():
+        rows.lock_configuration()
+        draft = RoutingPolicy.objects.create(
+            slug=entry.slug, version=_next_version(entry.slug), notes=entry.notes, created_by=by
+        )
+        RoutingRule.objects.bulk_create(rows.policy_rows(draft, entry))
+    return draft
+
+
+def replace_draft(draft: RoutingPolicy, entry: PolicyEntry) -> None:
+    """Raises Conflict if it is no draft by now."""
+    with transaction.atomic():
+        rows.lock_configuration()
+        draft = _locked(draft, "draft")
+        draft.rules.all().delete()
+        RoutingRule.objects.bulk_create(rows.policy_rows(draft, entry))
+        RoutingPolicy.objects.filter(pk=draft.pk).update(notes=entry.notes)
+
+
+def duplicate(policy: RoutingPolicy, *, by: str) -> RoutingPolicy:
+    """A draft with the same rules."""
+    entry = entry_of(policy).model_copy(update={"notes": f"From version {policy.version}."})
+    return create_draft(entry, by=by)
+
+
+def problems_if_live(entry: PolicyEntry, document: Document | None = None) -> list[Problem]:
+    """What would be wrong, or unwise, with these rules as the live policy. Paths start at the policy."""
+    whole = document or rows.load()
+    live = Placed((), entry.model_copy(update={"live": True}))
+    found = check(replace(whole, policies=[live]), api_keys=rows.api_key_names())
+    own = {placed.path[:1] for section in (whole.providers, whole.models, whole.budgets) for placed in section or ()}
+    return [problem for problem in found if problem.path[:1] not in own and problem.path[:1] != ("settings",)]
+
+
+def publish(draft: RoutingPolicy, *, by: str) -> RoutingPolicy:
+    """Makes a draft the live policy; the one that was live is kept as retired.
+
+    Raises InvalidInput with every mistake; Conflict if it is no draft by now.
+    """
+    with transaction.atomic():
+        rows.lock_configuration()
+        draft = _locked(draft, "draft")
+        refuse_errors(problems_if_live(entry_of(draft)), f"{draft.slug} version {draft.version} cannot be published")
+        _go_live(draft, by)
+    return draft
+
+
+def roll_back(policy: RoutingPolicy, *, by: str) -> RoutingPolicy:
+    """Publishes the rules of an earlier version as a new one. Raises InvalidInput, as publish() does."""
+    with transaction.atomic():
+        rows.lock_configuration()
+        policy = _locked(policy, "retired")
+        draft = create_draft(
+            entry_of(policy).model_copy(update={"notes": f"Rolled back to version {policy.version}."}), by=by
+        )
+        return publish(draft, by=by)
+
+
+def put_live(entry: PolicyEntry, *, by: str) -> RoutingPolicy:
+    """Publishes these rules as a new version. The caller has checked them."""
+    with transaction.atomic():
+        draft = create_draft(entry, by=by)
+        _go_live(draft, by)
+    return draft
+
+
+def begin_edit(policy: RoutingPolicy, *, by: str) -> None:
+    """Before the live policy's rules are edited in place: keeps what they are now as a retired version and
+    makes the policy a new version. For a draft this does nothing.
+
+    Must run in the transaction of the edit. Raises Conflict for a retired policy.
+    """
+    rows.lock_configuration()
+    policy.refresh_from_db()
+    if policy.state == "retired":
+        raise Conflict("a retired version is never changed; duplicate it as a draft")
+    if policy.state == "draft":
+        return
+    kept_rules = list(policy.rules.all())
+    kept = RoutingPolicy.objects.get(pk=policy.pk)
+    policy.version = _next_version(policy.slug)
+    policy.created_by = policy.published_by = by
+    policy.created_at = policy.published_at = timezone.now()
+    policy.save()
+    created_at, kept.pk, kept.state = kept.created_at, None, "retired"
+    kept.save(force_insert=True)
+    RoutingPolicy.objects.filter(pk=kept.pk).update(created_at=created_at)
+    for rule in kept_rules:
+        rule.pk, rule.policy = None, kept
+    RoutingRule.objects.bulk_create(kept_rules)
+
+
+def put_in_order(policy: RoutingPolicy, *, moved: RoutingRule | None = None, came_from: int | None = None) -> None:
+    """Numbers the rules from 1. The moved rule keeps its number, and the one it meets makes room."""
+
+    def place(rule: RoutingRule) -> tuple[int, int]:
+        if moved is None or rule.pk != moved.pk:
+            return rule.position, 0
+        moved_down = came_from is not None and came_from < rule.position
+        return rule.position, 1 if moved_down else -1
+
+    for number, rule in enumerate(sorted(policy.rules.all(), key=place), start=1):
+        if rule.position != number:
+            RoutingRule.objects.filter(pk=rule.pk).update(position=number)
+
+
+def predecessor(policy: RoutingPolicy) -> RoutingPolicy | None:
+    """The version that was live before this one; for a draft the one that is live."""
+    published = RoutingPolicy.objects.exclude(pk=policy.pk).filter(published_at__isnull=False)
+    if policy.published_at is not None:
+        published = published.filter(published_at__lt=policy.published_at)
+    return published.order_by("-published_at", "-version").first()
+
+
+def difference(old: RoutingPolicy | None, new: RoutingPolicy) -> str:
+    """The rules that differ, as a unified diff of the routing file's YAML; "" if none does."""
+    before = [] if old is None else _lines(old)
+    name = f"{old.slug} v{old.version}" if old else "nothing"
+    return "\n".join(difflib.unified_diff(before, _lines(new), name, f"{new.slug} v{new.version}", lineterm="", n=1))
+
+
+def refuse_errors(problems: list[Problem], message: str) -> None:
+    """Raises InvalidInput with every error among the problems."""
+    if found := errors(problems):
+        raise InvalidInput(message, details=[{"place": p.place, "problem": p.message} for p in found])
+
+
+def _lines(policy: RoutingPolicy) -> list[str]:
+    rules = rows.plain(entry_of(policy))["rules"]
+    return yaml.safe_dump(rules, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None).splitlines()
+
+
+def _go_live(draft: RoutingPolicy, by: str) -> None:
+    RoutingPolicy.objects.filter(state="live").update(state="retired")
+    draft.state, draft.published_by, draft.published_at = "live", by, timezone.now()
+    draft.save(update_fields=["state", "published_by", "published_at"])
+
+
+def _locked(policy: RoutingPolicy, state: str) -> RoutingPolicy:
+    locked = RoutingPolicy.objects.select_for_update().get(pk=policy.pk)
+    if locked.state != state:
+        raise Conflict(f"{locked} is {locked.state} by now, not {state}")
+    return locked
+
+
+def _next_version(slug: str) -> int:
+    newest: int | None = RoutingPolicy.objects.filter(slug=slug).aggregate(newest=Max("version"))["newest"]
+    return (newest or 0) + 1

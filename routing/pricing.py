@@ -1,0 +1,113 @@
+"""PURE: the only cost arithmetic. Decimal inside, whole micro-dollars outside, rounded once.
+
+A price of X dollars per million tokens is X micro-dollars per token. So a cost is tokens times price, and
+nothing is divided before the one rounding at the end.
+"""
+
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
+
+from routing.types import PriceSpec, Usage
+
+MICRO = Decimal(1_000_000)
+SECONDS_PER_HOUR = 3600
+_ONE = Decimal(1)
+
+
+def cost_microusd(usage: Usage, price: PriceSpec | None) -> int:
+    """What these tokens cost. Counts that nobody knows and models without a price cost nothing.
+
+    `input_tokens` holds the cached and the cache-written ones. A provider that reports more of those
+    than input is not believed: cached counts first, then written, together never more than input.
+    """
+    if price is None:
+        return 0
+    input_tokens = usage.input_tokens or 0
+    cached = min(usage.cached_input_tokens or 0, input_tokens)
+    written = min(usage.cache_write_tokens or 0, input_tokens - cached)
+    cost = (
+        (input_tokens - cached - written) * price.input_usd_per_mtok
+        + cached * _or_input(price.cached_input_usd_per_mtok, price)
+        + written * _or_input(price.cache_write_usd_per_mtok, price)
+        + (usage.output_tokens or 0) * price.output_usd_per_mtok
+    )
+    return _half_up(cost)
+
+
+def worst_case_microusd(price: PriceSpec, *, input_tokens: int, output_tokens: int) -> int:
+    """The most that a call of at most these tokens can cost, rounded up: every input token is taken at
+    the dearest input price, since nobody knows beforehand which ones are cached or written."""
+    dearest = dearest_input_usd_per_mtok(price)
+    cost = input_tokens * dearest + output_tokens * price.output_usd_per_mtok
+    return int(cost.to_integral_value(ROUND_CEILING))
+
+
+def dearest_input_usd_per_mtok(price: PriceSpec) -> Decimal:
+    dearest = price.input_usd_per_mtok
+    for other in (price.cached_input_usd_per_mtok, price.cache_write_usd_per_mtok):
+        if other is not None and other > dearest:
+            dearest = other
+    return dearest
+
+
+def affordable_output_tokens(
+    price: PriceSpec, *, input_tokens: int, echoes: int, calls: int, left_microusd: int
+) -> int | None:
+    """How many output tokens each of `calls` calls may make so that all of it fits into what is left.
+
+    `input_tokens` is the input of all calls together; `echoes` is how often an output becomes input
+    again. None: any number fits. 0: nothing does.
+    """
+    dearest = dearest_input_usd_per_mtok(price)
+    left = left_microusd - input_tokens * dearest
+    each = echoes * dearest + calls * price.output_usd_per_mtok
+    if left < 0:
+        return 0
+    return int(left / each) if each else None
+
+
+def is_free(price: PriceSpec | None) -> bool:
+    """True if nothing that a call uses can cost anything. Without a price nobody can say so."""
+    return price is not None and not (price.output_usd_per_mtok or dearest_input_usd_per_mtok(price))
+
+
+def baseline_microusd(usage: Usage, baseline_price: PriceSpec | None) -> int:
+    """What the same tokens would have cost on the baseline model, none of them cached there."""
+    uncached = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    return cost_microusd(uncached, baseline_price)
+
+
+def saved_microusd(*, baseline: int, paid: int, electricity: int) -> int:
+    """Baseline cost less what was paid and less electricity, all in micro-dollars; negative for a loss."""
+    return baseline - paid - electricity
+
+
+def energy(seconds: float, watts: int, usd_per_kwh: Decimal) -> tuple[float, int]:
+    """Watt-hours and their cost in micro-dollars for a machine that draws `watts` for `seconds`."""
+    watt_hours = Decimal(str(max(seconds, 0.0))) * watts / SECONDS_PER_HOUR
+    return float(watt_hours), _half_up(watt_hours * usd_per_kwh * 1000)
+
+
+def usd(microusd: int) -> str:
+    """Dollars with six decimals: 90000 -> "0.090000"."""
+    sign = "-" if microusd < 0 else ""
+    dollars, rest = divmod(abs(microusd), 1_000_000)
+    return f"{sign}{dollars}.{rest:06d}"
+
+
+def microusd(dollars: Decimal | str) -> int:
+    """Micro-dollars of an amount in dollars, rounded half up. Raises ValueError for what is no finite number."""
+    try:
+        amount = Decimal(dollars) * MICRO
+        if amount.is_finite():
+            return _half_up(amount)
+    except ArithmeticError:  # not a number, or one too large to count in micro-dollars
+        pass
+    raise ValueError(f"not an amount of dollars: {str(dollars)[:40]!r}")
+
+
+def _or_input(own_price: Decimal | None, price: PriceSpec) -> Decimal:
+    return price.input_usd_per_mtok if own_price is None else own_price
+
+
+def _half_up(cost: Decimal) -> int:
+    return int(cost.quantize(_ONE, ROUND_HALF_UP))

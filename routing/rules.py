@@ -1,0 +1,281 @@
+"""PURE planner: request + policy + health + budget state -> Plan.
+
+The first rule whose conditions hold serves. Every model of its chain ends up as a candidate, in the chain's
+order, or as dropped with a reason. Nothing here reads a clock, a database or the network.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from routing.budgets import Purse, budget_left
+from routing.demand import BUCKETS, Demand, measure
+from routing.pricing import is_free
+from routing.roles import Calls, chain_calls, part_calls, parts, resolve
+from routing.screening import Screen, dropped, unknown_model
+from routing.types import (
+    Candidate,
+    ChatRequest,
+    Dropped,
+    Features,
+    ModelSpec,
+    Plan,
+    RuleOptions,
+    RuleSpec,
+    Snapshot,
+    Source,
+    When,
+    World,
+)
+from ziggie.errors import BudgetExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
+
+AUTO = ("", "auto")
+EXPLICIT = "explicit"
+_MONEY = {"budget", "denied", "unpriced"}
+_ABILITY = {"capability", "context"}
+_NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
+
+
+def plan(request: ChatRequest, snapshot: Snapshot, world: World) -> Plan:
+    """What to try for this request, in order, and why not the others.
+
+    Raises UnknownModel; Unsupported, BudgetExceeded or NoRoute, whose details list every dropped model;
+    InvalidInput for a hint that cannot be meant.
+    """
+    return decide(measure(request), snapshot, world)
+
+
+def decide(demand: Demand, snapshot: Snapshot, world: World) -> Plan:
+    """The same from a measured request: a receipt's demand gives the receipt's decision again."""
+    features = features_of(demand, snapshot, world)
+    if demand.model not in AUTO:
+        return _plan_named(demand, features, snapshot, world)
+    serving = _serving_rules(demand, features, snapshot)
+    rule, notes = next(serving)
+    chain, missing = _look_up(rule.chain, snapshot)
+    pattern = demand.pattern or rule.pattern
+    draft = _Draft(demand, features, snapshot, world, rule, pattern, chain, list(missing), notes)
+    draft.screen_chain()
+    draft.screen_parts()
+    if not draft.candidates and any(d.kind == "budget" for d in draft.dropped):
+        draft.turn_to_what_is_free(serving)
+    return draft.finish()
+
+
+def features_of(demand: Demand, snapshot: Snapshot, world: World) -> Features:
+    """What rules judge a request by."""
+    return Features(
+        task_kind=demand.task_kind,
+        agent_level=demand.agent_level,
+        creator_tier=demand.creator_tier,
+        complexity=demand.complexity,
+        context_tokens=demand.context_tokens,
+        capabilities=demand.needs,
+        strategy=demand.strategy or snapshot.settings.strategy,
+        budget_left=budget_left(snapshot.budgets, snapshot.models, demand, world),
+        local_queue=world.local_queue,
+        estimated=demand.estimated,
+    )
+
+
+def matches(when: When, features: Features) -> bool:
+    """Whether all conditions hold. Of capabilities one is enough."""
+    for name, allowed in when.members:
+        if getattr(features, name) not in allowed:
+            return False
+    for name, above, at_most in when.bounds:
+        if not above < getattr(features, name) <= at_most:
+            return False
+    return not (when.capabilities and when.capabilities.isdisjoint(features.capabilities))
+
+
+# --- which rule --------------------------------------------------------------------------------
+
+
+def _serving_rules(
+    demand: Demand, features: Features, snapshot: Snapshot
+) -> Iterator[tuple[RuleSpec, tuple[str, ...]]]:
+    """The rules that match and whose rollout takes this request, in order, each with the notes so far.
+    Raises NoRoute instead of ending without a first one."""
+    notes: list[str] = []
+    served = False
+    for rule in snapshot.policy.rules:
+        if not matches(rule.when, features):
+            continue
+        percent = rule.options.rollout_percent
+        if percent < 100 and demand.bucket(rule.name) * 100 >= percent * BUCKETS:
+            notes.append(f"rule {rule.name!r} matches and serves {percent}% of its requests, not this one")
+            continue
+        served = True
+        yield rule, tuple(notes)
+    if not served:
+        raise NoRoute(" ".join([f"no rule of the policy {snapshot.policy.slug!r} serves this request", *notes]))
+
+
+def _look_up(slugs: Iterable[str], snapshot: Snapshot) -> tuple[list[ModelSpec], list[Dropped]]:
+    """The models of a chain, each once, and the names that mean nothing."""
+    known, unknown = [], []
+    for slug in dict.fromkeys(slugs):
+        model = snapshot.models.get(slug)
+        if model is None:
+            unknown.append(unknown_model(slug))
+        else:
+            known.append(model)
+    return known, unknown
+
+
+# --- a model asked for by name -----------------------------------------------------------------
+
+
+def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: World) -> Plan:
+    """That model alone. A name that several providers know means the one that can serve, local first."""
+    slug_match = snapshot.models.get(demand.model)
+    named = (slug_match,) if slug_match else snapshot.by_name.get(demand.model, ())
+    if not named:
+        raise UnknownModel(f"there is no model named {demand.model[:100]!r}")
+    draft = None
+    for model in sorted(named, key=lambda m: (_NEAREST_FIRST[m.source], m.slug)):
+        if draft is not None and draft.candidates:
+            why = f"{draft.candidates[0].model.slug} has the same name and goes first: able to serve, nearest"
+            draft.dropped.append(dropped(model, "preferred", why))
+            continue
+        earlier: list[Dropped] = draft.dropped if draft else []
+        rule = RuleSpec(0, EXPLICIT, When(), (model.slug,), options=RuleOptions(first_token_seconds=None))
+        draft = _Draft(demand, features, snapshot, world, rule, "single", [model], earlier, ())
+        draft.screen_chain()
+    assert draft is not None
+    return draft.finish()
+
+
+# --- a plan in the making ----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Draft:
+    demand: Demand
+    features: Features
+    snapshot: Snapshot
+    world: World
+    rule: RuleSpec
+    pattern: str
+    chain: list[ModelSpec]
+    dropped: list[Dropped]
+    notes: tuple[str, ...]
+    candidates: list[Candidate] = field(default_factory=list)
+    parts: list[Candidate] = field(default_factory=list)
+    roles: dict[str, Any] = field(init=False)
+    part_models: list[tuple[str, ModelSpec]] = field(init=False)
+    screen: Screen = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.roles = resolve(self.rule, self.pattern, self.chain)
+        wanted = parts(self.roles)
+        models, missing = _look_up((slug for _, slug in wanted), self.snapshot)
+        self.dropped += missing
+        by_slug = {model.slug: model for model in models}
+        self.part_models = [(role, by_slug[slug]) for role, slug in wanted if slug in by_slug]
+        attempts = self.rule.options.max_attempts if self.pattern == "single" else None
+        purse = Purse(self.snapshot.budgets, self.demand, self.world, max_attempts=attempts)
+        self.screen = Screen(self.demand, self.snapshot, self.world, purse)
+        if self.part_models:
+            self.screen.others_output = self._most_written()
+
+    def screen_chain(self) -> None:
+        """Raises BudgetExceeded if a budget that denies has no room for the model that would serve first."""
+        by_source: dict[Source, Calls] = {}
+        for place, model in enumerate(self.chain):
+            calls = by_source.get(model.provider.location)
+            if calls is None:
+                repair = self.demand.may_repair
+                calls = chain_calls(model.source, self.rule, self.pattern, self.roles, repair=repair)
+                by_source[model.source] = calls
+            verdict = self.screen.judge(model, role="answer", reason=self._reason(place), calls=calls)
+            self._sort(verdict, self.candidates)
+            if isinstance(verdict, Dropped) and verdict.kind == "denied" and not self.candidates:
+                self._refuse()
+
+    def screen_parts(self) -> None:
+        for role, model in self.part_models:
+            verdict = self.screen.judge(
+                model, role=role, reason=f"{role} of {self.rule.name!r}", calls=part_calls(role, self.roles)
+            )
+            self._sort(verdict, self.parts)
+            if isinstance(verdict, Candidate) and not self.candidates and role in ("draft", "refiner", "member"):
+                self._sort(self._alone(model, role), self.candidates)
+
+    def _alone(self, model: ModelSpec, role: str) -> Candidate | Dropped:
+        """A part that answers by itself, where nothing of the chain can."""
+        calls = Calls(1, int(self.demand.may_repair))
+        reason = f"{role} of {self.rule.name!r}; nothing of its chain may serve"
+        return self.screen.judge(model, role="answer", reason=reason, calls=calls)
+
+    def turn_to_what_is_free(self, later_rules: Iterator[tuple[RuleSpec, tuple[str, ...]]]) -> None:
+        """A budget is used up and no model of the chain is free: the free ones of the next rules serve."""
+        seen = {model.slug for model in self.chain}
+        for rule, _ in later_rules:
+            for model in _look_up(rule.chain, self.snapshot)[0]:
+                if model.slug in seen or not (is_free(model.price) or model.provider.kind == "offline"):
+                    continue
+                seen.add(model.slug)
+                reason = f"costs nothing, from the next rule {rule.name!r}: this one's chain is beyond a budget"
+                calls = Calls(1, int(self.demand.may_repair))
+                verdict = self.screen.judge(model, role="answer", reason=reason, calls=calls)
+                if isinstance(verdict, Candidate):
+                    self.candidates.append(verdict)
+
+    def finish(self) -> Plan:
+        if not self.candidates:
+            self._refuse()
+        policy = self.snapshot.policy
+        return Plan(
+            policy=policy.slug,
+            version=policy.version,
+            rule=self.rule.name,
+            pattern=self.pattern,
+            options=self.rule.options,
+            features=self.features,
+            candidates=tuple(self.candidates),
+            dropped=tuple(self.dropped),
+            roles=self.roles,
+            parts=tuple(self.parts),
+            holds=self.screen.purse.holds(),
+            notes=self.notes,
+        )
+
+    def _sort(self, verdict: Candidate | Dropped, accepted: list[Candidate]) -> None:
+        if isinstance(verdict, Candidate):
+            accepted.append(verdict)
+        elif not any(verdict.model == before.model for before in self.dropped):
+            self.dropped.append(verdict)
+
+    def _reason(self, place: int) -> str:
+        if self.rule.name == EXPLICIT:
+            return "asked for by name"
+        if not self.candidates:
+            return "first choice" if place == 0 else "first of the chain that may serve"
+        return f"fallback {len(self.candidates)}"
+
+    def _most_written(self) -> int:
+        """The most output tokens that the other models of the pattern may put before one of them."""
+        written = sum(self.screen.output_cap(model) for _, model in self.part_models)
+        return written + max((self.screen.output_cap(model) for model in self.chain), default=0)
+
+    def _refuse(self) -> NoReturn:
+        raise refusal(self.dropped, self.rule.name)
+
+
+def refusal(dropped_models: list[Dropped], rule: str) -> RoutingError:
+    """The error for a plan without a candidate: 402 for money alone, 400 for abilities alone, else 503."""
+    kinds = {d.kind for d in dropped_models}
+    kind: type[RoutingError] = NoRoute
+    if kinds <= _MONEY or "denied" in kinds:
+        kind = BudgetExceeded
+    elif kinds <= _ABILITY:
+        kind = Unsupported
+    reasons = "; ".join(f"{d.model}: {d.reason}" for d in dropped_models)
+    details = [
+        {"model": d.model, "provider": d.provider, "source": d.source, "state": "dropped", "kind": d.kind}
+        | {"reason": d.reason}
+        for d in dropped_models
+    ]
+    return kind(f"no model may serve this request (rule {rule!r}): {reasons}", details=details)

@@ -1,0 +1,120 @@
+"""All configuration in memory: one consistent state, hardly ever more than half a second behind the database.
+
+Every change of configuration bumps an epoch in the database. A process looks at that one number at most
+twice a second and reads everything again, in one statement, when it moved. A call takes one snapshot and
+keeps it to its end, so no call sees half of a change.
+
+    load()       the state now, past the cache
+    current()    for synchronous code       acurrent()    for the event loop, which it never blocks
+"""
+
+import asyncio
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from weakref import WeakKeyDictionary
+
+from django.db import InterfaceError, OperationalError
+from django.db import connection as django_connection
+
+from routing import database
+from routing.snapshot_rows import EPOCH, EVERYTHING, build
+from routing.types import Snapshot
+from ziggie.errors import Unavailable
+
+CHECK_SECONDS = 0.5
+
+
+def load() -> Snapshot:
+    """Raises ConfigurationError where no policy is live, Unavailable where the database is away."""
+    return build(_query(EVERYTHING))
+
+
+def current() -> Snapshot:
+    """The snapshot of this process, at most CHECK_SECONDS old. Raises what load() raises."""
+    cache = _cache
+    if (known := cache.fresh()) is not None:
+        return known
+    with cache.lock:
+        if (known := cache.fresh()) is not None:  # another thread has just looked
+            return known
+        asked_at = time.monotonic()
+        if (known := cache.unchanged(int(_query(EPOCH)))) is None:
+            known = load()
+        return cache.keep(known, asked_at)
+
+
+async def acurrent() -> Snapshot:
+    """The same without a wait for any thread. One task of a loop looks, the others wait for what it finds."""
+    cache = _cache
+    if (known := cache.fresh()) is not None:
+        return known
+    async with cache.lock_of_loop():
+        if (known := cache.fresh()) is not None:
+            return known
+        asked_at = time.monotonic()
+        async with database.connection() as connection:
+            row = await (await connection.execute(EPOCH)).fetchone()
+            if (known := cache.unchanged(row[0] if row else 0)) is None:
+                row = await (await connection.execute(EVERYTHING)).fetchone()
+                assert row is not None  # a statement without FROM gives one row
+                known = build(row[0])
+        return cache.keep(known, asked_at)
+
+
+def forget() -> None:
+    """The next caller looks at the database, however short a time ago the last one did."""
+    global _cache  # noqa: PLW0603 - one per process is the point
+    _cache = _Cache()
+
+
+@dataclass(slots=True)
+class _Cache:
+    """What this process knows. `state` is replaced as a whole, so that no lock is needed to read it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    loop_locks: "WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]" = field(default_factory=WeakKeyDictionary)
+    state: tuple[Snapshot, float] | None = None
+
+    def fresh(self) -> Snapshot | None:
+        if self.state is None:
+            return None
+        snapshot, checked_at = self.state
+        if time.monotonic() - checked_at >= CHECK_SECONDS or _is_over(snapshot):
+            return None
+        return snapshot
+
+    def unchanged(self, epoch: int) -> Snapshot | None:
+        """The known snapshot if it is still that of `epoch`. Epochs are never used twice, but two
+        transactions may commit theirs in either order: any other one is a change."""
+        if self.state is None or self.state[0].epoch != epoch or _is_over(self.state[0]):
+            return None
+        return self.state[0]
+
+    def keep(self, snapshot: Snapshot, checked_at: float) -> Snapshot:
+        self.state = (snapshot, checked_at)
+        return snapshot
+
+    def lock_of_loop(self) -> asyncio.Lock:
+        return self.loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+_cache = _Cache()
+# A child must not wait for a lock that a thread of its parent held.
+os.register_at_fork(after_in_child=forget)
+
+
+def _is_over(snapshot: Snapshot) -> bool:
+    """A price has come into force since: no row changed, so no epoch tells."""
+    return snapshot.valid_until is not None and datetime.now(UTC) >= snapshot.valid_until
+
+
+def _query(sql: str) -> str:
+    try:
+        with django_connection.cursor() as cursor:
+            cursor.execute(sql)
+            return str(cursor.fetchone()[0])
+    except (OperationalError, InterfaceError) as error:
+        raise Unavailable("the database does not answer") from error

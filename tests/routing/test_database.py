@@ -1,0 +1,109 @@
+"""Raw connections: one pool a loop, closed with it, never inherited, mended after a loss."""
+
+import asyncio
+import gc
+import os
+import threading
+import warnings
+
+import pytest
+from django.db import connection as django_connection
+from django.db import connections
+
+from routing import database
+from ziggie.errors import Unavailable
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def backend() -> int:
+    async with database.connection() as own:
+        row = await (await own.execute("SELECT pg_backend_pid()")).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def open_connections() -> int:
+    with django_connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ziggie'")
+        return int(cursor.fetchone()[0])
+
+
+def test_a_loop_reuses_its_connection_and_leaves_none_behind() -> None:
+    async def work() -> list[int]:
+        return [await backend() for _ in range(5)]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = asyncio.run(work()), asyncio.run(work())
+        gc.collect()
+    assert len(set(first)) == len(set(second)) == 1
+    assert set(first) != set(second)
+    assert open_connections() == 0
+
+
+def test_a_pool_never_opens_more_connections_than_its_bound() -> None:
+    async def work() -> int:
+        return len(set(await asyncio.gather(*(backend() for _ in range(100)))))
+
+    assert asyncio.run(work()) <= database.MAX_CONNECTIONS
+
+
+def test_loops_in_different_threads_have_pools_of_their_own() -> None:
+    pids: list[int] = []
+    threads = [threading.Thread(target=lambda: pids.append(asyncio.run(backend()))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 3
+
+
+def test_a_forked_child_opens_its_own_connection_and_leaves_its_parents_alone() -> None:
+    async def work() -> tuple[int, int, int]:
+        before = await backend()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with asyncio.Runner() as runner:
+                    asyncio._set_running_loop(None)
+                    code = 0 if runner.run(backend()) != before else 2
+            finally:
+                os._exit(code)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        return before, await backend(), os.waitstatus_to_exitcode(status)
+
+    before, after, code = asyncio.run(work())
+    assert code == 0
+    assert before == after
+
+
+def test_a_connection_that_the_server_closed_fails_once_and_is_replaced() -> None:
+    async def work() -> None:
+        pid = await backend()
+        killer = await database.connect()
+        await killer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        await killer.close()
+        with pytest.raises(Unavailable, match="went away"):
+            await backend()
+        assert await backend() != pid
+
+    asyncio.run(work())
+
+
+def test_a_server_that_is_away_is_said_to_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
+    with pytest.raises(Unavailable, match="does not answer"):
+        asyncio.run(backend())
+
+
+def test_a_connection_left_in_a_transaction_is_not_lent_again() -> None:
+    async def work() -> bool:
+        async with database.connection() as own:
+            pid = own.info.backend_pid
+            await own.execute("BEGIN")
+        return pid == await backend()
+
+    assert asyncio.run(work()) is False

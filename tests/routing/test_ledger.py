@@ -1,0 +1,380 @@
+"""The ledger on a real PostgreSQL: admission, settlement, periods, the sweep, and what survives faults."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import IntegrityError
+from django.db.models import F, Sum
+
+from routing import database, ledger
+from routing.ledger_rows import CallRow, UsageRow
+from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, RoutingSettings, UsageRecord, UsageRollup
+from routing.types import BudgetSpec, PolicySpec, SettingsSpec, Snapshot
+from ziggie.errors import BudgetExceeded, InvalidInput
+from ziggie.ids import uuid7
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def snapshot() -> Snapshot:
+    specs = tuple(
+        BudgetSpec(b.id, b.slug, {}, b.period, b.limit_microusd, b.hard, b.on_exhausted)  # type: ignore[arg-type]
+        for b in Budget.objects.all()
+    )
+    return Snapshot(1, {}, PolicySpec(1, "default", 1, ()), specs, SettingsSpec(), {})
+
+
+def budget(slug: str = "cloud", limit: int = 1000, **columns: Any) -> Budget:
+    return Budget.objects.create(slug=slug, limit_microusd=limit, **columns)
+
+
+async def hold(amounts: Mapping[int, int], known: Snapshot, **options: Any) -> ledger.Hold:
+    options = {"expires_in_seconds": 60.0, "context": {}, **options}
+    return await ledger.reserve(options.pop("call_id", None) or uuid7(), amounts, known, **options)
+
+
+def receipt(held: ledger.Hold, cost: int = 0, **columns: Any) -> tuple[CallRow, list[UsageRow]]:
+    call = CallRow(id=held.call_id, rule="r", outcome="ok", model="m", provider="p", source="cloud",
+                   cost_microusd=cost, **columns)  # fmt: skip
+    return call, [UsageRow(attempt=1, model="m", provider="p", source="cloud", outcome="ok", cost_microusd=cost)]
+
+
+async def spend(held: ledger.Hold, charges: Mapping[int, int], **columns: Any) -> bool:
+    call, records = receipt(held, max(charges.values(), default=0), **columns)
+    return await ledger.settle(held, call=call, records=records, charges=charges)
+
+
+def counters(slug: str = "cloud") -> tuple[int, int, int]:
+    period = BudgetPeriod.objects.filter(budget__slug=slug).latest("starts_at")
+    return period.settled_microusd, period.held_microusd, period.overrun_microusd
+
+
+def test_a_hold_becomes_what_was_spent_and_the_rest_is_free_again() -> None:
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        held = await hold({cloud: 600}, known)
+        with pytest.raises(BudgetExceeded):
+            await hold({cloud: 401}, known)
+        assert await spend(held, {cloud: 100})
+        await ledger.release(await hold({cloud: 900}, known))
+
+    run(work())
+    assert counters() == (100, 0, 0)
+    assert not Reservation.objects.exists()
+    assert RoutedCall.objects.get().cost_microusd == UsageRecord.objects.get().cost_microusd == 100
+    assert UsageRollup.objects.get().cost_microusd == 100
+
+
+def test_a_refusal_names_the_budget_and_what_it_has_left_and_holds_nothing() -> None:
+    wide, narrow = budget("wide", 10_000_000).id, budget("narrow", 2_000_000).id
+    known = snapshot()
+    with pytest.raises(BudgetExceeded, match="budget narrow has") as refused:
+        run(hold({wide: 3_000_000, narrow: 3_000_000}, known))
+    assert refused.value.details == [{"budget": "narrow", "left_usd": "2.000000", "needed_usd": "3.000000"}]
+    assert counters("wide") == counters("narrow") == (0, 0, 0)
+
+
+def test_the_last_microdollar_is_admitted_and_the_next_is_not() -> None:
+    cloud, known = budget(limit=5).id, snapshot()
+    run(hold({cloud: 5}, known))
+    with pytest.raises(BudgetExceeded):
+        run(hold({cloud: 1}, known))
+
+
+def test_a_soft_budget_counts_but_never_refuses() -> None:
+    cloud, known = budget(limit=5, hard=False).id, snapshot()
+    assert run(spend(run(hold({cloud: 500}, known)), {cloud: 500}))
+    assert counters() == (500, 0, 0)
+
+
+def test_settling_and_releasing_race_and_only_one_of_them_counts() -> None:
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> list[bool]:
+        held = await hold({cloud: 600}, known)
+        return await asyncio.gather(spend(held, {cloud: 10}), ledger.release(held), spend(held, {cloud: 10}))
+
+    assert sorted(run(work())) == [False, False, True]
+    assert counters()[1] == 0
+    assert counters()[0] == sum(UsageRecord.objects.values_list("cost_microusd", flat=True))
+
+
+def test_a_free_call_touches_no_budget_and_is_still_written_once() -> None:
+    held = run(hold({}, snapshot()))
+    call, records = receipt(held)
+
+    async def work() -> list[bool]:
+        one = [ledger.settle(held, call=call, records=records, charges={}) for _ in range(3)]
+        return [*await asyncio.gather(*one), await ledger.settle(held, call=call, records=records, charges={})]
+
+    assert sorted(run(work())) == [False, False, False, True]
+    assert RoutedCall.objects.count() == UsageRecord.objects.count() == UsageRollup.objects.get().calls == 1
+    assert not BudgetPeriod.objects.exists()
+
+
+def test_a_call_that_failed_may_be_sent_again_under_its_id() -> None:
+    cloud, known = budget().id, snapshot()
+    call_id = uuid7()
+
+    async def once(outcome: str, cost: int) -> bool:
+        held = await hold({cloud: 500}, known, call_id=call_id)
+        call, records = receipt(held, cost)
+        call = CallRow(**{**vars(call), "outcome": outcome})
+        return await ledger.settle(held, call=call, records=records, charges={cloud: cost})
+
+    assert run(once("all_providers_failed", 30))
+    assert run(once("ok", 70))
+    assert (RoutedCall.objects.get().outcome, RoutedCall.objects.get().cost_microusd) == ("ok", 100)
+    assert list(UsageRecord.objects.order_by("attempt").values_list("attempt", "cost_microusd")) == [(1, 30), (2, 70)]
+    totals = UsageRollup.objects.aggregate(Sum("calls"), Sum("answered"), Sum("attempts"), Sum("cost_microusd"))
+    assert totals == {"calls__sum": 1, "answered__sum": 1, "attempts__sum": 2, "cost_microusd__sum": 100}
+    assert counters() == (100, 0, 0)
+
+
+def test_reserving_an_id_again_returns_its_hold_even_when_the_budget_is_full() -> None:
+    cloud, known = budget(limit=100).id, snapshot()
+    call_id = uuid7()
+    first = run(hold({cloud: 100}, known, call_id=call_id))
+    assert run(hold({cloud: 100}, known, call_id=call_id)) == first
+    assert counters() == (0, 100, 0)
+
+
+def test_a_charge_above_the_hold_is_found_out_as_overrun_and_blocks_what_follows() -> None:
+    cloud, known = budget(limit=100).id, snapshot()
+    assert run(spend(run(hold({cloud: 90}, known)), {cloud: 130}))
+    assert counters() == (130, 0, 30)
+    with pytest.raises(BudgetExceeded, match=r"\$0.000000 left"):
+        run(hold({cloud: 1}, known))
+
+
+def test_a_charge_to_a_budget_that_was_not_held_is_counted_in_its_current_period() -> None:
+    cloud, other = budget().id, budget("other").id
+    assert run(spend(run(hold({cloud: 90}, snapshot())), {cloud: 7, other: 7}))
+    assert counters("other") == (7, 0, 0)
+
+
+def test_a_changed_limit_counts_from_the_next_call() -> None:
+    row = budget(limit=100)
+    known = snapshot()
+    run(hold({row.id: 80}, known))
+    Budget.objects.filter(pk=row.pk).update(limit_microusd=50)
+    with pytest.raises(BudgetExceeded):
+        run(hold({row.id: 1}, known))
+    run(ledger.sweep(at=datetime.now(UTC) + timedelta(hours=1)))
+    assert counters() == (80, 0, 30)
+    Budget.objects.filter(pk=row.pk).update(limit_microusd=81)
+    run(hold({row.id: 1}, known))
+    assert counters() == (80, 1, 0)
+
+
+def test_the_database_itself_refuses_an_overspent_hard_budget() -> None:
+    run(hold({budget(limit=100).id: 100}, snapshot()))
+    with pytest.raises(IntegrityError, match="hard_budget_not_overspent"):
+        BudgetPeriod.objects.update(held_microusd=F("held_microusd") + 1)
+
+
+@pytest.mark.parametrize(
+    ("period", "before", "after"),
+    [
+        ("day", "2026-03-28T22:59:59Z", "2026-03-28T23:00:00Z"),
+        ("day", "2026-03-29T21:59:59Z", "2026-03-29T22:00:00Z"),  # a day of 23 hours
+        ("week", "2026-03-29T21:59:59Z", "2026-03-29T22:00:00Z"),  # weeks begin on Monday
+        ("month", "2026-03-31T21:59:59Z", "2026-03-31T22:00:00Z"),
+    ],
+)
+def test_a_period_rolls_over_at_its_boundary_in_the_staffs_time_zone(period: str, before: str, after: str) -> None:
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": "Europe/Berlin"})
+    cloud, known = budget(limit=100, period=period).id, snapshot()
+    last, first = datetime.fromisoformat(before), datetime.fromisoformat(after)
+    full = run(hold({cloud: 100}, known, at=last))
+    with pytest.raises(BudgetExceeded):
+        run(hold({cloud: 1}, known, at=last))
+    run(hold({cloud: 100}, known, at=first))
+    run(spend(full, {cloud: 60}))
+    old, new = BudgetPeriod.objects.order_by("starts_at")
+    assert (old.settled_microusd, old.held_microusd, old.ends_at) == (60, 0, first)
+    assert (new.settled_microusd, new.held_microusd, new.starts_at) == (0, 100, first)
+
+
+def test_a_total_budget_never_rolls_over() -> None:
+    cloud, known = budget(limit=100, period="total").id, snapshot()
+    run(hold({cloud: 100}, known, at=datetime(2026, 1, 1, tzinfo=UTC)))
+    with pytest.raises(BudgetExceeded):
+        run(hold({cloud: 1}, known, at=datetime(2036, 1, 1, tzinfo=UTC)))
+
+
+def test_another_time_zone_does_not_open_a_second_period_beside_the_running_one() -> None:
+    cloud, known = budget(limit=100, period="month").id, snapshot()
+    at = datetime(2026, 5, 10, tzinfo=UTC)
+    run(hold({cloud: 100}, known, at=at))
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": "Asia/Tokyo"})
+    with pytest.raises(BudgetExceeded):
+        run(hold({cloud: 1}, known, at=at))
+    run(hold({cloud: 1}, known, at=datetime(2026, 6, 1, tzinfo=UTC)))
+    old, new = BudgetPeriod.objects.order_by("starts_at")
+    assert old.ends_at == new.starts_at
+
+
+def test_another_kind_of_period_begins_at_once() -> None:
+    row = budget(limit=100, period="month")
+    at = datetime(2026, 5, 10, 12, tzinfo=UTC)
+    run(hold({row.id: 100}, snapshot(), at=at))
+    Budget.objects.filter(pk=row.pk).update(period="day")
+    run(hold({row.id: 100}, snapshot(), at=at + timedelta(hours=1)))
+    old, new = BudgetPeriod.objects.order_by("starts_at")
+    assert old.ends_at == new.starts_at == at + timedelta(hours=1)
+
+
+def test_the_sweep_settles_what_is_known_of_a_dead_call_and_marks_it_estimated() -> None:
+    cloud, wide = budget().id, budget("wide").id
+    context = {"rule": "r", "model": "m", "provider": "p", "source": "cloud", "task_kind": "chat",
+               "input_tokens": 12, "output_tokens": 30, "cost_microusd": 250, "policy": "default"}  # fmt: skip
+    held = run(hold({cloud: 200, wide: 300}, snapshot(), expires_in_seconds=1.0, context=context))
+    assert run(ledger.sweep()) == 0
+    assert run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=2))) == 1
+    record = UsageRecord.objects.get()
+    assert (record.call_id, record.cost_microusd, record.input_tokens) == (held.call_id, 250, 12)
+    assert set(record.estimated) == {"input_tokens", "output_tokens", "cost"}
+    assert RoutedCall.objects.get().outcome == "abandoned"
+    assert (counters("cloud"), counters("wide")) == ((200, 0, 0), (250, 0, 0))
+    assert not run(spend(held, {cloud: 1}))
+
+
+def test_two_sweeps_at_once_settle_each_hold_once() -> None:
+    cloud, known = budget(limit=100_000).id, snapshot()
+
+    async def work() -> int:
+        await asyncio.gather(*(hold({cloud: 3}, known, context={"model": "m"}) for _ in range(450)))
+        later = datetime.now(UTC) + timedelta(hours=1)
+        return sum(await asyncio.gather(ledger.sweep(at=later), ledger.sweep(at=later)))
+
+    assert run(work()) == 450
+    assert counters() == (1350, 0, 0)
+    assert UsageRecord.objects.count() == 450
+
+
+def test_a_call_cancelled_while_it_is_being_admitted_holds_nothing_in_the_end() -> None:
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        for steps in range(6):
+            task = asyncio.create_task(hold({cloud: 100}, known))
+            for _ in range(steps):
+                await asyncio.sleep(0.0005)
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                await ledger.release(task.result())
+        await ledger.drain()
+
+    run(work())
+    assert counters()[1] == 0 if BudgetPeriod.objects.exists() else True
+    assert not Reservation.objects.exists()
+
+
+def test_a_settlement_goes_on_when_the_one_who_asked_for_it_is_cancelled() -> None:
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        held = await hold({cloud: 100}, known)
+        task = asyncio.create_task(spend(held, {cloud: 40}))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await ledger.drain()
+
+    run(work())
+    assert counters() == (40, 0, 0)
+
+
+def test_a_row_that_the_database_refuses_is_mended_and_harms_no_neighbour() -> None:
+    cloud, known = budget(limit=10_000).id, snapshot()
+    strange = {"error": "nul \0, half a pair \ud800, " + "long " * 1000, "model": "m" * 500}
+
+    async def work() -> list[bool]:
+        holds = await asyncio.gather(*(hold({cloud: 10}, known, context=strange if n == 3 else {}) for n in range(8)))
+        endings = []
+        for n, held in enumerate(holds):
+            call, records = receipt(held, 5)
+            if n == 5:
+                call = CallRow(**{**vars(call), **strange, "features": {"text": "\0"}})
+                records = [UsageRow(**{**vars(records[0]), "error": strange["error"], "input_tokens": 10**12})]
+            endings.append(ledger.settle(held, call=call, records=records, charges={cloud: 5}))
+        return await asyncio.gather(*endings)
+
+    assert run(work()) == [True] * 8
+    assert counters() == (40, 0, 0)
+    assert UsageRecord.objects.filter(input_tokens=2**31 - 1).count() == 1
+
+
+@pytest.mark.parametrize("amount", [-1, 10**15 + 1])
+def test_an_impossible_amount_is_refused_before_it_reaches_the_database(amount: int) -> None:
+    with pytest.raises(InvalidInput):
+        run(hold({budget().id: amount}, snapshot()))
+
+
+def test_a_budget_deleted_meanwhile_does_not_stop_its_calls() -> None:
+    cloud, gone = budget(), budget("gone")
+    known = snapshot()
+    Budget.objects.filter(slug="gone").delete()
+    held = run(hold({cloud.id: 10, gone.id: 10}, known))
+    assert run(spend(held, {cloud.id: 5, gone.id: 5}))
+    assert counters() == (5, 0, 0)
+
+
+def test_operations_that_arrive_together_share_transactions() -> None:
+    cloud, known = budget(limit=10**9).id, snapshot()
+
+    async def transactions() -> int:
+        async with database.connection() as own:
+            row = await (await own.execute("SELECT pg_current_xact_id()::text::bigint")).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    async def work() -> int:
+        before = await transactions()
+        holds = await asyncio.gather(*(hold({cloud: 10}, known) for _ in range(500)))
+        await asyncio.gather(*(spend(held, {cloud: 5}) for held in holds))
+        return await transactions() - before
+
+    assert run(work()) < 50
+    assert counters() == (2500, 0, 0)
+    assert UsageRollup.objects.get().attempts == 500
+
+
+def test_lost_connections_are_replaced_and_nothing_is_done_twice() -> None:
+    cloud, known = budget(limit=10**9).id, snapshot()
+    kill = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE application_name = 'ziggie' AND pid <> pg_backend_pid()"""
+
+    async def killer(stop: asyncio.Event) -> None:
+        async with database.connection() as own:
+            while not stop.is_set():
+                await own.execute(kill)
+                await asyncio.sleep(0.02)
+
+    async def one() -> None:
+        held = await hold({cloud: 10}, known)
+        await asyncio.sleep(0.001)
+        await spend(held, {cloud: 5})
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        killing = asyncio.create_task(killer(stop))
+        for _ in range(20):
+            await asyncio.gather(*(one() for _ in range(20)))
+        stop.set()
+        await killing
+
+    run(work())
+    assert counters() == (2000, 0, 0)
+    assert not Reservation.objects.exists()
+    assert UsageRecord.objects.count() == UsageRollup.objects.get().calls == 400

@@ -1,0 +1,257 @@
+"""The live layer across real processes: workers, web servers, databases that die."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket as sockets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client
+
+from tests.servers.redis_server import running_redis
+from tests.ziggie.live_process import Child, database_url, listener, publisher, web_server
+from ziggie import embedded
+from ziggie.embedded_disk import Place
+from ziggie.models import create_api_key
+
+RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
+Environment = dict[str, str]
+
+
+@pytest.fixture
+def environment(transactional_db: None) -> Environment:
+    return {"DATABASE_URL": database_url(connection.settings_dict), "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
+
+
+@pytest.fixture(params=["postgres", pytest.param("redis", marks=pytest.mark.redis)])
+def transport(request: pytest.FixtureRequest, environment: Environment) -> Iterator[Environment]:
+    if request.param == "postgres":
+        yield environment
+        return
+    with running_redis() as url:
+        yield environment | {"REDIS_URL": url}
+
+
+@pytest.fixture
+def cookie(transactional_db: None) -> str:
+    client = Client()
+    client.force_login(User.objects.create_user("ada", password="x", is_staff=True))
+    return f"sessionid={client.cookies['sessionid'].value}"
+
+
+def events(documents: list[dict[str, Any]]) -> list[int]:
+    return [document["version"] for document in documents if document["type"] == "live.event"]
+
+
+def gaps(documents: list[dict[str, Any]]) -> int:
+    return sum(document["type"] == "layer.gap" for document in documents)
+
+
+def test_what_one_process_publishes_arrives_once_and_in_order_in_others(transport: Environment) -> None:
+    with listener("live.runs", **transport) as first, listener("live.runs", **transport) as second:
+        with publisher(20, RUN, **transport) as worker:
+            assert worker.process.wait(60) == 0
+        assert events(first.documents(seconds=1)) == list(range(20))
+        assert events(second.documents()) == list(range(20))
+
+
+@contextlib.contextmanager
+def own_database(folder: Path) -> Iterator[tuple[Path, Environment]]:
+    home = folder / "home"
+    embedded.ensure_running(home, durable=False)
+    try:
+        url = database_url(embedded.connection_settings(home))
+        yield home, {"DATABASE_URL": url, "ZIGGIE_HOME": str(home)}
+    finally:
+        embedded.stop(home)
+
+
+def postmaster(home: Path) -> int:
+    return int((Place.of(home).data / "postmaster.pid").read_text().split()[0])
+
+
+def test_listeners_and_workers_go_on_after_the_database_was_killed_and_started_again(tmp_path: Path) -> None:
+    with own_database(tmp_path) as (home, environment), listener("live.runs", **environment) as listening:
+        with publisher(400, RUN, **environment) as worker:
+            worker.line('"sent": 3')
+            os.kill(postmaster(home), signal.SIGKILL)
+            embedded.ensure_running(home, durable=False)
+            listening.line('"layer.gap"', 30)
+            assert worker.process.wait(60) == 0
+            slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
+        got = events(listening.documents(seconds=1))
+    assert got[-1] == 399
+    assert slowest < 1.5
+
+
+def test_a_database_that_stands_still_delays_no_worker_for_long_and_is_used_again(tmp_path: Path) -> None:
+    with own_database(tmp_path) as (home, environment), listener("live.runs", **environment) as listening:
+        with publisher(300, RUN, **environment) as worker:
+            worker.line('"sent": 3')
+            backends = children_of(postmaster(home))
+            for process in backends:
+                os.kill(process, signal.SIGSTOP)
+            try:
+                worker.line('"sent": 100', 30)
+            finally:
+                for process in backends:
+                    os.kill(process, signal.SIGCONT)
+            assert worker.process.wait(60) == 0
+            slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
+        got = events(listening.documents(seconds=1))
+    assert slowest < 1.5
+    assert got[-1] == 299
+
+
+def children_of(process: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.redis
+def test_listeners_and_workers_go_on_after_redis_was_restarted(environment: Environment) -> None:
+    with running_redis() as url:
+        port = int(url.rsplit(":", 1)[1].split("/")[0])
+        environment |= {"REDIS_URL": url}
+        with listener("live.runs", **environment) as listening, publisher(600, RUN, **environment) as worker:
+            worker.line('"sent": 3')
+            restarted = contextlib.ExitStack()
+            try:
+                stop_redis(port)
+                worker.line('"sent": 100', 30)
+                restarted.enter_context(running_redis(port))
+                assert worker.process.wait(60) == 0
+                slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
+                got = events(listening.documents(seconds=1))
+            finally:
+                restarted.close()
+    assert slowest < 1.5
+    assert got[-1] == 599
+
+
+def stop_redis(port: int) -> None:
+    with sockets.create_connection(("127.0.0.1", port), 5) as admin:
+        admin.sendall(b"SHUTDOWN NOSAVE\r\n")
+        admin.recv(100)
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(ConnectionRefusedError):
+        while time.monotonic() < deadline:
+            sockets.create_connection(("127.0.0.1", port), 1).close()
+
+
+# --- a real web server -------------------------------------------------------------------------
+
+
+def address(port: int, topics: str = "runs") -> str:
+    return f"ws://127.0.0.1:{port}/ws/live/?topics={topics}"
+
+
+async def test_an_event_of_a_worker_reaches_a_socket_of_the_web_server(transport: Environment, cookie: str) -> None:
+    with web_server(**transport) as port:
+        async with websockets.connect(
+            address(port, f"runs,run:{RUN}"), additional_headers={"Cookie": cookie}, origin=f"http://127.0.0.1:{port}"
+        ) as socket:
+            with publisher(3, RUN, **transport):
+                frames = [json.loads(await asyncio.wait_for(socket.recv(), 30)) for _ in range(3)]
+    assert [frame["version"] for frame in frames] == [0, 1, 2]
+    assert {frame["topic"] for frame in frames} == {"runs"}
+
+
+async def test_a_browser_learns_why_it_was_closed_and_strangers_get_403(environment: Environment, cookie: str) -> None:
+    _, key = await asyncio.to_thread(create_api_key, "outside", scopes=["gateway"])
+    _, good = await asyncio.to_thread(create_api_key, "inside", scopes=["coordinator"])
+    with web_server(**environment) as port:
+        for headers in ({}, {"Cookie": "sessionid=wrong"}, {"Authorization": "Bearer zg_wrong"}):
+            assert await handshake(port, headers) == 403
+        assert await handshake(port, {"Cookie": cookie, "Origin": "https://evil.example"}) == 403
+        assert await close_code(port, "nonsense", {"Cookie": cookie}) == 4403
+        assert await close_code(port, "runs", {"Authorization": f"Bearer {key}"}) == 4403
+        async with websockets.connect(
+            address(port, "runs"), subprotocols=[websockets.Subprotocol("ziggie.live"), websockets.Subprotocol(good)]
+        ) as socket:
+            assert socket.subprotocol == "ziggie.live"
+            await socket.send('{"type": "ping"}')
+            assert json.loads(await asyncio.wait_for(socket.recv(), 5)) == {"type": "pong"}
+        async with websockets.connect(address(port), additional_headers={"Cookie": cookie}) as socket:
+            await socket.send("x" * 5000)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await asyncio.wait_for(socket.recv(), 5)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4413
+
+
+async def handshake(port: int, headers: dict[str, str]) -> int:
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with websockets.connect(address(port), additional_headers=headers):
+            pass
+    return refused.value.response.status_code
+
+
+async def close_code(port: int, topics: str, headers: dict[str, str]) -> int:
+    async with websockets.connect(address(port, topics), additional_headers=headers) as socket:
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await asyncio.wait_for(socket.recv(), 5)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+UPGRADE = (
+    "GET /ws/live/?topics=runs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OTAxMjM0NQ==\r\nCookie: {cookie}\r\n\r\n"
+)
+
+
+def test_a_client_that_reads_nothing_is_dropped(environment: Environment, cookie: str) -> None:
+    with web_server("--ping-interval", "1", "--ping-timeout", "2", **environment) as port:
+        with sockets.create_connection(("127.0.0.1", port)) as deaf:
+            deaf.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+            deaf.sendall(UPGRADE.format(port=port, cookie=cookie).encode())
+            assert b"101" in deaf.recv(12)
+            with publisher(400, RUN, **environment) as worker:
+                assert worker.process.wait(60) == 0
+            assert dropped(deaf)
+        with sockets.create_connection(("127.0.0.1", port), 10) as stranger:
+            stranger.sendall(UPGRADE.format(port=port, cookie="none=").encode())
+            assert b"403" in stranger.recv(12)
+
+
+def dropped(client: sockets.socket) -> bool:
+    client.settimeout(20)
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(65536):
+            pass
+    return True
+
+
+async def test_sockets_survive_a_database_that_ends_their_connections(tmp_path: Path) -> None:
+    with own_database(tmp_path) as (home, environment):
+        with Child("manage.py", "migrate", "-v0", "--skip-checks", **environment) as migrate:
+            assert migrate.process.wait(120) == 0, "".join(migrate.output)
+        key = make_key_in(environment)
+        with web_server(**environment) as port:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with websockets.connect(address(port), additional_headers=headers) as socket:
+                os.kill(postmaster(home), signal.SIGKILL)
+                await asyncio.to_thread(embedded.ensure_running, home, durable=False)
+                gap = json.loads(await asyncio.wait_for(socket.recv(), 30))
+                assert gap["type"] == "live.gap"
+                with publisher(1, RUN, **environment):
+                    frame = json.loads(await asyncio.wait_for(socket.recv(), 30))
+                assert frame["type"] == "run.changed"
+
+
+def make_key_in(environment: Environment) -> str:
+    code = (
+        "import django; django.setup(); from ziggie.models import create_api_key;"
+        "print('key', create_api_key('test', scopes=['coordinator'])[1])"
+    )
+    with Child("-c", code, **environment) as child:
+        return child.line(r"key (\S+)")[1]

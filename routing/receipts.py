@@ -28,6 +28,7 @@ from routing.types import (
     Usage,
 )
 from ziggie.errors import ZiggieError
+from ziggie.live import UsageRecorded
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
@@ -258,7 +259,7 @@ def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
     )
 
 
-def event(row: CallRow, records: list[UsageRow]) -> dict[str, Any]:
+def event(row: CallRow, records: list[UsageRow]) -> UsageRecorded:
     """The live event of a settled call."""
     return {
         "call_id": str(row.id),

@@ -216,12 +216,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return (
-            self._complete
-            and self.transport is not None
-            and not self.transport.is_closing()
-            and self._keep_alive
-        )
+        return self._complete and self.transport is not None and not self.transport.is_closing() and self._keep_alive
 
     def close(self) -> None:
         if self.transport is not None:

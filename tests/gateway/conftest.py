@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from django.db import transaction
 
+from routing import snapshot
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -68,7 +69,11 @@ def gateway_address(django_db_setup: None) -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        "routing.gateway.server:application", http=server.BoundedProtocol, lifespan="off", log_level="warning", ws="none"
+        "routing.gateway.server:application",
+        http=server.BoundedProtocol,
+        lifespan="off",
+        log_level="warning",
+        ws="none",
     )
     running = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listener])), daemon=True)
@@ -87,6 +92,7 @@ def gateway(transactional_db: None, gateway_address: str) -> Iterator[Gateway]:
         made = Gateway(gateway_address, openai, anthropic, ollama)
         with transaction.atomic():
             _configure(made)
+        snapshot.forget()  # or the gateway may see the last test's rows for half a second
         yield made
         _books_balance()
 
@@ -99,7 +105,9 @@ def _configure(made: Gateway) -> None:
         ("ollama", "ollama", "local", made.ollama.url, ""),
     ]
     providers = {
-        slug: Provider.objects.create(slug=slug, kind=kind, location=place, base_url=url, api_key=key, timeout_seconds=10)
+        slug: Provider.objects.create(
+            slug=slug, kind=kind, location=place, base_url=url, api_key=key, timeout_seconds=10
+        )
         for slug, kind, place, url, key in rows
     }
     models = [

@@ -18,7 +18,10 @@ WEATHER = {
     "properties": {"city": {"type": "string"}},
     "required": ["city"],
 }
-OPENAI_TOOL: Any = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": WEATHER}}
+OPENAI_TOOL: Any = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Tells it.", "parameters": WEATHER},
+}
 ANTHROPIC_TOOL: Any = {"name": "weather", "description": "Tells it.", "input_schema": WEATHER}
 
 
@@ -42,7 +45,9 @@ def set_reply(gateway: Gateway, reply: Reply) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_openais_client_gets_a_whole_answer_from_every_provider(gateway: Gateway, model: str) -> None:
     set_reply(gateway, Reply("Hello, Ada.", input_tokens=11, output_tokens=5))
-    raw = openai_client(gateway).chat.completions.with_raw_response.create(model=model, messages=QUESTION, max_tokens=50)
+    raw = openai_client(gateway).chat.completions.with_raw_response.create(
+        model=model, messages=QUESTION, max_tokens=50
+    )
     answer = raw.parse()
     assert answer.choices[0].message.content == "Hello, Ada."
     assert answer.choices[0].finish_reason == "stop"
@@ -104,7 +109,10 @@ def test_openais_client_calls_tools_through_every_provider(gateway: Gateway, mod
 def test_anthropics_client_gets_a_whole_answer_from_every_provider(gateway: Gateway, model: str) -> None:
     set_reply(gateway, Reply("Hello, Ada.", input_tokens=11, output_tokens=5))
     answer = anthropic_client(gateway).messages.create(
-        model=model, max_tokens=50, system="Be short.", messages=QUESTION  # type: ignore[arg-type]
+        model=model,
+        max_tokens=50,
+        system="Be short.",
+        messages=QUESTION,  # type: ignore[arg-type]
     )
     assert [block.type for block in answer.content] == ["text"]
     assert answer.content[0].text == "Hello, Ada."  # type: ignore[union-attr]
@@ -126,7 +134,9 @@ def test_anthropics_client_streams_from_every_provider(gateway: Gateway, model: 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 def test_anthropics_client_calls_tools_through_every_provider(gateway: Gateway, model: str, stream: bool) -> None:
-    set_reply(gateway, Reply("Let me see.", calls=(Call("weather", {"city": "Oslo"}), Call("weather", {"city": "Rome"}))))
+    set_reply(
+        gateway, Reply("Let me see.", calls=(Call("weather", {"city": "Oslo"}), Call("weather", {"city": "Rome"})))
+    )
     client = anthropic_client(gateway)
     asked: Any = {"model": model, "max_tokens": 50, "messages": QUESTION, "tools": [ANTHROPIC_TOOL]}
     if stream:
@@ -169,7 +179,12 @@ def test_auto_follows_the_rules_and_hints_travel_in_metadata_and_headers(gateway
     assert raw.headers["x-ziggie-rule"] == "everything"
     assert raw.headers["x-ziggie-model"] == "gpt"
     (receipt,) = gateway.settled(1)
-    assert (receipt.task_kind, receipt.agent_level, receipt.run_id, receipt.creator) == ("chat", "L2", "run-7", "instasd")
+    assert (receipt.task_kind, receipt.agent_level, receipt.run_id, receipt.creator) == (
+        "chat",
+        "L2",
+        "run-7",
+        "instasd",
+    )
     assert receipt.api_key_id == gateway.key_id
 
 
@@ -215,5 +230,7 @@ def test_clients_see_their_own_kinds_of_errors(gateway: Gateway) -> None:
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="zg_wrong", max_retries=0).models.list()
     with pytest.raises(anthropic.AuthenticationError):
         anthropic.Anthropic(base_url=gateway.url, api_key="zg_wrong", max_retries=0).messages.create(
-            model="gpt", max_tokens=5, messages=QUESTION  # type: ignore[arg-type]
+            model="gpt",
+            max_tokens=5,
+            messages=QUESTION,  # type: ignore[arg-type]
         )

@@ -7,7 +7,7 @@ kept on the receipt, so that a decision can be made again long after the texts a
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from routing.tokens import estimate_tokens
@@ -107,9 +107,13 @@ def upper_bound_tokens(request: ChatRequest) -> int:
     return measure(request).input_at_most
 
 
+_FIELDS = tuple(field.name for field in fields(Demand))
+
+
 def to_json(demand: Demand) -> dict[str, Any]:
     """For the receipt. `from_json(to_json(d)) == d`."""
-    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(demand).items()}
+    values = ((name, getattr(demand, name)) for name in _FIELDS)
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values}
 
 
 def from_json(kept: Mapping[str, Any]) -> Demand:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 from uuid import UUID
 
-from routing import health, ledger, receipts, rules, snapshot
+from routing import health, ledger, receipts, rules, snapshot, worlds
 from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
@@ -86,7 +86,9 @@ async def open_call(
     demand = measure(request)
     for chance in range(1, PLANS + 1):
         configuration = await snapshot.acurrent()
-        plan = rules.decide(demand, _limited(configuration, allowed_models), await health.world(configuration))
+        # What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused.
+        world = await worlds.recent(configuration) if chance == 1 else await health.world(configuration)
+        plan = rules.decide(demand, _limited(configuration, allowed_models), world)
         decision = receipts.decision(request, demand, plan)
         try:
             hold = await ledger.reserve(

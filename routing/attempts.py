@@ -62,7 +62,10 @@ class Answer:
 
 @dataclass(slots=True)
 class Walk:
-    """One walk through a plan. `attempts` is complete at every moment, also after a cancellation."""
+    """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
+
+    `unsupported` counts the attempts that ended before they began, because the provider's API cannot
+    express the request."""
 
     plan: Plan
     request: ChatRequest
@@ -70,6 +73,7 @@ class Walk:
     observer: Observer
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
+    unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     _collector: Collector = field(default_factory=Collector)
 
@@ -92,6 +96,8 @@ class Walk:
 
     def _used_up(self, candidate: Candidate) -> bool:
         """The limits of a walk. The offline model is no provider: it stays the last resort beyond them."""
+        if self.committed:
+            return True
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return True
         return candidate.model.source != Source.OFFLINE and len(self.attempts) >= self.plan.options.max_attempts
@@ -205,6 +211,7 @@ class Walk:
             what = "no first token" if self._collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
+            self.unsupported += 1
             raise ProviderError("bad_request", str(error), retryable=False) from error
 
     def _first_token_seconds(self, later: tuple[Candidate, ...]) -> float | None:

@@ -6,6 +6,7 @@ byte of an answer has reached a client. No candidate is ever called more often t
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -32,6 +33,8 @@ from routing.types import (
     Verdict,
     message,
 )
+
+logger = logging.getLogger(__name__)
 
 ANSWER = "answer"
 MAX_RETRY_WAIT_SECONDS = 2.0
@@ -261,6 +264,11 @@ class Walk:
         except UnsupportedByProvider as error:
             self.unsupported += 1
             raise ProviderError("bad_request", str(error), retryable=False) from error
+        except ProviderError:
+            raise
+        except Exception as error:  # the call must survive a fault of ours in one adapter: others may serve
+            logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
+            raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
     def _first_token_seconds(self, later: Sequence[Candidate]) -> float | None:
         """A slow model is left only for another real one: the offline model is no reason to hurry."""

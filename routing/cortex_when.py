@@ -119,7 +119,7 @@ class Conditions:
 
 
 def _tightest(choose: Callable[..., Any], old: float | None, new: float) -> float:
-    return new if old is None else choose(old, new)  # type: ignore[no-any-return]  # max or min of two numbers
+    return new if old is None else choose(old, new)
 
 
 def _fraction_bounds(term: Comparison) -> dict[str, float]:

@@ -119,6 +119,20 @@ def begin_edit(policy: RoutingPolicy, *, by: str) -> None:
     RoutingRule.objects.bulk_create(kept_rules)
 
 
+def put_in_order(policy: RoutingPolicy, *, moved: RoutingRule | None = None, came_from: int | None = None) -> None:
+    """Numbers the rules from 1. The moved rule keeps its number, and the one it meets makes room."""
+
+    def place(rule: RoutingRule) -> tuple[int, int]:
+        if moved is None or rule.pk != moved.pk:
+            return rule.position, 0
+        moved_down = came_from is not None and came_from < rule.position
+        return rule.position, 1 if moved_down else -1
+
+    for number, rule in enumerate(sorted(policy.rules.all(), key=place), start=1):
+        if rule.position != number:
+            RoutingRule.objects.filter(pk=rule.pk).update(position=number)
+
+
 def predecessor(policy: RoutingPolicy) -> RoutingPolicy | None:
     """The version that was live before this one; for a draft the one that is live."""
     published = RoutingPolicy.objects.exclude(pk=policy.pk).filter(published_at__isnull=False)

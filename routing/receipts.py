@@ -28,6 +28,7 @@ from routing.types import (
     Usage,
 )
 from ziggie.errors import ZiggieError
+from ziggie.live import UsageRecorded
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 CACHE = "cache"  # the role of an answer that was there already
@@ -260,7 +261,7 @@ def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
     )
 
 
-def event(row: CallRow, records: list[UsageRow]) -> dict[str, Any]:
+def event(row: CallRow, records: list[UsageRow]) -> UsageRecorded:
     """The live event of a settled call."""
     return {
         "call_id": str(row.id),

@@ -80,20 +80,32 @@ def apply_document(
     """Loads a document that was read already, with the mistakes found in reading it."""
     with transaction.atomic():
         rows.lock_configuration()
-        current = _in_database(rows.load())
-        merged, found = _merge(current, document)
-        api_keys = rows.api_key_names()
-        known = set(check(current, api_keys=api_keys))
-        found = [*problems, *found, *check(merged, api_keys=api_keys)]
-        new = [problem for problem in found if problem not in known]
-        parsed = parsed or Parsed()
+        merged, found = _examine(document)
+        new, parsed = [*problems, *found], parsed or Parsed()
         if mistakes := errors(new):
             raise _refusal(mistakes, parsed, name)
         warnings = [f"{parsed.place(problem.path)}: {problem.message}" for problem in new if problem.warning]
         return Changes(_write(merged, document, by=by), warnings)
 
 
+def problems_with(data: dict[str, Any]) -> list[Problem]:
+    """What applying this plain data would be refused for, or warned of. Writes nothing."""
+    document, problems = read(data)
+    return [*problems, *_examine(document)[1]]
+
+
+def _examine(document: Document) -> tuple[Document, list[Problem]]:
+    """The configuration with the document put over it, and the problems that it would bring."""
+    current = _in_database(rows.load())
+    merged, found = _merge(current, document)
+    api_keys = rows.api_key_names()
+    known = set(check(current, api_keys=api_keys))
+    found = [*found, *check(merged, api_keys=api_keys)]
+    return merged, [problem for problem in found if problem not in known]
+
+
 def _refusal(mistakes: list[Problem], parsed: Parsed, name: str) -> InvalidInput:
+    mistakes = list(dict.fromkeys(mistakes))
     ordered = sorted(mistakes, key=lambda problem: parsed.position(problem.path))
     details = [{"place": parsed.place(problem.path), "problem": problem.message} for problem in ordered]
     return InvalidInput(
@@ -106,7 +118,7 @@ def _refusal(mistakes: list[Problem], parsed: Parsed, name: str) -> InvalidInput
 
 def _in_database(document: Document) -> Document:
     """The same with paths that say that an entry does not stand in the file."""
-    sections = {
+    sections: dict[str, Any] = {
         name: [Placed(("database", name, p.entry.slug), p.entry) for p in getattr(document, name) or ()]
         for name in ("providers", "models", "policies", "budgets")
     }

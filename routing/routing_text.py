@@ -228,11 +228,13 @@ class _Reader:
             frame.key = None
 
     def _mark(self, path: Path, event: Event) -> None:
+        assert event.start_mark is not None
         self.parsed.places[path] = (event.start_mark.line + 1, event.start_mark.column + 1)
 
     def _refuse(self, event: Event, message: str, path: Path | None = None) -> None:
         if path is None:
             path = self.frames[-1].next_path() if self.frames else ()
+        assert event.start_mark is not None
         if len(self.parsed.problems) < MAX_PROBLEMS:
             line = event.start_mark.line + 1
             self.parsed.problems.append(Problem(path, f"{message} (line {line})"))

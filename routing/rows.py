@@ -4,7 +4,7 @@ settings rows besides the admin; policies are written by `policies.py`.
 Nothing is written that is not different, so that applying what is there already wakes nobody.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -38,6 +38,11 @@ MODEL_COLUMNS = tuple(
 BUDGET_COLUMNS = ("period", "hard", "on_exhausted", "alert_at_percent", "enabled")
 WHEN_LISTS = ("task_kinds", "agent_levels", "creator_tiers", "capabilities", "strategies")
 WHEN_RANGES = ("complexity", "context_tokens", "budget_left")
+WHEN_COLUMNS = (
+    *WHEN_LISTS,
+    *(f"{name}_{side}" for name in WHEN_RANGES for side in ("above", "at_most")),
+    "local_queue_above",
+)
 SETTINGS_ID = 1
 LOCK = 7_264_001  # the advisory lock of those who change the configuration
 
@@ -121,13 +126,20 @@ def api_key_names() -> frozenset[str]:
 
 def load_plain() -> Plain:
     """The configuration as the routing file holds it, sections and rows in a fixed order."""
-    return {
-        "providers": [_provider_plain(row) for row in Provider.objects.order_by("slug")],
-        "models": _models_plain(),
-        "policies": [policy_plain(row) for row in _policies()],
-        "budgets": _budgets_plain(),
-        "settings": _settings_plain(),
-    }
+    return {section: section_plain(section) for section in SECTIONS}
+
+
+def section_plain(section: str) -> Any:
+    """One section: a list of entries, or the settings."""
+    return SECTIONS[section]()
+
+
+def _providers_plain() -> list[Plain]:
+    return [_provider_plain(row) for row in Provider.objects.order_by("slug")]
+
+
+def _policies_plain() -> list[Plain]:
+    return [policy_plain(row) for row in _policies()]
 
 
 def _provider_plain(row: Provider) -> Plain:
@@ -183,9 +195,17 @@ def rule_plain(row: RoutingRule) -> Plain:
     return result | {name: getattr(row, name) for name in ("roles", "options") if getattr(row, name)}
 
 
+def budget_plain(row: Budget) -> Plain:
+    return _budget_plain(row, _key_names())
+
+
 def _budgets_plain() -> list[Plain]:
-    names = {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
+    names = _key_names()
     return [_budget_plain(row, names) for row in Budget.objects.order_by("slug")]
+
+
+def _key_names() -> dict[str, str]:
+    return {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
 
 
 def _budget_plain(row: Budget, key_names: Mapping[str, str]) -> Plain:
@@ -204,6 +224,40 @@ def _budget_plain(row: Budget, key_names: Mapping[str, str]) -> Plain:
 def _settings_plain() -> Plain:
     row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
     return {name: _plain_value(name, getattr(row, name)) for name in SettingsEntry.model_fields}
+
+
+SECTIONS: dict[str, Callable[[], Any]] = {
+    "providers": _providers_plain,
+    "models": _models_plain,
+    "policies": _policies_plain,
+    "budgets": _budgets_plain,
+    "settings": _settings_plain,
+}
+
+
+def mentions_of(model_slug: str) -> list[str]:
+    """Where the configuration in force, or a draft, speaks of a model."""
+    document = load()
+    found = [
+        f"the rule {rule.name!r} of the policy {placed.entry.slug!r} speaks of {model_slug}"
+        for placed in document.policies or ()
+        for rule in placed.entry.rules
+        if model_slug in _models_of(rule)
+    ]
+    found += [
+        f"the budget {placed.entry.slug!r} counts {model_slug}"
+        for placed in document.budgets or ()
+        if model_slug in placed.entry.scope.models
+    ]
+    if document.settings and document.settings.entry.baseline_model == model_slug:
+        found.append(f"savings are counted against {model_slug}")
+    return found
+
+
+def _models_of(rule: RuleEntry) -> set[str | None]:
+    roles = rule.roles
+    single = {roles.verifier, roles.draft, roles.refiner, roles.synthesiser, rule.options.shadow_model}
+    return {*rule.chain, *roles.members, *single}
 
 
 # --- to rows -----------------------------------------------------------------------------------
@@ -237,17 +291,17 @@ def _save_price(entry: ModelEntry) -> bool:
 
 def save_budget(entry: BudgetEntry) -> bool:
     values = {name: getattr(entry, name) for name in BUDGET_COLUMNS}
-    values |= {"scope": scope_plain(entry), "limit_microusd": int(entry.limit_usd * MICRO)}
+    values |= {"scope": scope_row(entry.scope.model_dump()), "limit_microusd": int(entry.limit_usd * MICRO)}
     return _save(Budget, entry.slug, values)
 
 
-def scope_plain(entry: BudgetEntry) -> Plain:
-    """A scope as the row keeps it."""
-    scope: Plain = {name: value for name, value in entry.scope.model_dump().items() if value}
-    if "api_keys" in scope:
-        ids = {name: str(pk) for pk, name in ApiKey.objects.values_list("pk", "name")}
-        scope["api_keys"] = [ids.get(name, name) for name in scope["api_keys"]]
-    return scope
+def scope_row(scope: Plain) -> Plain:
+    """A scope as the row keeps it: without empty lists, keys by their id."""
+    kept = {name: value for name, value in scope.items() if value}
+    if "api_keys" in kept:
+        ids = {name: key for key, name in _key_names().items()}
+        kept["api_keys"] = [ids.get(name, name) for name in kept["api_keys"]]
+    return kept
 
 
 def save_settings(entry: SettingsEntry) -> bool:

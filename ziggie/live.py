@@ -62,7 +62,7 @@ class VideoChanged(TypedDict):
     cost_usd: NotRequired[str | None]
     saved_usd: NotRequired[str | None]
     seconds: NotRequired[float | None]
-    confidence: NotRequired[int | None]
+    confidence: NotRequired[float | None]
     error: NotRequired[str | None]
 
 

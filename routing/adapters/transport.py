@@ -20,13 +20,13 @@ from routing.adapters.assembly import Assembler
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import MAX_BODY_BYTES
 from routing.adapters.errors import make_error, redact
+from routing.adapters.failures import translated
 from routing.adapters.wire import dumps
 from routing.types import (
     ChatRequest,
     ChatResult,
     Delta,
     Embeddings,
-    ErrorKind,
     ModelSpec,
     ProviderError,
     ProviderSpec,
@@ -263,32 +263,7 @@ async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -
             began = True
             yield _Exchange(response)
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError) as error:
-        raise _translated(error, sent, began=began) from None
-
-
-# The client's texts may quote a header, so ours stand for them. The first row that fits counts.
-_FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], ErrorKind, str, bool], ...] = (
-    (httpx2.ConnectTimeout, "connection", "nobody answered in time", True),
-    (httpx2.ConnectError, "connection", "no connection to the provider", True),
-    (httpx2.PoolTimeout, "overloaded", "too many connections are open already", True),
-    (httpx2.TimeoutException, "timeout", "the provider stopped reading or answering", True),
-    ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), "connection", "the address is not a usable URL", False),
-    ((httpx2.LocalProtocolError, UnicodeError), "auth", "the key or a header holds characters HTTP forbids", False),
-    (httpx2.DecodingError, "protocol", "the answer is compressed wrongly", True),
-)
-
-
-def _translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderError:
-    """Our error for one of the HTTP client's; `began`: the head of the answer had come."""
-    for types, kind, text, retryable in _FAILURES:
-        if isinstance(error, types):
-            reason = f": {error}" if isinstance(error, httpx2.ConnectError) and str(error) else ""
-            return make_error(kind, text + reason, sent, retryable=retryable)
-    if began:
-        return make_error("cut", "the connection broke before the answer ended", sent)
-    if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
-        return make_error("protocol", "the answer is not HTTP", sent)
-    return make_error("connection", "the connection broke before an answer came", sent)
+        raise translated(error, sent, began=began) from None
 
 
 class _Deadlines:
@@ -361,9 +336,9 @@ async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadl
             chunk = await deadlines.wait(anext(chunks, None))
         except httpx2.TransportError as error:
             # what had come is the best that is known of what the call has cost
-            translated = _translated(error, deadlines.sent, began=True)
-            translated.usage = decoder.usage
-            raise translated from None
+            broken = translated(error, deadlines.sent, began=True)
+            broken.usage = decoder.usage
+            raise broken from None
         if chunk is None:
             break
         size += len(chunk)

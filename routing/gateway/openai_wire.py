@@ -78,6 +78,7 @@ _ERROR_TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
 }
+_AS_ANTHROPIC = {"type": "model", "created_at": "1970-01-01T00:00:00Z"}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -392,9 +393,13 @@ def _vector(vector: Sequence[float], *, as_base64: bool) -> Any:
 
 
 def encode_models(rows: Iterable[tuple[str, str]]) -> bytes:
-    """`rows`: slug and owner of each model."""
-    data = [{"id": slug, "object": "model", "created": 0, "owned_by": owner} for slug, owner in rows]
-    return orjson.dumps({"object": "list", "data": data})
+    """`rows`: slug and owner of each model. Bears what Anthropic's clients read, too."""
+    data = [
+        {"id": slug, "object": "model", "created": 0, "owned_by": owner, **_AS_ANTHROPIC, "display_name": slug}
+        for slug, owner in rows
+    ]
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    return orjson.dumps({"object": "list", "data": data, "has_more": False, **ends})
 
 
 def encode_error(error: ZiggieError, status: int) -> bytes:

@@ -5,11 +5,11 @@ request's bytes out and an answer's bytes in; redirects, cookies, proxies and co
 """
 
 import asyncio
+import contextlib
 import ssl
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,11 +20,12 @@ import httptools
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
-from routing.types import ErrorKind, ProviderError
+from routing.types import ErrorKind, ProviderError, Usage
 
 KEEP_SECONDS = 4.0  # shorter than any server's own, so that a request seldom meets a connection being closed
 KEPT_CONNECTIONS = 512  # of one address
 CONNECT_SECONDS = 5.0
+LINGER_SECONDS = 0.1
 MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
@@ -52,6 +53,9 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.reused = False
+        self._heard_at = 0.0
+        self._idle_seconds = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -76,6 +80,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
+        self._heard_at = self.loop.time()
         if self._received > self._limit or (self.head is None and self._received > MAX_HEAD_BYTES):
             self._fail(_Broken("protocol", "the answer is too long"))
             return
@@ -132,13 +137,30 @@ class Connection(asyncio.Protocol):
 
     # --- the exchange's side ---
 
-    def send(self, payload: bytes, *, streaming: bool) -> None:
+    def send(self, payload: bytes, *, streaming: bool, idle_seconds: float) -> None:
         if self.reused:
             self._reset()
         self._streaming = streaming
+        self._idle_seconds = idle_seconds
+        self._heard_at = self.loop.time()
+        self._timer = self.loop.call_later(idle_seconds, self._check_silence)
         if self.transport is None or self.transport.is_closing():
             raise _Broken("connection", "the connection broke before an answer came", clean=True)
         self.transport.write(payload)
+
+    def _check_silence(self) -> None:
+        """One timer an exchange: it looks back when it fires, instead of being set anew by every piece."""
+        at = self._heard_at + self._idle_seconds
+        if self._paused or at > self.loop.time() + 0.001:
+            self._timer = self.loop.call_at(max(at, self.loop.time() + 0.1), self._check_silence)
+        else:
+            self._fail(_Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s"))
+
+    def done(self) -> None:
+        """The exchange is over, however it ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def wait_head(self) -> tuple[int, dict[str, str]]:
         while self.head is None:
@@ -186,6 +208,10 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
         self.close()
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
 
     @property
     def reusable(self) -> bool:
@@ -305,8 +331,9 @@ def _payload(sent: WireRequest, path: str, host: str) -> bytes:
 class Exchange:
     """One request and its answer. Use as an async context manager; leaving it early closes the connection."""
 
-    def __init__(self, sent: WireRequest, *, streaming: bool) -> None:
+    def __init__(self, sent: WireRequest, *, streaming: bool, idle_seconds: float) -> None:
         self._sent = sent
+        self._idle_seconds = idle_seconds
         self._streaming = streaming
         self._pool = _pool()
         self._connection: Connection | None = None
@@ -324,9 +351,10 @@ class Exchange:
             kept = self._pool.take(self._address)
             try:
                 self._connection = kept or await self._pool.open(self._address)
-                self._connection.send(payload, streaming=self._streaming)
+                self._connection.send(payload, streaming=self._streaming, idle_seconds=self._idle_seconds)
                 self.status, self.headers = await self._connection.wait_head()
             except _Broken as broken:
+                self._drop()
                 if kept is not None and broken.clean:
                     continue  # the server had closed it meanwhile: it never saw the request
                 raise self._translated(broken) from None
@@ -341,6 +369,7 @@ class Exchange:
 
     async def __aexit__(self, *_: Any) -> None:
         if self._connection is not None:
+            self._connection.done()
             self._pool.give_back(self._address, self._connection)
             self._connection = None
 
@@ -352,17 +381,28 @@ class Exchange:
         except _Broken as broken:
             raise self._translated(broken) from None
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises ProviderError."""
+    async def next_chunk(self, *, usage: Usage | None = None) -> bytes:
+        """What has come since the last time; b"" at the end. Raises ProviderError, which bears `usage`:
+        the best that is known of what a broken answer has cost."""
         assert self._connection is not None
         try:
-            while chunk := await self._connection.next_chunk():
-                yield chunk
+            return await self._connection.next_chunk()
         except _Broken as broken:
-            raise self._translated(broken) from None
+            translated = self._translated(broken)
+            translated.usage = usage
+            raise translated from None
+
+    async def linger(self) -> None:
+        """Reads the few bytes after the end of an answer, so that the connection can be used again."""
+        if self._connection is None or self._connection.complete:
+            return
+        with contextlib.suppress(TimeoutError, _Broken):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._connection.next_chunk()
 
     def _drop(self) -> None:
         if self._connection is not None:
+            self._connection.done()
             self._connection.close()
             self._connection = None
 

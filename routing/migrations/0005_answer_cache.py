@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0003_ledger'),
+        ('routing', '0004_rate_limits'),
     ]
 
     operations = [

@@ -1,0 +1,279 @@
+"""REST of routing. Bodies are entries of the routing file, checked and written by the same code.
+
+Keys with the scope "coordinator" read; staff and keys with the scope "admin" write.
+"""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema, inline_serializer
+from rest_framework import serializers, status
+from rest_framework.generics import GenericAPIView
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from routing import explaining, rows
+from routing.balances import balances
+from routing.configuration import (
+    BudgetEntry,
+    Entry,
+    ModelEntry,
+    ProviderEntry,
+    SettingsEntry,
+)
+from routing.models import (
+    AGENT_LEVELS,
+    CREATOR_TIERS,
+    PATTERNS,
+    STRATEGIES,
+    Budget,
+    LanguageModel,
+    Provider,
+)
+from routing.reading import read
+from routing.routing_file import apply_document
+from routing.types import Hints
+from ziggie.auth import caller_of
+from ziggie.errors import Conflict, InvalidInput, NotFound
+
+NAME = "the request"
+
+
+def apply_data(data: dict[str, Any], request: Request) -> list[str]:
+    """Loads a part of a routing file that came as a request. Raises InvalidInput with every mistake."""
+    document, problems = read(data)
+    return apply_document(document, by=caller_of(request).name, name=NAME, problems=problems).warnings
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """Raises InvalidInput if the body is no JSON object."""
+    if not isinstance(request.data, dict):
+        raise InvalidInput("the body should be a JSON object")
+    return dict(request.data)
+
+
+class ByName(CursorPagination):
+    """By slug, A to Z; `?page_size=` up to 500."""
+
+    ordering = "slug"
+    page_size = 100
+    page_size_query_param = "page_size"
+    max_page_size = 500
+
+
+class Rows(GenericAPIView[Any]):
+    """One section of the routing file: its rows, and a new one."""
+
+    staff_write = True
+    pagination_class = ByName
+    section = ""
+    kind: Any = None
+
+    def get_queryset(self) -> Any:
+        return self.kind.objects.all()
+
+    def get(self, request: Request) -> Response:
+        page: list[Any] = self.paginate_queryset(self.get_queryset()) or []
+        wanted = {row.slug for row in page}
+        entries = {entry["slug"]: entry for entry in rows.section_plain(self.section) if entry["slug"] in wanted}
+        return self.get_paginated_response([entries[row.slug] for row in page])
+
+    def post(self, request: Request) -> Response:
+        entry = body_of(request)
+        slug = entry.get("slug")
+        if isinstance(slug, str) and self.kind.objects.filter(slug=slug).exists():
+            raise Conflict(f"there is {slug!r} already; change it with PATCH")
+        warnings = apply_data({self.section: [entry]}, request)
+        return Response({**_one(self.section, str(slug)), "warnings": warnings}, status=status.HTTP_201_CREATED)
+
+
+class Row(APIView):
+    """One row. PATCH changes the keys that it names."""
+
+    staff_write = True
+    section = ""
+
+    def get(self, request: Request, slug: str) -> Response:
+        return Response(_one(self.section, slug))
+
+    def patch(self, request: Request, slug: str) -> Response:
+        change = body_of(request)
+        if change.setdefault("slug", slug) != slug:
+            raise InvalidInput("a slug is never changed: rules and records speak of it")
+        warnings = apply_data({self.section: [self._with_required(_one(self.section, slug), change)]}, request)
+        return Response({**_one(self.section, slug), "warnings": warnings})
+
+    def _with_required(self, before: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+        required = {"slug", "kind", "location", "provider", "name", "context_window", "limit_usd"}
+        return {key: before[key] for key in required & before.keys()} | change
+
+
+def _one(section: str, slug: str) -> dict[str, Any]:
+    """Raises NotFound."""
+    found: dict[str, Any] | None = next((entry for entry in rows.section_plain(section) if entry["slug"] == slug), None)
+    if found is None:
+        raise NotFound(f"there is no {section.removesuffix('s')} {slug!r}")
+    return found
+
+
+def page_of(entry: type[Entry], name: str) -> Any:
+    """A page of entries for the OpenAPI schema; entries are described by their own schema."""
+    return inline_serializer(
+        f"{name}Page",
+        {
+            "next": serializers.URLField(allow_null=True),
+            "previous": serializers.URLField(allow_null=True),
+            "results": serializers.ListField(child=serializers.DictField(), help_text=entry.__name__),
+        },
+    )
+
+
+class Providers(Rows):
+    section, kind = "providers", Provider
+
+    @extend_schema(operation_id="routing_providers_list", responses=page_of(ProviderEntry, "Provider"))
+    def get(self, request: Request) -> Response:
+        return super().get(request)
+
+    @extend_schema(request=ProviderEntry, responses={201: ProviderEntry})
+    def post(self, request: Request) -> Response:
+        return super().post(request)
+
+
+class ProviderDetail(Row):
+    section = "providers"
+
+    @extend_schema(responses=ProviderEntry)
+    def get(self, request: Request, slug: str) -> Response:
+        return super().get(request, slug)
+
+    @extend_schema(request=ProviderEntry, responses=ProviderEntry)
+    def patch(self, request: Request, slug: str) -> Response:
+        return super().patch(request, slug)
+
+
+class Models(Rows):
+    section, kind = "models", LanguageModel
+
+    @extend_schema(operation_id="routing_models_list", responses=page_of(ModelEntry, "Model"))
+    def get(self, request: Request) -> Response:
+        return super().get(request)
+
+    @extend_schema(request=ModelEntry, responses={201: ModelEntry})
+    def post(self, request: Request) -> Response:
+        return super().post(request)
+
+
+class ModelDetail(Row):
+    section = "models"
+
+    @extend_schema(responses=ModelEntry)
+    def get(self, request: Request, slug: str) -> Response:
+        return super().get(request, slug)
+
+    @extend_schema(request=ModelEntry, responses=ModelEntry)
+    def patch(self, request: Request, slug: str) -> Response:
+        return super().patch(request, slug)
+
+
+class Budgets(Rows):
+    section, kind = "budgets", Budget
+
+    @extend_schema(operation_id="routing_budgets_list", responses=page_of(BudgetEntry, "Budget"))
+    def get(self, request: Request) -> Response:
+        return super().get(request)
+
+    @extend_schema(request=BudgetEntry, responses={201: BudgetEntry})
+    def post(self, request: Request) -> Response:
+        return super().post(request)
+
+
+class BudgetDetail(Row):
+    section = "budgets"
+
+    @extend_schema(responses=BudgetEntry)
+    def get(self, request: Request, slug: str) -> Response:
+        return super().get(request, slug)
+
+    @extend_schema(request=BudgetEntry, responses=BudgetEntry)
+    def patch(self, request: Request, slug: str) -> Response:
+        return super().patch(request, slug)
+
+
+class Settings(APIView):
+    staff_write = True
+
+    @extend_schema(responses=SettingsEntry)
+    def get(self, request: Request) -> Response:
+        return Response(rows.section_plain("settings"))
+
+    @extend_schema(request=SettingsEntry, responses=SettingsEntry)
+    def patch(self, request: Request) -> Response:
+        warnings = apply_data({"settings": body_of(request)}, request)
+        return Response({**rows.section_plain("settings"), "warnings": warnings})
+
+
+class BalanceSerializer(serializers.Serializer[Any]):
+    slug = serializers.CharField()
+    period = serializers.ChoiceField(choices=Budget.PERIODS)
+    period_start = serializers.DateTimeField(allow_null=True)
+    period_end = serializers.DateTimeField(allow_null=True)
+    limit_usd = serializers.CharField()
+    settled_usd = serializers.CharField()
+    held_usd = serializers.CharField()
+    left_usd = serializers.CharField()
+    hard = serializers.BooleanField()
+
+
+class Balances(APIView):
+    """What every budget has left in its present period."""
+
+    @extend_schema(responses=BalanceSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        return Response(BalanceSerializer(balances(), many=True).data)
+
+
+# --- which model would serve -------------------------------------------------------------------------
+
+
+class ExplainInput(serializers.Serializer[Any]):
+    task_kind = serializers.CharField(required=False, default="", allow_blank=True, max_length=60)
+    agent_level = serializers.ChoiceField(choices=AGENT_LEVELS, required=False, default="", allow_blank=True)
+    creator_tier = serializers.ChoiceField(choices=CREATOR_TIERS, required=False, default="", allow_blank=True)
+    complexity = serializers.FloatField(required=False, default=None, allow_null=True, min_value=0, max_value=1)
+    context_tokens = serializers.IntegerField(
+        required=False, default=None, allow_null=True, min_value=0, max_value=2**31 - 1
+    )
+    capabilities = serializers.ListField(child=serializers.CharField(max_length=60), required=False, max_length=50)
+    strategy = serializers.ChoiceField(choices=STRATEGIES, required=False, default="", allow_blank=True)
+    pattern = serializers.ChoiceField(choices=PATTERNS, required=False, default="", allow_blank=True)
+    model = serializers.CharField(required=False, default="auto", max_length=100)
+    prompt = serializers.CharField(required=False, default="?", max_length=1_000_000)
+
+
+class Explain(APIView):
+    """Which model would serve such a request now, and why not the others. Calls nobody."""
+
+    @extend_schema(
+        request=ExplainInput,
+        responses=inline_serializer(
+            "Explained",
+            {
+                "policy": serializers.CharField(),
+                "version": serializers.IntegerField(),
+                "rule": serializers.CharField(allow_null=True),
+                "pattern": serializers.CharField(allow_null=True),
+                "chosen": serializers.CharField(allow_null=True),
+                "candidates": serializers.ListField(child=serializers.DictField()),
+                "features": serializers.DictField(),
+            },
+        ),
+    )
+    def post(self, request: Request) -> Response:
+        given = ExplainInput(data=request.data)
+        given.is_valid(raise_exception=True)
+        data = dict(given.validated_data)
+        model, prompt = data.pop("model"), data.pop("prompt")
+        hints = Hints(**data | {"capabilities": frozenset(data.get("capabilities", ()))})
+        return Response(explaining.explain(explaining.request_of(hints, model=model, prompt=prompt)))

@@ -1,0 +1,206 @@
+"""REST of policies and rules: versions, drafts, publishing, and rules of the live policy by name."""
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers, status
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from routing import policies, rows
+from routing.api import NAME, ByName, apply_data, body_of, page_of
+from routing.configuration import PolicyEntry, RuleEntry
+from routing.models import RoutingPolicy, RoutingRule
+from routing.reading import read
+from ziggie.auth import caller_of
+from ziggie.errors import InvalidInput, NotFound
+
+
+class ByPosition(ByName):
+    """In the order in which rules are tried."""
+
+    ordering = "position"
+
+
+class PolicySerializer(serializers.ModelSerializer[RoutingPolicy]):
+    rules = serializers.SerializerMethodField()
+
+    class Meta:
+        model = RoutingPolicy
+        fields = (
+            *("id", "slug", "version", "state", "notes"),
+            *("created_by", "created_at", "published_by", "published_at", "rules"),
+        )
+
+    def get_rules(self, policy: RoutingPolicy) -> list[dict[str, Any]]:
+        return [rows.rule_plain(rule) for rule in policy.rules.all()]
+
+
+class Policies(GenericAPIView[RoutingPolicy]):
+    """Every version of every policy, newest first. POST makes a draft."""
+
+    staff_write = True
+    serializer_class = PolicySerializer
+    queryset = RoutingPolicy.objects.prefetch_related("rules")
+
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(self.get_queryset())
+        return self.get_paginated_response(PolicySerializer(page, many=True).data)
+
+    @extend_schema(request=PolicyEntry, responses={201: PolicySerializer})
+    def post(self, request: Request) -> Response:
+        draft = policies.create_draft(_policy_entry({**body_of(request), "live": False}), by=caller_of(request).name)
+        return Response(PolicySerializer(draft).data, status=status.HTTP_201_CREATED)
+
+
+def _policy_entry(data: dict[str, Any]) -> PolicyEntry:
+    """Raises InvalidInput for mistakes of shape. A draft may have mistakes of meaning."""
+    document, problems = read({"policies": [data]})
+    policies.refuse_errors(problems, f"{NAME} has {len(problems)} mistakes; nothing was changed")
+    assert document.policies
+    return document.policies[0].entry
+
+
+def _policy(slug: str, version: int) -> RoutingPolicy:
+    found = RoutingPolicy.objects.filter(slug=slug, version=version).first()
+    if found is None:
+        raise NotFound(f"there is no version {version} of the policy {slug!r}")
+    return found
+
+
+class PolicyDetail(APIView):
+    """One version. PUT replaces a draft's rules."""
+
+    staff_write = True
+
+    @extend_schema(responses=PolicySerializer)
+    def get(self, request: Request, slug: str, version: int) -> Response:
+        policy = _policy(slug, version)
+        changes = policies.difference(policies.predecessor(policy), policy)
+        return Response({**PolicySerializer(policy).data, "changes": changes})
+
+    @extend_schema(request=PolicyEntry, responses=PolicySerializer)
+    def put(self, request: Request, slug: str, version: int) -> Response:
+        entry = _policy_entry({**body_of(request), "slug": slug, "live": False})
+        policies.replace_draft(_policy(slug, version), entry)
+        return Response(PolicySerializer(_policy(slug, version)).data)
+
+
+class PolicyAction(APIView):
+    """POST …/publish, …/rollback or …/duplicate."""
+
+    staff_write = True
+    work: Any = None
+
+    @extend_schema(request=None, responses=PolicySerializer)
+    def post(self, request: Request, slug: str, version: int) -> Response:
+        return Response(PolicySerializer(self.work(_policy(slug, version), by=caller_of(request).name)).data)
+
+
+class PublishPolicy(PolicyAction):
+    work = staticmethod(policies.publish)
+
+
+class RollBackPolicy(PolicyAction):
+    work = staticmethod(policies.roll_back)
+
+
+class DuplicatePolicy(PolicyAction):
+    work = staticmethod(policies.duplicate)
+
+
+class Rules(GenericAPIView[RoutingRule]):
+    """The live policy's rules in their order, or those of `?policy=&version=`. POST adds one to the live policy,
+    before the rule at `position` if that is given."""
+
+    staff_write = True
+    pagination_class = ByPosition
+
+    def get_queryset(self) -> Any:
+        slug, version = self.request.query_params.get("policy"), self.request.query_params.get("version")
+        if not slug:
+            return RoutingRule.objects.filter(policy__state="live")
+        of_policy = RoutingPolicy.objects.filter(slug=slug)
+        if version:
+            if not version.isdecimal():
+                raise InvalidInput("version should be a whole number")
+            of_policy = of_policy.filter(version=min(int(version), 2**31 - 1))
+        newest = of_policy.order_by("-version").first()
+        if newest is None:
+            raise NotFound(f"there is no such version of the policy {slug!r}")
+        return newest.rules.all()
+
+    @extend_schema(
+        operation_id="routing_rules_list",
+        parameters=[OpenApiParameter("policy", str), OpenApiParameter("version", int)],
+        responses=page_of(RuleEntry, "Rule"),
+    )
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(self.get_queryset().select_related("policy")) or []
+        return self.get_paginated_response([_rule_shown(rule) for rule in page])
+
+    @extend_schema(request=RuleEntry, responses={201: RuleEntry})
+    def post(self, request: Request) -> Response:
+        rule = body_of(request)
+        position = rule.pop("position", None)
+        live = _live()
+        order = _rules_of(live)
+        order.insert(len(order) if not isinstance(position, int) else max(position - 1, 0), rule)
+        _put_live(live, order, request)
+        return Response(_rule_named(str(rule["name"])), status=status.HTTP_201_CREATED)
+
+
+class RuleDetail(APIView):
+    """A rule of the live policy by its name. A change is a new version of the policy, in force at once."""
+
+    staff_write = True
+
+    @extend_schema(responses=RuleEntry)
+    def get(self, request: Request, name: str) -> Response:
+        return Response(_rule_named(name))
+
+    @extend_schema(request=RuleEntry, responses=RuleEntry)
+    def patch(self, request: Request, name: str) -> Response:
+        change = body_of(request)
+        change.pop("position", None)
+        _rule_named(name)
+        live = _live()
+        order = [rule | change if rule["name"] == name else rule for rule in _rules_of(live)]
+        _put_live(live, order, request)
+        return Response(_rule_named(str(change.get("name", name))))
+
+    @extend_schema(responses={204: None})
+    def delete(self, request: Request, name: str) -> Response:
+        _rule_named(name)
+        live = _live()
+        _put_live(live, [rule for rule in _rules_of(live) if rule["name"] != name], request)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+def _live() -> RoutingPolicy:
+    live = RoutingPolicy.objects.filter(state="live").first()
+    if live is None:
+        raise NotFound("no policy is live")
+    return live
+
+
+def _rules_of(policy: RoutingPolicy) -> list[dict[str, Any]]:
+    return [rows.rule_plain(rule) for rule in policy.rules.order_by("position")]
+
+
+def _put_live(live: RoutingPolicy, rules: list[dict[str, Any]], request: Request) -> None:
+    apply_data({"policies": [{"slug": live.slug, "live": True, "rules": rules}]}, request)
+
+
+def _rule_named(name: str) -> dict[str, Any]:
+    rule = RoutingRule.objects.filter(policy__state="live", name=name).select_related("policy").first()
+    if rule is None:
+        raise NotFound(f"the live policy has no rule {name!r}")
+    return _rule_shown(rule)
+
+
+def _rule_shown(rule: RoutingRule) -> dict[str, Any]:
+    place = {"policy": rule.policy.slug, "version": rule.policy.version, "position": rule.position}
+    return {**place, **rows.rule_plain(rule)}

@@ -1,0 +1,26 @@
+"""Addresses below /api/."""
+
+from django.urls import path
+
+from routing import api, api_policies
+
+VERSION = "routing/policies/<slug:slug>/<int:version>"
+
+urlpatterns = [
+    path("budgets", api.Balances.as_view()),
+    path("routing/providers", api.Providers.as_view()),
+    path("routing/providers/<slug:slug>", api.ProviderDetail.as_view()),
+    path("routing/models", api.Models.as_view()),
+    path("routing/models/<path:slug>", api.ModelDetail.as_view()),
+    path("routing/budgets", api.Budgets.as_view()),
+    path("routing/budgets/<slug:slug>", api.BudgetDetail.as_view()),
+    path("routing/settings", api.Settings.as_view()),
+    path("routing/policies", api_policies.Policies.as_view()),
+    path(VERSION, api_policies.PolicyDetail.as_view()),
+    path(f"{VERSION}/publish", api_policies.PublishPolicy.as_view()),
+    path(f"{VERSION}/rollback", api_policies.RollBackPolicy.as_view()),
+    path(f"{VERSION}/duplicate", api_policies.DuplicatePolicy.as_view()),
+    path("routing/rules", api_policies.Rules.as_view()),
+    path("routing/rules/<str:name>", api_policies.RuleDetail.as_view()),
+    path("routing/explain", api.Explain.as_view()),
+]

@@ -1,0 +1,55 @@
+"""API keys in the admin: a key is shown once, when it is made or renewed."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
+
+from ziggie.models import SCOPES, ApiKey, default_scopes
+
+
+class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    scopes = forms.MultipleChoiceField(
+        choices=[(scope, scope) for scope in SCOPES],
+        initial=default_scopes,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget(),
+    )
+
+    class Meta:
+        model = ApiKey
+        fields = (
+            *("name", "scopes", "allowed_models", "requests_per_minute", "tokens_per_minute"),
+            *("enabled", "expires_at"),
+        )
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
+    form = ApiKeyForm
+    list_display = ("name", "prefix", "scopes", "enabled", "expires_at", "last_used_at")
+    list_filter = ("enabled",)
+    search_fields = ("name", "prefix")
+    readonly_fields = ("prefix", "created_at", "last_used_at")
+    actions = ("renew",)
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
+        raw_key = None if change else obj.renew_secret()
+        super().save_model(request, obj, form, change)
+        if raw_key:
+            self._show(request, obj, raw_key)
+
+    @admin.action(description="Give a new secret (the old one stops working)", permissions=["change"])
+    def renew(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        for key in queryset:
+            raw_key = key.renew_secret()
+            key.save(update_fields=["prefix", "key_hash"])
+            self._show(request, key, raw_key)
+
+    def _show(self, request: HttpRequest, key: ApiKey, raw_key: str) -> None:
+        text = "The key of {}, shown this once: <code>{}</code>"
+        messages.warning(request, format_html(text, key.name, raw_key))

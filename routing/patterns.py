@@ -73,9 +73,7 @@ async def _review(walk: Walk, answer: Answer) -> tuple[prompts.Review | None, di
         return None, {"verdict": "none", "reason": f"{verifier.model.slug} gave no usable review"}
     review = prompts.read_review(said.result.text)
     found: dict[str, Any] = {"verdict": "right" if review.right else "wrong", "by": verifier.model.slug}
-    walk.note(
-        said, f"found it {found['verdict']}" + (f": {'; '.join(review.problems)}"[:500] if review.problems else "")
-    )
+    walk.note(said, "; ".join([f"found it {found['verdict']}", *review.problems])[:MAX_NOTE])
     return review, found | {"problems": list(review.problems)}
 
 
@@ -288,7 +286,7 @@ async def _objections(walk: Walk, answer: Answer) -> tuple[str, ...] | None:
     if said is None:
         return None
     objections = prompts.read_objections(said.result.text)
-    walk.note(said, f"objects: {'; '.join(objections)}"[:MAX_NOTE] if objections else "objects to nothing")
+    walk.note(said, "; ".join(["objects", *objections])[:MAX_NOTE] if objections else "objects to nothing")
     return objections
 
 

@@ -273,4 +273,4 @@ def _texts(value: Any, name: str) -> tuple[str, ...]:
 
 
 def _is_percentage(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == int(value) and 0 <= value <= 100
+    return isinstance(value, int | float) and not isinstance(value, bool) and value in range(101)

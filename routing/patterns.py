@@ -99,9 +99,10 @@ async def _cascade(walk: Walk) -> Answer | None:
     refined = None
     if refiner is not None:
         request = walk.request if draft is None else prompts.refinement(walk.request, _quote(draft))
-        refined = await walk.ask(refiner, request, role="refiner", hurry=_has_other(walk, refiner))
+        refined = await walk.ask(refiner, request, role="refiner", hurry=bool(_others(walk, [refiner], offline=False)))
     if refined is None:
-        refined = await walk.run(_others(walk, refiner, offline=draft is None))
+        tried = [part for part in (refiner, draft and draft.candidate) if part is not None]
+        refined = await walk.run(_others(walk, tried, offline=draft is None))
     if refined is not None:
         return replace(refined, findings=findings)
     return None if draft is None else replace(draft, findings={"draft": found | {"used": True}}, sound=False)
@@ -343,14 +344,10 @@ def _part(walk: Walk, role: str) -> Candidate | None:
     return next((part for part in walk.plan.parts if part.role == role and not _is_offline(part)), None)
 
 
-def _others(walk: Walk, tried: Candidate | None, *, offline: bool) -> list[Candidate]:
-    """The chain without the model that has just failed as a part, and without offline where it could only harm."""
-    slug = tried.model.slug if tried else ""
-    return [c for c in walk.plan.candidates if c.model.slug != slug and (offline or not _is_offline(c))]
-
-
-def _has_other(walk: Walk, part: Candidate) -> bool:
-    return any(not _is_offline(other) for other in _others(walk, part, offline=False))
+def _others(walk: Walk, tried: Sequence[Candidate], *, offline: bool) -> list[Candidate]:
+    """The chain without the models that took a part in vain, and without offline where it could only harm."""
+    slugs = {part.model.slug for part in tried}
+    return [c for c in walk.plan.candidates if c.model.slug not in slugs and (offline or not _is_offline(c))]
 
 
 def _is_offline(candidate: Candidate) -> bool:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 
 from routing import service

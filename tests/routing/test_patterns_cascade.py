@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

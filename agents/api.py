@@ -23,7 +23,7 @@ class AgentSerializer(serializers.ModelSerializer[Agent]):
 
 
 class RunSerializer(serializers.ModelSerializer[AgentRun]):
-    agent = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    agent: serializers.SlugRelatedField[Agent] = serializers.SlugRelatedField(slug_field="slug", read_only=True)
     cost_usd = serializers.SerializerMethodField()
     saved_usd = serializers.SerializerMethodField()
 

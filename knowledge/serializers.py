@@ -34,7 +34,7 @@ class VideoInput(serializers.Serializer[Any]):
 
 
 class VideoSerializer(serializers.ModelSerializer[Video]):
-    creator = serializers.SlugRelatedField(slug_field="slug", read_only=True)
+    creator: serializers.SlugRelatedField[Creator] = serializers.SlugRelatedField(slug_field="slug", read_only=True)
 
     class Meta:
         model = Video
@@ -73,7 +73,7 @@ class AnalysisSerializer(serializers.Serializer[Any]):
     state = serializers.CharField()
     insights = InsightsSerializer(allow_null=True)
     model = serializers.CharField()
-    source = serializers.CharField()
+    source = serializers.CharField()  # type: ignore[assignment]  # the wire name; Field.source is another thing
     cost_usd = serializers.CharField()
     saved_usd = serializers.CharField()
     seconds = serializers.FloatField()

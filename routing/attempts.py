@@ -6,6 +6,7 @@ byte of an answer has reached a client.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -31,6 +32,7 @@ from routing.types import (
     message,
 )
 
+logger = logging.getLogger(__name__)
 ACCEPTED = Verdict(ok=True)
 MAX_RETRY_WAIT_SECONDS = 2.0
 
@@ -62,7 +64,10 @@ class Answer:
 
 @dataclass(slots=True)
 class Walk:
-    """One walk through a plan. `attempts` is complete at every moment, also after a cancellation."""
+    """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
+
+    `unsupported` counts the attempts that ended before they began, because the provider's API cannot
+    express the request."""
 
     plan: Plan
     request: ChatRequest
@@ -70,6 +75,7 @@ class Walk:
     observer: Observer
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
+    unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     _collector: Collector = field(default_factory=Collector)
 
@@ -92,6 +98,8 @@ class Walk:
 
     def _used_up(self, candidate: Candidate) -> bool:
         """The limits of a walk. The offline model is no provider: it stays the last resort beyond them."""
+        if self.committed:
+            return True
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return True
         return candidate.model.source != Source.OFFLINE and len(self.attempts) >= self.plan.options.max_attempts
@@ -205,7 +213,13 @@ class Walk:
             what = "no first token" if self._collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
+            self.unsupported += 1
             raise ProviderError("bad_request", str(error), retryable=False) from error
+        except ProviderError:
+            raise
+        except Exception as error:  # the call must survive a fault of ours in one adapter: others may serve
+            logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
+            raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
     def _first_token_seconds(self, later: tuple[Candidate, ...]) -> float | None:
         """A slow model is left only for another real one: the offline model is no reason to hurry."""

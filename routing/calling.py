@@ -8,7 +8,7 @@ from routing import health, offline
 from routing.adapters import transport
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
 
-LONGEST_SECONDS = 3600.0
+LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
 
 
 async def ask(
@@ -21,14 +21,14 @@ async def ask(
         for delta in await asyncio.to_thread(lambda: list(offline.stream(request))):
             yield delta
         return
-    # A model on a slow machine may think long: it is given up when it falls silent, not when it is slow.
-    timeouts = transport.Timeouts(
-        first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS, idle_seconds=provider.timeout_seconds
-    )
+    # A model on a slow machine is given up when it falls silent, not because it takes long.
+    timeouts = transport.Timeouts(first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS)
     deltas = transport.stream(
         provider, candidate.model, request, max_output_tokens=candidate.max_output_tokens, timeouts=timeouts
     )
-    async with health.slot(provider), aclosing(deltas):
+    # Half of the patience is for a slot, so that the one who gets it late still has time for a first token.
+    wait_seconds = None if first_token_seconds is None else first_token_seconds / 2
+    async with health.slot(provider, candidate.model, wait_seconds=wait_seconds), aclosing(deltas):
         async for delta in deltas:
             yield delta
 

@@ -221,7 +221,11 @@ class ConfigEpoch(models.Model):
 
 
 class Circuit(models.Model):
-    """Whether a provider, or one model of it, is being called. Shared by all processes."""
+    """Whether a provider (no model_slug), or one model of it, is being called. Shared by all processes.
+
+    closed -> open until `open_until` -> one call tries it (half_open, until `probe_until`) -> closed, or open
+    for longer. `trips` counts how often it opened lately.
+    """
 
     STATES = ("closed", "open", "half_open")
 
@@ -231,6 +235,8 @@ class Circuit(models.Model):
     failures = models.PositiveIntegerField(default=0)
     trips = models.PositiveIntegerField(default=0)
     open_until = models.DateTimeField(null=True, blank=True)
+    probe_until = models.DateTimeField(null=True, blank=True)
+    error_kind = models.CharField(max_length=20, blank=True)
     reason = models.CharField(max_length=300, blank=True)
     changed_at = models.DateTimeField(default=timezone.now)
     checked_at = models.DateTimeField(null=True, blank=True)
@@ -241,6 +247,20 @@ class Circuit(models.Model):
 
     def __str__(self) -> str:
         return f"{self.provider_id}/{self.model_slug or '*'} {self.state}"
+
+
+class ProviderDay(models.Model):
+    """How many calls a provider with a daily limit has had on one day of the staff's time zone."""
+
+    provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="days")
+    day = models.DateField()
+    requests = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["provider", "day"], name="day_of_provider")]
+
+    def __str__(self) -> str:
+        return f"{self.provider_id} {self.day}: {self.requests}"
 
 
 class Budget(models.Model):
@@ -464,3 +484,18 @@ class UsageRollup(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.model}"
+
+
+class RateBucket(models.Model):
+    """What an API key used in one second, over all processes: the sliding windows of limits.py."""
+
+    api_key_id = models.UUIDField()
+    second = models.BigIntegerField(help_text="Unix time")
+    requests = models.IntegerField(default=0)
+    tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["api_key_id", "second"], name="bucket_of_second")]
+
+    def __str__(self) -> str:
+        return f"{self.api_key_id} {self.second}"

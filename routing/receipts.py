@@ -1,7 +1,7 @@
 """PURE: what is written down of a routed call, and the way back from there to an answer."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -9,12 +9,13 @@ from uuid import UUID
 from routing import pricing
 from routing.attempts import Answer, Walk
 from routing.budgets import budgets_in_scope
-from routing.demand import Demand, measure, to_json
+from routing.demand import Demand, to_json
 from routing.ledger_rows import CallRow, UsageRow
 from routing.types import (
     Attempt,
     ChatRequest,
     ChatResult,
+    Dropped,
     Features,
     ModelSpec,
     Plan,
@@ -27,16 +28,20 @@ from routing.types import (
     Usage,
 )
 from ziggie.errors import ZiggieError
+from ziggie.live import UsageRecorded
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 
 
-def context(request: ChatRequest, plan: Plan) -> dict[str, Any]:
+Decision = dict[str, Any]  # the receipt's columns that are known once a call is planned
+
+
+def context(decision: Decision, plan: Plan) -> dict[str, Any]:
     """What the sweep settles from if this process dies: the call's columns and its first candidate."""
     first = plan.candidates[0]
     return {
-        **_decision(request, plan),
+        **decision,
         "model": first.model.slug,
         "provider": first.model.provider.slug,
         "source": str(first.model.source),
@@ -44,7 +49,8 @@ def context(request: ChatRequest, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _decision(request: ChatRequest, plan: Plan) -> dict[str, Any]:
+def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
+    """What was decided, why, and for whom."""
     return {
         "rule": plan.rule,
         "policy": plan.policy,
@@ -52,7 +58,7 @@ def _decision(request: ChatRequest, plan: Plan) -> dict[str, Any]:
         "pattern": plan.pattern,
         "features": features_json(plan.features),
         "candidates": candidates_json(plan),
-        "request": to_json(measure(request)),
+        "request": to_json(demand),
         "task_kind": request.hints.task_kind,
         "agent_level": request.hints.agent_level,
         "creator": request.creator,
@@ -62,9 +68,17 @@ def _decision(request: ChatRequest, plan: Plan) -> dict[str, Any]:
 
 
 def features_json(features: Features) -> dict[str, Any]:
+    # Spelled out: dataclasses.asdict copies deeply, which costs more than the rest of the receipt.
     return {
-        **asdict(features),
+        "task_kind": features.task_kind,
+        "agent_level": features.agent_level,
+        "creator_tier": features.creator_tier,
+        "complexity": features.complexity,
+        "context_tokens": features.context_tokens,
         "capabilities": sorted(features.capabilities),
+        "strategy": features.strategy,
+        "budget_left": features.budget_left,
+        "local_queue": features.local_queue,
         "estimated": sorted(features.estimated),
     }
 
@@ -81,29 +95,52 @@ def candidates_json(plan: Plan) -> list[dict[str, Any]]:
         }
         for place, candidate in enumerate(plan.candidates)
     ]
-    return rows + [{**asdict(dropped), "state": "dropped"} for dropped in plan.dropped]
+    return rows + [dropped_json(dropped) for dropped in plan.dropped]
+
+
+def dropped_json(dropped: Dropped) -> dict[str, str]:
+    return {
+        "model": dropped.model,
+        "provider": dropped.provider,
+        "source": dropped.source,
+        "reason": dropped.reason,
+        "kind": dropped.kind,
+        "state": "dropped",
+    }
 
 
 # --- after the walk ----------------------------------------------------------------------------
 
 
-def call_row(
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What is written when a call ends; `charges` by budget id."""
+
+    call: CallRow
+    records: list[UsageRow]
+    charges: dict[int, int]
+
+
+def books(
     *,
     call_id: UUID,
     request: ChatRequest,
-    plan: Plan,
+    demand: Demand,
+    decision: Decision,
     walk: Walk,
     answer: Answer | None,
     failure: BaseException | None,
-    records: list[UsageRow],
+    snapshot: Snapshot,
     reserved_microusd: int,
     seconds: float,
-) -> CallRow:
-    """The receipt. The answer itself is kept only for a call that its caller may send again."""
+) -> Books:
+    """The receipt, a record an attempt, and the charges. The answer itself is kept only for a call that its
+    caller may send again."""
     model = answer.candidate.model if answer else None
-    return CallRow(
+    records = usage_rows(walk, answer, snapshot)
+    row = CallRow(
         id=call_id,
-        **_decision(request, plan),
+        **decision,
         created_at=datetime.now(UTC),
         attempts=[attempt_json(attempt) for attempt in walk.attempts],
         outcome="ok" if answer else _outcome_of(failure),
@@ -117,6 +154,7 @@ def call_row(
         duration_ms=round(seconds * 1000),
         bodies=_kept_answer(answer) if answer and request.call_id else None,
     )
+    return Books(row, records, charges(walk, demand, snapshot))
 
 
 def _outcome_of(failure: BaseException | None) -> str:
@@ -170,9 +208,8 @@ def _baseline_price(snapshot: Snapshot) -> Any:
     return baseline.price if baseline else None
 
 
-def charges(walk: Walk, request: ChatRequest, snapshot: Snapshot) -> dict[int, int]:
+def charges(walk: Walk, demand: Demand, snapshot: Snapshot) -> dict[int, int]:
     """What each budget in scope pays: budget id -> micro-dollars."""
-    demand: Demand = measure(request)
     paid: dict[int, int] = {}
     for attempt in walk.attempts:
         if attempt.cost_microusd:
@@ -222,7 +259,7 @@ def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
     )
 
 
-def event(row: CallRow, records: list[UsageRow]) -> dict[str, Any]:
+def event(row: CallRow, records: list[UsageRow]) -> UsageRecorded:
     """The live event of a settled call."""
     return {
         "call_id": str(row.id),

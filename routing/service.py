@@ -11,19 +11,19 @@ A request that bears a `call_id` is answered and paid once, however often it is 
 import asyncio
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 from uuid import UUID
 
-from routing import health, ledger, receipts, rules, snapshot
-from routing.attempts import Answer, Walk
+from routing import health, ledger, receipts, rules, snapshot, worlds
+from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
+from routing.demand import Demand, measure
 from routing.kept_calls import answered, forget, fresh_id
-from routing.ledger_rows import CallRow
 from routing.types import ChatRequest, Hints, ModelSpec, Plan, Routed, Snapshot, message
 from ziggie import live
 from ziggie.background import background_loop
-from ziggie.errors import AllProvidersFailed, BudgetExceeded, DeadlineExceeded, RoutingError
+from ziggie.errors import AllProvidersFailed, BudgetExceeded, DeadlineExceeded, RoutingError, Unsupported
 from ziggie.ids import uuid7
 
 __all__ = ["complete", "first_choice", "forget", "fresh_id", "submit"]
@@ -39,8 +39,10 @@ class OpenCall:
 
     id: UUID
     request: ChatRequest
+    demand: Demand
     snapshot: Snapshot
     plan: Plan
+    decision: receipts.Decision
     hold: ledger.Hold
     walk: Walk
     started: float
@@ -52,53 +54,80 @@ async def complete(request: ChatRequest) -> Routed:
         known = await answered(request.call_id)
         if known is not None:
             return known
-    call = await _open(request)
+    call = await open_call(request)
     answer: Answer | None = None
     failure: BaseException | None = None
     try:
         answer = await call.walk.run()
         if answer is None:
-            failure = _why_no_answer(call)
+            failure = why_no_answer(call)
     except BaseException as error:  # whatever ends the walk, the money is settled below
         failure = error
         raise
     finally:
         # The client may be gone and this task cancelled: the books are closed all the same.
-        row = await asyncio.shield(_close(call, answer, failure))
+        books = close_books(call, answer, failure)
+        await asyncio.shield(_settle(call, books))
     if answer is None:
         raise cast("RoutingError", failure)
-    return receipts.routed(row, call.plan, call.walk, answer)
+    return receipts.routed(books.call, call.plan, call.walk, answer)
 
 
-async def _open(request: ChatRequest) -> OpenCall:
-    """Plans and holds the worst case. Raises what planning raises, or BudgetExceeded."""
+async def open_call(
+    request: ChatRequest, *, caller: Caller = ask, allowed_models: frozenset[str] = frozenset()
+) -> OpenCall:
+    """Plans and holds the worst case. Raises what planning raises, or BudgetExceeded.
+
+    `caller` reaches the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
     longest = request.deadline_seconds or LONGEST_CALL_SECONDS
+    demand = measure(request)
     for chance in range(1, PLANS + 1):
         configuration = await snapshot.acurrent()
-        plan = rules.plan(request, configuration, await health.world(configuration))
+        # What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused.
+        world = await worlds.recent(configuration) if chance == 1 else await health.world(configuration)
+        plan = rules.decide(demand, _limited(configuration, allowed_models), world)
+        decision = receipts.decision(request, demand, plan)
         try:
             hold = await ledger.reserve(
                 call_id,
                 plan.holds,
                 configuration,
                 expires_in_seconds=longest + SETTLE_MARGIN_SECONDS,
-                context=receipts.context(request, plan),
+                context=receipts.context(decision, plan),
             )
             break
         except BudgetExceeded:
             if chance == PLANS:
                 raise
-    walk = Walk(plan, request, ask, Breakers(), deadline=started + longest)
-    return OpenCall(call_id, request, configuration, plan, hold, walk, started)
+    walk = Walk(plan, request, caller, Breakers(), deadline=started + longest)
+    return OpenCall(call_id, request, demand, configuration, plan, decision, hold, walk, started)
 
 
-def _why_no_answer(call: OpenCall) -> RoutingError:
+def _limited(configuration: Snapshot, allowed_models: frozenset[str]) -> Snapshot:
+    """The configuration as a caller who may use only some models sees it."""
+    if not allowed_models:
+        return configuration
+    return replace(
+        configuration,
+        models={slug: model for slug, model in configuration.models.items() if slug in allowed_models},
+        by_name={
+            name: tuple(model for model in models if model.slug in allowed_models)
+            for name, models in configuration.by_name.items()
+        },
+    )
+
+
+def why_no_answer(call: OpenCall) -> RoutingError:
+    """The error of a walk that ended without an answer."""
     late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
     attempts = call.walk.attempts
     text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
+    if attempts and call.walk.unsupported == len(attempts):
+        kind = Unsupported
     error = kind(
         f"no model gave a usable answer ({text or 'none was tried'})",
         details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
@@ -107,24 +136,31 @@ def _why_no_answer(call: OpenCall) -> RoutingError:
     return error
 
 
-async def _close(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> CallRow:
-    """Settles the hold with every attempt's record and the receipt, in one transaction, then tells."""
-    records = receipts.usage_rows(call.walk, answer, call.snapshot)
-    row = receipts.call_row(
+def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> receipts.Books:
+    """What is to be written of a call that is over."""
+    return receipts.books(
         call_id=call.id,
         request=call.request,
-        plan=call.plan,
+        demand=call.demand,
+        decision=call.decision,
         walk=call.walk,
         answer=answer,
         failure=failure,
-        records=records,
+        snapshot=call.snapshot,
         reserved_microusd=max(call.hold.amounts.values(), default=0),
         seconds=time.monotonic() - call.started,
     )
-    paid = receipts.charges(call.walk, call.request, call.snapshot)
-    if await ledger.settle(call.hold, call=row, records=records, charges=paid):
-        await live.apublish("usage", "usage.recorded", version=1, data=receipts.event(row, records))
-    return row
+
+
+async def settle(call: OpenCall, books: receipts.Books) -> bool:
+    """Turns the hold into what was spent, with the receipt and every attempt's record, in one transaction."""
+    return await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+
+
+async def _settle(call: OpenCall, books: receipts.Books) -> None:
+    if await settle(call, books):
+        event = receipts.event(books.call, books.records)
+        await live.apublish("usage", "usage.recorded", version=1, data=event)
 
 
 def submit(request: ChatRequest) -> "Future[Routed]":

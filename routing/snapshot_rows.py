@@ -155,14 +155,19 @@ def _price(price_id: int, *dollars: str | None) -> PriceSpec:
 
 
 def _rule(row: Row) -> RuleSpec:
-    names = ("task_kinds", "agent_levels", "creator_tiers", "capabilities", "strategies")
-    ranges = ("complexity", "context_tokens", "budget_left", "local_queue")
     return RuleSpec(
         id=row["id"],
         name=row["name"],
         when=When(
-            **{name: frozenset(row[name]) for name in names},
-            **{name: Range(row[f"{name}_above"], row.get(f"{name}_at_most")) for name in ranges},
+            task_kinds=frozenset(row["task_kinds"]),
+            agent_levels=frozenset(row["agent_levels"]),
+            creator_tiers=frozenset(row["creator_tiers"]),
+            capabilities=frozenset(row["capabilities"]),
+            strategies=frozenset(row["strategies"]),
+            complexity=Range(row["complexity_above"], row["complexity_at_most"]),
+            context_tokens=Range(row["context_tokens_above"], row["context_tokens_at_most"]),
+            budget_left=Range(row["budget_left_above"], row["budget_left_at_most"]),
+            local_queue=Range(row["local_queue_above"]),
         ),
         chain=tuple(row["chain"]),
         pattern=row["pattern"],

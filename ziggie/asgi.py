@@ -1,6 +1,7 @@
 """What the web server runs: pages and REST through Django, /ws/live/ through channels."""
 
 import os
+from typing import Any
 
 from channels.routing import ProtocolTypeRouter
 from django.core.asgi import get_asgi_application
@@ -8,6 +9,13 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.settings")
 http = get_asgi_application()  # fills the app registry, which the import below needs
 
+from routing.gateway.app import application as gateway  # noqa: E402 - see above
 from ziggie.consumers import live_socket  # noqa: E402 - see above
 
-application = ProtocolTypeRouter({"http": http, "websocket": live_socket})
+
+async def web(scope: Any, receive: Any, send: Any) -> None:
+    """The gateway is an application of its own: its way through Django would cost more than its work."""
+    await (gateway if scope["path"].startswith("/v1/") else http)(scope, receive, send)
+
+
+application = ProtocolTypeRouter({"http": web, "websocket": live_socket})

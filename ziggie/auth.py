@@ -60,7 +60,7 @@ class KeyUser(AnonymousUser):
     def __init__(self, caller: Caller) -> None:
         super().__init__()
         self.caller = caller
-        self.username = f"key:{caller.name}"
+        self.username = f"key:{caller.name}"  # type: ignore[assignment]  # nobody's account, but it has a name
 
     @property
     def is_authenticated(self) -> bool:  # type: ignore[override]

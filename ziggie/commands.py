@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -73,6 +74,8 @@ class Utility(ManagementUtility):
 
 def run(argv: list[str]) -> int:
     """The exit code of one command line."""
+    # Registered before everything else, so run after it: other connections close first.
+    atexit.register(_give_database_back)
     try:
         _load_settings()
         Utility(argv).execute()
@@ -84,10 +87,6 @@ def run(argv: list[str]) -> int:
         if "--traceback" in argv:
             raise
         return report(error)
-    finally:
-        # Settings that cannot be loaded have started nothing.
-        with contextlib.suppress(ZiggieError, ImproperlyConfigured, OSError, ValueError):
-            embedded.stop(settings.ZIGGIE_HOME)
     return 0
 
 
@@ -104,6 +103,11 @@ def report(error: Exception) -> int:
     for detail in error.details:
         sys.stderr.write("  " + ": ".join(" ".join(str(value).split()) for value in detail.values()) + "\n")
     return error.exit_code
+
+
+def _give_database_back() -> None:
+    if settings.configured:
+        embedded.stop(settings.ZIGGIE_HOME)
 
 
 def _load_settings() -> None:

@@ -28,6 +28,8 @@ def check_external() -> None:
         raise _too_old(str(error)) from error
     except OperationalError as error:
         raise explain(error) from error
+    except UnicodeError as error:  # of looking up a host
+        raise ConfigurationError(f"DATABASE_URL names a host that cannot be looked up: {error}.") from error
     if server_version() < OLDEST_VERSION:
         raise _too_old(f"this is PostgreSQL {server_version()}")
     ensure_vector()
@@ -58,9 +60,7 @@ def ensure_vector() -> None:
 def explain(error: DatabaseError) -> ZiggieError:
     """The one line for a database that failed in the middle of something."""
     if isinstance(error, ProgrammingError) and "does not exist" in str(error):
-        return ConfigurationError(
-            f"The database lacks a table or column ({_first_line(error)}); run: manage.py migrate"
-        )
+        return ConfigurationError(f"A table or column is missing ({_first_line(error)}); run: manage.py migrate")
     if not settings.DATABASE_URL:
         log = Place.of(settings.ZIGGIE_HOME).log
         return Unavailable(f"The embedded database failed: {_first_line(error)} (more in {log}); run: manage.py doctor")

@@ -214,8 +214,9 @@ def _create_database(place: Place) -> None:
     with _connect(place, "postgres") as connection:
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
             connection.execute(f"CREATE DATABASE {DATABASE}")
-    with _connect(place, DATABASE) as connection:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    for database in ("template1", DATABASE):  # the template, for databases of tests
+        with _connect(place, database) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
 
 def _last_words(log: Path) -> str:

@@ -184,7 +184,7 @@ def _clear_leftovers(place: Place) -> None:
     Whether a server is alive is known from the server lock; a server that somebody started by hand on this
     data is known by its working directory, and is left alone.
     """
-    import psutil  # type: ignore[import-untyped]  # no stubs in requirements-dev.txt
+    import psutil
 
     pid_file = place.data / "postmaster.pid"
     if pid_file.exists():

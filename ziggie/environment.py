@@ -1,6 +1,7 @@
 """Reads environment variables for the settings, and names the one that is wrong. Values are never repeated."""
 
 from typing import Any
+from urllib.parse import unquote
 
 import environ
 
@@ -34,4 +35,5 @@ def database_settings(url: str) -> dict[str, Any]:
         raise problem from error
     if not config.get("NAME"):
         raise problem
+    config["HOST"] = unquote(config["HOST"])  # a socket's folder is written %2Fvar%2Frun%2Fpostgresql
     return config

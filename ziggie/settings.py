@@ -9,7 +9,8 @@ from ziggie.environment import Environment, database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment()
-Environment.read_env(BASE_DIR / ".env")
+if (BASE_DIR / ".env").exists():
+    Environment.read_env(BASE_DIR / ".env")
 
 # --- where things live -------------------------------------------------------------------------
 
@@ -129,7 +130,6 @@ PROVIDER_API_KEYS = {name: value for name, value in os.environ.items() if name.e
 # --- the Django project ------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "daphne",
     "unfold",
     "unfold.contrib.forms",
     "django.contrib.admin",

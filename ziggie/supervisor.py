@@ -8,6 +8,7 @@ notice. It loads little on purpose: it stays in memory as long as the system run
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from ziggie import embedded
-from ziggie.errors import ZiggieError
+from ziggie.errors import ConfigurationError, Conflict, ZiggieError
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 30.0
 STAYED_UP_SECONDS = 30.0  # after that long, a death counts as the first again
@@ -300,6 +301,36 @@ class Supervisor:
             for program in self.programs:
                 if program.has_ended():
                     self._bury(program)
+
+
+def claim(home: Path) -> int:
+    """The lock that lets one supervisor at a time use `home`; the kernel gives it back with the process."""
+    descriptor = _open_claim(home)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Conflict(f"Ziggie is already up with {home}; stop that one first, or set another ZIGGIE_HOME.") from error
+    return descriptor
+
+
+def is_claimed(home: Path) -> bool:
+    """Whether a supervisor uses `home` now."""
+    try:
+        os.close(claim(home))
+    except Conflict:
+        return True
+    return False
+
+
+def _open_claim(home: Path) -> int:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return os.open(home / "flock.up", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{home} cannot be used: {error.strerror}. Set ZIGGIE_HOME to a folder of your own."
+        ) from error
 
 
 def replace_this_process(specification: Specification, keep: list[int]) -> None:

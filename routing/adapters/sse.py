@@ -29,6 +29,7 @@ class LineSplitter:
         if b"\r" in data:
             self._skip_lf = data[-1] == 0x0D
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        may_be_too_long = self._size + len(data) > MAX_EVENT_BYTES
         lines = data.split(b"\n")
         rest = lines.pop()
         if lines:
@@ -37,7 +38,7 @@ class LineSplitter:
         if rest:
             self._parts.append(rest)
             self._size += len(rest)
-        if self._size > MAX_EVENT_BYTES or max(map(len, lines), default=0) > MAX_EVENT_BYTES:
+        if may_be_too_long and max([self._size, *map(len, lines)]) > MAX_EVENT_BYTES:
             raise ProviderError("protocol", "a line of the stream is longer than 4 MB", retryable=False)
         return lines
 

@@ -1,14 +1,13 @@
 """Moves the bytes between codecs and providers: one pooled HTTP client an event loop, deadlines, size limits.
 
-Nothing is retried here and no redirect is followed (it would carry the key elsewhere). Options of every
-provider row: `connect_seconds` (3), `idle_seconds` (60; the longest pause within a streamed answer).
+Nothing is retried here and no redirect is followed (it would carry the key elsewhere).
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ssl import SSLContext
 from typing import TypeVar
@@ -21,13 +20,13 @@ from routing.adapters.assembly import Assembler
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import MAX_BODY_BYTES
 from routing.adapters.errors import make_error, redact
+from routing.adapters.failures import translated
 from routing.adapters.wire import dumps
 from routing.types import (
     ChatRequest,
     ChatResult,
     Delta,
     Embeddings,
-    ErrorKind,
     ModelSpec,
     ProviderError,
     ProviderSpec,
@@ -37,8 +36,6 @@ from routing.types import (
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 3.0
-IDLE_SECONDS = 60.0
 MAX_ERROR_BYTES = 256 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 STATUS_SECONDS = 5.0
@@ -46,6 +43,21 @@ STATUS_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 4.0
 _LINGER_SECONDS = 0.1
 _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer;
+    None: `idle_seconds` holds there too. `idle_seconds`: the longest silence within a streamed answer.
+    `total_seconds`: the whole call. The last two are the provider's own timeout if None."""
+
+    first_token_seconds: float | None = None
+    total_seconds: float | None = None
+    idle_seconds: float | None = None
+    connect_seconds: float = 3.0
+
+
+_DEFAULT = Timeouts()
 
 
 def codec_for(provider: ProviderSpec) -> Codec:
@@ -62,25 +74,23 @@ async def chat(
     request: ChatRequest,
     *,
     max_output_tokens: int | None,
-    first_token_seconds: float | None = None,
+    timeouts: Timeouts = _DEFAULT,
 ) -> ChatResult:
     """One complete answer. With a first-token deadline the answer is streamed and put together here,
     because a provider that does not stream shows its first token only with its last.
 
     Raises ProviderError or UnsupportedByProvider.
     """
-    if first_token_seconds is not None:
+    if timeouts.first_token_seconds is not None:
         assembler = Assembler()
-        deltas = stream(
-            provider, model, request, max_output_tokens=max_output_tokens, first_token_seconds=first_token_seconds
-        )
+        deltas = stream(provider, model, request, max_output_tokens=max_output_tokens, timeouts=timeouts)
         async with contextlib.aclosing(deltas):
             async for delta in deltas:
                 assembler.add(delta)
         return assembler.result()
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=False)
-    response = await _fetch(provider, sent, _Deadlines(provider, sent))
+    response = await _fetch(provider, sent, timeouts)
     with _redacted(sent):
         return codec.decode_chat(response, sent)
 
@@ -91,20 +101,19 @@ async def stream(
     request: ChatRequest,
     *,
     max_output_tokens: int | None,
-    first_token_seconds: float | None = None,
+    timeouts: Timeouts = _DEFAULT,
 ) -> AsyncGenerator[Delta, None]:
-    """The pieces of one answer as they come, the first of them within `first_token_seconds`, all of them
-    within the provider's own timeout. Wrap it in `contextlib.aclosing` where you may leave it early:
-    closing it closes the connection, which is how a provider learns to stop.
+    """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it
+    early: closing it closes the connection, which is how a provider learns to stop.
 
     Raises ProviderError or UnsupportedByProvider; a ProviderError bears the usage known so far.
     """
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=True)
-    deadlines = _Deadlines(provider, sent, first_token_seconds=first_token_seconds)
+    deadlines = _Deadlines(provider, sent, timeouts, streamed=True)
     with _redacted(sent):
         async with AsyncExitStack() as stack:
-            exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent)))
+            exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
             if not exchange.ok:
                 body = await _read(exchange, deadlines, MAX_ERROR_BYTES)
                 raise codec.decode_error(exchange.response(body), sent)
@@ -113,7 +122,12 @@ async def stream(
 
 
 async def embed(
-    provider: ProviderSpec, model: ModelSpec, texts: tuple[str, ...], *, purpose: EmbedPurpose = "document"
+    provider: ProviderSpec,
+    model: ModelSpec,
+    texts: tuple[str, ...],
+    *,
+    purpose: EmbedPurpose = "document",
+    timeouts: Timeouts = _DEFAULT,
 ) -> Embeddings:
     """One vector a text, in order, in as many requests as the API's limit asks for.
 
@@ -125,7 +139,7 @@ async def embed(
     name = model.name
     for start in range(0, len(texts), codec.embed_batch):
         sent = codec.encode_embed(texts[start : start + codec.embed_batch], model, purpose=purpose)
-        response = await _fetch(provider, sent, _Deadlines(provider, sent))
+        response = await _fetch(provider, sent, timeouts)
         with _redacted(sent):
             batch = codec.decode_embed(response, sent)
         vectors += batch.vectors
@@ -136,13 +150,15 @@ async def embed(
     return Embeddings(tuple(vectors), Usage(input_tokens=tokens), name)
 
 
-async def count_tokens(provider: ProviderSpec, model: ModelSpec, request: ChatRequest) -> int | None:
+async def count_tokens(
+    provider: ProviderSpec, model: ModelSpec, request: ChatRequest, *, timeouts: Timeouts = _DEFAULT
+) -> int | None:
     """The prompt's length as the provider counts it; None where its API does not."""
     codec = codec_for(provider)
     sent = codec.encode_count(request, model)
     if sent is None:
         return None
-    response = await _fetch(provider, sent, _Deadlines(provider, sent))
+    response = await _fetch(provider, sent, timeouts)
     with _redacted(sent):
         return codec.decode_count(response, sent)
 
@@ -150,12 +166,12 @@ async def count_tokens(provider: ProviderSpec, model: ModelSpec, request: ChatRe
 async def status(provider: ProviderSpec) -> ProviderStatus:
     """A cheap check that the provider serves, within 5 seconds. Raises ProviderError if it does not."""
     codec = codec_for(provider)
-    provider = replace(provider, timeout_seconds=min(STATUS_SECONDS, provider.timeout_seconds))
+    timeouts = Timeouts(total_seconds=min(STATUS_SECONDS, provider.timeout_seconds), connect_seconds=2.0)
     responses: list[WireResponse | None] = []
     for sent in codec.encode_status(provider):
         with _redacted(sent):
             try:
-                response = await _fetch(provider, sent, _Deadlines(provider, sent))
+                response = await _fetch(provider, sent, timeouts)
                 if not 200 <= response.status < 300:
                     raise codec.decode_error(response, sent)
                 responses.append(response)
@@ -225,12 +241,11 @@ class _Exchange:
 
 
 @asynccontextmanager
-async def _open(provider: ProviderSpec, sent: WireRequest) -> AsyncIterator[_Exchange]:
+async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> AsyncIterator[_Exchange]:
     """Sends the request and gives the response once its head is there. Raises ProviderError."""
     pool = _pool()
     # reading is bounded by _Deadlines, which know what is being waited for
-    connect = seconds_option(provider, "connect_seconds", CONNECT_SECONDS)
-    limits = httpx2.Timeout(None, connect=connect, pool=connect)
+    limits = httpx2.Timeout(None, connect=timeouts.connect_seconds, pool=timeouts.connect_seconds)
     opened: AbstractAsyncContextManager[httpx2.Response]
     if provider.kind == "anthropic" and claude.speaks(sent):
         opened = claude.open_messages(sent, pool.http, pool.claude_clients, limits)
@@ -248,51 +263,21 @@ async def _open(provider: ProviderSpec, sent: WireRequest) -> AsyncIterator[_Exc
             began = True
             yield _Exchange(response)
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnicodeError) as error:
-        raise _translated(error, sent, began=began) from None
-
-
-# The client's texts may quote a header, so ours stand for them. The first row that fits counts.
-_FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], ErrorKind, str, bool], ...] = (
-    (httpx2.ConnectTimeout, "connection", "nobody answered in time", True),
-    (httpx2.ConnectError, "connection", "no connection to the provider", True),
-    (httpx2.PoolTimeout, "overloaded", "too many connections are open already", True),
-    (httpx2.TimeoutException, "timeout", "the provider stopped reading or answering", True),
-    ((httpx2.UnsupportedProtocol, httpx2.InvalidURL), "connection", "the address is not a usable URL", False),
-    ((httpx2.LocalProtocolError, UnicodeError), "auth", "the key or a header holds characters HTTP forbids", False),
-    (httpx2.DecodingError, "protocol", "the answer is compressed wrongly", True),
-)
-
-
-def _translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderError:
-    """Our error for one of the HTTP client's; `began`: the head of the answer had come."""
-    for types, kind, text, retryable in _FAILURES:
-        if isinstance(error, types):
-            reason = f": {error}" if isinstance(error, httpx2.ConnectError) and str(error) else ""
-            return make_error(kind, text + reason, sent, retryable=retryable)
-    if began:
-        return make_error("cut", "the connection broke before the answer ended", sent)
-    if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
-        return make_error("protocol", "the answer is not HTTP", sent)
-    return make_error("connection", "the connection broke before an answer came", sent)
-
-
-def seconds_option(provider: ProviderSpec, name: str, default: float) -> float:
-    """A number of seconds among the options of a provider row."""
-    value = provider.options.get(name)
-    return float(value) if isinstance(value, (int, float)) and value > 0 else default
+        raise translated(error, sent, began=began) from None
 
 
 class _Deadlines:
     """How long to wait for the next thing, and what to say if it does not come."""
 
-    def __init__(self, provider: ProviderSpec, sent: WireRequest, *, first_token_seconds: float | None = None) -> None:
+    def __init__(self, provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts, *, streamed: bool) -> None:
         self._now = asyncio.get_running_loop().time
         start = self._now()
-        self._total, self._total_at = provider.timeout_seconds, start + provider.timeout_seconds
-        self._first = first_token_seconds
-        self._first_at = start + first_token_seconds if first_token_seconds is not None else None
-        self._idle: float | None = None
-        self._idle_seconds = seconds_option(provider, "idle_seconds", IDLE_SECONDS)
+        self._total = provider.timeout_seconds if timeouts.total_seconds is None else timeouts.total_seconds
+        self._total_at = start + self._total
+        self._first = timeouts.first_token_seconds
+        self._first_at = None if self._first is None else start + self._first
+        self._idle_seconds = provider.timeout_seconds if timeouts.idle_seconds is None else timeouts.idle_seconds
+        self._idle = self._idle_seconds if streamed and self._first is None else None
         self.sent = sent
         self.usage: Usage | None = None
 
@@ -319,10 +304,11 @@ class _Deadlines:
         return min(waits)
 
 
-async def _fetch(provider: ProviderSpec, sent: WireRequest, deadlines: _Deadlines) -> WireResponse:
+async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
     """A complete response, within the total deadline and the size limit."""
+    deadlines = _Deadlines(provider, sent, timeouts, streamed=False)
     async with AsyncExitStack() as stack:
-        exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent)))
+        exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
         if exchange.ok:
             _refuse_other_content(exchange, sent)
         return exchange.response(await _read(exchange, deadlines, MAX_BODY_BYTES if exchange.ok else MAX_ERROR_BYTES))
@@ -350,9 +336,9 @@ async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadl
             chunk = await deadlines.wait(anext(chunks, None))
         except httpx2.TransportError as error:
             # what had come is the best that is known of what the call has cost
-            translated = _translated(error, deadlines.sent, began=True)
-            translated.usage = decoder.usage
-            raise translated from None
+            broken = translated(error, deadlines.sent, began=True)
+            broken.usage = decoder.usage
+            raise broken from None
         if chunk is None:
             break
         size += len(chunk)

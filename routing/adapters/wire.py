@@ -48,7 +48,7 @@ def loads(body: bytes, what: str = "the answer") -> Any:
         pass
     try:
         # more forgiving: NaN in log probabilities and lone surrogates come from real servers
-        return json.loads(body)
+        return _encodable(json.loads(body))
     except (ValueError, RecursionError):
         raise protocol_error(f"{what} is not JSON: {_looks(body)}") from None
 
@@ -70,6 +70,17 @@ def _looks(body: bytes) -> str:
     return f"its {len(body)} bytes {kind}" if kind != "looks like HTML" else f"it {kind}"
 
 
+def _encodable(value: Any) -> Any:
+    """The value with U+FFFD for lone surrogates, so that all its texts can be encoded."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
+
+
 # --- fields of an answer: absent or null is fine, of another type is not ---------------------------
 
 
@@ -78,7 +89,7 @@ def get_str(holder: Json, key: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return clean(value)
+        return value
     raise _wrong(key, "text", value)
 
 
@@ -134,15 +145,6 @@ def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
 
 def _wrong(key: str, expected: str, value: Any) -> ProviderError:
     return protocol_error(f"{key!r} of the answer is {type(value).__name__}, not {expected}")
-
-
-def clean(text: str) -> str:
-    """Text that can be encoded: lone surrogates, which some servers emit, become U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 # --- parts of a request ----------------------------------------------------------------------------

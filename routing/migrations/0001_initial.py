@@ -291,6 +291,8 @@ class Migration(migrations.Migration):
                 ('failures', models.PositiveIntegerField(default=0)),
                 ('trips', models.PositiveIntegerField(default=0)),
                 ('open_until', models.DateTimeField(blank=True, null=True)),
+                ('probe_until', models.DateTimeField(blank=True, null=True)),
+                ('error_kind', models.CharField(blank=True, max_length=20)),
                 ('reason', models.CharField(blank=True, max_length=300)),
                 ('changed_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('checked_at', models.DateTimeField(blank=True, null=True)),
@@ -299,6 +301,18 @@ class Migration(migrations.Migration):
             ],
             options={
                 'constraints': [models.UniqueConstraint(fields=('provider', 'model_slug'), name='circuit_of')],
+            },
+        ),
+        migrations.CreateModel(
+            name='ProviderDay',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('day', models.DateField()),
+                ('requests', models.PositiveIntegerField(default=0)),
+                ('provider', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='days', to='routing.provider')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('provider', 'day'), name='day_of_provider')],
             },
         ),
         migrations.CreateModel(

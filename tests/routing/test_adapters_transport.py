@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +44,31 @@ async def closed_connections() -> AsyncIterator[None]:
     await transport.close()
 
 
-async def chat(row: ModelSpec, text: str = "Hello?", **fields: Any) -> ChatResult:
-    first = fields.pop("first_token_seconds", None)
-    return await transport.chat(
-        row.provider, row, ask(text, **fields), max_output_tokens=100, first_token_seconds=first
-    )
+TIMEOUTS = {field.name for field in fields(transport.Timeouts)}
 
 
-async def stream(row: ModelSpec, pieces: list[str], first_token_seconds: float | None = None) -> None:
-    deltas = transport.stream(row.provider, row, ask(), max_output_tokens=100, first_token_seconds=first_token_seconds)
+def split(given: dict[str, Any]) -> transport.Timeouts:
+    """Takes the deadlines out of a test's keyword arguments."""
+    return transport.Timeouts(**{name: given.pop(name) for name in tuple(given) if name in TIMEOUTS})
+
+
+async def chat(row: ModelSpec, text: str = "Hello?", **given: Any) -> ChatResult:
+    timeouts = split(given)
+    return await transport.chat(row.provider, row, ask(text, **given), max_output_tokens=100, timeouts=timeouts)
+
+
+async def stream(row: ModelSpec, pieces: list[str], **given: Any) -> None:
+    timeouts = split(given)
+    deltas = transport.stream(row.provider, row, ask(**given), max_output_tokens=100, timeouts=timeouts)
     async with contextlib.aclosing(deltas):
         async for delta in deltas:
             pieces.append(delta.text)
 
 
-async def fail(row: ModelSpec, *, streamed: bool = False, **fields: Any) -> ProviderError:
+async def fail(row: ModelSpec, *, streamed: bool = False, **given: Any) -> ProviderError:
     with pytest.raises(ProviderError) as caught:
-        await (stream(row, [], **fields) if streamed else chat(row, **fields))
+        await (stream(row, [], **given) if streamed else chat(row, **given))
     return caught.value
-
-
-def with_options(row: ModelSpec, **options: Any) -> ModelSpec:
-    fields = {"timeout_seconds": options.pop("timeout_seconds", 5.0), "options": options}
-    return model(provider(row.provider.kind, row.provider.base_url, **fields), row.name)
 
 
 # --- answers -----------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ async def test_llama_cpp_serves_any_name_and_refuses_schemas() -> None:
         with pytest.raises(ProviderError) as caught:
             await chat(row, json_schema={"type": "object"})
         assert (caught.value.kind, caught.value.status) == ("server", 500)
-        told = with_options(row, structured_output="prompt")
+        told = model(provider("openai", server.base_url, options={"structured_output": "prompt"}))
         assert (await chat(told, json_schema={"type": "object"})).text
 
 
@@ -279,7 +282,7 @@ async def test_a_server_that_never_answers_meets_the_deadline(both: Both, stream
     server, row = both
     server.queue(Reply(fault="hang"))
     started = time.monotonic()
-    error = await fail(with_options(row, timeout_seconds=0.3), streamed=streamed)
+    error = await fail(row, streamed=streamed, total_seconds=0.3)
     assert (error.kind, error.retryable) == ("timeout", True)
     assert 0.25 < time.monotonic() - started < 2
 
@@ -298,9 +301,17 @@ async def test_a_stream_that_stalls_is_given_up(both: Both) -> None:
     server, row = both
     server.queue(Reply(fault="stall", fault_after=5))
     started = time.monotonic()
-    error = await fail(with_options(row, idle_seconds=0.3), streamed=True)
+    error = await fail(row, streamed=True, idle_seconds=0.3)
     assert (error.kind, "stalled" in error.message) == ("timeout", True)
     assert time.monotonic() - started < 2
+
+
+async def test_a_stream_that_never_begins_counts_as_silent(both: Both) -> None:
+    server, row = both
+    server.queue(Reply(fault="hang"), Reply(fault="stall", fault_after=0))
+    for _ in range(2):
+        error = await fail(row, streamed=True, idle_seconds=0.3, total_seconds=60)
+        assert (error.kind, "stalled" in error.message) == ("timeout", True)
 
 
 @pytest.mark.parametrize("how", ["closed", "cancelled"])
@@ -348,9 +359,9 @@ async def test_a_host_that_swallows_packets_costs_the_connect_timeout_only() -> 
         for client in waiting:
             client.setblocking(False)
             client.connect_ex(address)
-        row = model(provider("openai", f"http://127.0.0.1:{address[1]}", options={"connect_seconds": 0.3}))
+        row = model(provider("openai", f"http://127.0.0.1:{address[1]}"))
         started = time.monotonic()
-        error = await fail(row)
+        error = await fail(row, connect_seconds=0.3)
         for client in waiting:
             client.close()
     assert error.kind == "connection"

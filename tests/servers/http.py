@@ -60,6 +60,22 @@ class Exchange:
         await self._writer.drain()
 
 
+class _Reader(asyncio.StreamReader):
+    """A reader that tells when the client has closed its side, while others read or nobody does."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=2**20)
+        self.gone = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.gone.set()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        self.gone.set()
+
+
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
@@ -95,7 +111,9 @@ class HTTPServer:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=2**20, backlog=1024)
+        server = await self._loop.create_server(
+            lambda: asyncio.StreamReaderProtocol(_Reader(), self._connection), "127.0.0.1", self.port, backlog=1024
+        )
         self.port = server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._ready.set()
@@ -108,6 +126,7 @@ class HTTPServer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(reader, _Reader)
         self.connections += 1
         try:
             while exchange := await _read_request(reader, writer):
@@ -117,10 +136,10 @@ class HTTPServer:
         finally:
             writer.transport.abort()
 
-    async def _answer(self, exchange: Exchange, reader: asyncio.StreamReader) -> None:
+    async def _answer(self, exchange: Exchange, reader: _Reader) -> None:
         """Runs the handler, and stops it when the client leaves, as a real server does."""
         answer = asyncio.ensure_future(self._handler(exchange))
-        gone = asyncio.ensure_future(_until_gone(reader))
+        gone = asyncio.ensure_future(reader.gone.wait())
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -131,12 +150,6 @@ class HTTPServer:
             for task in (answer, gone):
                 task.cancel()
             await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _until_gone(reader: asyncio.StreamReader) -> None:
-    """Returns when the client has closed its side; leaves the bytes of a next request alone."""
-    while not reader.at_eof():
-        await asyncio.sleep(0.005)
 
 
 async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:

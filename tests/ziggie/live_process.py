@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from urllib.parse import quote
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def database_url(config: dict[str, Any]) -> str:
@@ -88,12 +90,15 @@ class Child:
 
 
 @contextlib.contextmanager
-def web_server(*options: str, application: str = "ziggie.asgi:application", **environment: str) -> Iterator[int]:
-    """daphne on a free port; yields the port once it answers."""
+def web_server(
+    *options: str, application: str = "ziggie.asgi:application", port: int = 0, **environment: str
+) -> Iterator[int]:
+    """daphne on `port`, or on a free one; yields the port once it answers."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         listening.listen(128)
-        port: int = listening.getsockname()[1]
+        port = listening.getsockname()[1]
         descriptor = listening.fileno()
         command = ("-m", "daphne", "--fd", str(descriptor), *options, application)
         with Child(*command, pass_fds=(descriptor,), **environment) as child:

@@ -10,6 +10,7 @@ from ziggie.commands import ZiggieCommand
 
 class Command(ZiggieCommand):
     help = "Runs queued work until it is stopped (WORKERS processes)."
+    requires_system_checks = []
 
     def handle(self, **options: Any) -> None:
         schedules.ensure()

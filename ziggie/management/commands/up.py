@@ -4,7 +4,6 @@ Everything that can be refused is refused before anything starts; then the datab
 rows; then this process becomes the supervisor (ziggie/supervisor.py), which needs a tenth of the memory.
 """
 
-import fcntl
 import os
 import secrets
 import socket
@@ -12,17 +11,17 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # no stubs in requirements-dev.txt
+import psutil
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import call_command, get_commands
+from django.core.management import call_command
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from knowledge.sample import ensure_sample_queued
-from ziggie import database, embedded, supervisor
+from ziggie import checks, database, embedded, supervisor
 from ziggie.commands import ZiggieCommand
-from ziggie.errors import ConfigurationError, Conflict, Unavailable
+from ziggie.errors import ConfigurationError, InvalidInput, Unavailable
 
 ADMIN = "admin"
 
@@ -30,46 +29,35 @@ ADMIN = "admin"
 class Command(ZiggieCommand):
     help = "Starts Ziggie: database, web and workers, supervised, in the foreground."
     needs_database = False  # it has things to refuse first
+    requires_system_checks = [checks.TAG]  # the others load every page, which the web process does as well
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--port", type=int, default=settings.PORT, help="default: PORT, else 8000; 0 for any")
 
     def handle(self, **options: Any) -> None:
-        home_lock = claim_home()
+        home_lock = supervisor.claim(settings.ZIGGIE_HOME)
         listener = listen(settings.HOST or "127.0.0.1", options["port"])
         check_redis()
         database.prepare()
         migrate()
-        if "seed" in get_commands():
-            call_command("seed")
+        call_command("seed")
         ensure_sample_queued()
         first_login = create_first_login()
         connections.close_all()
         become_supervisor(listener, home_lock, first_login)
 
 
-def claim_home() -> int:
-    """The lock that lets one `up` at a time use ZIGGIE_HOME; the kernel gives it back with the process."""
-    settings.ZIGGIE_HOME.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(settings.ZIGGIE_HOME / "flock.up", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Conflict(
-            f"Ziggie is already up with {settings.ZIGGIE_HOME}; stop that one first, or set another ZIGGIE_HOME."
-        ) from error
-    return descriptor
-
-
 def listen(host: str, port: int) -> socket.socket:
     """The listening socket. It outlives the web process: while that restarts, connections wait."""
+    if not 0 <= port <= 65535:
+        raise InvalidInput(f"{port} is not a port; ports are numbers from 0 to 65535.")
     try:
         family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(128)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise Unavailable(
             f"Ziggie cannot listen on {host}, port {port}: {reason}. Stop what uses it, or choose another: up --port N"
@@ -111,13 +99,14 @@ def create_first_login() -> str:
 
 def become_supervisor(listener: socket.socket, home_lock: int, first_login: str) -> None:
     """Never returns."""
+    settings.STATIC_ROOT.mkdir(exist_ok=True)  # whitenoise complains of its absence
     os.chdir(settings.BASE_DIR)
     os.environ["ZIGGIE_HOME"] = str(settings.ZIGGIE_HOME)  # it may have been relative to where we were
     host, port = listener.getsockname()[:2]
     # What listens on every address is reached on this machine's own.
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     shown = f"[{reached}]" if ":" in reached else reached
-    web = [sys.executable, "-m", "daphne", "--fd", str(listener.fileno()), "ziggie.asgi:application"]
+    web = [sys.executable, "-m", "daphne", "-v", "0", "--fd", str(listener.fileno()), "ziggie.asgi:application"]
     specification = supervisor.Specification(
         programs={"web": web, "worker": [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker"]},
         ready_address=(reached, port),

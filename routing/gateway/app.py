@@ -1,0 +1,101 @@
+"""The gateway: a small ASGI application for /v1/ with OpenAI's and Anthropic's APIs.
+
+No Django request, middleware, ORM object or thread is on its path. It is mounted beside Django, and
+served alone by `manage.py gateway`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from routing import ledger, snapshot
+from routing.gateway import anthropic_wire, openai_wire, other
+from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
+from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, Receive, Scope, Send
+from routing.gateway.keys import Key, book
+from routing.gateway.upstream import close as close_connections
+from ziggie.errors import NotFound, RateLimited, RoutingError, ZiggieError
+from ziggie.ids import uuid7
+
+logger = logging.getLogger(__name__)
+
+Endpoint = Callable[[Http, Key], Awaitable[None]]
+
+ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
+    "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
+    "/v1/messages": ("POST", lambda http, key: chat(http, ANTHROPIC, key)),
+    "/v1/messages/count_tokens": ("POST", other.count_tokens),
+    "/v1/embeddings": ("POST", other.embeddings),
+    "/v1/models": ("GET", other.models),
+}
+CLOSING = frozenset({408, 413})  # the rest of the request is not read
+
+
+class MethodNotAllowed(ZiggieError):
+    code, http_status = "method_not_allowed", 405
+
+
+class Internal(ZiggieError):
+    code, http_status = "internal", 500
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI 3."""
+    if scope["type"] == "http":
+        await _serve(Http(scope, receive, send))
+    elif scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    await receive()
+    await snapshot.acurrent()  # the first request finds a warm cache, and a broken set-up is seen at once
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await settled()
+    await ledger.drain()
+    close_connections()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _serve(http: Http) -> None:
+    try:
+        await _endpoint(http)
+    except ClientGone:
+        pass
+    except ZiggieError as error:
+        await _refuse(http, error)
+    except Exception:  # the server must go on whatever one request did
+        logger.exception("%s %s failed", http.method, http.path)
+        await _refuse(http, Internal("the gateway failed"))
+
+
+async def _endpoint(http: Http) -> None:
+    if http.path == "/healthz":
+        await http.respond(200, b'{"status":"ok"}', [JSON_TYPE])
+        return
+    found = ENDPOINTS.get(http.path.rstrip("/"))
+    if found is None:
+        raise NotFound("there is no such endpoint")
+    method, endpoint = found
+    if http.method != method:
+        raise MethodNotAllowed(f"this endpoint takes {method}")
+    key = await book().authenticate(http.raw_key, http.address)
+    await endpoint(http, key)
+
+
+async def _refuse(http: Http, error: ZiggieError) -> None:
+    """The error in the shape of the API that was called."""
+    if http.started:
+        return
+    status = error.http_status
+    is_anthropic = http.path.startswith("/v1/messages") or http.speaks_anthropic
+    body = (anthropic_wire if is_anthropic else openai_wire).encode_error(error, status)
+    call_id = error.call_id if isinstance(error, RoutingError) else None
+    headers: Headers = [JSON_TYPE, (b"x-ziggie-request-id", (call_id or str(uuid7())).encode())]
+    if call_id is not None:
+        headers.append((b"x-ziggie-attempts", b"%d" % len(error.details)))
+    if isinstance(error, RateLimited):
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
+    if status in CLOSING:
+        headers.append((b"connection", b"close"))
+    await http.respond(status, body, headers)

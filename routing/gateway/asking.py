@@ -1,0 +1,76 @@
+"""How the gateway reaches providers: codecs over its own connections, one answer at a time."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from routing import calling, health
+from routing.adapters.assembly import deltas_of
+from routing.adapters.errors import make_error
+from routing.adapters.transport import codec_for
+from routing.gateway.upstream import Exchange
+from routing.types import Candidate, ChatRequest, Delta
+
+Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
+
+
+class Asker:
+    """Asks candidates for one call. With a `sink` every piece goes there as soon as it comes; without one
+    an answer is fetched whole, unless somebody waits for its first token."""
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._sink = sink
+
+    async def __call__(
+        self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
+    ) -> AsyncGenerator[Delta, None]:
+        provider = candidate.model.provider
+        if provider.kind == "offline":
+            async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
+                if self._sink is not None:
+                    await self._sink(candidate, [delta])
+                yield delta
+            return
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(health.slot(provider, candidate.model))
+            if self._sink is None and first_token_seconds is None:
+                pieces = _whole(candidate, request)
+            else:
+                pieces = _streamed(candidate, request)
+            async for deltas in pieces:
+                if self._sink is not None:
+                    await self._sink(candidate, deltas)
+                for delta in deltas:
+                    yield delta
+
+
+async def _whole(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
+    model = candidate.model
+    codec = codec_for(model.provider)
+    sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=False)
+    async with Exchange(sent, streaming=False, idle_seconds=model.provider.timeout_seconds) as exchange:
+        response = await exchange.read()
+    yield deltas_of(codec.decode_chat(response, sent))
+
+
+async def _streamed(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
+    model = candidate.model
+    codec = codec_for(model.provider)
+    sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=True)
+    async with Exchange(sent, streaming=True, idle_seconds=model.provider.timeout_seconds) as exchange:
+        if not 200 <= exchange.status < 300:
+            raise codec.decode_error(await exchange.read(), sent)
+        kind = exchange.headers.get("content-type", "")
+        if kind.startswith("text/html"):
+            raise make_error("protocol", "the answer is text/html, not JSON", sent)
+        decoder = codec.chat_stream(sent)
+        while not decoder.done:
+            chunk = await exchange.next_chunk(usage=decoder.usage)
+            if not chunk:
+                break
+            deltas = decoder.feed(chunk)
+            if deltas:
+                yield deltas
+        ending = decoder.finish()
+        if ending:
+            yield ending
+        await exchange.linger()

@@ -1,0 +1,243 @@
+"""One chat call through the gateway: decode, open, walk, answer in the client's own API, settle.
+
+The answer goes out as soon as it is there; the books are closed beside it. Should the process die in
+between, the hold is still there and the sweep settles it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+from routing import receipts, service
+from routing.attempts import Answer
+from routing.gateway import anthropic_wire, openai_wire
+from routing.gateway.asking import Asker
+from routing.gateway.feed import feed
+from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
+from routing.gateway.keys import Key
+from routing.gateway.limits import limits
+from routing.gateway.reading import Incoming, Json, parse
+from routing.pricing import usd
+from routing.types import Candidate, ChatResult, Delta, StopReason, Usage
+from ziggie.errors import Forbidden, RateLimited, RoutingError, Unavailable, ZiggieError
+
+logger = logging.getLogger(__name__)
+
+MAX_OPEN_STREAMS = 4_000  # of one key in one process
+STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+class StreamEncoder(Protocol):
+    def deltas(self, deltas: list[Delta]) -> bytes: ...
+
+    def end(self, stop_reason: StopReason, usage: Usage) -> bytes: ...
+
+    def failure(self, error: ZiggieError) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One wire API."""
+
+    decode: Callable[[Json, Mapping[str, str]], Incoming]
+    encode: Callable[[ChatResult, str, str], bytes]
+    streaming: Callable[[str, str, bool], StreamEncoder]
+    error: Callable[[ZiggieError, int], bytes]
+
+
+OPENAI = Dialect(
+    openai_wire.decode_chat,
+    lambda result, call_id, model: openai_wire.encode_result(result, call_id=call_id, model=model),
+    lambda call_id, model, usage: openai_wire.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
+    openai_wire.encode_error,
+)
+ANTHROPIC = Dialect(
+    anthropic_wire.decode_messages,
+    lambda result, call_id, model: anthropic_wire.encode_result(result, call_id=call_id, model=model),
+    lambda call_id, model, usage: anthropic_wire.StreamEncoder(call_id=call_id, model=model),
+    anthropic_wire.encode_error,
+)
+
+_open_streams: dict[str, int] = {}
+_settling: set[asyncio.Task[None]] = set()
+
+
+async def chat(http: Http, dialect: Dialect, key: Key) -> None:
+    """Answers one request. Raises ZiggieError only while nothing has been sent."""
+    incoming = dialect.decode(parse(await http.body()), http.hints)
+    check_model(incoming.request.model, key)
+    incoming = replace(incoming, request=replace(incoming.request, api_key_id=key.id))
+    await limits().admit(key)
+    if not incoming.stream:
+        await _answer_whole(http, dialect, key, incoming)
+        return
+    if _open_streams.get(key.id, 0) >= MAX_OPEN_STREAMS:
+        raise RateLimited(f"this API key has {MAX_OPEN_STREAMS} open streams already")
+    _open_streams[key.id] = _open_streams.get(key.id, 0) + 1
+    try:
+        await _answer_streaming(http, dialect, key, incoming)
+    finally:
+        _open_streams[key.id] -= 1
+
+
+def check_model(name: str, key: Key) -> None:
+    """Raises Forbidden for a model asked for by a slug that the key may not use."""
+    if key.allowed_models and name not in ("", "auto") and name not in key.allowed_models:
+        raise Forbidden("this API key may not use that model")
+
+
+async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming) -> None:
+    call = await service.open_call(incoming.request, caller=Asker(), allowed_models=key.allowed_models)
+    answer, failure = await _walked(http, call)
+    books = _close(call, answer, failure, key)
+    if answer is None:
+        raise _explained(failure, call)
+    body = dialect.encode(answer.result, str(call.id), books.call.model)
+    headers = call_headers(call, answer.candidate)
+    await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", usd(books.call.cost_microusd).encode())])
+
+
+async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming) -> None:
+    stream = _Stream(http, dialect, include_usage=incoming.include_usage)
+    call = await service.open_call(incoming.request, caller=Asker(stream.take), allowed_models=key.allowed_models)
+    stream.call = call
+    answer, failure = await _walked(http, call)
+    _close(call, answer, failure, key)
+    if answer is not None:
+        await stream.end(answer)
+        return
+    error = _explained(failure, call)
+    if http.started and isinstance(error, ZiggieError):
+        await stream.fail(error)
+    else:
+        raise error
+
+
+class _Stream:
+    """The answer on its way to the client. Headers go with the first piece: until then another model may serve."""
+
+    def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
+        self.call: service.OpenCall
+        self._http = http
+        self._dialect = dialect
+        self._include_usage = include_usage
+        self._encoder: StreamEncoder | None = None
+        self._candidate: Candidate | None = None
+
+    async def take(self, candidate: Candidate, deltas: list[Delta]) -> None:
+        encoder = self._encoder_for(candidate)
+        piece = encoder.deltas(deltas)
+        if piece:
+            await self._begin(candidate)
+            await self._http.send_piece(piece)
+
+    async def end(self, answer: Answer) -> None:
+        encoder = self._encoder_for(answer.candidate)
+        await self._begin(answer.candidate)
+        await self._http.send_piece(encoder.end(answer.result.stop_reason, answer.result.usage), last=True)
+
+    async def fail(self, error: ZiggieError) -> None:
+        assert self._encoder is not None
+        await self._http.send_piece(self._encoder.failure(error), last=True)
+
+    def _encoder_for(self, candidate: Candidate) -> StreamEncoder:
+        if self._encoder is None or candidate is not self._candidate:
+            self._candidate = candidate
+            model = candidate.model.slug
+            self._encoder = self._dialect.streaming(str(self.call.id), model, self._include_usage)
+        return self._encoder
+
+    async def _begin(self, candidate: Candidate) -> None:
+        if not self._http.started:
+            self.call.walk.committed = True
+            headers = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+            await self._http.start_stream([*headers, *call_headers(self.call, candidate)])
+
+
+async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, BaseException | None]:
+    """Walks to an answer or to the reason why there is none. A client that goes away ends the walk."""
+    http.watch()
+    try:
+        answer = await call.walk.run()
+    except asyncio.CancelledError as error:
+        if not http.gone:
+            _close(call, None, error, None)
+            raise
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        return None, ClientGone()
+    except Exception as error:  # whatever ended the walk, the money is settled
+        return None, error
+    finally:
+        http.stop_watching()
+    return answer, None if answer is not None else service.why_no_answer(call)
+
+
+def _close(
+    call: service.OpenCall, answer: Answer | None, failure: BaseException | None, key: Key | None
+) -> receipts.Books:
+    """Closes the books and has them written beside the answer."""
+    books = service.close_books(call, answer, failure)
+    if key is not None and key.tokens_per_minute is not None:
+        limits().count_tokens(key, sum((r.input_tokens or 0) + (r.output_tokens or 0) for r in books.records))
+    beside(_settle(call, books))
+    return books
+
+
+async def _settle(call: service.OpenCall, books: receipts.Books) -> None:
+    try:
+        if await service.settle(call, books):
+            feed().tell(books)
+    except Unavailable:
+        logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
+    except Exception:  # nobody waits for this task: the log is where its failure is seen
+        logger.exception("call %s could not be settled; the sweep will settle it", call.id)
+
+
+def beside(work: Coroutine[Any, Any, None]) -> None:
+    """Lets work run to its end beside the caller."""
+    task = asyncio.get_running_loop().create_task(work)
+    _settling.add(task)
+    task.add_done_callback(_settling.discard)
+
+
+async def settled() -> None:
+    """Returns once every call that has ended is settled: for a server that stops."""
+    while _settling:
+        await asyncio.wait(_settling)
+
+
+def _explained(failure: BaseException | None, call: service.OpenCall) -> Exception:
+    if isinstance(failure, ZiggieError | ClientGone):
+        if isinstance(failure, RoutingError) and failure.call_id is None:
+            failure.call_id = str(call.id)
+        return failure
+    logger.error("call %s failed unexpectedly", call.id, exc_info=failure)
+    error = RoutingError("the gateway failed")
+    error.http_status, error.code, error.call_id = 500, "internal", str(call.id)
+    return error
+
+
+def call_headers(call: service.OpenCall, candidate: Candidate) -> Headers:
+    model = candidate.model
+    attempts = max(len(call.walk.attempts), 1)
+    return [
+        (b"x-ziggie-request-id", str(call.id).encode()),
+        *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
+        (b"x-ziggie-attempts", b"%d" % attempts),
+        (b"x-ziggie-cache", b"off"),
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _route_headers(model: str, provider: str, source: str, rule: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-ziggie-model", header_text(model)),
+        (b"x-ziggie-provider", header_text(provider)),
+        (b"x-ziggie-source", header_text(source)),
+        (b"x-ziggie-rule", header_text(rule)),
+    )

@@ -1,0 +1,147 @@
+"""One HTTP exchange with a client, as ASGI tells it: limits on what comes in, headers on what goes out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from ziggie.errors import TooLarge, ZiggieError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MAX_BODY_BYTES = 20 * 1024 * 1024
+BODY_SECONDS = 30.0
+SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
+WATCH_AFTER_SECONDS = 0.2  # most answers are out before a client could have gone
+HINT_PREFIX = b"x-ziggie-"
+JSON_TYPE = (b"content-type", b"application/json")
+
+
+class RequestTimeout(ZiggieError):
+    """A client that sends too slowly."""
+
+    code, http_status = "request_timeout", 408
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Http:
+    """A request and the way to answer it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        client = scope.get("client")
+        self.address: str = client[0] if client else ""
+        self.hints: dict[str, str] = {}
+        self.raw_key = ""
+        self.speaks_anthropic = False
+        self.started = False
+        self.gone = False
+        self._length = 0
+        self._receive = receive
+        self._send = send
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._read_headers(scope["headers"])
+
+    def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        bearer = api_key = ""
+        for name, value in headers:
+            if name == b"authorization":
+                scheme, _, token = value.decode("latin-1").partition(" ")
+                bearer = token.strip() if scheme.lower() == "bearer" else ""
+            elif name == b"x-api-key":
+                api_key = value.decode("latin-1").strip()
+            elif name == b"content-length":
+                self._length = int(value) if value.isdigit() and len(value) < 16 else 0
+            elif name == b"anthropic-version":
+                self.speaks_anthropic = True
+            elif name.startswith(HINT_PREFIX):
+                hint = name[len(HINT_PREFIX) :].decode("latin-1").replace("-", "_")
+                self.hints[hint] = value.decode("utf-8", "replace")
+        self.raw_key = bearer or api_key
+
+    async def body(self) -> bytes:
+        """The whole body. Raises TooLarge, RequestTimeout, ClientGone."""
+        if self._length > MAX_BODY_BYTES:
+            raise TooLarge(f"a body may have at most {MAX_BODY_BYTES} bytes")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await self._next_message()
+                received: bytes | bytearray = message.get("body", b"")
+                while message.get("more_body"):
+                    message = await self._next_message()
+                    received = _within_limit(bytearray(received) if isinstance(received, bytes) else received)
+                    received += message.get("body", b"")
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not arrive within {BODY_SECONDS:g} s") from None
+        return bytes(_within_limit(received))
+
+    async def _next_message(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message
+
+    # --- watching the client ---
+
+    def watch(self) -> None:
+        """From now on the running task is cancelled when the client goes away; `gone` then says so."""
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start_watching)
+
+    def _start_watching(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def stop_watching(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._task = None
+
+    # --- answering ---
+
+    async def respond(self, status: int, body: bytes, headers: Headers) -> None:
+        """A complete answer."""
+        self.started = True
+        length = (b"content-length", b"%d" % len(body))
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def start_stream(self, headers: Headers) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
+        """Raises ClientGone for a client that has stopped reading."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
+        except TimeoutError:
+            self.gone = True
+            raise ClientGone from None
+
+
+def _within_limit(body: Any) -> Any:
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body may have at most {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def header_text(value: str) -> bytes:
+    """A value that no header can be smuggled in with."""
+    return "".join(c if c.isprintable() else " " for c in value).encode("latin-1", "replace")[:300]

@@ -1,0 +1,149 @@
+"""API keys in memory: looked up by hash, never more than half a second behind the database while in use."""
+
+import asyncio
+import hashlib
+import time
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from routing import database
+from ziggie.errors import Forbidden, RateLimited, Unauthorized
+
+CHECK_SECONDS = 0.5
+UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at this often
+STALE_SECONDS = 2.0  # older than this nobody is served from memory
+SCOPE = "gateway"
+MAX_KEY_CHARACTERS = 512
+GUESSES = 20  # unknown keys that one address may try in GUESS_SECONDS
+GUESS_SECONDS = 60.0
+MAX_ADDRESSES = 10_000
+USED_RESOLUTION_SECONDS = 60.0
+
+EPOCH = "SELECT epoch FROM routing_configepoch WHERE id = 1"
+KEYS = """
+SELECT key_hash, id, name, scopes, allowed_models, requests_per_minute, tokens_per_minute, expires_at
+FROM ziggie_apikey WHERE enabled
+"""
+USED = "UPDATE ziggie_apikey SET last_used_at = now() WHERE id = ANY(%s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A usable API key."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    allowed_models: frozenset[str]
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    expires_at: datetime | None
+
+
+class KeyBook:
+    """The keys of one event loop."""
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, Key] = {}
+        self._epoch = -1
+        self._checked_at = float("-inf")
+        self._checking: asyncio.Task[None] | None = None
+        self._guesses: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._used: dict[str, float] = {}
+
+    async def authenticate(self, raw_key: str, address: str) -> Key:
+        """Raises Unauthorized, Forbidden (a key without the scope), RateLimited after too many wrong keys."""
+        digest = hashlib.sha256(raw_key.encode("utf-8", "replace")).digest()
+        age = time.monotonic() - self._checked_at
+        if age >= STALE_SECONDS:
+            await self._refresh()
+        elif age >= CHECK_SECONDS:
+            self._start_refresh().add_done_callback(_look_again_later)
+        key = self._keys.get(digest)
+        if key is None and time.monotonic() - self._checked_at > UNKNOWN_CHECK_SECONDS:
+            await self._refresh()  # it may have been made a moment ago
+            key = self._keys.get(digest)
+        if key is None or (key.expires_at is not None and key.expires_at <= datetime.now(UTC)):
+            self._count_guess(address)  # raises RateLimited
+            raise Unauthorized("this API key is unknown, disabled or expired" if raw_key else "an API key is needed")
+        if SCOPE not in key.scopes:
+            raise Forbidden(f"this API key lacks the scope {SCOPE!r}")
+        self._note_use(key)
+        return key
+
+    # --- guessing ---
+
+    def _count_guess(self, address: str) -> None:
+        """Raises RateLimited for an address that has tried too many."""
+        now = time.monotonic()
+        since, guesses = self._guesses.get(address, (now, 0))
+        if now - since >= GUESS_SECONDS:
+            since, guesses = now, 0
+        self._guesses[address] = (since, guesses + 1)
+        self._guesses.move_to_end(address)
+        if len(self._guesses) > MAX_ADDRESSES:
+            self._guesses.popitem(last=False)
+        if guesses >= GUESSES:
+            left = since + GUESS_SECONDS - now
+            raise RateLimited("too many unknown API keys from this address", retry_after_seconds=left)
+
+    # --- following the database ---
+
+    def _start_refresh(self) -> asyncio.Task[None]:
+        if self._checking is None:
+            self._checking = asyncio.get_running_loop().create_task(self._check())
+        return self._checking
+
+    async def _refresh(self) -> None:
+        """Looks now. Raises Unavailable where the database does not answer."""
+        await asyncio.shield(self._start_refresh())
+
+    async def _check(self) -> None:
+        try:
+            asked_at = time.monotonic()
+            async with database.connection() as connection:
+                row = await (await connection.execute(EPOCH)).fetchone()
+                epoch = int(row[0]) if row else 0
+                if epoch != self._epoch:
+                    rows = await (await connection.execute(KEYS)).fetchall()
+                    self._keys = {bytes(row[0]): _key(row) for row in rows}
+                    self._epoch = epoch
+                used = [key_id for key_id, noted_at in self._used.items() if noted_at == 0.0]
+                if used:
+                    await connection.execute(USED, (used,))
+                    self._used.update(dict.fromkeys(used, asked_at))
+            self._checked_at = asked_at
+        finally:
+            self._checking = None
+
+    def _note_use(self, key: Key) -> None:
+        """Remembers that the key was used: written at the next look, at most once a minute."""
+        noted_at = self._used.get(key.id)
+        if noted_at is None or (noted_at and time.monotonic() - noted_at > USED_RESOLUTION_SECONDS):
+            self._used[key.id] = 0.0
+
+
+def _look_again_later(check: asyncio.Task[None]) -> None:
+    """A look beside a request that failed is no news: once the keys are too old, requests fail by it."""
+    if not check.cancelled():
+        check.exception()
+
+
+def _key(row: tuple[Any, ...]) -> Key:
+    _, key_id, name, scopes, allowed, requests, tokens, expires_at = row
+    return Key(str(key_id), name, frozenset(scopes), frozenset(allowed), requests, tokens, expires_at)
+
+
+_books: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, KeyBook] = weakref.WeakKeyDictionary()
+
+
+def book() -> KeyBook:
+    """The running loop's keys."""
+    loop = asyncio.get_running_loop()
+    found = _books.get(loop)
+    if found is None:
+        found = _books[loop] = KeyBook()
+    return found

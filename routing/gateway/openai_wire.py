@@ -1,0 +1,417 @@
+"""PURE: OpenAI's chat completions, embeddings and models list <-> routing.types."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from routing.gateway.reading import (
+    MAX_IMAGES,
+    MAX_MESSAGES,
+    MAX_OUTPUT_TOKENS,
+    MAX_PARTS,
+    MAX_TEXTS,
+    MAX_TOOLS,
+    Incoming,
+    Json,
+    flag,
+    hints,
+    mapping,
+    model,
+    number,
+    objects,
+    refuse,
+    schema,
+    stops,
+    text,
+    tool_name,
+    whole,
+)
+from routing.types import (
+    ChatRequest,
+    ChatResult,
+    Delta,
+    Embeddings,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Role,
+    StopReason,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from ziggie.errors import RateLimited, TooLarge, Unsupported, ZiggieError
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+# What is read here; everything else passes through to providers that know it.
+_READ = frozenset(
+    {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stop", "seed", "stream"}
+    | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
+    | {"metadata", "store", "logprobs", "modalities"}
+)
+# What would come back in a shape that an answer has no place for.
+_REFUSED = ("functions", "function_call", "audio", "web_search_options", "top_logprobs")
+_FINISH: dict[StopReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_AS_ANTHROPIC = {"type": "model", "created_at": "1970-01-01T00:00:00Z"}
+DONE = b"data: [DONE]\n\n"
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+def decode_chat(body: Json, headers: Mapping[str, str]) -> Incoming:
+    """Raises InvalidInput, TooLarge or Unsupported. `headers` are hints by name, without `x-ziggie-`."""
+    _refuse_what_cannot_be_answered(body)
+    rows = objects(body, "messages", most=MAX_MESSAGES)
+    if not rows:
+        refuse("messages", "must be an array of at least one message")
+    said, run_id, creator = hints(mapping(body, "metadata"), headers)
+    json_schema, schema_name, json_object = _response_format(mapping(body, "response_format"))
+    limits = [whole(body, key, least=1, most=MAX_OUTPUT_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
+    request = ChatRequest(
+        messages=tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)]),
+        model=model(body),
+        hints=said,
+        max_output_tokens=next((limit for limit in limits if limit is not None), None),
+        temperature=number(body, "temperature", least=0, most=2),
+        stop=stops(body.get("stop"), "stop"),
+        seed=whole(body, "seed", least=-(2**63), most=2**63 - 1),
+        tools=_tools(body),
+        tool_choice=_tool_choice(body.get("tool_choice")),
+        parallel_tool_calls=flag(body, "parallel_tool_calls"),
+        json_schema=json_schema,
+        json_schema_name=schema_name,
+        json_object=json_object,
+        reasoning_effort=text(body, "reasoning_effort", default=""),
+        extra={key: value for key, value in body.items() if key not in _READ},
+        run_id=run_id or None,
+        creator=creator,
+    )
+    _count_images(request)
+    return Incoming(
+        request,
+        stream=bool(flag(body, "stream")),
+        include_usage=bool(flag(mapping(body, "stream_options"), "include_usage", "stream_options.")),
+    )
+
+
+def _refuse_what_cannot_be_answered(body: Json) -> None:
+    for key in _REFUSED:
+        if body.get(key) is not None:
+            raise Unsupported(f"{key} is not supported by this gateway")
+    if flag(body, "logprobs"):
+        raise Unsupported("logprobs is not supported by this gateway")
+    if body.get("modalities") not in (None, ["text"]):
+        raise Unsupported("modalities other than text are not supported by this gateway")
+    if body.get("n") not in (None, 1):
+        raise Unsupported("n: one call gives one answer")
+
+
+def _message(row: Json, where: str) -> Message:
+    said = row.get("role")
+    role = _ROLES.get(said) if isinstance(said, str) else None
+    if role is None:
+        refuse(f"{where}.role", "must be system, developer, user, assistant or tool")
+    content = row.get("content")
+    if role == "tool":
+        call_id = text(row, "tool_call_id", f"{where}.")
+        return Message("tool", (ToolResult(call_id, _only_text(content, f"{where}.content")),))
+    if isinstance(content, str):
+        parts: list[Part] = [Text(content)]
+    elif content is None and role == "assistant":
+        parts = []
+    else:
+        parts = _parts(row, where, role)
+    if role == "assistant":
+        parts += [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(_calls(row, where))]
+        if isinstance(row.get("refusal"), str) and not parts:
+            parts.append(Text(row["refusal"]))
+        if row.get("function_call") is not None:
+            raise Unsupported(f"{where}.function_call is not supported by this gateway: use tool_calls")
+    return Message(role, tuple(parts))
+
+
+def _calls(row: Json, where: str) -> list[Json]:
+    return objects(row, "tool_calls", f"{where}.", most=MAX_PARTS)
+
+
+def _call(call: Json, where: str) -> ToolCall:
+    if call.get("type", "function") != "function":
+        raise Unsupported(f"{where}: only tool calls of type function are supported")
+    function = mapping(call, "function", f"{where}.")
+    name = tool_name(function, f"{where}.function.")
+    return ToolCall(text(call, "id", f"{where}."), name, text(function, "arguments", f"{where}.function.", default=""))
+
+
+def _parts(row: Json, where: str, role: Role) -> list[Part]:
+    rows = objects(row, "content", f"{where}.", most=MAX_PARTS)
+    if not rows and row.get("content") != []:
+        refuse(f"{where}.content", "must be a string or an array of parts")
+    return [_part(part, f"{where}.content[{place}]", role) for place, part in enumerate(rows)]
+
+
+def _part(part: Json, where: str, role: Role) -> Part:
+    kind = part.get("type")
+    if kind == "text":
+        return Text(text(part, "text", f"{where}."))
+    if kind == "refusal" and role == "assistant":
+        return Text(text(part, "refusal", f"{where}."))
+    if kind == "image_url" and role == "user":
+        return _image(part, where)
+    if kind in ("input_audio", "file", "image_url"):
+        raise Unsupported(f"{where}: parts of type {kind} are not supported here")
+    return refuse(f"{where}.type", "must be text or image_url")
+
+
+def _image(part: Json, where: str) -> Image:
+    value = part.get("image_url")
+    url = value if isinstance(value, str) else text(mapping(part, "image_url", f"{where}."), "url", f"{where}.")
+    if url.startswith("data:"):
+        head, comma, data = url[5:].partition(",")
+        if not comma or not head.endswith(";base64") or not data:
+            refuse(f"{where}.image_url.url", "must be a base64 data: address")
+        return Image(media_type=head.removesuffix(";base64").split(";")[0], data=data)
+    if not url.startswith(("https://", "http://")):
+        refuse(f"{where}.image_url.url", "must be an http(s) or data: address")
+    return Image(url=url)
+
+
+def _only_text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    rows = objects({"content": content}, "content", where, most=MAX_PARTS)
+    if any(row.get("type") != "text" for row in rows):
+        raise Unsupported(f"{where}: a tool's answer must be text")
+    return "".join(text(row, "text", f"{where}.") for row in rows)
+
+
+def _tools(body: Json) -> tuple[Tool, ...]:
+    tools = []
+    for place, row in enumerate(objects(body, "tools", most=MAX_TOOLS)):
+        where = f"tools[{place}]"
+        if row.get("type", "function") != "function":
+            raise Unsupported(f"{where}: only tools of type function are supported")
+        function = mapping(row, "function", f"{where}.")
+        tools.append(
+            Tool(
+                name=tool_name(function, f"{where}.function."),
+                description=text(function, "description", f"{where}.function.", default=""),
+                parameters=schema(function.get("parameters"), f"{where}.function.parameters"),
+                strict=bool(flag(function, "strict", f"{where}.function.")),
+            )
+        )
+    return tuple(tools)
+
+
+def _tool_choice(value: Any) -> str:
+    if value is None:
+        return ""
+    if value in ("auto", "none", "required"):
+        return str(value)
+    if isinstance(value, dict) and value.get("type") == "function":
+        return tool_name(mapping(value, "function", "tool_choice."), "tool_choice.function.")
+    return refuse("tool_choice", "must be auto, none, required or one function")
+
+
+def _response_format(value: Json) -> tuple[Json | None, str, bool]:
+    kind = value.get("type", "text")
+    if kind == "text":
+        return None, "answer", False
+    if kind == "json_object":
+        return None, "answer", True
+    if kind != "json_schema":
+        refuse("response_format.type", "must be text, json_object or json_schema")
+    asked = mapping(value, "json_schema", "response_format.")
+    found = schema(asked.get("schema"), "response_format.json_schema.schema")
+    return found, text(asked, "name", "response_format.json_schema.", default="answer"), False
+
+
+def _count_images(request: ChatRequest) -> None:
+    images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
+    if images > MAX_IMAGES:
+        raise TooLarge(f"at most {MAX_IMAGES} images are accepted, and there are {images}")
+
+
+def decode_embeddings(body: Json) -> tuple[str, tuple[str, ...], bool]:
+    """Model, texts, and whether vectors are wanted as base64 of float32. Raises InvalidInput or Unsupported."""
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts:
+        refuse("input", "must be a string or an array of strings")
+    if len(texts) > MAX_TEXTS:
+        raise TooLarge(f"input: at most {MAX_TEXTS} texts are accepted")
+    if not all(isinstance(item, str) for item in texts):
+        raise Unsupported("input: tokens are not supported by this gateway, only texts")
+    if any(not item for item in texts):
+        refuse("input", "must not hold an empty string")
+    encoding = text(body, "encoding_format", default="float")
+    if encoding not in ("float", "base64"):
+        refuse("encoding_format", "must be float or base64")
+    if body.get("dimensions") is not None:
+        raise Unsupported("dimensions is not supported by this gateway: it is the model's own")
+    return model(body), tuple(texts), encoding == "base64"
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
+    message: Json = {"role": "assistant", "content": result.text or None, "refusal": None}
+    reasoning = "".join(part.text for part in result.parts if isinstance(part, Reasoning) and not part.redacted)
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    calls = result.tool_calls
+    if calls:
+        message["tool_calls"] = [_encoded_call(call) for call in calls]
+    elif message["content"] is None:
+        message["content"] = ""
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[result.stop_reason]}
+    return orjson.dumps(
+        {**_head(call_id, model, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
+    )
+
+
+def _head(call_id: str, model: str, kind: str) -> Json:
+    return {"id": f"chatcmpl-{call_id}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _encoded_call(call: ToolCall) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _usage(usage: Usage) -> Json:
+    inputs, outputs = usage.input_tokens or 0, usage.output_tokens or 0
+    encoded: Json = {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs}
+    if usage.cached_input_tokens is not None:
+        encoded["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
+    if usage.reasoning_tokens is not None:
+        encoded["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return encoded
+
+
+class StreamEncoder:
+    """One answer as server-sent chunks."""
+
+    content_type = b"text/event-stream; charset=utf-8"
+
+    def __init__(self, *, call_id: str, model: str, include_usage: bool) -> None:
+        head = orjson.dumps(_head(call_id, model, "chat.completion.chunk"))[:-1]
+        self._head = b"data: " + head + b',"choices":[{"index":0,"delta":'
+        self._no_choices = b"data: " + head + b',"choices":[],"usage":'
+        self._include_usage = include_usage
+        nothing_used = b',"usage":null' if include_usage else b""
+        self._tail = b',"logprobs":null,"finish_reason":null}]' + nothing_used + b"}\n\n"
+        self._begun = False
+
+    def deltas(self, deltas: Iterable[Delta]) -> bytes:
+        """What a client may see of these deltas, as bytes of the stream; empty if that is nothing."""
+        return b"".join([self._chunk(delta) for delta in deltas if delta.is_output])
+
+    def _chunk(self, delta: Delta) -> bytes:
+        said: Json = {}
+        if not self._begun:
+            self._begun = True
+            said["role"] = "assistant"
+            said["content"] = ""
+        if delta.text:
+            said["content"] = delta.text
+        if delta.reasoning and not delta.reasoning_redacted:
+            said["reasoning_content"] = delta.reasoning
+        if delta.tool_index is not None:
+            said["tool_calls"] = [_call_piece(delta, delta.tool_index)]
+        return self._head + orjson.dumps(said) + self._tail
+
+    def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
+        finish = _FINISH[stop_reason].encode()
+        opening = b"" if self._begun else self._chunk(Delta())
+        last = self._head + b"{}" + self._tail.replace(b'"finish_reason":null', b'"finish_reason":"' + finish + b'"')
+        spent = self._no_choices + orjson.dumps(_usage(usage)) + b"}\n\n" if self._include_usage else b""
+        return opening + last + spent + DONE
+
+    def failure(self, error: ZiggieError) -> bytes:
+        """The error as the stream's last event: no [DONE] follows, the answer is not complete."""
+        return b"data: " + encode_error(error, error.http_status) + b"\n\n"
+
+
+def _call_piece(delta: Delta, index: int) -> Json:
+    piece: Json = {"index": index, "function": {"arguments": delta.tool_arguments}}
+    if delta.tool_id or delta.tool_name:
+        piece = {
+            "index": index,
+            "id": delta.tool_id,
+            "type": "function",
+            "function": {"name": delta.tool_name, "arguments": delta.tool_arguments},
+        }
+    return piece
+
+
+def encode_embeddings(answer: Embeddings, *, model: str, as_base64: bool) -> bytes:
+    rows = [
+        {"object": "embedding", "index": place, "embedding": _vector(vector, as_base64=as_base64)}
+        for place, vector in enumerate(answer.vectors)
+    ]
+    tokens = answer.usage.input_tokens or 0
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return orjson.dumps({"object": "list", "data": rows, "model": model, "usage": usage})
+
+
+def _vector(vector: Sequence[float], *, as_base64: bool) -> Any:
+    if not as_base64:
+        return list(vector)
+    import base64
+    import struct
+
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def encode_models(rows: Iterable[tuple[str, str]]) -> bytes:
+    """`rows`: slug and owner of each model. Bears what Anthropic's clients read, too."""
+    data = [
+        {"id": slug, "object": "model", "created": 0, "owned_by": owner, **_AS_ANTHROPIC, "display_name": slug}
+        for slug, owner in rows
+    ]
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    return orjson.dumps({"object": "list", "data": data, "has_more": False, **ends})
+
+
+def encode_error(error: ZiggieError, status: int) -> bytes:
+    body: Json = {
+        "message": error.message,
+        "type": _ERROR_TYPES.get(status, "server_error"),
+        "param": next((detail["param"] for detail in error.details if "param" in detail), None),
+        "code": error.code,
+    }
+    if isinstance(error, RateLimited):
+        body["retry_after_seconds"] = error.retry_after_seconds
+    attempts = [detail for detail in error.details if "param" not in detail]
+    if attempts:
+        body["details"] = attempts
+    return orjson.dumps({"error": body}, default=str)

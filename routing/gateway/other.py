@@ -1,0 +1,248 @@
+"""The gateway's smaller endpoints: models, token counts and embeddings."""
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from routing import ledger, pricing, snapshot
+from routing.adapters.transport import codec_for
+from routing.budgets import budgets_in_scope
+from routing.collecting import prompt_tokens
+from routing.demand import Demand, measure
+from routing.gateway import anthropic_wire, openai_wire
+from routing.gateway.chat import beside, check_model
+from routing.gateway.http import JSON_TYPE, Http, header_text
+from routing.gateway.keys import Key
+from routing.gateway.limits import limits
+from routing.gateway.reading import parse
+from routing.gateway.upstream import Exchange
+from routing.ledger_rows import CallRow, UsageRow
+from routing.tokens import estimate_tokens
+from routing.types import (
+    ChatRequest,
+    Embeddings,
+    ModelSpec,
+    ProviderError,
+    Snapshot,
+    Source,
+    UnsupportedByProvider,
+    Usage,
+    message,
+)
+from ziggie.errors import AllProvidersFailed, NoRoute, UnknownModel, Unsupported
+from ziggie.ids import uuid7
+
+EMBEDDINGS = "embeddings"
+EMBED_SECONDS = 120.0
+MAX_ATTEMPTS = 3
+COUNT_SECONDS = 10.0
+_NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
+
+
+async def models(http: Http, key: Key) -> None:
+    """The models that this key may ask for, in a shape that OpenAI's and Anthropic's clients both read."""
+    configuration = await snapshot.acurrent()
+    rows = [
+        (model.slug, model.provider.slug)
+        for model in configuration.models.values()
+        if model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
+    ]
+    await http.respond(200, openai_wire.encode_models([("auto", "ziggie"), *sorted(rows)]), [JSON_TYPE])
+
+
+async def count_tokens(http: Http, key: Key) -> None:
+    """As the provider of the named model counts, where its API can; else an estimate."""
+    incoming = anthropic_wire.decode_messages(parse(await http.body()), http.hints, counting=True)
+    check_model(incoming.request.model, key)
+    await limits().admit(key)
+    configuration = await snapshot.acurrent()
+    named = _named(incoming.request.model, configuration)
+    if not named and incoming.request.model != "auto":
+        raise UnknownModel(f"there is no model named {incoming.request.model[:100]!r}")
+    counted = await _counted(named[0], incoming.request) if named else None
+    tokens = prompt_tokens(incoming.request) if counted is None else counted
+    how = b"estimated" if counted is None else b"reported"
+    await http.respond(200, anthropic_wire.encode_count(tokens), [JSON_TYPE, (b"x-ziggie-count", how)])
+
+
+async def _counted(model: ModelSpec, request: ChatRequest) -> int | None:
+    try:
+        codec = codec_for(model.provider)
+        sent = codec.encode_count(request, model)
+        if sent is None or not model.provider.enabled:
+            return None
+        async with Exchange(sent, streaming=False, idle_seconds=COUNT_SECONDS) as exchange:
+            return codec.decode_count(await exchange.read(), sent)
+    except (ProviderError, UnsupportedByProvider):
+        return None
+
+
+def _named(name: str, configuration: Snapshot) -> list[ModelSpec]:
+    by_slug = configuration.models.get(name)
+    found = [by_slug] if by_slug else configuration.by_name.get(name, ())
+    return sorted(found, key=lambda model: (not model.enabled, _NEAREST_FIRST[model.source], model.slug))
+
+
+# --- embeddings ----------------------------------------------------------------------------------
+
+
+async def embeddings(http: Http, key: Key) -> None:
+    """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
+    name, texts, as_base64 = openai_wire.decode_embeddings(parse(await http.body()))
+    check_model(name, key)
+    await limits().admit(key)
+    request = ChatRequest(tuple(message("user", text) for text in texts), model=name, api_key_id=key.id)
+    configuration = await snapshot.acurrent()
+    call = _Embedding(request, texts, configuration, _embedders(name, configuration, key))
+    try:
+        answer, model = await call.run()
+    finally:
+        beside(call.settle())
+    if key.tokens_per_minute is not None:
+        limits().count_tokens(key, answer.usage.input_tokens or 0)
+    body = openai_wire.encode_embeddings(answer, model=model.slug, as_base64=as_base64)
+    headers = [
+        (b"x-ziggie-request-id", str(call.id).encode()),
+        (b"x-ziggie-model", header_text(model.slug)),
+        (b"x-ziggie-provider", header_text(model.provider.slug)),
+        (b"x-ziggie-source", header_text(str(model.source))),
+        (b"x-ziggie-rule", b"embeddings"),
+        (b"x-ziggie-attempts", b"%d" % len(call.records)),
+        (b"x-ziggie-cache", b"off"),
+        (b"x-ziggie-cost-usd", pricing.usd(sum(record.cost_microusd for record in call.records)).encode()),
+    ]
+    await http.respond(200, body, [JSON_TYPE, *headers])
+
+
+def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
+    """Raises UnknownModel, Unsupported for a model that makes no embeddings, NoRoute where none can serve."""
+    if name == "auto":
+        asked: Iterable[ModelSpec] = configuration.models.values()
+    else:
+        asked = _named(name, configuration)
+        if not asked:
+            raise UnknownModel(f"there is no model named {name[:100]!r}")
+    able = [model for model in asked if EMBEDDINGS in model.capabilities]
+    if not able and name != "auto":
+        raise Unsupported("that model makes no embeddings")
+    ready = [
+        model
+        for model in able
+        if model.enabled
+        and model.provider.enabled
+        and (not key.allowed_models or model.slug in key.allowed_models)
+        and (model.provider.api_key or not model.provider.needs_api_key)
+    ]
+    if not ready:
+        raise NoRoute("no model that makes embeddings can serve now")
+    ready.sort(key=lambda model: (_NEAREST_FIRST[model.source], model.slug))
+    return ready[:1] if name == "auto" else ready[:MAX_ATTEMPTS]  # vectors of different models do not mix
+
+
+class _Embedding:
+    """One embedding call between its hold and its settlement."""
+
+    def __init__(
+        self, request: ChatRequest, texts: tuple[str, ...], configuration: Snapshot, models: list[ModelSpec]
+    ) -> None:
+        self.id = uuid7()
+        self.records: list[UsageRow] = []
+        self._request, self._texts, self._configuration, self._models = request, texts, configuration, models
+        self._demand: Demand = measure(request)
+        self._hold: ledger.Hold | None = None
+        self._charges: dict[int, int] = {}
+        self._started = time.monotonic()
+        self._error = ""
+
+    async def run(self) -> tuple[Embeddings, ModelSpec]:
+        """Raises BudgetExceeded, Unsupported, AllProvidersFailed."""
+        self._hold = await ledger.reserve(
+            self.id,
+            self._worst_case(),
+            self._configuration,
+            expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
+            context={"rule": EMBEDDINGS, "model": self._models[0].slug, "api_key_id": self._request.api_key_id},
+        )
+        failures = []
+        for model in self._models:
+            try:
+                return await self._ask(model), model
+            except (ProviderError, UnsupportedByProvider) as error:
+                self._error = str(error)
+                failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
+        failed = AllProvidersFailed("no model gave embeddings", details=failures)
+        failed.call_id = str(self.id)
+        raise failed
+
+    def _worst_case(self) -> dict[int, int]:
+        amounts: dict[int, int] = {}
+        for model in self._models:
+            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+            if model.price is None:
+                if any(budget.hard for budget in budgets):
+                    raise NoRoute(f"{model.slug} has no price, and a hard budget watches it")
+                continue
+            cost = pricing.worst_case_microusd(model.price, input_tokens=self._demand.input_at_most, output_tokens=0)
+            for budget in budgets:
+                amounts[budget.id] = amounts.get(budget.id, 0) + cost
+        return amounts
+
+    async def _ask(self, model: ModelSpec) -> Embeddings:
+        started_at, started = datetime.now(UTC), time.monotonic()
+        usage, outcome, error = Usage(), "error", ""
+        try:
+            codec = codec_for(model.provider)
+            sent = codec.encode_embed(self._texts, model, purpose="document")
+            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
+                answer = codec.decode_embed(await exchange.read(), sent)
+            usage, outcome = answer.usage, "ok"
+            if usage.input_tokens is None:
+                tokens = sum(estimate_tokens(text) for text in self._texts)
+                usage = Usage(input_tokens=tokens, estimated=frozenset({"input_tokens"}))
+            return Embeddings(answer.vectors, usage, answer.model)
+        except (ProviderError, UnsupportedByProvider) as failure:
+            error = str(failure)
+            raise
+        finally:
+            cost = pricing.cost_microusd(usage, model.price)
+            for budget in budgets_in_scope(self._configuration.budgets, model, self._demand):
+                self._charges[budget.id] = self._charges.get(budget.id, 0) + cost
+            self.records.append(
+                UsageRow(
+                    attempt=len(self.records) + 1,
+                    model=model.slug,
+                    provider=model.provider.slug,
+                    source=str(model.source),
+                    outcome=outcome,
+                    created_at=started_at,
+                    role="embedding",
+                    error=error,
+                    input_tokens=usage.input_tokens,
+                    output_tokens=0 if outcome == "ok" else None,
+                    estimated=sorted(usage.estimated),
+                    price_id=model.price.id if model.price else None,
+                    cost_microusd=cost,
+                    duration_ms=round((time.monotonic() - started) * 1000),
+                )
+            )
+
+    async def settle(self) -> None:
+        if self._hold is None:
+            return
+        served = next((record for record in self.records if record.outcome == "ok"), None)
+        call = CallRow(
+            id=self.id,
+            rule=EMBEDDINGS,
+            pattern="single",
+            outcome="ok" if served else AllProvidersFailed.code,
+            error="" if served else self._error,
+            model=served.model if served else "",
+            provider=served.provider if served else "",
+            source=served.source if served else "",
+            reserved_microusd=max(self._hold.amounts.values(), default=0),
+            cost_microusd=sum(record.cost_microusd for record in self.records),
+            duration_ms=round((time.monotonic() - self._started) * 1000),
+            task_kind=EMBEDDINGS,
+            api_key_id=self._request.api_key_id or "",
+        )
+        await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

@@ -1,0 +1,204 @@
+"""PURE: reading a client's JSON. Every wrong shape becomes InvalidInput that names its place."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import orjson
+
+from routing.types import ChatRequest, Hints
+from ziggie.errors import InvalidInput, TooLarge
+
+Json = dict[str, Any]
+
+MAX_MESSAGES = 5_000
+MAX_PARTS = 2_000  # of one message
+MAX_TOOLS = 512
+MAX_IMAGES = 100
+MAX_STOPS = 16
+MAX_DEPTH = 64
+MAX_NAME = 256
+MAX_OUTPUT_TOKENS = 10_000_000
+MAX_TEXTS = 2_048  # of one embedding request
+
+HINTS = ("task_kind", "agent_level", "creator_tier", "complexity", "capabilities", "pattern", "run_id", "creator",
+         "strategy")  # fmt: skip
+MAX_HINT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A chat request as it came: what is asked, and how the answer is to be told."""
+
+    request: ChatRequest
+    stream: bool = False
+    include_usage: bool = False
+
+
+def parse(body: bytes) -> Json:
+    """The JSON object in a request's body. Raises InvalidInput."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not valid JSON: {error.msg} at byte {error.pos}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput("the body must be a JSON object")
+    return value
+
+
+def refuse(where: str, expected: str) -> NoReturn:
+    raise InvalidInput(f"{where}: {expected}", details=[{"param": where}])
+
+
+def text(holder: Mapping[str, Any], key: str, where: str = "", *, default: str | None = None) -> str:
+    """A string. Raises InvalidInput for another type, or where it is absent and has no default."""
+    value = holder.get(key, default)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        refuse(where + key, "must be a string")
+    return value
+
+
+def flag(holder: Mapping[str, Any], key: str, where: str = "") -> bool | None:
+    value = holder.get(key)
+    if value is not None and not isinstance(value, bool):
+        refuse(where + key, "must be true or false")
+    return value
+
+
+def whole(holder: Mapping[str, Any], key: str, *, least: int, most: int) -> int | None:
+    value = holder.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        refuse(key, f"must be a whole number from {least} to {most}")
+    return value
+
+
+def number(holder: Mapping[str, Any], key: str, *, least: float, most: float) -> float | None:
+    value = holder.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        refuse(key, f"must be a number from {least:g} to {most:g}")
+    return value
+
+
+def mapping(holder: Mapping[str, Any], key: str, where: str = "") -> Json:
+    """An object; {} where it is absent or null."""
+    value = holder.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        refuse(where + key, "must be an object")
+    return value
+
+
+def objects(holder: Mapping[str, Any], key: str, where: str = "", *, most: int) -> list[Json]:
+    """A list of objects, [] where it is absent or null. Raises TooLarge above `most`."""
+    value = holder.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        refuse(where + key, "must be an array")
+    if len(value) > most:
+        raise TooLarge(f"{where}{key}: at most {most} are accepted, and there are {len(value)}")
+    for place, item in enumerate(value):
+        if not isinstance(item, dict):
+            refuse(f"{where}{key}[{place}]", "must be an object")
+    return value
+
+
+def stops(value: Any, where: str) -> tuple[str, ...]:
+    """Stop sequences: nothing, one string, or a list of them."""
+    if value is None:
+        return ()
+    sequences = [value] if isinstance(value, str) else value
+    if not isinstance(sequences, list) or not all(isinstance(item, str) for item in sequences):
+        refuse(where, "must be a string or an array of strings")
+    if len(sequences) > MAX_STOPS:
+        raise TooLarge(f"{where}: at most {MAX_STOPS} are accepted")
+    return tuple(sequences)
+
+
+def schema(value: Any, where: str) -> Json:
+    """A JSON Schema object, not nested too deeply to be worked with."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        refuse(where, "must be a JSON Schema object")
+    if _deeper_than(value, MAX_DEPTH):
+        refuse(where, f"is nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            inner
+            for item in layer
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, dict | list)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def tool_name(holder: Mapping[str, Any], where: str) -> str:
+    name = text(holder, "name", where)
+    if not 0 < len(name) <= MAX_NAME:
+        refuse(f"{where}name", f"must have 1 to {MAX_NAME} characters")
+    return name
+
+
+def model(body: Mapping[str, Any]) -> str:
+    name = text(body, "model")
+    if not 0 < len(name) <= MAX_NAME:
+        refuse("model", f"must have 1 to {MAX_NAME} characters")
+    return name
+
+
+# --- hints ---------------------------------------------------------------------------------------
+
+
+def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hints, str, str]:
+    """What the client tells the router, in `metadata` or in headers (`x-ziggie-task-kind`), which go first;
+    then run_id and creator."""
+    if not metadata and not headers:
+        return _NO_HINTS, "", ""
+    said: dict[str, str] = {}
+    for name in HINTS:
+        value = headers.get(name, metadata.get(name))
+        if value is None:
+            continue
+        if not isinstance(value, str) or len(value) > MAX_HINT:
+            refuse(f"metadata.{name}", f"must be a string of at most {MAX_HINT} characters")
+        said[name] = value.strip()
+    capabilities = frozenset(filter(None, (name.strip() for name in said.get("capabilities", "").split(","))))
+    found = Hints(
+        task_kind=said.get("task_kind", ""),
+        agent_level=said.get("agent_level", ""),
+        creator_tier=said.get("creator_tier", ""),
+        complexity=_complexity(said["complexity"]) if said.get("complexity") else None,
+        capabilities=capabilities,
+        strategy=said.get("strategy", ""),
+        pattern=said.get("pattern", ""),
+    )
+    return found, said.get("run_id", ""), said.get("creator", "")
+
+
+_NO_HINTS = Hints()
+
+
+def _complexity(said: str) -> float:
+    try:
+        value = float(said)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:  # not true of NaN either
+        refuse("metadata.complexity", "must be a number from 0 to 1")
+    return value

@@ -1,10 +1,8 @@
 """Retuning in the admin, as staff do it: pages, forms that refuse half-valid edits, versions, secrets."""
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.forms.models import model_to_dict
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
@@ -22,7 +20,7 @@ from routing.models import (
     RoutingRule,
     RoutingSettings,
 )
-from tests.servers.local import LocalServer
+from tests.servers import OllamaServer
 from ziggie.auth import authenticate_key
 from ziggie.models import ApiKey
 
@@ -42,7 +40,6 @@ def filled(form: Any) -> dict[str, Any]:
     data = {}
     for bound in form:
         value = bound.value()
-        value = bound.field.prepare_value(value)
         if value is not None and value is not False:
             data[bound.html_name] = "on" if value is True else value
     return data
@@ -99,7 +96,8 @@ def test_saving_an_untouched_form_changes_nothing(staff: Client) -> None:
         (Budget, BudgetForm),
     ):
         for row in kind.objects.all():  # type: ignore[attr-defined]
-            assert change(staff, row, form).status_code == 302, row
+            response: Any = change(staff, row, form)
+            assert response.status_code == 302, (row, response.context["adminform"].form.errors)
     after = snapshot.load()
     assert (after.models, after.budgets, after.settings) == (before.models, before.budgets, before.settings)
 
@@ -406,3 +404,22 @@ def test_an_api_key_without_a_known_scope_is_refused(staff: Client, scopes: list
     response = staff.post(reverse("admin:ziggie_apikey_add"), {"name": "n", "scopes": scopes, "enabled": "on"})
     assert response.status_code == 200
     assert not ApiKey.objects.exists()
+
+
+# --- asking a provider -----------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_provider_is_tested_from_its_list(staff: Client) -> None:
+    with OllamaServer() as server:
+        ollama = Provider.objects.get(slug="ollama")
+        Provider.objects.filter(slug="ollama").update(base_url=server.url)
+        page = act(staff, "provider", "test_providers", ollama).content.decode()
+        assert "ollama: answers and has" in page
+    page = act(staff, "provider", "test_providers", ollama).content.decode()
+    assert "ollama: does not serve" in page
+    others = list(Provider.objects.filter(slug__in=["offline", "vllm", "anthropic"]))
+    page = act(staff, "provider", "test_providers", *others).content.decode()
+    assert "offline: is built in and always answers" in page
+    assert "vllm: has no model yet" in page
+    assert "anthropic: has no API key" in page

@@ -6,12 +6,15 @@ The codec still writes the body and reads the answer, so the package never parse
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic
 
 from routing.adapters.base import WireRequest
+
+if TYPE_CHECKING:
+    # Loading the package takes a second and 47 MB: only a process that calls Claude pays for it.
+    from anthropic import AsyncAnthropic
 
 _PATH = "/v1/messages"
 # parameters that `messages.create` takes by name; the others (temperature, top_p, …) go as extra_body
@@ -21,7 +24,7 @@ _NAMED = frozenset(
 )
 _KEPT_CLIENTS = 32
 
-Clients = OrderedDict[tuple[str, str], AsyncAnthropic]
+Clients = OrderedDict[tuple[str, str], "AsyncAnthropic"]
 
 
 def speaks(sent: WireRequest) -> bool:
@@ -34,6 +37,8 @@ async def open_messages(
     sent: WireRequest, http: httpx2.AsyncClient, clients: Clients, limits: httpx2.Timeout
 ) -> AsyncIterator[httpx2.Response]:
     """The open response to `POST /v1/messages`, whatever its status. Raises httpx2's errors."""
+    from anthropic import APIConnectionError, APIStatusError
+
     body: Mapping[str, Any] = sent.body or {}
     client = _client(sent, http, clients)
     call = client.messages.with_streaming_response.create(
@@ -53,8 +58,10 @@ async def open_messages(
     yield failed
 
 
-def _client(sent: WireRequest, http: httpx2.AsyncClient, clients: Clients) -> AsyncAnthropic:
+def _client(sent: WireRequest, http: httpx2.AsyncClient, clients: Clients) -> "AsyncAnthropic":
     """One client an address and key; the connections are shared by all of them."""
+    from anthropic import AsyncAnthropic
+
     key = (sent.url.removesuffix(_PATH), sent.secret)
     client = clients.get(key)
     if client is None:

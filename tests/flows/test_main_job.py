@@ -12,24 +12,10 @@ import websockets
 from jsonschema import Draft202012Validator
 
 from knowledge.insights import SCHEMA
+from tests.flows.jobs import DONE, TALK, analysed, post_video
 from tests.flows.system import System, running, until
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
-DONE = ("analysed", "needs_review", "failed")
-TALK = """WEBVTT
-
-00:00:01.000 --> 00:00:06.000
-First load the checkpoint in ComfyUI and connect the KSampler node.
-
-00:00:06.500 --> 00:00:12.000
-Set the CFG to 7 and use 20 steps with the Euler sampler.
-
-00:00:12.500 --> 00:00:18.000
-Then lower the denoise to 0.4, so that the sprite keeps its outline.
-
-00:00:18.500 --> 00:00:24.000
-ControlNet with a strength of 0.8 holds the pose of the character.
-"""
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +27,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.fixture(scope="module")
 def key(system: System) -> str:
     return system.api_key()
-
-
-def post_video(system: System, key: str, **changes: Any) -> dict[str, Any]:
-    body = {
-        "creator": "instasd",
-        "title": "Sprites",
-        "transcript": {"format": "vtt", "content": TALK},
-    } | changes
-    with system.client(key) as client:
-        answer = client.post("/api/knowledge/videos", json=body)
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
-
-
-def analysed(system: System, key: str, video_id: str, seconds: float = 60) -> dict[str, Any]:
-    def look() -> dict[str, Any] | None:
-        with system.client(key) as client:
-            body = client.get(f"/api/knowledge/videos/{video_id}/analysis").json()
-        return body if body["state"] in DONE else None
-
-    return until(look, seconds, system.output)
 
 
 def test_the_sample_is_analysed_by_the_offline_model_where_no_other_is_at_hand(system: System, key: str) -> None:

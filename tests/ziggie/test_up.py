@@ -282,7 +282,7 @@ def url_of(server: "psycopg.Connection[tuple[object, ...]]", *, user: str, datab
 def test_a_fresh_external_database_gets_the_extension_by_itself(
     home: Path, other_server: "psycopg.Connection[tuple[object, ...]]"
 ) -> None:
-    other_server.execute("CREATE DATABASE fresh")
+    other_server.execute("CREATE DATABASE fresh TEMPLATE template0")
     result = manage(home, "migrate", DATABASE_URL=url_of(other_server, user="ziggie", database="fresh"))
     assert result.returncode == 0, result.stderr
     assert not Place.of(home).folder.exists(), "no embedded database besides"
@@ -292,7 +292,7 @@ def test_an_extension_that_cannot_be_made_is_one_line(
     home: Path, other_server: "psycopg.Connection[tuple[object, ...]]"
 ) -> None:
     other_server.execute("CREATE ROLE guest LOGIN")
-    other_server.execute("CREATE DATABASE bare OWNER guest")
+    other_server.execute("CREATE DATABASE bare OWNER guest TEMPLATE template0")
     result = manage(home, "migrate", DATABASE_URL=url_of(other_server, user="guest", database="bare"))
     assert result.returncode == 1
     assert "CREATE EXTENSION vector" in one_line(result)

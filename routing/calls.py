@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from routing import cache, health, ledger, patterns, receipts, rules, snapshot, streaming
+from routing import cache, health, ledger, patterns, receipts, rules, snapshot, streaming, worlds
 from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
@@ -83,9 +83,13 @@ class _Planned:
     decision: receipts.Decision
 
 
-async def _plan(request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+async def _plan(
+    request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
+) -> _Planned:
+    """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
     configuration = await snapshot.acurrent()
-    plan = rules.decide(demand, _limited(configuration, allowed_models), await health.world(configuration))
+    world = await (health.world(configuration) if again else worlds.recent(configuration))
+    plan = rules.decide(demand, _limited(configuration, allowed_models), world)
     return _Planned(configuration, plan, receipts.decision(request, demand, plan))
 
 
@@ -112,7 +116,7 @@ async def _hold(
         except BudgetExceeded:
             if chance == PLANS:
                 raise
-        planned = await _plan(request, demand, allowed_models)
+        planned = await _plan(request, demand, allowed_models, again=True)
     return planned, hold
 
 

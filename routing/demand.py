@@ -7,7 +7,7 @@ kept on the receipt, so that a decision can be made again long after the texts a
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from routing.tokens import estimate_tokens
@@ -32,7 +32,6 @@ IMAGE_TOKENS_LIKELY = 1_500
 KEY_CHARACTERS = 4_096
 BUCKETS = 10_000
 MAX_CHOICES = 1_000
-_LETTERS_AND_SPACE = bytes(code for code in range(128) if chr(code).isalpha() or chr(code).isspace())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +107,13 @@ def upper_bound_tokens(request: ChatRequest) -> int:
     return measure(request).input_at_most
 
 
+_FIELDS = tuple(field.name for field in fields(Demand))
+
+
 def to_json(demand: Demand) -> dict[str, Any]:
     """For the receipt. `from_json(to_json(d)) == d`."""
-    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(demand).items()}
+    values = ((name, getattr(demand, name)) for name in _FIELDS)
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values}
 
 
 def from_json(kept: Mapping[str, Any]) -> Demand:
@@ -171,14 +174,8 @@ class _Size:
         self.add_text(text)
 
     def add_text(self, text: str) -> None:
-        if text.isascii():
-            # What estimate_tokens() gives, without its passes over the text.
-            plain = len(text.encode().translate(None, _LETTERS_AND_SPACE))
-            self.at_most += len(text)
-            self.likely += -(-(len(text) + plain) // 4)
-        else:
-            self.at_most += len(text.encode(errors="surrogatepass"))
-            self.likely += estimate_tokens(text)
+        self.at_most += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+        self.likely += estimate_tokens(text)
 
     def add_tools_and_schema(self, request: ChatRequest) -> None:
         for tool in request.tools:

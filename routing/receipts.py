@@ -16,6 +16,7 @@ from routing.types import (
     CacheState,
     ChatRequest,
     ChatResult,
+    Dropped,
     Features,
     ModelSpec,
     Plan,
@@ -96,7 +97,18 @@ def candidates_json(plan: Plan) -> list[dict[str, Any]]:
         }
         for place, candidate in enumerate(plan.candidates)
     ]
-    return rows + [{**asdict(dropped), "state": "dropped"} for dropped in plan.dropped]
+    return rows + [dropped_json(dropped) for dropped in plan.dropped]
+
+
+def dropped_json(dropped: Dropped) -> dict[str, str]:
+    return {
+        "model": dropped.model,
+        "provider": dropped.provider,
+        "source": dropped.source,
+        "reason": dropped.reason,
+        "kind": dropped.kind,
+        "state": "dropped",
+    }
 
 
 # --- after the walk ----------------------------------------------------------------------------

@@ -51,7 +51,9 @@ class Parsed:
         return f"{line}:{column} {name}" if line else name
 
     def position(self, path: Path) -> tuple[int, int]:
-        """Line and column of the path, or of the nearest thing around it; (0, 0) where there is none."""
+        """Line and column of the path, or of the nearest thing around it; (0, 0) for what stands elsewhere."""
+        if path and path[:1] not in self.places:
+            return 0, 0
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, (0, 0))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from django.contrib.postgres.functions import TransactionNow
 from django.db import connection
-from django.utils import timezone
 
 from routing.configuration import (
     BudgetEntry,
@@ -162,7 +162,7 @@ def _model_plain(row: LanguageModel, price: Price | None) -> Plain:
 
 def prices_in_force() -> dict[int, Price]:
     """By model id: the newest price that is not of the future."""
-    past = Price.objects.filter(effective_from__lte=timezone.now())
+    past = Price.objects.filter(effective_from__lte=TransactionNow())
     newest = past.order_by("model_id", "-effective_from", "-id").distinct("model_id")
     return {price.model_id: price for price in newest}
 
@@ -222,8 +222,13 @@ def _budget_plain(row: Budget, key_names: Mapping[str, str]) -> Plain:
 
 
 def _settings_plain() -> Plain:
-    row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
+    row = _settings_row()
     return {name: _plain_value(name, getattr(row, name)) for name in SettingsEntry.model_fields}
+
+
+def _settings_row() -> RoutingSettings:
+    """Without a row the defaults are in force."""
+    return RoutingSettings.objects.filter(pk=SETTINGS_ID).first() or RoutingSettings(pk=SETTINGS_ID)
 
 
 SECTIONS: dict[str, Callable[[], Any]] = {
@@ -280,12 +285,14 @@ def _save_price(entry: ModelEntry) -> bool:
     if entry.input_usd_per_mtok is None:
         return False
     model = LanguageModel.objects.get(slug=entry.slug)
-    past = Price.objects.filter(model=model, effective_from__lte=timezone.now())
+    past = Price.objects.filter(model=model, effective_from__lte=TransactionNow())
     price = past.order_by("-effective_from", "-id").first()
     values = {name: getattr(entry, name) for name in PRICE_COLUMNS} | {"origin": entry.price_origin}
     if price is not None and all(getattr(price, name) == value for name, value in values.items()):
         return False
-    Price.objects.create(model=model, **values)
+    Price.objects.create(
+        model=model, effective_from=TransactionNow(), **values
+    )  # the database's clock decides what is in force
     return True
 
 
@@ -306,8 +313,8 @@ def scope_row(scope: Plain) -> Plain:
 
 def save_settings(entry: SettingsEntry) -> bool:
     values = {name: getattr(entry, name) for name in entry.model_fields_set}
-    row = RoutingSettings.objects.filter(pk=SETTINGS_ID).first()
-    if row is not None and all(getattr(row, name) == value for name, value in values.items()):
+    row = _settings_row()
+    if all(getattr(row, name) == value for name, value in values.items()):
         return False
     RoutingSettings.objects.update_or_create(pk=SETTINGS_ID, defaults=values)
     return True

@@ -9,6 +9,7 @@ the event's own UUIDv7, `at` is ISO 8601 in UTC, and `data` is null where it wou
 """
 
 import asyncio
+import concurrent.futures
 import json
 import logging
 import time
@@ -145,7 +146,9 @@ def group_of(topic: str) -> str:
 
 # One NOTIFY holds less than 8000 bytes, of which the envelope and its encoding take a share.
 MAX_EVENT_BYTES = 5500
-PUBLISH_SECONDS = 1.0
+PUBLISH_SECONDS = 1.0  # the caller's wait; the event itself may still arrive until SEND_SECONDS
+SEND_SECONDS = 5.0
+PROBE_SECONDS = 2.0
 REST_SECONDS = 2.0
 LOG_EVERY_SECONDS = 60.0
 
@@ -169,19 +172,21 @@ def publish(topics: str | Sequence[str], type: EventType, *, version: int, data:
 async def apublish(topics: str | Sequence[str], type: EventType, *, version: int, data: Payload) -> None:
     """publish() for asynchronous code, which has no transactions: tells the pages at once."""
     messages = _messages(topics, type, version, data)
-    if not _health.resting:
-        try:
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                await background_loop().run(_send(messages))
-        except Exception as error:  # the work that is reported on must survive whatever fails here
-            _health.failed(error)
+    if _health.resting:
+        return
+    try:
+        sending = asyncio.wrap_future(background_loop().submit(_send(_layer(), messages)))
+        await asyncio.wait({sending}, timeout=PUBLISH_SECONDS)
+        _health.settle(sending)
+    except Exception as error:  # the work that is reported on must survive whatever fails here
+        _health.failed(error)
 
 
 def probe() -> float:
     """Seconds that one message takes out and back through the live layer. Raises Unavailable."""
     began = time.monotonic()
     try:
-        _wait(background_loop().submit(_round_trip()), 2 * PUBLISH_SECONDS)
+        background_loop().submit(_round_trip(_layer())).result(SEND_SECONDS)
     except Exception as error:  # every failure of every transport means the same here
         raise Unavailable("the live layer does not answer") from error
     return time.monotonic() - began
@@ -216,16 +221,21 @@ def _check_fields(event: Event, type: str, data: Payload) -> None:
 
 
 def _message(topic: str, body: dict[str, Any]) -> dict[str, Any]:
-    frame = json.dumps({"topic": topic, **body}, default=_plain, ensure_ascii=False)
-    if len(frame.encode()) > MAX_EVENT_BYTES:
-        frame = json.dumps({"topic": topic, **body, "data": None}, ensure_ascii=False)
+    frame = _encode({"topic": topic, **body})
+    if len(frame) > MAX_EVENT_BYTES:
+        frame = _encode({"topic": topic, **body, "data": None})
     # `key` and `version` let a socket that lags keep the newest state of each row.
     return {
         "type": "live.event",
         "key": f"{topic} {body['object']}",
         "version": body["version"],
-        "frame": frame,
+        "frame": frame.decode(),
     }
+
+
+def _encode(frame: dict[str, Any]) -> bytes:
+    """JSON as UTF-8; half of a surrogate pair, which has no UTF-8, becomes a question mark."""
+    return json.dumps(frame, default=_plain, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> str:
@@ -248,37 +258,40 @@ def _send_now(messages: list[Message]) -> None:
     if _health.resting:
         return
     try:
-        future = background_loop().submit(_send(messages))
-        if _loop_is_running():
-            future.add_done_callback(_health.note)  # waiting here would stop the caller's event loop
+        sending = background_loop().submit(_send(_layer(), messages))
+        if _loop_is_running():  # waiting would stop the caller's event loop
+            sending.add_done_callback(_health.note)
         else:
-            _wait(future, PUBLISH_SECONDS)
+            concurrent.futures.wait([sending], timeout=PUBLISH_SECONDS)
+            _health.settle(sending)
     except Exception as error:  # the work that is reported on must survive whatever fails here
         _health.failed(error)
 
 
-def _wait(future: "Future[None]", seconds: float) -> None:
-    try:
-        future.result(seconds)
-    except TimeoutError:
-        future.cancel()
-        raise
-
-
-async def _send(messages: list[Message]) -> None:
+def _layer() -> Any:
+    """The channel layer. Its first use in a process imports the transport, which is not the transport's time."""
     layer = get_channel_layer()
     if layer is None:
         raise Unavailable("no channel layer is configured")
-    await asyncio.gather(*(layer.group_send(group, message) for group, message in messages))
+    return layer
 
 
-async def _round_trip() -> None:
-    layer = get_channel_layer()
-    if layer is None:
-        raise Unavailable("no channel layer is configured")
-    channel = await layer.new_channel()
-    await layer.send(channel, {"type": "live.probe"})
-    await layer.receive(channel)
+async def _send(layer: Any, messages: list[Message]) -> None:
+    async with asyncio.timeout(SEND_SECONDS):
+        for group, message in messages:  # one by one: events leave in the order in which they were published
+            await layer.group_send(group, message)
+
+
+async def _round_trip(layer: Any) -> None:
+    async with asyncio.timeout(PROBE_SECONDS):
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "live.probe"})
+        await layer.receive(channel)
+        # A cancelled receive ends a channel: so do channels' own consumers leave.
+        leaving = asyncio.create_task(layer.receive(channel))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait({leaving})
 
 
 def _loop_is_running() -> bool:
@@ -300,7 +313,15 @@ class _Health:
     def resting(self) -> bool:
         return time.monotonic() < self._rest_until
 
-    def note(self, future: "Future[None]") -> None:
+    def settle(self, future: "Future[None] | asyncio.Future[None]") -> None:
+        """Take note of how a sending ended. Raises TimeoutError if it has not, and takes note later."""
+        if future.done():
+            self.note(future)
+        else:
+            future.add_done_callback(self.note)
+            raise TimeoutError
+
+    def note(self, future: "Future[None] | asyncio.Future[None]") -> None:
         if not future.cancelled() and (error := future.exception()) is not None:
             self.failed(error)
 

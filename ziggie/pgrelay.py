@@ -110,7 +110,8 @@ class Relay:
                 await self._listen(missed=failures > 0)
             except Exception as error:  # whatever ended this connection, the next one must be tried
                 if self._listening.is_set() or not failures:
-                    logger.warning("Live layer: the listening connection is lost, trying again: %s", error)
+                    reason = str(error).partition("\n")[0] or type(error).__name__
+                    logger.warning("Live layer: the listening connection is lost, trying again: %s", reason)
             failures = 0 if self._listening.is_set() else failures
             self._listening.clear()
             self._assembly = _Assembly()

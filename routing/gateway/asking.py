@@ -31,8 +31,7 @@ class Asker:
                 yield delta
             return
         async with AsyncExitStack() as stack:
-            if provider.max_concurrency is not None:
-                await stack.enter_async_context(health.slot(provider))
+            await stack.enter_async_context(health.slot(provider, candidate.model))
             if self._sink is None and first_token_seconds is None:
                 pieces = _whole(candidate, request)
             else:

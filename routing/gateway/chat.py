@@ -108,10 +108,12 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
     _close(call, answer, failure, key)
     if answer is not None:
         await stream.end(answer)
-    elif http.started and not http.gone:
-        await stream.fail(_explained(failure, call))
+        return
+    error = _explained(failure, call)
+    if http.started and isinstance(error, ZiggieError):
+        await stream.fail(error)
     else:
-        raise _explained(failure, call)
+        raise error
 
 
 class _Stream:
@@ -216,7 +218,7 @@ def _explained(failure: BaseException | None, call: service.OpenCall) -> Excepti
         return failure
     logger.error("call %s failed unexpectedly", call.id, exc_info=failure)
     error = RoutingError("the gateway failed")
-    error.http_status, error.code, error.call_id = 500, "internal", str(call.id)  # type: ignore[misc]
+    error.http_status, error.code, error.call_id = 500, "internal", str(call.id)
     return error
 
 

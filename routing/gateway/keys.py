@@ -13,6 +13,7 @@ from routing import database
 from ziggie.errors import Forbidden, RateLimited, Unauthorized
 
 CHECK_SECONDS = 0.5
+UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at this often
 STALE_SECONDS = 2.0  # older than this nobody is served from memory
 SCOPE = "gateway"
 MAX_KEY_CHARACTERS = 512
@@ -62,12 +63,11 @@ class KeyBook:
         elif age >= CHECK_SECONDS:
             self._start_refresh().add_done_callback(_look_again_later)
         key = self._keys.get(digest)
-        if key is None:
-            self._throttle(address)
+        if key is None and time.monotonic() - self._checked_at > UNKNOWN_CHECK_SECONDS:
             await self._refresh()  # it may have been made a moment ago
             key = self._keys.get(digest)
         if key is None or (key.expires_at is not None and key.expires_at <= datetime.now(UTC)):
-            self._count_guess(address)
+            self._count_guess(address)  # raises RateLimited
             raise Unauthorized("this API key is unknown, disabled or expired" if raw_key else "an API key is needed")
         if SCOPE not in key.scopes:
             raise Forbidden(f"this API key lacks the scope {SCOPE!r}")
@@ -76,13 +76,8 @@ class KeyBook:
 
     # --- guessing ---
 
-    def _throttle(self, address: str) -> None:
-        since, guesses = self._guesses.get(address, (0.0, 0))
-        left = since + GUESS_SECONDS - time.monotonic()
-        if guesses >= GUESSES and left > 0:
-            raise RateLimited("too many unknown API keys from this address", retry_after_seconds=left)
-
     def _count_guess(self, address: str) -> None:
+        """Raises RateLimited for an address that has tried too many."""
         now = time.monotonic()
         since, guesses = self._guesses.get(address, (now, 0))
         if now - since >= GUESS_SECONDS:
@@ -91,6 +86,9 @@ class KeyBook:
         self._guesses.move_to_end(address)
         if len(self._guesses) > MAX_ADDRESSES:
             self._guesses.popitem(last=False)
+        if guesses >= GUESSES:
+            left = since + GUESS_SECONDS - now
+            raise RateLimited("too many unknown API keys from this address", retry_after_seconds=left)
 
     # --- following the database ---
 

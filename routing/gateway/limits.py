@@ -26,7 +26,7 @@ MAX_GRANT = 2_000
 PATIENCE_SECONDS = 5.0
 KEPT_KEYS = 10_000
 
-TAKE = f"SELECT * FROM rate_take(%s::json, {MINUTE_SECONDS + int(GRANT_SECONDS)})"
+TAKE = "SELECT * FROM rate_take(%s::json, %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,9 @@ async def _take_batch(connection: database.Connection, asks: list[_Ask]) -> list
         }
         for place, ask in enumerate(asks)
     ]
-    cursor = await connection.execute(TAKE, (orjson.dumps(operations).decode(),), prepare=True)
+    cursor = await connection.execute(
+        TAKE, (orjson.dumps(operations).decode(), MINUTE_SECONDS + int(GRANT_SECONDS)), prepare=True
+    )
     grants = {row[0]: _Grant(*row[1:]) for row in await cursor.fetchall()}
     return [grants[place] for place in range(len(asks))]
 

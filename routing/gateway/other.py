@@ -192,7 +192,7 @@ class _Embedding:
         usage, outcome, error = Usage(), "error", ""
         try:
             codec = codec_for(model.provider)
-            sent = codec.encode_embed(self._texts, model)
+            sent = codec.encode_embed(self._texts, model, purpose="document")
             async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
                 answer = codec.decode_embed(await exchange.read(), sent)
             usage, outcome = answer.usage, "ok"

@@ -56,11 +56,11 @@ class Connection(asyncio.Protocol):
         self._heard_at = 0.0
         self._idle_seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._keep_alive = False
         self._reset()
 
     def _reset(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._status_bytes = 0
         self._headers: dict[str, str] = {}
         self._body: deque[bytes] = deque()
         self._buffered = 0
@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.head is not None:
+            self._keep_alive = self._parser.should_keep_alive()
             self._complete = True
             self._wake()
 
@@ -215,12 +216,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return (
-            self._complete
-            and self.transport is not None
-            and not self.transport.is_closing()
-            and self._parser.should_keep_alive()
-        )
+        return self._complete and self.transport is not None and not self.transport.is_closing() and self._keep_alive
 
     def close(self) -> None:
         if self.transport is not None:

@@ -20,9 +20,11 @@ class Checker:
         from referencing.jsonschema import specification_with
 
         dialect = schema.get("$schema", _DEFAULT) if isinstance(schema, Mapping) else _DEFAULT
+        if not isinstance(dialect, str):
+            raise ValueError("$schema is no string")
         base: Any = jsonschema.validators.validator_for({"$schema": dialect}, default=jsonschema.Draft202012Validator)
-        if base.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
-            raise ValueError(f"unknown schema dialect {str(dialect)[:80]!r}")
+        if base.META_SCHEMA.get("$schema", "").rstrip("#") != dialect.rstrip("#"):
+            raise ValueError(f"unknown schema dialect {dialect[:80]!r}")
         self.root: Any = dict(schema) if isinstance(schema, Mapping) else schema
         if isinstance(self.root, dict):
             # The registered class for a `$schema` would take the place of ours.

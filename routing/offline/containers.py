@@ -10,6 +10,7 @@ from routing.offline.insights import Insights, Item
 from routing.offline.leaves import Unfillable
 from routing.offline.roles import Place
 
+_MAX_REPEATED = 100  # equal values offered for a list of different ones before it is given up
 _MAX_MEMBERS = 1_000  # that a schema may demand of one list or object
 
 
@@ -57,12 +58,15 @@ def array(builder: Builder, schema: Mapping[str, Any], place: Place) -> list[Any
 
 def _distinct(present: list[Any], offered: Iterator[Any], count: float, *, unique: bool) -> list[Any]:
     taken: list[Any] = []
-    while len(taken) < count:
+    repeated = 0
+    while len(taken) < count and repeated < _MAX_REPEATED:
         value = next(offered, _distinct)
         if value is _distinct:
             break
         if not unique or (value not in present and value not in taken):
             taken.append(value)
+        else:
+            repeated += 1
     return taken
 
 
@@ -87,6 +91,10 @@ def _padding(builder: Builder, schema: Any, place: Place) -> Iterator[Any]:
     flat = builder.flat(schema)
     choices = [False, True] if flat.get("type") == "boolean" else flat.get("enum", ())
     yield from roles.ordered_choices(choices, place, builder.insights)
+    for text in (
+        patterns.examples(flat["pattern"], min_length=int(flat.get("minLength", 0))) if "pattern" in flat else ()
+    ):
+        yield from builder.tried({**flat, "enum": [text]}, _element(place, schema))
     for number in range(2 * _MAX_MEMBERS):
         item = Item(f"{roles.UNKNOWN} {number + 1}", name=f"{roles.UNKNOWN} {number + 1}", value=str(number))
         found = list(builder.tried(_pushed(flat, number), _element(place, schema, item)))

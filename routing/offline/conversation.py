@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from routing.offline import cues, transcript, words
 from routing.offline.transcript import Sentence
@@ -12,9 +13,8 @@ NAME = "Offline extractive"
 _LAST_PART = 20_000  # characters in which an unmarked question is looked for
 _MAX_TASK = 1_500  # characters; longer paragraphs are material, not a task
 
-_BLOCK = re.compile(
-    r"<([A-Za-z][\w-]{0,40})(?: [^<>\n]{0,200})?>\n?(.*?)</\1>|```[^\n`]*\n(.*?)```|\"\"\"\n?(.*?)\"\"\"", re.DOTALL
-)
+_OPENING = re.compile(r"<([A-Za-z][\w-]{0,40})(?: [^<>\n]{0,200})?>|```[^\n`]{0,80}\n|\"{3}")
+_MAX_UNCLOSED = 20  # kinds of opening marks without an end, after which a text is taken to hold no blocks
 _INLINE_TASK = re.compile(r"[^\n:：]{1,200}[:：]\s*(?=\S)")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _MARKER = re.compile(r"^\s*\[(\d{1,3})\](?!\()")
@@ -32,34 +32,74 @@ class Passage:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
 class Conversation:
-    """`document` is the text that a summary or an analysis is about, sentence by sentence."""
+    """What is asked and what may be quoted. Reads any text without raising; each part on first use."""
 
-    task: str
-    passages: tuple[Passage, ...]
-    document: tuple[Sentence, ...]
-    people: frozenset[str] = frozenset()
-    wants_summary: bool = False
-    wants_judgement: bool = False
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._texts = [(message.role, text_of(message)) for message in messages]
+        users = (place for place, (role, _) in enumerate(self._texts) if role == "user")
+        self._last = max(users, default=len(self._texts) - 1)
+        self.task, self._material = split(self._texts[self._last][1]) if self._texts else ("", "")
 
+    @cached_property
+    def _timed(self) -> tuple[str, list[Sentence]]:
+        """The newest user message that holds a time-stamped transcript, and its sentences."""
+        for role, text in reversed(self._texts):
+            if role == "user" and (found := transcript.parse(text)):
+                return text, found
+        return "", []
 
-def read(messages: Sequence[Message]) -> Conversation:
-    """Finds task and material; never raises, whatever the text."""
-    texts = [(message.role, text_of(message)) for message in messages]
-    last = max((place for place, (role, _) in enumerate(texts) if role == "user"), default=len(texts) - 1)
-    task, material = split(texts[last][1]) if texts else ("", "")
-    system = " ".join(text for role, text in texts if role == "system")
-    stamped = next((text for role, text in reversed(texts) if role == "user" and transcript.parse(text)), "")
-    timed = transcript.parse(stamped)
-    return Conversation(
-        task=task,
-        passages=tuple(_passages(texts, last, task=task, material=material)),
-        document=tuple(timed or _untimed(material or _earlier(texts, last))),
-        people=transcript.speakers(stamped),
-        wants_summary=bool(cues.WANTS_SUMMARY.search(task)),
-        wants_judgement=bool(cues.WANTS_JUDGEMENT.search(task) or cues.WANTS_JUDGEMENT.search(system)),
-    )
+    @cached_property
+    def document(self) -> tuple[Sentence, ...]:
+        """The text that a summary or an analysis is about, sentence by sentence."""
+        return tuple(self._timed[1] or _untimed(self._material or self._earlier()))
+
+    def _earlier(self) -> str:
+        """What was said before the last user message, for "summarise that"."""
+        told = (text for place, (role, text) in enumerate(self._texts) if place != self._last and role != "system")
+        return "\n\n".join(told)
+
+    @cached_property
+    def people(self) -> frozenset[str]:
+        """Who speaks in the transcript."""
+        return transcript.speakers(self._timed[0])
+
+    @cached_property
+    def wants_summary(self) -> bool:
+        return bool(cues.WANTS_SUMMARY.search(self.task))
+
+    @cached_property
+    def wants_judgement(self) -> bool:
+        """True if an opinion on somebody's work is asked for. Beside a transcript only plain words count:
+        whoever analyses one is told to check and to rate many things."""
+        told = _blocks(self._texts[self._last][1])[1].strip().splitlines() if self._texts else []
+        orders = [self.task, *told[:1], *told[-1:], *(text for role, text in self._texts if role == "system")]
+        cue = cues.DEMANDS_VERDICT.search
+        return any(cue(order) or (not self._timed[1] and cues.WANTS_JUDGEMENT.search(order)) for order in orders)
+
+    @cached_property
+    def passages(self) -> tuple[Passage, ...]:
+        """Every line but the question's own and those of earlier offline answers."""
+        return tuple(self._passages())
+
+    def _passages(self) -> Iterator[Passage]:
+        asked = words.terms(self.task)
+        for place, (role, text) in enumerate(self._texts):
+            marker = ""
+            for whole in lines(self._material if place == self._last else text):
+                line = whole
+                if found := _MARKER.match(line):
+                    marker = f"[{found[1]}]"
+                    line = line[found.end() :].strip()
+                line = cues.MATERIAL_LABEL.sub("", line)
+                if not line or line.startswith(NAME) or self._is_task(line, asked):
+                    continue
+                addressed = role in ("system", "user") and cues.DIRECTIVE.match(line)
+                yield Passage(line, marker, 0.4 if addressed else 1.0)
+
+    def _is_task(self, line: str, asked: list[str]) -> bool:
+        """The question itself, as it stands in an earlier message: it would answer itself best."""
+        return len(line) <= 2 * len(self.task) and words.terms(line) == asked
 
 
 def text_of(message: Message) -> str:
@@ -79,12 +119,32 @@ def split(text: str) -> tuple[str, str]:
     a first line that gives an order, a last paragraph that asks, a first one that asks, a last one that
     orders, a first line that introduces the rest, the last paragraph, the last question anywhere.
     """
-    blocks = [body for match in _BLOCK.finditer(text) if (body := next(filter(None, match.groups()[1:]), "")).strip()]
-    outside = _BLOCK.sub("\n\n", text).strip() if blocks else text
+    blocks, outside = _blocks(text)
     if blocks and 0 < len(outside) <= 4 * _MAX_TASK:
-        question = _split_plain(outside)[0]
-        return question, outside.replace(question, "", 1) + "\n\n" + "\n\n".join(blocks)
+        task, rest = _split_plain(outside)
+        return task, "\n\n".join([rest, *blocks])
     return _split_plain(text)
+
+
+def _blocks(text: str) -> tuple[list[str], str]:
+    """What stands between tags, fences or triple quotes, and the text without it."""
+    blocks: list[str] = []
+    outside: list[str] = []
+    unclosed: set[str] = set()
+    end = 0
+    while (opening := _OPENING.search(text, end)) and len(unclosed) < _MAX_UNCLOSED:
+        closing = f"</{opening[1]}>" if opening[1] else opening[0][:3]
+        found = -1 if closing in unclosed else text.find(closing, opening.end())
+        if found < 0:
+            unclosed.add(closing)
+            outside.append(text[end : opening.end()])
+            end = opening.end()
+            continue
+        outside.append(text[end : opening.start()] + "\n\n")
+        blocks.append(text[opening.end() : found])
+        end = found + len(closing)
+    outside.append(text[end:])
+    return [block for block in blocks if block.strip()], "".join(outside).strip()
 
 
 def _split_plain(text: str) -> tuple[str, str]:
@@ -169,21 +229,6 @@ def _without(text: str, asked: str) -> str:
     return text
 
 
-def _passages(texts: Sequence[tuple[str, str]], last: int, *, task: str, material: str) -> Iterator[Passage]:
-    asked = words.terms(task)
-    for place, (role, text) in enumerate(texts):
-        marker = ""
-        for line in lines(material if place == last else text):
-            if found := _MARKER.match(line):
-                marker = f"[{found[1]}]"
-                line = line[found.end() :].strip()  # noqa: PLW2901 - the marker is no part of the quotation
-            line = cues.MATERIAL_LABEL.sub("", line)  # noqa: PLW2901 - nor is "Context:"
-            if not line or line.startswith(NAME) or words.terms(line) == asked:
-                continue
-            addressed = role in ("system", "user") and cues.DIRECTIVE.match(line)
-            yield Passage(line, marker, 0.4 if addressed else 1.0)
-
-
 def lines(text: str) -> Iterator[str]:
     """The sentences of a text; wrapped lines are joined, JSON is cut into fields, long ones at commas."""
     for line in _unwrapped(text.splitlines()):
@@ -214,13 +259,8 @@ def _unwrapped(raw: Iterable[str]) -> Iterator[str]:
         yield held
 
 
-def _earlier(texts: Sequence[tuple[str, str]], last: int) -> str:
-    """What the conversation held before its last user message, for "summarise that"."""
-    return "\n\n".join(text for place, (role, text) in enumerate(texts) if place != last and role != "system")
-
-
 def _untimed(material: str) -> Iterator[Sentence]:
     for line in _unwrapped(material.splitlines()):
         for piece in words.sentences(line):
-            if not piece.startswith(NAME) and words.terms(piece):
+            if not piece.startswith(NAME) and words.has_words(piece):
                 yield from (Sentence(part) for part in transcript.cut(piece))

@@ -14,16 +14,16 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 # --- tasks -----------------------------------------------------------------------------------------
 
-_POLITE = r"^\W*(?:please |can you |could you |now )*"
+_POLITE = r"^\W{0,20}(?:please |can you |could you |now )*"
 _TASK_VERBS = _either(
     r"""
-    summar\w+ | tl;?dr | explain | describe | outline | condense | recap | sum up | list(?!\s*[:=]) | extract |
-    analy[sz]e | translate | write | draft(?!\s*[:=]) | generate | create | merge | combine | synthesi[sz]e | consolidate |
-    review(?!\s*[:=]) | rate(?!\s*[:=]) | judge | grade(?!\s*[:=]) | verify | evaluate | classify | improve | rewrite | refine | compare |
-    identify | find | name(?!\s*[:=]) | résum\w+ | expli\w+ | décri\w+ | fasse | fass | zusammenfass\w+ | erklär\w+ |
-    resum\w+ | riassum\w+ | spiega\w*
+    summar\w+ | tl;?dr | explain | describe | outline | condense | recap | sum up | extract | analy[sz]e | translate |
+    write | generate | create | merge | combine | synthesi[sz]e | consolidate | judge | verify | evaluate | classify |
+    improve | rewrite | refine | compare | identify | find | résum\w+ | expli\w+ | décri\w+ | fasse | fass |
+    zusammenfass\w+ | erklär\w+ | resum\w+ | riassum\w+ | spiega\w*
     """
 )
+_VERBS_AND_NOUNS = _either("draft | grade | list | name | rate | review | score")
 _SUMMARY_WORDS = _either(
     r"""
     summar(?:y|ies|i[sz]\w*) | tl;?dr | explain | describe | outline | condense | recap | sum up | key points |
@@ -31,7 +31,10 @@ _SUMMARY_WORDS = _either(
     expliqu\w+ | zusammenfass\w+ | fass\w*\s.*zusammen | erklär\w+ | resum\w+ | explic\w+ | riassum\w+
     """
 )
-TASK_VERB = _compiled(rf"{_POLITE}{_TASK_VERBS}\b|^\W*(?:请|總結|总结|概括|解释|要約|翻译)")
+TASK_VERB = _compiled(
+    rf"{_POLITE}(?:{_TASK_VERBS}\b|{_VERBS_AND_NOUNS}\b(?!\s*[:=]))"
+    r"|^\W{0,20}(?:请|總結|总结|概括|解释|要約|翻译)"
+)
 _LESSER_VERBS = _either(
     """
     answer | calculate | convert | count | decide | determine | fill | fix | give | help | label | look | make | parse |
@@ -47,10 +50,20 @@ _TASK_LABELS = _either(
 _MATERIAL_LABELS = _either(
     "context | document | passages? | text | source | transcript | content | metrics | notes? | 上下文 | 文本"
 )
-LABELLED_TASK = re.compile(rf"^\W*(?:user(?:'s)? )?{_TASK_LABELS}\W{{0,3}}[:：]\W*(.*)$", re.IGNORECASE | re.MULTILINE)
-MATERIAL_LABEL = _compiled(rf"^\W*{_MATERIAL_LABELS}\s*[:：]\s*")
+LABELLED_TASK = re.compile(
+    rf"^[^\w\n]{{0,20}}(?:user(?:'s)? )?{_TASK_LABELS}[^\w\n]{{0,3}}[:：][^\w\n]{{0,20}}(.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+MATERIAL_LABELS = _either(
+    "context | document | passages? | text | source | transcript | content | metrics | notes? | 上下文 | 文本"
+)
+LABELLED_TASK = re.compile(
+    rf"^[^\w\n]{{0,20}}(?:user(?:'s)? )?{_TASK_LABELS}[^\w\n]{{0,3}}[:：][^\w\n]{{0,20}}(.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+MATERIAL_LABEL = _compiled(rf"^\W{{0,20}}{_MATERIAL_LABELS}\s*[:：]\s*")
 DIRECTIVE = _compiled(
-    r"^\W*"
+    r"^\W{0,20}"
     + _either(
         r"""
         you(?:'re)?\b | your (?:task|job|role|answer) | please | answer | reply | respond | return |
@@ -64,15 +77,18 @@ DIRECTIVE = _compiled(
 # --- judgements ------------------------------------------------------------------------------------
 
 _VERDICT = r"(?:APPROVED?|REJECT(?:ED)?|PASS|FAIL)"
-_WORK = r"(?i:answers?|response|draft|output|claims?|result|code|solution|analysis|work)"
+_JUDGED = r"(?i:answers?|response|draft|claims?|code|solution)"
 _GOOD = r"(?i:correct|right|acceptable|valid|better|best|good|complete)"
+DEMANDS_VERDICT = re.compile(
+    r"\b(?i:verdict|LGTM|approve or reject|cast your vote|vote for)\b"
+    rf"|\b{_VERDICT}\b\W{{1,10}}(?:(?:or|and)\W{{1,10}})?{_VERDICT}\b"
+)
 WANTS_JUDGEMENT = re.compile(
-    r"\b(?i:verdict|LGTM|approve or reject|judge|grade|cast your vote|vote for)\b"
-    rf"|\b{_VERDICT}\b\W+(?:or|and|/)?\W*\b{_VERDICT}\b"
-    r"|\b(?i:score|rate)\b[^.\n]{0,60}\b(?i:from|out of|between|on a scale|0-|1-)"
-    rf"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b[^.\n]{{0,40}}\b{_WORK}\b"
-    rf"|\b{_WORK}\b[^.\n]{{0,20}}\b(?i:is|are) {_GOOD}\b"
-    rf"|\b(?i:is|are) (?i:this|the|that|these)(?: \w+){{0,2}} {_WORK}\b[^.\n]{{0,20}}\b{_GOOD}\b"
+    r"\b(?i:judge|grade)\b"
+    r"|\b(?i:score|rate)\b(?! (?i:your|the) confidence)[^.\n]{0,60}\b(?i:from|out of|between|on a scale|0-|1-)"
+    rf"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b(?![^.\n]{{0,40}}\byour\b)[^.\n]{{0,40}}\b{_JUDGED}\b"
+    rf"|(?<!your )\b{_JUDGED}\b[^.\n]{{0,20}}\b(?i:is|are) {_GOOD}\b"
+    rf"|\b(?i:is|are) (?i:this|the|that|these)(?: \w+){{0,2}} {_JUDGED}\b[^.\n]{{0,20}}\b{_GOOD}\b"
     r"|\b(?i:which|better) (?i:answer|response|draft)\b"
 )
 

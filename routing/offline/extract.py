@@ -38,16 +38,16 @@ def _capitalised(sentences: Sequence[str], *, people: Iterable[str]) -> dict[str
     capitals = sum(count for word, count in written.items() if word[0].isupper())
     if capitals > 0.5 * written.total():
         return {}  # titles and shouted captions capitalise everything
-    persons = {part.lower() for name in people for part in (name, *name.split())}
+    never = lexicon.NOT_TOOLS | {part.lower() for name in people for part in (name, *name.split())}
     places: Counter[str] = Counter()
     for sentence in sentences:
         places.update(_mid_sentence_names(sentence))
     scores: dict[str, float] = {}
     for name, count in places.items():
-        everyday = lexicon.NOT_TOOLS | persons | (stopwords.ALL if not _ACRONYM.match(name) else frozenset())
-        if not name or name.lower() in everyday or (weight := _name_weight(name, count, lower)) == 0:
-            continue
-        scores[name] = weight
+        ordinary = name.lower() in stopwords.ALL and not _ACRONYM.match(name)
+        weight = _name_weight(name, max(count, written[name]), lower)
+        if name and weight and not ordinary and name.lower() not in never:
+            scores[name] = weight
     return scores
 
 
@@ -98,8 +98,8 @@ _SPOKEN = rf"(?:point|(?:{_NUMBER_WORD})\b)(?:[ -](?:point|(?:{_NUMBER_WORD})\b)
 _NUMBER = rf"(?:-?\d+(?:[.,]\d+)*(?:e-?\d+)?\s?(?:%|percent\b|k\b|gb\b|mb\b|px\b|ms\b)?|{_SPOKEN})"
 _PARAMETER = "|".join(re.escape(name) for name in sorted(lexicon.PARAMETERS, key=lambda name: (-len(name), name)))
 _BINDING = (
-    r"(?:(?:\s*(?:[:=]|：)\s*)|(?:\s*(?:is|are|of|to|at|as|was|value|set|setting|around|about|roughly|equals?|be|should|up|down|"
-    r"here|again|de|à|est|sur|auf|ist|von|en|es|a|设为|设置为|为|是|到)\b\s*){0,4}\s*)"
+    r"(?:\s+(?:is|are|of|to|at|as|was|value|set|setting|around|about|roughly|equals?|be|should|up|down|here|again|de|à|est|sur|"
+    r"auf|ist|von|en|es)\b){0,4}\s*(?:[:=：]|设为|设置为|为|是|到)?\s*"
 )
 _WORD_EDGE = r"(?<![^\W_])"
 _NAME_THEN_NUMBER = re.compile(rf"{_WORD_EDGE}({_PARAMETER}){_BINDING}({_NUMBER})(?![\w])", re.IGNORECASE)

@@ -60,7 +60,7 @@ class Insights:
 
     @cached_property
     def terms(self) -> list[list[str]]:
-        return [words.terms(text) for text in self.texts]
+        return [words.subject_terms(text) for text in self.texts]
 
     @cached_property
     def language(self) -> str:
@@ -68,7 +68,7 @@ class Insights:
 
     @cached_property
     def scores(self) -> list[float]:
-        return ranking.centrality(self.terms)
+        return ranking.importance(self.texts)
 
     def best(self, count: int, *, among: Callable[[int], bool] = lambda place: True) -> list[Item]:
         """The `count` top-ranked distinct sentences in the order of the text."""
@@ -96,7 +96,7 @@ class Insights:
     @cached_property
     def key_points(self) -> list[Item]:
         """The best sentence of each stretch of the talk, in the order of time."""
-        size = min(KEY_POINTS, max(1, len(self.texts) // 3))
+        size = min(KEY_POINTS, max(3, len(self.texts) // 3))
         points: dict[str, Item] = {}
         for stretch in extract.spread(len(self.texts), size):
             place = max(stretch, key=lambda place: (len(self.terms[place]) >= _FRAGMENT, self.scores[place], -place))
@@ -116,7 +116,13 @@ class Insights:
 
     @cached_property
     def settings(self) -> list[Item]:
-        found = extract.settings(self.texts)
+        # Captions without full stops are cut anywhere: a parameter may stand before the cut, its number behind.
+        following = [" ".join(text.split()[:4]) for text in self.texts[1:]] + [""]
+        said = [
+            text if words.ends_sentence(text) else f"{text} {after}"
+            for text, after in zip(self.texts, following, strict=False)
+        ]
+        found = extract.settings(said)
         return [Item(f"{name} {value}", name=name, value=value) for name, value in found]
 
     @cached_property

@@ -12,7 +12,7 @@ _TOOLS = """
     Checkpoint Loader | Cinema 4D | Civitai | Claude | CLIP | CodeCarbon | ComfyUI | ComfyUI Manager |
     ControlNet | CUDA | Cursor | DaVinci Resolve | DeepSeek | Diffusers | Django | Docker | DreamBooth |
     ElevenLabs | ESRGAN | FFmpeg | Figma | FLUX | Fooocus | Gemini | GIMP | GitHub | Godot | GPT-4 | Gradio |
-    Houdini | Hugging Face | Hunyuan | Illustrator | InstantID | IP-Adapter | IPAdapter | Jupyter | Keras |
+    Houdini | Hugging Face | Hunyuan | Illustrator | InstantID | IP-Adapter  | Jupyter | Keras |
     Kling | Krita | KSampler | Kubernetes | LangChain | Llama | llama.cpp | LM Studio | LoRA | Maya | Meshy |
     Midjourney | Mixamo | Mixtral | MLX | n8n | Node.js | NumPy | Ollama | OpenAI | OpenCV | OpenPose | Pandas |
     Photoshop | PostgreSQL | Premiere Pro | PyTorch | Qwen | React | Redis | Runway | SAM 2 | SD 1.5 | SDXL |
@@ -38,7 +38,7 @@ TOOLS: dict[str, str] = {_key(name): name for name in (part.strip() for part in 
 
 def _spoken(name: str) -> str:
     """A pattern for the name that allows spaces where it has a space, a hyphen or a hump."""
-    humps = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", " ", name)
+    humps = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s-]+", " ", name)
     return re.escape(humps).replace("\\ ", r"[\s-]?")
 
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from routing.offline import conversation, quoting, words
+from routing.offline import quoting, words
+from routing.offline.conversation import Conversation, text_of
 from routing.offline.insights import MAX_CONFIDENCE, MIN_CONFIDENCE, Insights, snake
 from routing.offline.leaves import Unfillable
 from routing.offline.schema import fill
@@ -28,7 +29,7 @@ from routing.types import (
 )
 
 MODEL = "offline-extractive"
-MAX_CHARACTERS = 4_000_000
+MAX_CHARACTERS = 2_000_000
 # Elements in a list of a JSON answer: fewer are given where the answer would not fit max_output_tokens.
 _ITEMS = (10, 4, 2, 0)
 _PIECE = 200  # characters of a streamed JSON answer
@@ -45,7 +46,7 @@ def answer(request: ChatRequest) -> ChatResult:
     if request.json_schema is not None:
         text = _json_answer(request)
     else:
-        said, sure = quoting.answer(conversation.read(request.messages))
+        said, sure = quoting.answer(Conversation(request.messages))
         text = json.dumps({"answer": said, "confidence": sure}, ensure_ascii=False) if request.json_object else said
     text, stop_reason = _ended(text, request)
     return ChatResult(
@@ -88,7 +89,7 @@ def confidence(request: ChatRequest, result: ChatResult) -> float:
     """How sure an answer of ours is, 20-60: what its JSON states, else worked out again from the request."""
     if request.json_schema is not None and (stated := _stated_confidence(result.text)) is not None:
         return min(MAX_CONFIDENCE, max(MIN_CONFIDENCE, stated))
-    reading = conversation.read(request.messages)
+    reading = Conversation(request.messages)
     return Insights(reading).confidence if request.json_schema is not None else quoting.answer(reading)[1]
 
 
@@ -109,14 +110,14 @@ def _checked(request: ChatRequest) -> list[str]:
         raise UnsupportedByProvider("the offline model reads no images")
     if request.tool_choice not in ("", "auto", "none"):
         raise UnsupportedByProvider("the offline model calls no tools")
-    texts = [conversation.text_of(message) for message in request.messages]
+    texts = [text_of(message) for message in request.messages]
     if sum(map(len, texts)) > MAX_CHARACTERS:
         raise ProviderError("context_overflow", f"more than {MAX_CHARACTERS} characters", retryable=False)
     return texts
 
 
 def _json_answer(request: ChatRequest) -> str:
-    insights = Insights(conversation.read(request.messages))
+    insights = Insights(Conversation(request.messages))
     assert request.json_schema is not None
     text = ""
     for items in _ITEMS:

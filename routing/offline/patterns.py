@@ -8,7 +8,7 @@ from typing import Any
 
 _MATCH_SECONDS = 0.05
 _MAX_LENGTH = 5_000
-_FILLERS = ("a", "A", "0", "x", "z", " ")
+_FILLERS = "aA0xz 123456789bcdefBCDEF_-"
 _CATEGORY = {"DIGIT": "0", "NOT_DIGIT": "a", "SPACE": " ", "NOT_SPACE": "a", "WORD": "a", "NOT_WORD": "-"}
 _TRIES = "aA0-_ .:/@x1z"
 

@@ -102,7 +102,7 @@ def summary(conversation: Conversation, *, count: int = _SUMMARY_SENTENCES) -> s
     texts = [each.text for each in conversation.document]
     if len(texts) < 2:
         return ""
-    scores = ranking.centrality([words.terms(text) for text in texts])
+    scores = ranking.importance(texts)
     best = sorted(range(len(texts)), key=lambda place: (-scores[place], place))[: min(count, max(1, len(texts) // 2))]
     return " ".join(texts[place] for place in sorted(best))
 

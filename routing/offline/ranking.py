@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
+from routing.offline import words
+
 # The similarity graph grows with the square of the sentences: longer texts send their best ones.
 GRAPH_SENTENCES = 400
 _BLOCKS = 40
@@ -15,8 +17,19 @@ _BM25_B = 0.5
 Terms = Sequence[str]
 
 
+def importance(sentences: Sequence[str]) -> list[float]:
+    """One score a sentence, 0 or more: how much of the whole text it stands for, and how little of it is
+    filler. Speech is full of sentences that resemble each other and say nothing."""
+    terms = [words.subject_terms(sentence) for sentence in sentences]
+    scores = centrality(terms)
+    dense = (
+        min(1.0, len(found) / max(1, len(words.tokens(text)))) for found, text in zip(terms, sentences, strict=True)
+    )
+    return [round(score * share**2, 12) for score, share in zip(scores, dense, strict=True)]
+
+
 def centrality(sentences: Sequence[Terms]) -> list[float]:
-    """One score a sentence, 0 or more: how much of the whole text it stands for.
+    """One score a sentence, 0 or more: its PageRank among the sentences that share its words.
 
     Texts of more than GRAPH_SENTENCES sentences are thinned evenly first; a sentence that was
     thinned out scores 0.
@@ -83,7 +96,7 @@ def _page_rank(vectors: Sequence[dict[str, float]]) -> list[float]:
 
 def _length_weight(term_count: int) -> float:
     """Fragments say little alone, and a monster sentence is no summary."""
-    return min(1.0, term_count / 6) * min(1.0, 40 / max(term_count, 1))
+    return min(1.0, term_count / 6) ** 2 * min(1.0, 40 / max(term_count, 1))
 
 
 def relevance(query: Terms, lines: Sequence[Terms], *, weak: frozenset[str] = frozenset()) -> list[tuple[float, float]]:

@@ -94,13 +94,13 @@ ALL: frozenset[str] = frozenset().union(*BY_LANGUAGE.values())
 # Words that a question may hinge on but that name no topic of a talk.
 TOPIC_NOISE: frozenset[str] = _words(
     """
-    able add added bit call called change days different end example examples fact finally found hours idea
-    important interesting late later minute minutes moment morning move moving name number ones people person
-    place point possible question questions quickly ready reason simple simply single start started step steps
-    stuff time times today tomorrow tonight use used useful uses using video way week weeks work worked working
-    works world year years yesterday appelle chose choses cinq deux exemple façon quatre question suis temps
-    trois utilise utiliser utilisez utilisons vidéo zwei drei beispiel frage fragen zeit ejemplo tiempo tres
-    vídeo esempio tempo exemplo coisa dois voorbeeld tijd twee
+    able add added appelle beispiel bit call called change chose choses cinq coisa days deux different dois drei
+    ejemplo end esempio example examples exemple exemplo fact façon feel finally found frage fragen hours idea
+    important interesting late later mean minute minutes moment month morning move moving name nice number ones
+    people person place point possible quatre question questions quickly ready reason sense simple simply single
+    sounds start started step steps stuff suis tempo temps term terms thanks think tiempo tijd time times today
+    tomorrow tonight tres trois twee use used useful uses using utilise utiliser utilisez utilisons video vidéo
+    voorbeeld vídeo way week weeks work worked working works world year years yesterday zeit zwei
     """
 )
 

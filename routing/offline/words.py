@@ -1,8 +1,9 @@
 """Sentences and terms of any language, by rules alone: no data files, no downloads."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 from routing.offline import stopwords
 
@@ -73,6 +74,9 @@ def stem(word: str) -> str:
     return word
 
 
+_NOISE = frozenset(map(stem, sorted(stopwords.TOPIC_NOISE)))
+
+
 def is_stop_word(word: str) -> bool:
     return word in stopwords.ALL or (len(word) == 1 and not word.isdigit())
 
@@ -88,11 +92,20 @@ def terms(text: str) -> list[str]:
     return found
 
 
-def _pairs(run: str) -> Iterable[str]:
+def subject_terms(text: str) -> list[str]:
+    """The terms without those that every talk is full of."""
+    return [term for term in terms(text) if term not in _NOISE]
+
+
+def _pairs(run: str) -> list[str]:
+    grammar = stopwords.CJK_FUNCTION
     if len(run) == 1:
-        return () if run in stopwords.CJK_FUNCTION else (run,)
-    pairs = (run[i : i + 2] for i in range(len(run) - 1))
-    return (pair for pair in pairs if not all(char in stopwords.CJK_FUNCTION for char in pair))
+        return [] if run in grammar else [run]
+    return [one + other for one, other in pairwise(run) if one not in grammar or other not in grammar]
+
+
+def has_words(text: str) -> bool:
+    return bool(_TOKEN.search(text))
 
 
 def language_of(text: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -79,7 +79,8 @@ class System:
     def kill_all(self) -> None:
         """kill -9 of every process at once, as a power cut would."""
         for process in self.processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait(STOP_SECONDS)
 
     def processes(self) -> list[psutil.Process]:

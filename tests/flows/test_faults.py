@@ -1,6 +1,7 @@
 """Real providers' wire formats, sudden deaths, and retuning while it runs."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -84,7 +85,7 @@ def test_a_worker_killed_in_mid_analysis_costs_neither_the_video_nor_a_second_ch
     slow = Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500, first_token=6)
     world.anthropic.queue(slow)
     video = post_video(world.system, world.key, priority="high")
-    until(lambda: world.calls(), 60, world.system.output)
+    until(world.calls, 60, world.system.output)
     for process in world.system.processes_of("manage.py worker"):
         process.send_signal(signal.SIGKILL)
     body = analysed(world.system, world.key, video["id"], 150)
@@ -96,7 +97,7 @@ def test_a_worker_killed_in_mid_analysis_costs_neither_the_video_nor_a_second_ch
 def test_a_power_cut_in_mid_analysis_is_made_good_by_the_next_start(world: World) -> None:
     world.anthropic.queue(Reply(text=json.dumps(insights(95)), first_token=6))
     video = post_video(world.system, world.key, priority="high")
-    until(lambda: world.calls(), 60, world.system.output)
+    until(world.calls, 60, world.system.output)
     world.system.kill_all()
     world.system.start()
     body = analysed(world.system, world.key, video["id"], 150)
@@ -107,10 +108,8 @@ def test_a_power_cut_in_mid_analysis_is_made_good_by_the_next_start(world: World
 def test_a_killed_database_in_mid_analysis_is_restarted_and_the_work_finished(world: World) -> None:
     world.anthropic.queue(Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500, first_token=4))
     video = post_video(world.system, world.key, priority="high")
-    until(lambda: world.calls(), 60, world.system.output)
+    until(world.calls, 60, world.system.output)
     pid = int((world.system.home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-    import os
-
     os.kill(pid, signal.SIGKILL)
     body = analysed(world.system, world.key, video["id"], 150)
     assert body["state"] == "analysed"

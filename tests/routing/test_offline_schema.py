@@ -195,9 +195,16 @@ def test_a_schema_of_contradictions_is_filled_or_refused_as_a_bad_request(schema
     try:
         filled(schema)
     except ProviderError as error:
-        assert error.kind == "bad_request"
-        assert not error.retryable
+        problem = (error.kind, error.retryable)
+    else:
+        problem = ("bad_request", False)
+    assert problem == ("bad_request", False)
 
+
+KIND = {"type": "object", "properties": {"kind": {"const": "x"}}, "required": ["kind"]}
+NODES = {"type": "array", "items": {"$ref": "#/$defs/node"}}
+DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
 
 # --- single keywords ---------------------------------------------------------------------------------
 
@@ -223,18 +230,18 @@ def test_a_schema_of_contradictions_is_filled_or_refused_as_a_bad_request(schema
         {"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "items": False, "minItems": 2},
         {"type": "object", "minProperties": 3, "additionalProperties": {"type": "integer"}},
         {"type": "object", "minProperties": 2, "propertyNames": {"pattern": "^[a-z]{4}$"}},
-        {"type": "object", "patternProperties": {"^s_": {"type": "string"}}, "additionalProperties": False, "minProperties": 2},
+        {"type": "object", "patternProperties": {"^s_": {}}, "additionalProperties": False, "minProperties": 2},
         {"type": "object", "required": ["unlisted"]},
         {"type": "object", "properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["c"]}, "required": ["a"]},
         {"allOf": [properties(a={"type": "string"}) | {"additionalProperties": True}, {"required": ["b"]}]},
         {"oneOf": [{"type": "string", "maxLength": 5}, {"type": "string", "minLength": 3}]},
-        {"if": {"properties": {"kind": {"const": "x"}}}, "then": {"required": ["y"]}, "properties": {"kind": {"const": "x"}}, "type": "object", "required": ["kind"]},
+        KIND | {"if": {"properties": {"kind": {"const": "x"}}}, "then": {"required": ["y"]}},
         {"not": {"type": "string"}},
-        {"$ref": "#/$defs/node", "$defs": {"node": properties(name={"type": "string"}, children={"type": "array", "items": {"$ref": "#/$defs/node"}})}},
+        {"$ref": "#/$defs/node", "$defs": {"node": properties(name={"type": "string"}, children=NODES)}},
         {"$defs": {"n": properties(next={"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]})}, "$ref": "#/$defs/n"},
         {"$id": "https://example.org/s", "$ref": "#here", "$defs": {"x": {"$anchor": "here", "type": "integer"}}},
-        {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"type": "string"}], "additionalItems": False, "minItems": 1},
-        {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer", "minimum": 3, "exclusiveMinimum": True},
+        DRAFT_7 | {"type": "array", "items": [{"type": "string"}], "additionalItems": False, "minItems": 1},
+        DRAFT_4 | {"type": "integer", "minimum": 3, "exclusiveMinimum": True},
         {"type": "object", "properties": {"$schema": {"type": "string"}}, "required": ["$schema"]},
         True,
         {},
@@ -340,9 +347,13 @@ def test_a_schema_without_room_for_a_word_still_gets_its_answer() -> None:
 def test_a_judgement_never_claims_approval_while_the_schema_allows_another(verdicts: list[str], given: str) -> None:
     prompt = "Review this answer and give a verdict.\n\nAnswer: 2 + 2 = 4. It was approved, correct, valid and passed."
     schema = properties(
-        verdict={"enum": verdicts}, approved={"type": "boolean"}, score={"type": "integer", "minimum": 1, "maximum": 10},
-        confidence={"type": "number"}, findings={"type": "array", "items": {"type": "string"}}, reason={"type": "string"},
-    )  # fmt: skip
+        verdict={"enum": verdicts},
+        approved={"type": "boolean"},
+        score={"type": "integer", "minimum": 1, "maximum": 10},
+        confidence={"type": "number"},
+        findings={"type": "array", "items": {"type": "string"}},
+        reason={"type": "string"},
+    )
     form = filled(schema, prompt)
     assert form["verdict"] == given
     assert form["approved"] is False

@@ -41,3 +41,8 @@ def test_the_estimate_is_near_a_real_tokenizer(text: str, tokens: int) -> None:
 def test_a_whole_is_never_more_than_its_parts(first: str, second: str) -> None:
     assert estimate_tokens(first + second) <= estimate_tokens(first) + estimate_tokens(second)
     assert estimate_tokens(first + second) >= estimate_tokens(first)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_plain_ascii_is_counted_by_the_same_weights_as_text_of_all_scripts(text: str) -> None:
+    assert estimate_tokens(text * 4 + "字") == estimate_tokens(text * 4) + 1

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from urllib.parse import quote
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def database_url(config: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from django.test import override_settings
 
 from ziggie import live
 from ziggie.background import background_loop
+from ziggie.consumers import Close
 from ziggie.errors import Unavailable
 from ziggie.pglayer import PostgresChannelLayer
 
@@ -189,6 +191,13 @@ def test_the_largest_event_with_data_still_fits_into_one_notification(read: Any)
     assert frames()[0]["data"]["error"] == "é" * 2_600
 
 
+@pytest.mark.django_db(transaction=True)
+def test_text_that_has_no_utf8_does_not_stop_an_event(read: Any) -> None:
+    frames = read("runs")
+    publish(error="half \ud83d a pair\x00")
+    assert frames()[0]["data"]["error"] == "half ? a pair\x00"
+
+
 @pytest.mark.parametrize(
     ("topics", "type_", "data", "says"),
     [
@@ -291,3 +300,13 @@ def test_the_probe_takes_a_message_out_and_back(layer: PostgresChannelLayer, bro
     channel_layers.set("default", broken)
     with pytest.raises(Unavailable):
         live.probe()
+
+
+def test_every_event_field_and_close_code_is_documented(settings: Any) -> None:
+    text = (settings.BASE_DIR / "docs" / "live.md").read_text()
+    for name, event in live.EVENTS.items():
+        [line] = [line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        fields = event.payload.__required_keys__ | event.payload.__optional_keys__
+        assert all(re.search(rf"\b{field}\b", line) for field in fields), name
+        assert all(f"`{re.sub('{.*}', 'ID', topic)}`" in line for topic in event.topics), name
+    assert all(f"| {code.value} |" in text for code in Close)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from django.db import connection
 from django.test import Client
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from tests.ziggie.live_process import database_url, web_server
+from tests.ziggie.live_process import CHROMIUM, database_url, web_server
 from ziggie import live
 from ziggie.pglayer import GAP_GROUP, GAP_TYPE, PostgresChannelLayer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 APPLICATION = "tests.ziggie.live_site:application"
 RUNS = [f"01890a5d-ac96-774b-bcce-b302099a80{number:02x}" for number in range(10)]
 

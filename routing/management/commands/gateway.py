@@ -1,0 +1,33 @@
+"""`manage.py gateway`: the gateway alone, for speed and for replicas."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+
+from ziggie.commands import ZiggieCommand
+from ziggie.errors import InvalidInput
+
+MAX_WORKERS = 256
+DEFAULT_PORT = 8400
+
+
+class Command(ZiggieCommand):
+    help = "Serves /v1/ alone, without pages and REST, as fast as it goes."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default=settings.HOST)
+        parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+        parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: 1")
+
+    def handle(self, **options: Any) -> None:
+        port, workers = options["port"], options["workers"]
+        if not 0 <= port < 65_536:
+            raise InvalidInput("--port: must be from 0 to 65535")
+        if not 1 <= workers <= MAX_WORKERS:
+            raise InvalidInput(f"--workers: must be from 1 to {MAX_WORKERS}")
+        from routing.gateway.server import serve
+
+        self.stdout.write(f"The gateway listens on http://{options['host']}:{port}/v1 ({workers} worker(s)).")
+        self.stdout.flush()
+        serve(host=options["host"], port=port, workers=workers)

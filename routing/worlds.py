@@ -1,0 +1,68 @@
+"""The state of the world for many calls at once: seen by one of them, good for all for half a second.
+
+A call that finds it older than that sets a new look going and goes on with what there is; only a world that is
+too old to be trusted is waited for. Admission never relies on any of this.
+"""
+
+import asyncio
+import time
+import weakref
+
+from routing import health
+from routing.types import Snapshot, World
+
+FRESH_SECONDS = 0.5
+TRUSTED_SECONDS = 2.0
+
+
+class _Sight:
+    """What one event loop has seen last."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Snapshot, World, float] | None = None
+        self._looking: asyncio.Task[World] | None = None
+
+    async def recent(self, snapshot: Snapshot) -> World:
+        seen = self._seen
+        if seen is None or seen[0] is not snapshot:
+            return await asyncio.shield(self._look(snapshot))
+        age = time.monotonic() - seen[2]
+        if age < FRESH_SECONDS:
+            return seen[1]
+        look = self._look(snapshot)
+        if age >= TRUSTED_SECONDS:
+            return await asyncio.shield(look)
+        look.add_done_callback(_heard)
+        return seen[1]
+
+    def _look(self, snapshot: Snapshot) -> "asyncio.Task[World]":
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._see(snapshot))
+        return self._looking
+
+    async def _see(self, snapshot: Snapshot) -> World:
+        try:
+            asked_at = time.monotonic()
+            world = await health.world(snapshot)
+            self._seen = (snapshot, world, asked_at)
+            return world
+        finally:
+            self._looking = None
+
+
+def _heard(look: "asyncio.Task[World]") -> None:
+    """A look that failed beside a call is no news: once the last one is too old, calls fail by it."""
+    if not look.cancelled():
+        look.exception()
+
+
+_sights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Sight] = weakref.WeakKeyDictionary()
+
+
+async def recent(snapshot: Snapshot) -> World:
+    """The world of this moment, or one seen at most TRUSTED_SECONDS ago. Raises Unavailable."""
+    loop = asyncio.get_running_loop()
+    sight = _sights.get(loop)
+    if sight is None:
+        sight = _sights[loop] = _Sight()
+    return await sight.recent(snapshot)

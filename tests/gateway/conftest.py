@@ -1,0 +1,146 @@
+"""A gateway that listens on a real socket, three providers that are real local servers, and the rows between."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import uvicorn
+from django.db import transaction
+
+from routing import snapshot
+from routing.models import (
+    Budget,
+    BudgetPeriod,
+    LanguageModel,
+    Price,
+    Provider,
+    Reservation,
+    RoutedCall,
+    RoutingPolicy,
+    RoutingRule,
+    RoutingSettings,
+    UsageRecord,
+    UsageRollup,
+)
+from tests.servers.anthropic import AnthropicServer
+from tests.servers.ollama import OllamaServer
+from tests.servers.openai import OpenAIServer
+from ziggie.models import create_api_key
+
+
+@dataclass
+class Gateway:
+    """The running gateway and what stands behind it."""
+
+    url: str
+    openai: OpenAIServer
+    anthropic: AnthropicServer
+    ollama: OllamaServer
+    key: str = ""
+    key_id: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    def settled(self, calls: int, *, seconds: float = 10.0) -> list[RoutedCall]:
+        """The receipts, once there are `calls` of them and nothing is held any more."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            receipts = list(RoutedCall.objects.order_by("id"))
+            if len(receipts) >= calls and not Reservation.objects.exists():
+                return receipts
+            time.sleep(0.02)
+        raise AssertionError(f"{RoutedCall.objects.count()} receipts, {Reservation.objects.count()} holds")
+
+
+@pytest.fixture(scope="session")
+def gateway_address(django_db_setup: None) -> Iterator[str]:
+    """The gateway on a thread of its own, as `manage.py gateway` serves it."""
+    from routing.gateway import server
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        "routing.gateway.server:application",
+        http=server.BoundedProtocol,
+        lifespan="off",
+        log_level="warning",
+        ws="none",
+    )
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listener])), daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def gateway(transactional_db: None, gateway_address: str) -> Iterator[Gateway]:
+    """Three providers with one model each, a rule for all, a hard budget of one dollar, a key."""
+    with OpenAIServer(api_key="sk-upstream") as openai, AnthropicServer() as anthropic, OllamaServer() as ollama:
+        made = Gateway(gateway_address, openai, anthropic, ollama)
+        with transaction.atomic():
+            _configure(made)
+        snapshot.forget()  # or the gateway may see the last test's rows for half a second
+        yield made
+        _books_balance()
+
+
+def _configure(made: Gateway) -> None:
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"baseline_model": "claude"})
+    rows = [
+        ("openai", "openai", "cloud", made.openai.base_url, "sk-upstream"),
+        ("anthropic", "anthropic", "cloud", made.anthropic.url, "sk-ant"),
+        ("ollama", "ollama", "local", made.ollama.url, ""),
+    ]
+    providers = {
+        slug: Provider.objects.create(
+            slug=slug, kind=kind, location=place, base_url=url, api_key=key, timeout_seconds=10
+        )
+        for slug, kind, place, url, key in rows
+    }
+    models = [
+        ("gpt", "openai", "gpt-4o-mini", ["chat", "json", "tools", "vision"], "1", "5"),
+        ("claude", "anthropic", made.anthropic.models[0], ["chat", "json", "tools", "vision"], "3", "15"),
+        ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools"], "0", "0"),
+        ("embedder", "openai", "text-embedding-3-small", ["embeddings"], "1", "0"),
+    ]
+    for slug, provider, name, capabilities, price_in, price_out in models:
+        model = LanguageModel.objects.create(
+            slug=slug, provider=providers[provider], name=name, context_window=128_000, max_output_tokens=4096,
+            capabilities=capabilities, dimensions=8 if capabilities == ["embeddings"] else None,
+        )  # fmt: skip
+        Price.objects.create(model=model, input_usd_per_mtok=Decimal(price_in), output_usd_per_mtok=Decimal(price_out))
+    policy = RoutingPolicy.objects.create(slug="test", state="live")
+    RoutingRule.objects.create(policy=policy, position=1, name="everything", chain=["gpt", "llama"])
+    Budget.objects.create(
+        slug="cloud", scope={"locations": ["cloud"]}, period="month", limit_microusd=1_000_000, on_exhausted="deny"
+    )
+    key, made.key = create_api_key("tests")
+    made.key_id = str(key.pk)
+
+
+def _books_balance() -> None:
+    """Whatever a test did: nothing is held, and all sums agree to the micro-dollar."""
+    until = time.monotonic() + 10
+    while Reservation.objects.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Reservation.objects.exists()
+    spent = sum(UsageRecord.objects.values_list("cost_microusd", flat=True))
+    assert spent == sum(RoutedCall.objects.values_list("cost_microusd", flat=True))
+    assert spent == sum(UsageRollup.objects.values_list("cost_microusd", flat=True))
+    for period in BudgetPeriod.objects.filter(budget__slug="cloud"):
+        assert period.held_microusd == 0
+        cloud = UsageRecord.objects.filter(source="cloud").values_list("cost_microusd", flat=True)
+        assert period.settled_microusd == sum(cloud)

@@ -1,0 +1,230 @@
+"""What no honest client sends: the right error of the API that was called, soon, and no money held."""
+
+import http.client
+import json
+import socket
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from routing.gateway import server
+from routing.models import RoutedCall
+from tests.gateway.conftest import Gateway
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+TURN = {"role": "user", "content": "hi"}
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "gpt", "messages": [TURN]},
+    MESSAGES: {"model": "gpt", "max_tokens": 10, "messages": [TURN]},
+}
+TOOL = {"type": "function", "function": {"name": "t", "parameters": {}}}
+
+
+def deep(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def post(gateway: Gateway, path: str, body: bytes, **headers: str) -> httpx2.Response:
+    return httpx2.post(gateway.url + path, content=body, headers={**gateway.headers, **headers}, timeout=20)
+
+
+def refusal(answer: httpx2.Response, path: str) -> str:
+    """The error's message, in the shape of the API called."""
+    body = answer.json()
+    if path == MESSAGES:
+        assert body["type"] == "error"
+    assert body["error"]["type"]
+    return str(body["error"]["message"])
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b'"text"', 400),
+        (b"\xff\xfe{}", 400),
+        (b'{"model": "gpt", "messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 5}', 400),
+        (b'{"model": "gpt", "messages": [{"role": "user", "content": "x"}], "max_tokens": NaN}', 400),
+        (b"[" * 100_000, 400),
+        (b"{}", 400),
+    ],
+)
+def test_a_body_that_is_not_json_is_refused(gateway: Gateway, path: str, body: bytes, status: int) -> None:
+    answer = post(gateway, path, body)
+    assert answer.status_code == status
+    assert refusal(answer, path)
+    assert not RoutedCall.objects.exists()
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"messages": None},
+    {"messages": []},
+    {"messages": {}},
+    {"messages": [1]},
+    {"messages": [{"role": "pirate", "content": "x"}]},
+    {"messages": [{"role": ["user"], "content": "x"}]},
+    {"messages": [{"content": "x"}]},
+    {"messages": [{"role": "user", "content": 7}]},
+    {"messages": [{"role": "user", "content": [{"type": "teapot"}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+    {"messages": [{"role": "user"}]},
+    {"model": 5},
+    {"model": ""},
+    {"model": "x" * 1000},
+    {"max_tokens": -1},
+    {"max_tokens": 0},
+    {"max_tokens": "many"},
+    {"max_tokens": True},
+    {"max_tokens": 1.5},
+    {"max_tokens": 10**30},
+    {"temperature": "hot"},
+    {"temperature": -1},
+    {"stream": "yes"},
+    {"tools": "hammer"},
+    {"tools": [{"type": "function"}]},
+    {"tools": [{"name": 1, "function": {"name": 1}}]},
+    {"tool_choice": 4},
+    {"metadata": {"complexity": "NaN"}},
+    {"metadata": {"complexity": "2"}},
+    {"metadata": {"task_kind": 7}},
+    {"metadata": "x"},
+]
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: json.dumps(change)[:50])
+def test_a_field_of_the_wrong_kind_is_refused_and_named(gateway: Gateway, path: str, change: dict[str, Any]) -> None:
+    began = time.monotonic()
+    answer = post(gateway, path, json.dumps({**GOOD[path], **change}).encode())
+    assert time.monotonic() - began < 2.0  # generous: others may use this machine
+    assert answer.status_code == 400
+    assert refusal(answer, path)
+    assert not RoutedCall.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 3},
+        {"logprobs": True},
+        {"functions": [{}]},
+        {"modalities": ["audio"]},
+        {"response_format": {"type": "xml"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": deep(100)}}},
+        {"tools": [TOOL] * 600},
+        {"stop": ["x"] * 100},
+        {"seed": 2**80},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}
+            ]
+        },
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+    ],
+    ids=lambda change: json.dumps(change)[:50],
+)
+def test_what_cannot_be_done_is_refused_and_not_dropped(gateway: Gateway, change: dict[str, Any]) -> None:
+    answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], **change}).encode())
+    assert answer.status_code in (400, 413)
+    assert not gateway.openai.requests
+
+
+def test_what_a_provider_cannot_express_is_refused_with_400(gateway: Gateway) -> None:
+    answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], "model": "claude", "seed": 7}).encode())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported")
+    gateway.settled(1)
+
+
+def test_a_million_messages_are_too_many(gateway: Gateway) -> None:
+    answer = post(gateway, CHAT, b'{"model":"gpt","messages":[' + b"{}," * 999_999 + b"{}]}")
+    assert answer.status_code == 413
+    assert "at most" in refusal(answer, CHAT)
+
+
+def test_a_body_of_100_megabytes_is_refused_before_it_is_read(gateway: Gateway) -> None:
+    where = urlsplit(gateway.url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=10)
+    began = time.monotonic()
+    connection.putrequest("POST", MESSAGES)
+    connection.putheader("x-api-key", gateway.key)
+    connection.putheader("content-length", str(100 * 1024 * 1024))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert json.loads(answer.read())["error"]["type"] == "request_too_large"
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_chunked_body_that_grows_too_large_is_cut_off(gateway: Gateway) -> None:
+    def pieces() -> Any:
+        for _ in range(25):
+            yield b" " * 1024 * 1024
+
+    answer = httpx2.post(gateway.url + CHAT, content=pieces(), headers=gateway.headers, timeout=20)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", CHAT, 405), ("POST", "/v1/models", 405), ("POST", "/v1/nothing", 404), ("GET", "/v1/", 404)],
+)
+def test_wrong_doors_say_so(gateway: Gateway, method: str, path: str, status: int) -> None:
+    assert httpx2.request(method, gateway.url + path, headers=gateway.headers).status_code == status
+
+
+def raw_exchange(gateway: Gateway, sent: bytes, *, half_close: bool = False, seconds: float = 10) -> bytes:
+    where = urlsplit(gateway.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=seconds) as client:
+        client.sendall(sent)
+        if half_close:
+            client.shutdown(socket.SHUT_WR)
+        received = b""
+        while chunk := client.recv(65536):
+            received += chunk
+    return received
+
+
+def test_a_client_that_dribbles_its_head_is_sent_away(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    assert raw_exchange(gateway, b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n").startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_without_end_is_refused(gateway: Gateway) -> None:
+    answer = raw_exchange(gateway, b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * 100_000)
+    assert answer.startswith(b"HTTP/1.1 431")
+
+
+def test_a_body_that_never_comes_holds_nothing(gateway: Gateway) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: 50\r\n\r\n"
+    raw_exchange(gateway, head.encode() + b'{"model"', half_close=True)
+    assert not RoutedCall.objects.exists()
+
+
+def test_a_rule_or_model_name_cannot_smuggle_headers(gateway: Gateway) -> None:
+    from routing.models import RoutingRule
+
+    RoutingRule.objects.update(name="x\r\nset-cookie: a=b")
+    answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], "model": "auto"}).encode())
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+
+
+def test_guessing_keys_is_slowed_down_and_good_keys_still_work(gateway: Gateway) -> None:
+    from routing.gateway import keys
+
+    answers = [
+        httpx2.get(f"{gateway.url}/v1/models", headers={"x-api-key": f"zg_guess{n}"}) for n in range(keys.GUESSES + 3)
+    ]
+    assert {answer.status_code for answer in answers[: keys.GUESSES - 1]} <= {401, 429}
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) > 0
+    assert httpx2.get(f"{gateway.url}/v1/models", headers=gateway.headers).status_code == 200

@@ -1,0 +1,181 @@
+"""Money, limits and faults on the way through the gateway."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+
+from routing.models import Budget, BudgetPeriod, RoutingRule, UsageRecord
+from tests.gateway.conftest import Gateway
+from tests.servers.script import Reply
+from ziggie.models import ApiKey, create_api_key
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+ASKED: dict[str, Any] = {"model": "gpt", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
+
+
+def post(gateway: Gateway, path: str = CHAT, *, key: str = "", **changes: Any) -> httpx2.Response:
+    headers = {"authorization": f"Bearer {key or gateway.key}"}
+    return httpx2.post(gateway.url + path, json={**ASKED, **changes}, headers=headers, timeout=30)
+
+
+def code(answer: httpx2.Response) -> str:
+    return str(answer.json()["error"]["code"])
+
+
+def test_a_call_that_could_pass_the_budget_is_refused_with_402(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=100)
+    for path in (CHAT, MESSAGES):
+        answer = post(gateway, path)
+        assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+    assert not gateway.openai.requests
+
+
+def test_an_exhausted_budget_that_says_local_turns_to_what_is_free(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    answer = post(gateway, model="auto")
+    assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "llama")
+
+
+def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=3_000)
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=50, latency=0.05)
+    with ThreadPoolExecutor(40) as pool:
+        statuses = [answer.status_code for answer in pool.map(lambda _: post(gateway), range(80))]
+    assert set(statuses) == {200, 402}
+    gateway.settled(statuses.count(200))
+    period = BudgetPeriod.objects.get()
+    assert period.settled_microusd == 260 * statuses.count(200) <= 3_000
+
+
+def test_a_key_with_its_own_budget_is_stopped_by_it_and_others_are_not(gateway: Gateway) -> None:
+    Budget.objects.create(slug="narrow", scope={"api_keys": [gateway.key_id]}, limit_microusd=1, on_exhausted="deny")
+    _, other = create_api_key("other")
+    assert post(gateway).status_code == 402
+    assert post(gateway, key=other).status_code == 200
+
+
+def test_when_every_model_fails_all_attempts_are_listed(gateway: Gateway) -> None:
+    gateway.openai.default = gateway.ollama.default = Reply(status=500, error="broken")
+    answer = post(gateway, model="auto")
+    assert (answer.status_code, code(answer)) == (502, "all_providers_failed")
+    assert [attempt["model"] for attempt in answer.json()["error"]["details"]] == ["gpt", "llama"]
+    assert answer.headers["x-ziggie-request-id"] == str(gateway.settled(1)[0].id)
+
+
+def test_no_rule_for_a_request_is_503(gateway: Gateway) -> None:
+    RoutingRule.objects.update(task_kinds=["analysis"])
+    answer = post(gateway, model="auto")
+    assert (answer.status_code, code(answer)) == (503, "no_route")
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_stream_that_breaks_after_its_first_piece_ends_with_an_error_and_is_paid(gateway: Gateway, path: str) -> None:
+    gateway.openai.default = Reply("One two three four five six.", fault="cut", fault_after=3)
+    with httpx2.stream("POST", gateway.url + path, json={**ASKED, "stream": True}, headers=gateway.headers) as answer:
+        assert answer.status_code == 200
+        lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+    last = json.loads(lines[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "all_providers_failed"
+    (receipt,) = gateway.settled(1)
+    assert receipt.outcome == "all_providers_failed"
+    assert receipt.cost_microusd > 0
+    assert "output_tokens" in UsageRecord.objects.get().estimated
+
+
+def test_a_stream_that_fails_before_its_first_piece_is_served_by_the_next_model(gateway: Gateway) -> None:
+    gateway.openai.default = Reply(fault="cut", fault_after=0)
+    gateway.ollama.default = Reply("From the other one.")
+    with httpx2.stream(
+        "POST", gateway.url + CHAT, json={**ASKED, "model": "auto", "stream": True}, headers=gateway.headers
+    ) as answer:
+        assert answer.headers["x-ziggie-model"] == "llama"
+        text = "".join(answer.iter_text())
+    assert text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_stops_the_call_and_pays_for_what_came(gateway: Gateway, stream: bool) -> None:
+    gateway.openai.default = Reply("word " * 400, per_piece=0.02, first_token=0.0 if stream else 5.0)
+    began = time.monotonic()
+    request = {**ASKED, "stream": stream}
+    with httpx2.Client(timeout=1.0) as client, suppress(httpx2.ReadTimeout):
+        with client.stream("POST", gateway.url + CHAT, json=request, headers=gateway.headers) as answer:
+            next(answer.iter_bytes())
+    (receipt,) = gateway.settled(1)
+    assert receipt.outcome == "cancelled"
+    assert UsageRecord.objects.get().outcome == "cancelled"
+    assert time.monotonic() - began < 5.0
+    if stream:
+        assert receipt.cost_microusd > 0
+
+
+def test_a_key_without_the_scope_is_forbidden(gateway: Gateway) -> None:
+    _, key = create_api_key("tools", scopes=["tools"])
+    assert post(gateway, key=key).status_code == 403
+
+
+def test_a_key_may_ask_for_its_own_models_alone(gateway: Gateway) -> None:
+    _, key = create_api_key("local only", allowed_models=["llama"])
+    assert post(gateway, key=key, model="gpt").status_code == 403
+    answer = post(gateway, key=key, model="auto")
+    assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "llama")
+
+
+def test_a_key_stops_working_within_two_seconds_of_its_end(gateway: Gateway) -> None:
+    made, key = create_api_key("short", expires_at=datetime.now(UTC) + timedelta(seconds=3))
+    assert post(gateway, key=key).status_code == 200
+    ApiKey.objects.filter(pk=made.pk).update(enabled=False)
+    time.sleep(2.0)
+    assert post(gateway, key=key).status_code == 401
+
+
+def test_a_renewed_key_works_at_once(gateway: Gateway) -> None:
+    key = ApiKey.objects.get(pk=gateway.key_id)
+    fresh = key.renew_secret()
+    key.save()
+    assert post(gateway, key=fresh).status_code == 200
+
+
+def test_requests_a_minute_are_counted_exactly(gateway: Gateway) -> None:
+    _, key = create_api_key("slow", requests_per_minute=10)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(gateway, key=key), range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 10 + [429] * 10
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert code(refused) == "rate_limited"
+    assert 1 <= int(refused.headers["retry-after"]) <= 62
+
+
+def test_tokens_a_minute_stop_a_key_that_has_used_them(gateway: Gateway) -> None:
+    gateway.openai.default = Reply("x", input_tokens=50, output_tokens=20)
+    _, key = create_api_key("small", tokens_per_minute=120)
+    assert [post(gateway, key=key).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_the_gateway_answers_503_while_the_database_is_away_and_never_calls_a_provider(gateway: Gateway) -> None:
+    from unittest import mock  # of settings, not of our code: the address of the database
+
+    from django.db import connections
+
+    from routing.gateway import keys
+
+    before = len(gateway.openai.requests)
+    with mock.patch.dict(connections["default"].settings_dict, {"HOST": "127.0.0.1", "PORT": "1"}):
+        _terminate_pooled_connections()
+        time.sleep(keys.STALE_SECONDS + 0.1)
+        answer = post(gateway)
+    assert answer.status_code == 503
+    assert len(gateway.openai.requests) == before
+
+
+def _terminate_pooled_connections() -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ziggie'")

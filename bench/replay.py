@@ -35,7 +35,8 @@ SELECT gen_random_uuid(), now() - n * interval '6 seconds', 'default', 1, kind.r
         'started_at', now(), 'seconds', 1.5, 'first_token_seconds', 0.2, 'error', '', 'status', NULL,
         'confidence', CASE WHEN place < array_length(kind.tried, 1) THEN 40 ELSE 90 END, 'cost_microusd', 0,
         'repair', false, 'usage', jsonb_build_object('input_tokens', 1000 + n %% 9000,
-            'output_tokens', 200 + n %% 2000, 'cached_input_tokens', NULL, 'cache_write_tokens', NULL, 'reasoning_tokens', NULL,
+            'output_tokens', 200 + n %% 2000, 'cached_input_tokens', NULL, 'cache_write_tokens', NULL,
+            'reasoning_tokens', NULL,
             'estimated', '[]'::jsonb))) FROM unnest(kind.tried) WITH ORDINALITY AS one(model, place)),
     'ok', '', kind.tried[array_length(kind.tried, 1)], '', '', 'off', 0, 0, 0, 1500,
     kind.task_kind, kind.level, '', '', ''

@@ -41,10 +41,12 @@ Decision = dict[str, Any]  # the receipt's columns that are known once a call is
 
 
 def context(decision: Decision, plan: Plan) -> dict[str, Any]:
-    """What the sweep settles from if this process dies: the call's columns and its first candidate."""
+    """What the sweep settles from if this process dies: the call's columns and its first candidate.
+
+    Written for every call and read for hardly any, so it leaves out what is long."""
     first = plan.candidates[0]
     return {
-        **decision,
+        **{name: value for name, value in decision.items() if name not in ("features", "candidates", "request")},
         "model": first.model.slug,
         "provider": first.model.provider.slug,
         "source": str(first.model.source),

@@ -33,6 +33,7 @@ from routing.models import (
     RoutingPolicy,
     RoutingRule,
     RoutingSettings,
+    ShadowComparison,
     UsageRecord,
 )
 from routing.probing import probe
@@ -324,7 +325,7 @@ class RuleAdmin(ConfigurationAdmin):
                 "fields": (
                     *("min_confidence", "first_token_seconds", "max_attempts", "local_tries"),
                     *("cache_ttl_seconds", "cache_any_temperature", "rollout_percent"),
-                    *("shadow_model", "shadow_percent", "batch", "store_bodies"),
+                    *("shadow_model", "shadow_percent", "shadow_judge", "batch", "store_bodies"),
                 )
             },
         ),
@@ -389,3 +390,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="saved, $")
     def saved(self, record: UsageRecord) -> str:
         return f"{record.saved_microusd / rows.MICRO:.6f}"
+
+
+@admin.register(ShadowComparison)
+class ShadowComparisonAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "rule", "model", "shadow_model", "judge_model", "state", "winner", "problem")
+    list_filter = ("state", "winner", "rule", "shadow_model")
+    show_full_result_count = False
+    exclude = ("bodies",)

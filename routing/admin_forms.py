@@ -269,6 +269,7 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
     rollout_percent = count(help_text="The share of the matching requests that this rule takes.")
     shadow_model = text(help_text="Gets a copy of some requests; its answers reach nobody.")
     shadow_percent = count()
+    shadow_judge = text(help_text="Compares both answers blind; the baseline model if empty.")
     batch = switch(help_text="Work waits for the night.")
     store_bodies = switch(help_text="Keep requests and answers.")
 
@@ -321,7 +322,7 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
         roles = {name: value for name, value in stated.items() if value not in (None, "", [], False)}
         options = {name: cleaned[name] for name in OptionsEntry.model_fields}
         numbers = {name: float(value) for name, value in options.items() if isinstance(value, Decimal)}
-        for name in ("shadow_model", "cache_ttl_seconds"):
+        for name in ("shadow_model", "shadow_judge", "cache_ttl_seconds"):
             options[name] = None if options[name] == "" else options[name]
         for name in ("max_attempts", "local_tries", "rollout_percent", "shadow_percent"):
             if options[name] is None:  # emptied: as if it had never been stated

@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from routing import replay
+from routing import replay, shadow
 from routing.api_policies import policy_of
 
 MAX_CALLS_IN_A_REQUEST = 20_000
@@ -31,3 +31,11 @@ class ReplayPolicy(APIView):
         given.is_valid(raise_exception=True)
         target = replay.target_of(policy_of(slug, version))
         return Response(replay.replay(target, **given.validated_data))
+
+
+class Shadows(APIView):
+    """How often a rule's shadow model was preferred to the one that served, with Wilson's 95% interval."""
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    def get(self, request: Request) -> Response:
+        return Response({"comparisons": shadow.summary()})

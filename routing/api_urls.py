@@ -21,6 +21,7 @@ urlpatterns = [
     path(f"{VERSION}/rollback", api_policies.RollBackPolicy.as_view()),
     path(f"{VERSION}/duplicate", api_policies.DuplicatePolicy.as_view()),
     path(f"{VERSION}/replay", api_evidence.ReplayPolicy.as_view()),
+    path("routing/shadow", api_evidence.Shadows.as_view()),
     path("routing/rules", api_policies.Rules.as_view()),
     path("routing/rules/<str:name>", api_policies.RuleDetail.as_view()),
     path("routing/explain", api.Explain.as_view()),

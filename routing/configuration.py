@@ -170,6 +170,7 @@ class OptionsEntry(Entry):
     rollout_percent: Annotated[int, Field(ge=0, le=100)] = 100
     shadow_model: ModelSlug | None = None
     shadow_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    shadow_judge: ModelSlug | None = None
     batch: bool = False
     store_bodies: bool = False
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from ziggie.fields import EncryptedTextField
 from ziggie.ids import uuid7
+from ziggie.queue import LeasedRow
 
 AGENT_LEVELS = ("L1", "L2", "L3")
 CREATOR_TIERS = ("critical", "high", "medium", "low")
@@ -537,3 +538,37 @@ class ReviewedOutcome(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} {self.confidence:.0f} {'good' if self.good else 'bad'}"
+
+
+class ShadowComparison(LeasedRow):
+    """An answered call that a second model answers too, outside its user's time, and a judge's blind verdict.
+    The texts are there until the verdict is. Written by shadowing.py and shadow.py alone."""
+
+    STATES = ("waiting", "judged", "skipped", "failed")
+
+    id = models.UUIDField(primary_key=True, editable=False)  # the answered call's
+    policy = models.CharField(max_length=60)
+    policy_version = models.PositiveIntegerField()
+    rule = models.CharField(max_length=100)
+    task_kind = models.CharField(max_length=60, blank=True)
+    model = models.CharField(max_length=100)
+    shadow_model = models.CharField(max_length=100)
+    judge_model = models.CharField(max_length=100, blank=True, db_default="")
+    state = models.CharField(max_length=10, choices=choices(STATES), default="waiting")
+    winner = models.CharField(max_length=10, blank=True, choices=choices(("model", "shadow", "tie")))
+    preferences = models.JSONField(default=list, help_text="What was said with the model first, with the shadow first.")
+    problem = models.CharField(max_length=300, blank=True)
+    cost_microusd = models.BigIntegerField(default=0)
+    bodies = models.JSONField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    judged_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+        indexes = [
+            models.Index(fields=["created_at"], condition=Q(state="waiting"), name="shadow_waiting"),
+            models.Index(fields=["policy", "rule"], name="shadow_rule"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.shadow_model} beside {self.model}"

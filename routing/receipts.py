@@ -13,6 +13,7 @@ from routing.demand import Demand, to_json
 from routing.ledger_rows import CallRow, UsageRow
 from routing.rerun import Circumstances
 from routing.types import (
+    SHADOW,
     Attempt,
     CacheState,
     ChatRequest,
@@ -145,7 +146,7 @@ def books(
     if answer:
         _mark_served(walk, answer)
     model = answer.candidate.model if answer else None
-    records = usage_rows(walk, answer, snapshot)
+    records = usage_rows(walk, answer if demand.task_kind != SHADOW else None, snapshot)
     row = CallRow(
         id=call_id,
         **decision,

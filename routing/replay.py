@@ -26,7 +26,7 @@ from routing.routing_file import apply
 from routing.routing_text import parse
 from routing.simulation import Receipt, as_planned, as_recorded
 from routing.types import PolicySpec, Snapshot
-from ziggie.errors import InvalidInput, NotFound, ZiggieError
+from ziggie.errors import DeadlineExceeded, InvalidInput, NotFound, ZiggieError
 
 DEFAULT_DAYS = 7
 MAX_DAYS = 400
@@ -37,7 +37,7 @@ MAX_DIGITS = 10
 # Oldest first, as the replay spends in their order; of more than the limit the newest.
 RECEIPTS = """
 SELECT id::text, created_at, policy, policy_version, rule, pattern, model, cache, candidates::text, request::text,
-       CASE WHEN %(with_attempts)s THEN attempts::text ELSE '[]' END, features::text
+       outcome, CASE WHEN %(with_attempts)s THEN attempts::text ELSE '[]' END, features::text
 FROM routing_routedcall WHERE created_at >= %(since)s AND created_at > coalesce((
     SELECT created_at FROM routing_routedcall WHERE created_at >= %(since)s
     ORDER BY created_at DESC OFFSET %(limit)s LIMIT 1), '-infinity')
@@ -134,7 +134,7 @@ def _differences(row: tuple[Any, ...], receipt: Receipt, configuration: Snapshot
         "rule": receipt.rule,
         "pattern": receipt.pattern,
         "candidates": orjson.loads(row[8]),
-        "features": orjson.loads(row[11]),
+        "features": orjson.loads(row[12]),
     }
     return [name for name, value in again.items() if orjson.loads(orjson.dumps(value)) != recorded[name]]
 
@@ -217,25 +217,34 @@ def _receipts(since: datetime, max_calls: int, *, with_attempts: bool) -> Iterat
 
 def _receipt(row: tuple[Any, ...]) -> Receipt | None:
     """None for a receipt that does not say what the decision needs: of a call that was given up, or an old one."""
-    call_id, at, _, _, rule, pattern, model, cache, candidates, request, attempts, _ = row
+    call_id, at, _, _, rule, pattern, model, cache, candidates, request, outcome, attempts, _ = row
     kept = orjson.loads(request)
     try:
         demand = from_json(kept)
     except TypeError:
         return None
-    looked_at = orjson.loads(candidates)
+    looked_at, tried = orjson.loads(candidates), orjson.loads(attempts)
+    chosen = looked_at[0]["model"] if looked_at else ""
     return Receipt(
         id=call_id,
         at=at,
         rule=rule,
         pattern=pattern,
-        model=model,
-        chosen=looked_at[0]["model"] if looked_at else "",
+        model=model or _given_up(tried, chosen),
+        chosen=chosen,
         from_cache=cache == "hit",
+        is_late=outcome == DeadlineExceeded.code,
         demand=demand,
         circumstances=kept.get("circumstances", {}),
-        attempts=orjson.loads(attempts),
+        attempts=tried,
     )
+
+
+def _given_up(attempts: list[dict[str, Any]], chosen: str) -> str:
+    """Who would have served a call that its client did not wait for; "" if every model that was asked failed."""
+    if not attempts:
+        return chosen
+    return str(attempts[-1]["model"]) if attempts[-1]["outcome"] == "cancelled" else ""
 
 
 def _balances() -> dict[str, Balance]:

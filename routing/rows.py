@@ -261,8 +261,8 @@ def mentions_of(model_slug: str) -> list[str]:
 
 def _models_of(rule: RuleEntry) -> set[str | None]:
     roles = rule.roles
-    single = {roles.verifier, roles.draft, roles.refiner, roles.synthesiser, rule.options.shadow_model}
-    return {*rule.chain, *roles.members, *single}
+    single = {roles.verifier, roles.draft, roles.refiner, roles.synthesiser}
+    return {*rule.chain, *roles.members, *single, rule.options.shadow_model, rule.options.shadow_judge}
 
 
 # --- to rows -----------------------------------------------------------------------------------

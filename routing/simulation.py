@@ -24,7 +24,8 @@ _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A recorded call. `model` served it, or "" if none did; `chosen` was the planner's first choice."""
+    """A recorded call. `model` served it, or "" if none did; `chosen` was the planner's first choice. `is_late`:
+    its time was over before a model had answered."""
 
     id: str
     at: datetime
@@ -33,6 +34,7 @@ class Receipt:
     model: str
     chosen: str
     from_cache: bool
+    is_late: bool
     demand: Demand
     circumstances: Mapping[str, Any]
     attempts: Attempts
@@ -95,6 +97,7 @@ class _Walk:
         self.spent: dict[str, int] = {}
         self.guessed = False
         self.asked = 0
+        self.is_late = receipt.is_late
         self._known: dict[str, list[Mapping[str, Any]]] = {}
         for attempt in receipt.attempts:
             self._known.setdefault(attempt["model"], []).append(attempt)
@@ -116,6 +119,8 @@ class _Walk:
             for attempt in known:
                 self.spend(model, _usage(attempt))
             if known[-1]["outcome"] in FAILED:
+                if self.is_late:
+                    return
                 continue
             if not self._is_unsure(candidate, known[-1]):
                 self.served = model

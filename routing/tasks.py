@@ -1,13 +1,24 @@
 """What workers run for routing."""
 
-from routing import cache, health, ledger, snapshot
+from django.db.models import Q
+
+from routing import cache, health, ledger, shadow, snapshot
+from routing.models import ShadowComparison
+from ziggie import queue
 from ziggie.background import background_loop
 
 
 def sweep() -> None:
-    """Settles what calls left held that nobody will end any more, and keeps the cache within its bounds."""
+    """Settles what calls left held that nobody will end any more, keeps the cache within its bounds, and wakes
+    workers for the comparisons that wait."""
     background_loop().submit(ledger.sweep()).result()
     background_loop().submit(cache.evict()).result()
+    shadow.forget_old()
+    queue.wake_forgotten(ShadowComparison.objects.all(), Q(state="waiting"), compare_shadow)
+
+
+def compare_shadow(comparison_id: str) -> None:
+    shadow.compare(comparison_id)
 
 
 def check_providers() -> None:

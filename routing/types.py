@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
+SHADOW = "shadow"  # the task kind of every call that only compares: it serves nobody, so it saves nothing
+
 
 class Source(StrEnum):
     """Where an answer is made; also a provider's location."""
@@ -411,6 +413,7 @@ class RuleOptions:
     rollout_percent: int = 100
     shadow_model: str | None = None
     shadow_percent: int = 10
+    shadow_judge: str | None = None  # the baseline model if not stated
     batch: bool = False
     store_bodies: bool = False
 

@@ -18,6 +18,7 @@ from routing.configuration import (
     Document,
     FractionRange,
     ModelEntry,
+    OptionsEntry,
     Path,
     Placed,
     PolicyEntry,
@@ -27,6 +28,7 @@ from routing.configuration import (
     SettingsEntry,
     WhenEntry,
 )
+from routing.types import SHADOW
 
 ROLES_OF_PATTERN = {
     "single": frozenset[str](),
@@ -148,10 +150,23 @@ class _Check:
             self._names_model((*path, "chain", index), slug)
         for slug in sorted({slug for slug in rule.chain if rule.chain.count(slug) > 1}):
             self.error((*path, "chain"), f"{slug!r} is listed twice")
-        if rule.options.shadow_model:
-            self._names_model((*path, "options", "shadow_model"), rule.options.shadow_model)
+        for option in ("shadow_model", "shadow_judge"):
+            if slug := getattr(rule.options, option):
+                self._names_model((*path, "options", option), slug)
+        self._shadow((*path, "options"), rule.options)
         if rule.chain and all(slug in self.models for slug in rule.chain):
             self._can_serve(path, rule, [self.models[slug] for slug in rule.chain], live=live)
+
+    def _shadow(self, path: Path, options: OptionsEntry) -> None:
+        model = self.models.get(options.shadow_model or "")
+        if model is None:
+            return
+        if options.shadow_judge == options.shadow_model:
+            self.warn((*path, "shadow_judge"), "is one of the two models that it compares")
+        own = [b.entry for b in self.document.budgets or () if SHADOW in b.entry.scope.task_kinds]
+        if model.output_usd_per_mtok and not any(budget.hard and budget.enabled for budget in own):
+            problem = f"costs money, and no hard budget counts the task kind {SHADOW!r}: nothing will be compared"
+            self.warn((*path, "shadow_model"), problem)
 
     def _names_model(self, path: Path, slug: str) -> None:
         model = self.models.get(slug)

@@ -1,5 +1,6 @@
 """Recorded calls, made through real servers, through other policies; and every recorded decision made again."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -116,6 +117,20 @@ def test_a_decision_that_differs_because_the_configuration_changed_is_told_apart
     assert (report["changed"], report["different"]) == (1, 0)
 
 
+def test_a_decision_for_a_key_that_may_use_some_models_comes_out_again(here: Installation) -> None:
+    async def scenario() -> None:
+        request = ChatRequest((message("user", "Hi"),), hints=QUESTION, max_output_tokens=100)
+        call = await service.open_call(request, allowed_models=frozenset({"claude-haiku-4-5"}))
+        answer = await service.answer(call)
+        await service.settle(call, service.close_books(call, answer, None))
+
+    asyncio.run(scenario())
+    call = RoutedCall.objects.get()
+    assert call.model == "claude-haiku-4-5"
+    assert call.candidates[0]["model"] == "llama3.2" or call.request["circumstances"]["allowed_models"]
+    assert replay.check()["same"] == 1
+
+
 # --- another policy ------------------------------------------------------------------------------
 
 
@@ -151,6 +166,24 @@ def test_a_model_that_failed_a_call_fails_it_again(here: Installation) -> None:
     assert report["rules"][0]["moves"] == [{"from": "claude-haiku-4-5", "to": "claude-sonnet-4-5", "calls": 1}]
     report = replayed(draft(system_query=["llama3.2"]))
     assert report["failed_again"] == 1
+
+
+def test_calls_without_an_answer_move_nowhere_under_the_same_rules(here: Installation) -> None:
+    here.ollama.default = Reply(text="late", first_token=30)
+    with pytest.raises(ZiggieError):
+        ask(model="llama3.2", deadline_seconds=0.5)
+    with pytest.raises(ZiggieError):
+        ask(hints=QUESTION, deadline_seconds=0.5)
+
+    async def give_up() -> None:
+        request = ChatRequest((message("user", "Hello"),), hints=QUESTION, max_output_tokens=50)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(service.complete(request), 0.5)
+
+    asyncio.run(give_up())
+    outcomes = list(RoutedCall.objects.order_by("id").values_list("outcome", flat=True))
+    assert outcomes == ["deadline", "deadline", "cancelled"]
+    assert replayed(RoutingPolicy.objects.get(state="live"))["moved"] == 0
 
 
 def test_an_unsure_answer_stays_unsure(here: Installation) -> None:

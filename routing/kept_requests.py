@@ -1,0 +1,63 @@
+"""PURE: a request as JSON and back, for work that is done later or elsewhere.
+
+Kept is what a model is to see and how it is to answer. Who asked, and what they do with the answer, is not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from routing.types import (
+    ChatRequest,
+    Hints,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+
+PARTS: Mapping[str, type[Part]] = {
+    "text": Text,
+    "image": Image,
+    "tool_call": ToolCall,
+    "tool_result": ToolResult,
+    "reasoning": Reasoning,
+}
+PLAIN = (
+    *("model", "max_output_tokens", "temperature", "seed", "tool_choice", "parallel_tool_calls", "json_schema"),
+    *("json_schema_name", "json_object", "reasoning_effort", "extra", "creator", "deadline_seconds"),
+)
+
+
+def to_json(request: ChatRequest) -> dict[str, Any]:
+    kinds = {kind: name for name, kind in PARTS.items()}
+    return {
+        **{name: getattr(request, name) for name in PLAIN},
+        "messages": [
+            {"role": m.role, "parts": [{"kind": kinds[type(part)], **asdict(part)} for part in m.parts]}
+            for m in request.messages
+        ],
+        "hints": {**asdict(request.hints), "capabilities": sorted(request.hints.capabilities)},
+        "stop": list(request.stop),
+        "tools": [asdict(tool) for tool in request.tools],
+    }
+
+
+def from_json(kept: Mapping[str, Any]) -> ChatRequest:
+    """Raises KeyError or TypeError for what to_json() did not write."""
+    hints = dict(kept["hints"])
+    return ChatRequest(
+        **{name: kept[name] for name in PLAIN},
+        messages=tuple(Message(m["role"], tuple(_part(part) for part in m["parts"])) for m in kept["messages"]),
+        hints=Hints(**{**hints, "capabilities": frozenset(hints["capabilities"])}),
+        stop=tuple(kept["stop"]),
+        tools=tuple(Tool(**tool) for tool in kept["tools"]),
+    )
+
+
+def _part(kept: Mapping[str, Any]) -> Part:
+    return PARTS[kept["kind"]](**{name: value for name, value in kept.items() if name != "kind"})

@@ -2,20 +2,22 @@
 
 What to try is decided by rules.py; here only the consequences of each outcome are drawn. This is the
 one retry loop of the whole system. Nothing is retried once `Walk.committed` is set, that is, once a
-byte of an answer has reached a client.
+byte of an answer has reached a client. No candidate is ever called more often than its plan held money for.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from routing import pricing
 from routing.collecting import Collector, with_estimates
+from routing.judging import ACCEPTED, judged
 from routing.types import (
     Attempt,
     Candidate,
@@ -33,7 +35,8 @@ from routing.types import (
 )
 
 logger = logging.getLogger(__name__)
-ACCEPTED = Verdict(ok=True)
+
+ANSWER = "answer"
 MAX_RETRY_WAIT_SECONDS = 2.0
 
 
@@ -55,11 +58,28 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with who gave it and what its judge said."""
+    """An answer with who gave it, in which attempt, and what its judge said.
+
+    `findings` is what a pattern learned on the way (JSON-like). `sound` is False for the best of what could
+    be had where the rule asked for more: such an answer is given, and never kept for others.
+    """
 
     result: ChatResult
     candidate: Candidate
     verdict: Verdict
+    attempt: int = 0
+    findings: Mapping[str, Any] = field(default_factory=dict)
+    sound: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One thing that a candidate is asked. `until` is on time.monotonic's clock."""
+
+    request: ChatRequest
+    role: str
+    first_token_seconds: float | None
+    until: float | None
 
 
 @dataclass(slots=True)
@@ -77,32 +97,60 @@ class Walk:
     committed: bool = False
     unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
-    _collector: Collector = field(default_factory=Collector)
+    _calls: Counter[int] = field(default_factory=Counter)  # by identity: a model may be a member twice
 
-    async def run(self) -> Answer | None:
-        """The first acceptable answer, else the best of the others, else None."""
+    async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
+        """The first acceptable answer of these candidates (the chain's, if None), else the best of the
+        others, else None."""
+        chain = self.plan.candidates if candidates is None else candidates
         best: Answer | None = None
-        for position, candidate in enumerate(self.plan.candidates):
-            if self._used_up(candidate):
+        for position, candidate in enumerate(chain):
+            if self._used_up(candidate, ANSWER):
                 continue
             if best is not None and not self._improves_on(best, candidate):
                 continue
-            answer = await self._ask_with_tries(candidate, self.plan.candidates[position + 1 :])
+            answer = await self._ask_with_tries(candidate, chain[position + 1 :])
             if answer is None:
                 continue
             if answer.verdict.ok and self._sure_enough(answer):
                 return answer
             if answer.verdict.ok and (best is None or _confidence(answer) > _confidence(best)):
                 best = answer
-        return best
+        return None if best is None else replace(best, sound=False)
 
-    def _used_up(self, candidate: Candidate) -> bool:
-        """The limits of a walk. The offline model is no provider: it stays the last resort beyond them."""
-        if self.committed:
+    async def ask(
+        self, candidate: Candidate, request: ChatRequest, *, role: str, hurry: bool = False, until: float | None = None
+    ) -> Answer | None:
+        """What one candidate says to a request of its own; None if it gives no usable answer.
+
+        `hurry`: it must begin within the rule's first-token time. `until`: it must end by then.
+        """
+        if self._used_up(candidate, role):
+            return None
+        first_token = self.plan.options.first_token_seconds if hurry else None
+        step = _Step(request, role, first_token, _earlier(until, self.deadline))
+        try:
+            return await self._ask_and_judge(candidate, step)
+        except ProviderError:
+            return None
+
+    def note(self, answer: Answer, text: str, *, confidence: float | None = None) -> None:
+        """Writes beside an answer's attempt what was found of it, and how sure it was."""
+        attempt = self.attempts[answer.attempt - 1]
+        sure = attempt.confidence if confidence is None else confidence
+        self.attempts[answer.attempt - 1] = replace(attempt, note=text, confidence=sure)
+
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _used_up(self, candidate: Candidate, role: str) -> bool:
+        """The limits of a walk. The offline model is no provider: it stays the last resort beyond max_attempts."""
+        if self.committed or self.is_late or self._calls[id(candidate)] >= candidate.calls:
             return True
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return True
-        return candidate.model.source != Source.OFFLINE and len(self.attempts) >= self.plan.options.max_attempts
+        if role != ANSWER or candidate.model.source == Source.OFFLINE:
+            return False
+        return sum(attempt.role == ANSWER for attempt in self.attempts) >= self.plan.options.max_attempts
 
     def _improves_on(self, best: Answer, candidate: Candidate) -> bool:
         """An unsure local answer is redone on cloud; another local model or offline would not help."""
@@ -114,46 +162,46 @@ class Walk:
             return True
         return answer.verdict.confidence >= minimum
 
-    async def _ask_with_tries(self, candidate: Candidate, later: tuple[Candidate, ...]) -> Answer | None:
+    async def _ask_with_tries(self, candidate: Candidate, later: Sequence[Candidate]) -> Answer | None:
         """Asks one candidate, again after a passing failure if the rule grants it more tries."""
         tries = self.plan.options.local_tries if candidate.model.source == Source.LOCAL else 1
+        step = _Step(self.request, ANSWER, self._first_token_seconds(later), self.deadline)
         for number in range(1, tries + 1):
             try:
-                return await self._ask_and_judge(candidate, later)
+                return await self._ask_and_judge(candidate, step)
             except ProviderError as error:
-                if not _worth_another_try(error) or number == tries or self._used_up(candidate):
+                if not _worth_another_try(error) or number == tries or self._used_up(candidate, ANSWER):
                     return None
                 await asyncio.sleep(min(error.retry_after_seconds or 0.2 * number, MAX_RETRY_WAIT_SECONDS))
         return None
 
-    async def _ask_and_judge(self, candidate: Candidate, later: tuple[Candidate, ...]) -> Answer | None:
+    async def _ask_and_judge(self, candidate: Candidate, step: _Step) -> Answer | None:
         """One answer and its verdict; an answer that does not pass is sent back for repair once."""
-        request = self.request
+        asked = step
         for repair in (False, True):
-            result, verdict = await self._attempt(candidate, request, later, repair=repair)
-            if verdict.ok:
-                return Answer(result, candidate, verdict)
-            if candidate.model.source == Source.OFFLINE or self._used_up(candidate):
+            answer = await self._attempt(candidate, asked, repair=repair)
+            if answer.verdict.ok:
+                return answer
+            if candidate.model.source == Source.OFFLINE or self._used_up(candidate, step.role):
                 return None
-            request = repair_request(self.request, result, verdict.problem)
+            asked = replace(step, request=repair_request(step.request, answer.result, answer.verdict.problem))
         return None
 
-    async def _attempt(
-        self, candidate: Candidate, request: ChatRequest, later: tuple[Candidate, ...], *, repair: bool
-    ) -> tuple[ChatResult, Verdict]:
+    async def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
         started_at, started = datetime.now(UTC), time.monotonic()
-        self._collector = Collector()
+        collector = Collector()
+        self._calls[id(candidate)] += 1
         outcome: Outcome = "cancelled"
         error = ""
         status: int | None = None
         reported: Usage | None = None
         verdict = ACCEPTED
         try:
-            await self._consume(candidate, request, later)
-            result = with_estimates(self._collector.result(), request)
+            await self._consume(candidate, step, collector)
+            result = with_estimates(collector.result(), step.request)
             reported = result.usage
-            if request.accept is not None:
-                verdict = request.accept(result)
+            if not self.committed:  # what a client has seen cannot be refused any more
+                verdict = await judged(step.request, result)
             outcome = self._outcome(candidate, verdict)
             error = verdict.problem
             await self.observer.succeeded(candidate)
@@ -163,27 +211,28 @@ class Walk:
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = reported or self._collector.spent(request)
+            usage = reported or collector.spent(step.request)
+            number = len(self.attempts) + 1
             self.attempts.append(
                 Attempt(
-                    number=len(self.attempts) + 1,
+                    number=number,
                     model=candidate.model.slug,
                     provider=candidate.model.provider.slug,
                     source=candidate.model.source,
                     outcome=outcome,
                     started_at=started_at,
                     seconds=time.monotonic() - started,
-                    first_token_seconds=self._collector.first_output_after(started),
+                    first_token_seconds=collector.first_output_after(started),
                     error=error,
                     status=status,
                     usage=usage,
                     cost_microusd=pricing.cost_microusd(usage, candidate.model.price),
                     confidence=verdict.confidence,
-                    role=candidate.role,
+                    role=step.role,
                     repair=repair,
                 )
             )
-        return result, verdict
+        return Answer(result, candidate, verdict, number)
 
     def _outcome(self, candidate: Candidate, verdict: Verdict) -> Outcome:
         if not verdict.ok:
@@ -193,24 +242,24 @@ class Walk:
             return "low_confidence"
         return "ok"
 
-    async def _consume(self, candidate: Candidate, request: ChatRequest, later: tuple[Candidate, ...]) -> None:
+    async def _consume(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
-        first_token = self._first_token_seconds(later)
+        first_token = step.first_token_seconds
         now = asyncio.get_running_loop().time()
-        remaining = None if self.deadline is None else self.deadline - time.monotonic()
+        remaining = None if step.until is None else step.until - time.monotonic()
         hard_stop = None if remaining is None else now + max(remaining, 0.001)
         first_stop = None if first_token is None else now + first_token
         try:
             async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
-                stream = self.call(candidate, request, first_token_seconds=first_token)
+                stream = self.call(candidate, step.request, first_token_seconds=first_token)
                 async with aclosing(stream):
                     async for delta in stream:
-                        if self._collector.add(delta):
+                        if collector.add(delta):
                             limit.reschedule(hard_stop)
-                        if request.on_output is not None:
-                            request.on_output(self._collector.characters)
+                        if step.request.on_output is not None:
+                            step.request.on_output(collector.characters)
         except TimeoutError as late:
-            what = "no first token" if self._collector.first_output is None else "no complete answer"
+            what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
             self.unsupported += 1
@@ -221,7 +270,7 @@ class Walk:
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
-    def _first_token_seconds(self, later: tuple[Candidate, ...]) -> float | None:
+    def _first_token_seconds(self, later: Sequence[Candidate]) -> float | None:
         """A slow model is left only for another real one: the offline model is no reason to hurry."""
         if any(candidate.model.source != Source.OFFLINE for candidate in later):
             return self.plan.options.first_token_seconds

@@ -499,3 +499,41 @@ class RateBucket(models.Model):
 
     def __str__(self) -> str:
         return f"{self.api_key_id} {self.second}"
+
+
+class CachedAnswer(models.Model):
+    """An answer that equal requests may share, or the claim of the call that is just getting it (no answer yet).
+    The table is unlogged: after a crash of the database it is empty. Written by cache.py alone."""
+
+    key = models.CharField(max_length=64, primary_key=True)  # a digest of the request and the key that made it
+    owner = models.UUIDField(help_text="The call that got the answer, or is getting it.")
+    expires_at = models.DateTimeField()
+    stored_at = models.DateTimeField(null=True)
+    bytes = models.PositiveIntegerField(default=0)
+    answer = models.TextField(null=True, help_text="JSON; null while the call is under way.")  # noqa: DJ001 - a claim has none
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["expires_at"], name="cachedanswer_expiry"),
+            models.Index(fields=["stored_at"], name="cachedanswer_age"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key[:12]
+
+
+class ReviewedOutcome(models.Model):
+    """What a person said of an answer that came with a confidence: calibration learns from it."""
+
+    call_id = models.UUIDField(primary_key=True)
+    task_kind = models.CharField(max_length=40, blank=True)
+    model = models.CharField(max_length=100)
+    confidence = models.FloatField(validators=[MinValueValidator(0), MaxValueValidator(100)])  # raw, 0-100
+    good = models.BooleanField()
+    reviewed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["task_kind", "-reviewed_at"], name="reviewed_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.confidence:.0f} {'good' if self.good else 'bad'}"

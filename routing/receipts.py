@@ -1,9 +1,9 @@
 """PURE: what is written down of a routed call, and the way back from there to an answer."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from routing import pricing
@@ -11,8 +11,10 @@ from routing.attempts import Answer, Walk
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, to_json
 from routing.ledger_rows import CallRow, UsageRow
+from routing.rerun import Circumstances
 from routing.types import (
     Attempt,
+    CacheState,
     ChatRequest,
     ChatResult,
     Dropped,
@@ -31,6 +33,7 @@ from ziggie.errors import ZiggieError
 from ziggie.live import UsageRecorded
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+CACHE = "cache"  # the role of an answer that was there already
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 
 
@@ -38,10 +41,12 @@ Decision = dict[str, Any]  # the receipt's columns that are known once a call is
 
 
 def context(decision: Decision, plan: Plan) -> dict[str, Any]:
-    """What the sweep settles from if this process dies: the call's columns and its first candidate."""
+    """What the sweep settles from if this process dies: the call's columns and its first candidate.
+
+    Written for every call and read for hardly any, so it leaves out what is long."""
     first = plan.candidates[0]
     return {
-        **decision,
+        **{name: value for name, value in decision.items() if name not in ("features", "candidates", "request")},
         "model": first.model.slug,
         "provider": first.model.provider.slug,
         "source": str(first.model.source),
@@ -49,8 +54,8 @@ def context(decision: Decision, plan: Plan) -> dict[str, Any]:
     }
 
 
-def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
-    """What was decided, why, and for whom."""
+def decision(request: ChatRequest, demand: Demand, plan: Plan, circumstances: Circumstances) -> Decision:
+    """What was decided, why, and for whom; and all that the decision depended on (rerun.py)."""
     return {
         "rule": plan.rule,
         "policy": plan.policy,
@@ -58,7 +63,7 @@ def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
         "pattern": plan.pattern,
         "features": features_json(plan.features),
         "candidates": candidates_json(plan),
-        "request": to_json(demand),
+        "request": {**to_json(demand), "circumstances": circumstances},
         "task_kind": request.hints.task_kind,
         "agent_level": request.hints.agent_level,
         "creator": request.creator,
@@ -131,11 +136,14 @@ def books(
     answer: Answer | None,
     failure: BaseException | None,
     snapshot: Snapshot,
+    cache: CacheState,
     reserved_microusd: int,
     seconds: float,
 ) -> Books:
     """The receipt, a record an attempt, and the charges. The answer itself is kept only for a call that its
     caller may send again."""
+    if answer:
+        _mark_served(walk, answer)
     model = answer.candidate.model if answer else None
     records = usage_rows(walk, answer, snapshot)
     row = CallRow(
@@ -148,13 +156,18 @@ def books(
         model=model.slug if model else "",
         provider=model.provider.slug if model else "",
         source=str(model.source) if model else "",
+        cache=cache,
         reserved_microusd=reserved_microusd,
         cost_microusd=sum(record.cost_microusd for record in records),
         saved_microusd=sum(record.saved_microusd for record in records),
         duration_ms=round(seconds * 1000),
-        bodies=_kept_answer(answer) if answer and request.call_id else None,
+        bodies=answer_json(answer) if answer and request.call_id else None,
     )
     return Books(row, records, charges(walk, demand, snapshot))
+
+
+def _mark_served(walk: Walk, answer: Answer) -> None:
+    walk.attempts[answer.attempt - 1] = replace(walk.attempts[answer.attempt - 1], served=True)
 
 
 def _outcome_of(failure: BaseException | None) -> str:
@@ -162,24 +175,27 @@ def _outcome_of(failure: BaseException | None) -> str:
 
 
 def usage_rows(walk: Walk, answer: Answer | None, snapshot: Snapshot) -> list[UsageRow]:
-    """A record for each attempt. What an unusable attempt cost saves nothing; only the answer does."""
-    return [_usage_row(attempt, snapshot, serves=_serves(attempt, answer)) for attempt in walk.attempts]
+    """A record for each attempt. What an attempt cost saves nothing, if the answer is not its own."""
+    return [
+        _usage_row(attempt, snapshot, serves=task_usage(walk, answer) if answer and attempt.served else None)
+        for attempt in walk.attempts
+    ]
 
 
-def _serves(attempt: Attempt, answer: Answer | None) -> bool:
-    return (
-        answer is not None
-        and attempt.model == answer.candidate.model.slug
-        and attempt.outcome in ("ok", "low_confidence")
-    )
+def task_usage(walk: Walk, answer: Answer) -> Usage:
+    """The tokens of the task and its answer, without what a pattern wrapped around them: what the baseline
+    model, asked once, would have read and written."""
+    read = [attempt.usage.input_tokens for attempt in walk.attempts if attempt.role != CACHE]
+    known = [tokens for tokens in [*read, answer.result.usage.input_tokens] if tokens]
+    return replace(answer.result.usage, input_tokens=min(known, default=None))
 
 
-def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: bool) -> UsageRow:
+def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: Usage | None) -> UsageRow:
     model = snapshot.models[attempt.model]
     watt_hours, energy = pricing.energy(
         attempt.seconds, model.provider.power_watts, snapshot.settings.electricity_usd_per_kwh
     )
-    baseline = pricing.baseline_microusd(attempt.usage, _baseline_price(snapshot)) if serves else 0
+    baseline = pricing.baseline_microusd(serves, _baseline_price(snapshot)) if serves else 0
     return UsageRow(
         attempt=attempt.number,
         model=attempt.model,
@@ -230,14 +246,13 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
         "first_token_seconds": attempt.first_token_seconds and round(attempt.first_token_seconds, 3),
         "error": attempt.error[:500],
         "status": attempt.status,
-        "usage": {
-            **{name: getattr(attempt.usage, name) for name in COUNTS},
-            "estimated": sorted(attempt.usage.estimated),
-        },
+        "usage": _usage_json(attempt.usage),
         "cost_microusd": attempt.cost_microusd,
         "confidence": attempt.confidence,
         "role": attempt.role,
         "repair": attempt.repair,
+        "note": attempt.note,
+        "served": attempt.served,
     }
 
 
@@ -256,6 +271,8 @@ def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
         saved_microusd=row.saved_microusd,
         seconds=row.duration_ms / 1000,
         confidence=answer.verdict.confidence,
+        cache=cast("CacheState", row.cache),
+        findings=answer.findings,
     )
 
 
@@ -278,23 +295,33 @@ def event(row: CallRow, records: list[UsageRow]) -> UsageRecorded:
 # --- an answer that is kept until its caller has it --------------------------------------------
 
 
-def _kept_answer(answer: Answer) -> dict[str, Any]:
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON; `result_from_json` gives its result back."""
     kinds = {kind: name for name, kind in PART_KINDS.items()}
-    parts = [{"kind": kinds[type(part)], **asdict(part)} for part in answer.result.parts if type(part) in kinds]
+    result = answer.result
+    parts = [{"kind": kinds[type(part)], **asdict(part)} for part in result.parts if type(part) in kinds]
     return {
         "parts": parts,
-        "stop_reason": answer.result.stop_reason,
-        "model": answer.result.model,
+        "stop_reason": result.stop_reason,
+        "model": result.model,
+        "usage": _usage_json(result.usage),
         "confidence": answer.verdict.confidence,
+        "findings": answer.findings,
     }
+
+
+def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
+    parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
+    return ChatResult(
+        parts=parts, stop_reason=kept["stop_reason"], usage=_usage_from_json(kept["usage"]), model=kept["model"]
+    )
 
 
 def routed_from_row(row: Mapping[str, Any]) -> Routed:
     """The answer of a receipt that still keeps it; `row` holds RoutedCall's columns."""
     kept = row["bodies"]
-    parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
     return Routed(
-        result=ChatResult(parts=parts, stop_reason=kept["stop_reason"], model=kept["model"]),
+        result=result_from_json(kept),
         call_id=str(row["id"]),
         model=row["model"],
         provider=row["provider"],
@@ -307,15 +334,24 @@ def routed_from_row(row: Mapping[str, Any]) -> Routed:
         saved_microusd=row["saved_microusd"],
         seconds=row["duration_ms"] / 1000,
         confidence=kept["confidence"],
+        cache=row["cache"],
+        findings=kept["findings"],
     )
 
 
+def _usage_json(usage: Usage) -> dict[str, Any]:
+    return {**{name: getattr(usage, name) for name in COUNTS}, "estimated": sorted(usage.estimated)}
+
+
+def _usage_from_json(kept: Mapping[str, Any]) -> Usage:
+    return Usage(**{**kept, "estimated": frozenset(kept["estimated"])})
+
+
 def _attempt_from_json(kept: Mapping[str, Any]) -> Attempt:
-    usage = dict(kept["usage"])
     return Attempt(
         **{
             **kept,
             "started_at": datetime.fromisoformat(kept["started_at"]),
-            "usage": Usage(**{**usage, "estimated": frozenset(usage["estimated"])}),
+            "usage": _usage_from_json(kept["usage"]),
         }
     )

@@ -1,160 +1,111 @@
 """The only public door of routing: plan, hold the money, walk, settle once, tell.
 
     complete(request)        the answer with its receipt; async
+    stream(request)          its pieces as they come, then the receipt
     submit(request)          the same for code that is not async: a concurrent.futures.Future
     first_choice(hints)      the model that would serve first; calls nobody
+    review(call_id, good=)   what a person says of an answer; confidence is calibrated by it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
-A request that bears a `call_id` is answered and paid once, however often it is sent.
+A request that bears a `call_id` is answered and paid once, however often it is sent. Where a rule lets equal
+requests share an answer, only the first of them is paid.
+
+Who answers in a wire format of its own (the gateway) goes the same way in steps: `open_call`, `answer`,
+`close_books`, `settle` (calls.py).
 """
 
 import asyncio
-import time
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from typing import cast
-from uuid import UUID
 
-from routing import health, ledger, receipts, rules, snapshot, worlds
-from routing.attempts import Answer, Caller, Walk
-from routing.calling import Breakers, ask
-from routing.demand import Demand, measure
+from routing import health, receipts, rules, snapshot, streaming
+from routing.adapters.assembly import deltas_of
+from routing.attempts import Answer
+from routing.calibration import review
+from routing.calling import ask
+from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, why_no_answer
 from routing.kept_calls import answered, forget, fresh_id
-from routing.types import ChatRequest, Hints, ModelSpec, Plan, Routed, Snapshot, message
+from routing.types import ChatRequest, Delta, Hints, ModelSpec, Routed, message
 from ziggie import live
 from ziggie.background import background_loop
-from ziggie.errors import AllProvidersFailed, BudgetExceeded, DeadlineExceeded, RoutingError, Unsupported
-from ziggie.ids import uuid7
+from ziggie.errors import RoutingError
 
-__all__ = ["complete", "first_choice", "forget", "fresh_id", "submit"]
-
-LONGEST_CALL_SECONDS = 900.0
-SETTLE_MARGIN_SECONDS = 60.0
-PLANS = 3  # a budget that fills between planning and holding is planned around, at most this often
-
-
-@dataclass(slots=True)
-class OpenCall:
-    """A routed call between its hold and its settlement."""
-
-    id: UUID
-    request: ChatRequest
-    demand: Demand
-    snapshot: Snapshot
-    plan: Plan
-    decision: receipts.Decision
-    hold: ledger.Hold
-    walk: Walk
-    started: float
+__all__ = [
+    "OpenCall",
+    "answer",
+    "close_books",
+    "complete",
+    "first_choice",
+    "forget",
+    "fresh_id",
+    "is_live",
+    "open_call",
+    "review",
+    "settle",
+    "stream",
+    "submit",
+    "why_no_answer",
+]
 
 
 async def complete(request: ChatRequest) -> Routed:
-    """The first acceptable answer of the plan's candidates. Raises RoutingError and its kinds."""
+    """The first acceptable answer of the plan. Raises RoutingError and its kinds."""
     if request.call_id is not None:
         known = await answered(request.call_id)
         if known is not None:
             return known
-    call = await open_call(request)
-    answer: Answer | None = None
+    return await _conduct(await open_call(request))
+
+
+async def stream(request: ChatRequest) -> AsyncGenerator[Delta | Routed, None]:
+    """The pieces of the answer, then its receipt. Raises RoutingError and its kinds; after the first piece with
+    output nobody else is asked, so that a broken answer ends in an error there.
+
+    Wrap it in contextlib.aclosing where you may leave early: that ends the call and settles what was spent.
+    """
+    if request.call_id is not None and (known := await answered(request.call_id)) is not None:
+        for delta in deltas_of(known.result):
+            yield delta
+        yield known
+        return
+    pipe = streaming.Pipe()
+    call = await open_call(request, caller=pipe.listening(ask))
+    if is_live(call):
+        pipe.connect(call.walk)
+    conducted = asyncio.create_task(_conduct(call))
+    conducted.add_done_callback(lambda _: pipe.close())
+    try:
+        async for piece in pipe:
+            yield piece
+        routed = await conducted
+        if not call.walk.committed:
+            for piece in deltas_of(routed.result):
+                yield piece
+        yield routed
+    finally:
+        conducted.cancel()
+        await asyncio.wait([conducted])
+
+
+async def _conduct(call: OpenCall) -> Routed:
+    """Gets the answer and settles the call, whatever ends it."""
+    found: Answer | None = None
     failure: BaseException | None = None
     try:
-        answer = await call.walk.run()
-        if answer is None:
+        found = await answer(call)
+        if found is None:
             failure = why_no_answer(call)
     except BaseException as error:  # whatever ends the walk, the money is settled below
         failure = error
         raise
     finally:
         # The client may be gone and this task cancelled: the books are closed all the same.
-        books = close_books(call, answer, failure)
+        books = close_books(call, found, failure)
         await asyncio.shield(_settle(call, books))
-    if answer is None:
+    if found is None:
         raise cast("RoutingError", failure)
-    return receipts.routed(books.call, call.plan, call.walk, answer)
-
-
-async def open_call(
-    request: ChatRequest, *, caller: Caller = ask, allowed_models: frozenset[str] = frozenset()
-) -> OpenCall:
-    """Plans and holds the worst case. Raises what planning raises, or BudgetExceeded.
-
-    `caller` reaches the providers; `allowed_models` are the slugs that may serve, all if it is empty.
-    """
-    call_id = request.call_id or uuid7()
-    started = time.monotonic()
-    longest = request.deadline_seconds or LONGEST_CALL_SECONDS
-    demand = measure(request)
-    for chance in range(1, PLANS + 1):
-        configuration = await snapshot.acurrent()
-        # What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused.
-        world = await worlds.recent(configuration) if chance == 1 else await health.world(configuration)
-        plan = rules.decide(demand, _limited(configuration, allowed_models), world)
-        decision = receipts.decision(request, demand, plan)
-        try:
-            hold = await ledger.reserve(
-                call_id,
-                plan.holds,
-                configuration,
-                expires_in_seconds=longest + SETTLE_MARGIN_SECONDS,
-                context=receipts.context(decision, plan),
-            )
-            break
-        except BudgetExceeded:
-            if chance == PLANS:
-                raise
-    walk = Walk(plan, request, caller, Breakers(), deadline=started + longest)
-    return OpenCall(call_id, request, demand, configuration, plan, decision, hold, walk, started)
-
-
-def _limited(configuration: Snapshot, allowed_models: frozenset[str]) -> Snapshot:
-    """The configuration as a caller who may use only some models sees it."""
-    if not allowed_models:
-        return configuration
-    return replace(
-        configuration,
-        models={slug: model for slug, model in configuration.models.items() if slug in allowed_models},
-        by_name={
-            name: tuple(model for model in models if model.slug in allowed_models)
-            for name, models in configuration.by_name.items()
-        },
-    )
-
-
-def why_no_answer(call: OpenCall) -> RoutingError:
-    """The error of a walk that ended without an answer."""
-    late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
-    attempts = call.walk.attempts
-    text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
-    kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
-    if attempts and call.walk.unsupported == len(attempts):
-        kind = Unsupported
-    error = kind(
-        f"no model gave a usable answer ({text or 'none was tried'})",
-        details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
-    )
-    error.call_id = str(call.id)
-    return error
-
-
-def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> receipts.Books:
-    """What is to be written of a call that is over."""
-    return receipts.books(
-        call_id=call.id,
-        request=call.request,
-        demand=call.demand,
-        decision=call.decision,
-        walk=call.walk,
-        answer=answer,
-        failure=failure,
-        snapshot=call.snapshot,
-        reserved_microusd=max(call.hold.amounts.values(), default=0),
-        seconds=time.monotonic() - call.started,
-    )
-
-
-async def settle(call: OpenCall, books: receipts.Books) -> bool:
-    """Turns the hold into what was spent, with the receipt and every attempt's record, in one transaction."""
-    return await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+    return receipts.routed(books.call, call.plan, call.walk, found)
 
 
 async def _settle(call: OpenCall, books: receipts.Books) -> None:

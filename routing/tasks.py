@@ -1,12 +1,13 @@
 """What workers run for routing."""
 
-from routing import health, ledger, snapshot
+from routing import cache, health, ledger, snapshot
 from ziggie.background import background_loop
 
 
 def sweep() -> None:
-    """Settles what calls left held that nobody will end any more."""
+    """Settles what calls left held that nobody will end any more, and keeps the cache within its bounds."""
     background_loop().submit(ledger.sweep()).result()
+    background_loop().submit(cache.evict()).result()
 
 
 def check_providers() -> None:

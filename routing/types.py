@@ -585,13 +585,17 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
+CacheState = Literal["hit", "miss", "off"]
 Outcome = Literal["ok", "error", "timeout", "invalid", "low_confidence", "cancelled", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of one provider. `cost_microusd` and `saved_microusd` are filled for every outcome:
-    a failed attempt can cost money too."""
+    """One call of one provider. `cost_microusd` is filled for every outcome: a failed attempt can cost money too.
+
+    `role` is the part it had in a pattern; "cache" stands for no call at all, an answer that was there.
+    `note` is what the pattern found of what it said. `served`: the call's answer is this attempt's.
+    """
 
     number: int
     model: str
@@ -608,11 +612,14 @@ class Attempt:
     confidence: float | None = None
     role: str = "answer"
     repair: bool = False
+    note: str = ""
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A routed call's answer with its receipt in short."""
+    """A routed call's answer with its receipt in short. `findings` is what its pattern learned: what a verifier
+    found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md)."""
 
     result: ChatResult
     call_id: str
@@ -627,4 +634,5 @@ class Routed:
     saved_microusd: int
     seconds: float
     confidence: float | None = None
-    cache: Literal["hit", "miss", "off"] = "off"
+    cache: CacheState = "off"
+    findings: Mapping[str, Any] = field(default_factory=dict)

@@ -7,11 +7,12 @@ between, the hold is still there and the sweep settles it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
 from routing import receipts, service
+from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.gateway import anthropic_wire, openai_wire
 from routing.gateway.asking import Asker
@@ -42,20 +43,20 @@ class StreamEncoder(Protocol):
 class Dialect:
     """One wire API."""
 
-    decode: Callable[[Json, Mapping[str, str]], Incoming]
+    decode: Callable[[Json, Mapping[str, str], str], Incoming]
     encode: Callable[[ChatResult, str, str], bytes]
     streaming: Callable[[str, str, bool], StreamEncoder]
     error: Callable[[ZiggieError, int], bytes]
 
 
 OPENAI = Dialect(
-    openai_wire.decode_chat,
+    lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
     lambda result, call_id, model: openai_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: openai_wire.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_wire.encode_error,
 )
 ANTHROPIC = Dialect(
-    anthropic_wire.decode_messages,
+    lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
     lambda result, call_id, model: anthropic_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: anthropic_wire.StreamEncoder(call_id=call_id, model=model),
     anthropic_wire.encode_error,
@@ -67,9 +68,8 @@ _settling: set[asyncio.Task[None]] = set()
 
 async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     """Answers one request. Raises ZiggieError only while nothing has been sent."""
-    incoming = dialect.decode(parse(await http.body()), http.hints)
+    incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
-    incoming = replace(incoming, request=replace(incoming.request, api_key_id=key.id))
     await limits().admit(key)
     if not incoming.stream:
         await _answer_whole(http, dialect, key, incoming)
@@ -117,7 +117,8 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
 
 
 class _Stream:
-    """The answer on its way to the client. Headers go with the first piece: until then another model may serve."""
+    """The answer on its way to the client. Headers go with the first piece: until then another model may serve.
+    An answer of several calls, or one that was kept, goes out when it is whole."""
 
     def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
         self.call: service.OpenCall
@@ -128,6 +129,10 @@ class _Stream:
         self._candidate: Candidate | None = None
 
     async def take(self, candidate: Candidate, deltas: list[Delta]) -> None:
+        if service.is_live(self.call):
+            await self._send(candidate, deltas)
+
+    async def _send(self, candidate: Candidate, deltas: list[Delta]) -> None:
         encoder = self._encoder_for(candidate)
         piece = encoder.deltas(deltas)
         if piece:
@@ -135,6 +140,8 @@ class _Stream:
             await self._http.send_piece(piece)
 
     async def end(self, answer: Answer) -> None:
+        if not self._http.started:
+            await self._send(answer.candidate, deltas_of(answer.result))
         encoder = self._encoder_for(answer.candidate)
         await self._begin(answer.candidate)
         await self._http.send_piece(encoder.end(answer.result.stop_reason, answer.result.usage), last=True)
@@ -161,7 +168,7 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
     """Walks to an answer or to the reason why there is none. A client that goes away ends the walk."""
     http.watch()
     try:
-        answer = await call.walk.run()
+        answer = await service.answer(call)
     except asyncio.CancelledError as error:
         if not http.gone:
             _close(call, None, error, None)
@@ -229,7 +236,7 @@ def call_headers(call: service.OpenCall, candidate: Candidate) -> Headers:
         (b"x-ziggie-request-id", str(call.id).encode()),
         *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
-        (b"x-ziggie-cache", b"off"),
+        (b"x-ziggie-cache", call.turn.state.encode()),
     ]
 
 

@@ -1,0 +1,199 @@
+"""One routed call in steps: open it, get its answer, close its books, settle.
+
+Every call that was opened is closed and settled, whatever happened: then nothing stays held, and no equal call
+waits for it in vain. service.py goes this way for callers inside; the gateway goes it for its clients.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from routing import cache, health, ledger, patterns, receipts, rules, snapshot, streaming, worlds
+from routing.attempts import Answer, Caller, Walk
+from routing.calling import Breakers, ask
+from routing.demand import Demand, measure
+from routing.pricing import usd
+from routing.rerun import circumstances, limited
+from routing.types import Attempt, Candidate, ChatRequest, Plan, Snapshot, Usage, Verdict
+from ziggie.errors import (
+    AllProvidersFailed,
+    BudgetExceeded,
+    DeadlineExceeded,
+    RoutingError,
+    Unsupported,
+    ZiggieError,
+)
+from ziggie.ids import uuid7
+
+LONGEST_CALL_SECONDS = 900.0
+SETTLE_MARGIN_SECONDS = 60.0
+PLANS = 3  # a budget that fills between planning and holding is planned around, at most this often
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A routed call between its hold and its settlement. A call whose answer was in the cache holds nothing."""
+
+    id: UUID
+    request: ChatRequest
+    demand: Demand
+    snapshot: Snapshot
+    plan: Plan
+    decision: receipts.Decision
+    hold: ledger.Hold
+    walk: Walk
+    started: float
+    turn: cache.Turn
+    outcome: Answer | None = None
+    given_up: bool = False  # the caller went away
+
+
+async def open_call(
+    request: ChatRequest, *, caller: Caller = ask, allowed_models: frozenset[str] = frozenset()
+) -> OpenCall:
+    """Plans, and holds the worst case unless an equal request's answer serves. Raises what planning raises,
+    BudgetExceeded, or DeadlineExceeded while it waits for an equal request.
+
+    `caller` reaches the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    """
+    call_id = request.call_id or uuid7()
+    started = time.monotonic()
+    deadline = started + (request.deadline_seconds or LONGEST_CALL_SECONDS)
+    demand = measure(request)
+    planned = await _plan(request, demand, allowed_models)
+    turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
+    hold = ledger.Hold(call_id)
+    if turn.entry is None:
+        try:
+            planned, hold = await _hold(call_id, request, demand, planned, allowed_models, until=deadline)
+        except BaseException as error:  # whoever waits for this call's answer goes on without it
+            await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
+            raise
+    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline)
+    return OpenCall(
+        call_id, request, demand, planned.snapshot, planned.plan, planned.decision, hold, walk, started, turn
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    snapshot: Snapshot
+    plan: Plan
+    decision: receipts.Decision
+
+
+async def _plan(
+    request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
+) -> _Planned:
+    """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
+    configuration = await snapshot.acurrent()
+    world = await (health.world(configuration) if again else worlds.recent(configuration))
+    plan = rules.decide(demand, limited(configuration, allowed_models), world)
+    seen = circumstances(configuration, world, allowed_models)
+    return _Planned(configuration, plan, receipts.decision(request, demand, plan, seen))
+
+
+async def _hold(
+    call_id: UUID,
+    request: ChatRequest,
+    demand: Demand,
+    planned: _Planned,
+    allowed_models: frozenset[str],
+    *,
+    until: float,
+) -> tuple[_Planned, ledger.Hold]:
+    """Holds the plan's worst case; plans again where a budget has filled since. Raises BudgetExceeded."""
+    for chance in range(1, PLANS + 1):
+        try:
+            hold = await ledger.reserve(
+                call_id,
+                planned.plan.holds,
+                planned.snapshot,
+                expires_in_seconds=until - time.monotonic() + SETTLE_MARGIN_SECONDS,
+                context=receipts.context(planned.decision, planned.plan),
+            )
+            break
+        except BudgetExceeded:
+            if chance == PLANS:
+                raise
+        planned = await _plan(request, demand, allowed_models, again=True)
+    return planned, hold
+
+
+def why_no_answer(call: OpenCall) -> RoutingError:
+    """The error of a walk that ended without an answer."""
+    late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
+    attempts = call.walk.attempts
+    text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
+    kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
+    if attempts and call.walk.unsupported == len(attempts):
+        kind = Unsupported
+    error = kind(
+        f"no model gave a usable answer ({text or 'none was tried'})",
+        details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
+    )
+    error.call_id = str(call.id)
+    return error
+
+
+def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> receipts.Books:
+    """What is to be written of a call that is over."""
+    call.outcome = answer
+    call.given_up = failure is not None and not isinstance(failure, ZiggieError)
+    return receipts.books(
+        call_id=call.id,
+        request=call.request,
+        demand=call.demand,
+        decision=call.decision,
+        walk=call.walk,
+        answer=answer,
+        failure=failure,
+        snapshot=call.snapshot,
+        cache=call.turn.state,
+        reserved_microusd=max(call.hold.amounts.values(), default=0),
+        seconds=time.monotonic() - call.started,
+    )
+
+
+async def settle(call: OpenCall, books: receipts.Books) -> bool:
+    """Turns the hold into what was spent, with the receipt and every attempt's record, in one transaction.
+    Equal requests that wait go on first."""
+    if call.outcome is not None and call.plan.rule == call.turn.rule:
+        await call.turn.keep(call.walk, call.outcome)
+    await call.turn.release(given_up=call.given_up)
+    return await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+
+
+async def answer(call: OpenCall) -> Answer | None:
+    """The answer that was kept, else that of the plan's pattern; None if nobody gave a usable one."""
+    if call.turn.entry is not None:
+        return _from_cache(call, call.turn.entry)
+    return await patterns.run(call.walk)
+
+
+def is_live(call: OpenCall) -> bool:
+    """Whether pieces of the answer may go to the client while it is being made."""
+    return call.turn.entry is None and streaming.is_live(call.request, call.plan)
+
+
+def _from_cache(call: OpenCall, entry: cache.Entry) -> Answer:
+    model = call.snapshot.models[entry.model]
+    kept = Candidate(model, "kept from an equal request", 0, 0, receipts.CACHE, calls=0)
+    call.walk.attempts.append(
+        Attempt(
+            number=1,
+            model=model.slug,
+            provider=model.provider.slug,
+            source=model.source,
+            outcome="ok",
+            started_at=datetime.now(UTC),
+            seconds=0.0,
+            usage=Usage(input_tokens=0, output_tokens=0),
+            confidence=entry.confidence,
+            role=receipts.CACHE,
+            note=f"the answer of call {entry.call_id}, which cost ${usd(entry.cost_microusd)}",
+        )
+    )
+    return Answer(entry.result, kept, Verdict(ok=True, confidence=entry.confidence), 1, entry.findings)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from routing import pricing
 from routing.collecting import Collector, with_estimates
-from routing.judging import ACCEPTED, judge
+from routing.judging import ACCEPTED, judged
 from routing.types import (
     Attempt,
     Candidate,
@@ -201,7 +201,7 @@ class Walk:
             result = with_estimates(collector.result(), step.request)
             reported = result.usage
             if not self.committed:  # what a client has seen cannot be refused any more
-                verdict = judge(step.request, result)
+                verdict = await judged(step.request, result)
             outcome = self._outcome(candidate, verdict)
             error = verdict.problem
             await self.observer.succeeded(candidate)

@@ -1,5 +1,6 @@
-"""PURE: is an answer what was asked for, as far as its shape can tell?"""
+"""Is an answer what was asked for, as far as its shape can tell? Pure, but for the thread that checks schemas."""
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -26,6 +27,13 @@ def judge(request: ChatRequest, result: ChatResult) -> Verdict:
     if request.json_schema is None:
         return ACCEPTED if isinstance(document, dict) else Verdict(ok=False, problem="it is not a JSON object")
     return ACCEPTED if fits(request.json_schema, document) else Verdict(ok=False, problem="it does not fit the schema")
+
+
+async def judged(request: ChatRequest, result: ChatResult) -> Verdict:
+    """The same for the event loop, which no schema of a stranger may hold up."""
+    if request.accept is None and request.json_schema is not None:
+        return await asyncio.to_thread(judge, request, result)
+    return judge(request, result)
 
 
 def json_of(text: str) -> Any:

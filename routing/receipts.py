@@ -11,6 +11,7 @@ from routing.attempts import Answer, Walk
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, to_json
 from routing.ledger_rows import CallRow, UsageRow
+from routing.rerun import Circumstances
 from routing.types import (
     Attempt,
     CacheState,
@@ -53,8 +54,8 @@ def context(decision: Decision, plan: Plan) -> dict[str, Any]:
     }
 
 
-def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
-    """What was decided, why, and for whom."""
+def decision(request: ChatRequest, demand: Demand, plan: Plan, circumstances: Circumstances) -> Decision:
+    """What was decided, why, and for whom; and all that the decision depended on (rerun.py)."""
     return {
         "rule": plan.rule,
         "policy": plan.policy,
@@ -62,7 +63,7 @@ def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
         "pattern": plan.pattern,
         "features": features_json(plan.features),
         "candidates": candidates_json(plan),
-        "request": to_json(demand),
+        "request": {**to_json(demand), "circumstances": circumstances},
         "task_kind": request.hints.task_kind,
         "agent_level": request.hints.agent_level,
         "creator": request.creator,

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from routing import receipts, service
+from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.gateway import anthropic_wire, openai_wire
 from routing.gateway.asking import Asker
@@ -116,7 +117,8 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
 
 
 class _Stream:
-    """The answer on its way to the client. Headers go with the first piece: until then another model may serve."""
+    """The answer on its way to the client. Headers go with the first piece: until then another model may serve.
+    An answer of several calls, or one that was kept, goes out when it is whole."""
 
     def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
         self.call: service.OpenCall
@@ -127,6 +129,10 @@ class _Stream:
         self._candidate: Candidate | None = None
 
     async def take(self, candidate: Candidate, deltas: list[Delta]) -> None:
+        if service.is_live(self.call):
+            await self._send(candidate, deltas)
+
+    async def _send(self, candidate: Candidate, deltas: list[Delta]) -> None:
         encoder = self._encoder_for(candidate)
         piece = encoder.deltas(deltas)
         if piece:
@@ -134,6 +140,8 @@ class _Stream:
             await self._http.send_piece(piece)
 
     async def end(self, answer: Answer) -> None:
+        if not self._http.started:
+            await self._send(answer.candidate, deltas_of(answer.result))
         encoder = self._encoder_for(answer.candidate)
         await self._begin(answer.candidate)
         await self._http.send_piece(encoder.end(answer.result.stop_reason, answer.result.usage), last=True)
@@ -160,7 +168,7 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
     """Walks to an answer or to the reason why there is none. A client that goes away ends the walk."""
     http.watch()
     try:
-        answer = await call.walk.run()
+        answer = await service.answer(call)
     except asyncio.CancelledError as error:
         if not http.gone:
             _close(call, None, error, None)
@@ -228,7 +236,7 @@ def call_headers(call: service.OpenCall, candidate: Candidate) -> Headers:
         (b"x-ziggie-request-id", str(call.id).encode()),
         *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
-        (b"x-ziggie-cache", b"off"),
+        (b"x-ziggie-cache", call.turn.state.encode()),
     ]
 
 

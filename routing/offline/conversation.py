@@ -25,11 +25,12 @@ _JSON = re.compile(r"[{\[]\s*[\"{\[]")
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A line or sentence that may be quoted. `marker` is the `[1]` it stands under, if any; `weight`
-    is below 1 for words that are addressed to the model rather than told to it."""
+    is below 1 for words that are addressed to the model rather than told to it; `role` is who says it."""
 
     text: str
     marker: str = ""
     weight: float = 1.0
+    role: str = "user"
 
 
 class Conversation:
@@ -37,9 +38,13 @@ class Conversation:
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._texts = [(message.role, text_of(message)) for message in messages]
-        users = (place for place, (role, _) in enumerate(self._texts) if role == "user")
-        self._last = max(users, default=len(self._texts) - 1)
+        users = [place for place, (role, _) in enumerate(self._texts) if role == "user"] or [len(self._texts) - 1]
+        self._newest = users[-1]
+        self._last = next((place for place in reversed(users) if not self._refers_back(place)), users[0])
         self.task, self._material = split(self._texts[self._last][1]) if self._texts else ("", "")
+
+    def _refers_back(self, place: int) -> bool:
+        return place > 0 and bool(cues.REFERS_BACK.search(_blocks(self._texts[place][1])[1]))
 
     @cached_property
     def _timed(self) -> tuple[str, list[Sentence]]:
@@ -52,12 +57,32 @@ class Conversation:
     @cached_property
     def document(self) -> tuple[Sentence, ...]:
         """The text that a summary or an analysis is about, sentence by sentence."""
-        return tuple(self._timed[1] or _untimed(self._material or self._earlier()))
+        return tuple(self._timed[1] or _untimed(self._untimed_text() or self._earlier()))
+
+    def _untimed_text(self) -> str:
+        """The last user message without its orders. What only looks like a task, a last paragraph or a
+        question, is left in: where a schema is to be filled it may be part of the text."""
+        orders = (cues.TASK_VERB.match, cues.LESSER_TASK.search, cues.DIRECTIVE.match, cues.WANTS_SUMMARY.search)
+        if any(order(self.task) for order in orders):
+            return self._material
+        return self._texts[self._last][1]
 
     def _earlier(self) -> str:
         """What was said before the last user message, for "summarise that"."""
         told = (text for place, (role, text) in enumerate(self._texts) if place != self._last and role != "system")
         return "\n\n".join(told)
+
+    @cached_property
+    def drafts(self) -> tuple[Sentence, ...]:
+        """The answers that messages behind the task quote, for another model to work on."""
+        return tuple(_untimed("\n\n".join(self._said(place) for place in range(self._last + 1, len(self._texts)))))
+
+    def _said(self, place: int) -> str:
+        """What a message offers for quotation. One that refers back offers what it quotes itself."""
+        role, text = self._texts[place]
+        if place == self._last:
+            return self._material
+        return "\n\n".join(_blocks(text)[0]) if place > self._last and role == "user" else text
 
     @cached_property
     def people(self) -> frozenset[str]:
@@ -72,30 +97,31 @@ class Conversation:
     def wants_judgement(self) -> bool:
         """True if an opinion on somebody's work is asked for. Beside a transcript only plain words count:
         whoever analyses one is told to check and to rate many things."""
-        told = _blocks(self._texts[self._last][1])[1].strip().splitlines() if self._texts else []
+        told = _blocks(self._texts[self._newest][1])[1].splitlines() if self._texts else []
         orders = [self.task, *told[:1], *told[-1:], *(text for role, text in self._texts if role == "system")]
         cue = cues.DEMANDS_VERDICT.search
         return any(cue(order) or (not self._timed[1] and cues.WANTS_JUDGEMENT.search(order)) for order in orders)
 
     @cached_property
     def passages(self) -> tuple[Passage, ...]:
-        """Every line but the question's own and those of earlier offline answers."""
+        """Every line but the question's own, those of earlier offline answers and of a repeated schema."""
         return tuple(self._passages())
 
     def _passages(self) -> Iterator[Passage]:
         asked = words.terms(self.task)
-        for place, (role, text) in enumerate(self._texts):
+        for place, (role, _) in enumerate(self._texts):
             marker = ""
-            for whole in lines(self._material if place == self._last else text):
+            for whole in lines(self._said(place)):
                 line = whole
                 if found := _MARKER.match(line):
                     marker = f"[{found[1]}]"
                     line = line[found.end() :].strip()
                 line = cues.MATERIAL_LABEL.sub("", line)
-                if not line or line.startswith(NAME) or self._is_task(line, asked):
+                skipped = not line or line.startswith(NAME) or cues.SCHEMA_FIELD.search(line)
+                if skipped or self._is_task(line, asked):
                     continue
                 addressed = role in ("system", "user") and cues.DIRECTIVE.match(line)
-                yield Passage(line, marker, 0.4 if addressed else 1.0)
+                yield Passage(line, marker, 0.4 if addressed else 1.0, role)
 
     def _is_task(self, line: str, asked: list[str]) -> bool:
         """The question itself, as it stands in an earlier message: it would answer itself best."""
@@ -261,6 +287,8 @@ def _unwrapped(raw: Iterable[str]) -> Iterator[str]:
 
 def _untimed(material: str) -> Iterator[Sentence]:
     for line in _unwrapped(material.splitlines()):
-        for piece in words.sentences(line):
-            if not piece.startswith(NAME) and words.has_words(piece):
+        if cues.HEADER.match(line) or line.startswith(NAME):
+            continue
+        for piece in words.sentences(cues.MATERIAL_LABEL.sub("", line)):
+            if words.has_words(piece):
                 yield from (Sentence(part) for part in transcript.cut(piece))

@@ -62,6 +62,16 @@ LABELLED_TASK = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 MATERIAL_LABEL = _compiled(rf"^\W{{0,20}}{_MATERIAL_LABELS}\s*[:：]\s*")
+HEADER = _compiled(r"^\W{0,20}(?:title|video|creator|channel|author|url|duration|date)\s*[:：]|^[\w ]{1,40}[:：]$")
+_SCHEMA_WORDS = _either(
+    """
+    type | properties | required | items | enum | const | format | pattern | description | minLength | maxLength |
+    minItems | maxItems | minimum | maximum | additionalProperties | anyOf | oneOf | allOf | [$]ref |
+    [$]schema | [$]defs
+    """
+)
+# A field of a JSON schema: prompts often repeat the schema of the answer that they want.
+SCHEMA_FIELD = re.compile(rf"^\W*{_SCHEMA_WORDS}\"\s*:|\"type\"\s*:")
 DIRECTIVE = _compiled(
     r"^\W{0,20}"
     + _either(
@@ -74,6 +84,12 @@ DIRECTIVE = _compiled(
     )
 )
 
+# A message that only says something about an earlier one, whose task it repeats.
+REFERS_BACK = _compiled(
+    r"\b(?:task|question|request|prompt) above\b|\babove (?:task|question)\b|\banswer again\b|\bagain, corrected\b"
+    r"|\banswer (?:cannot be used|did not validate|is not valid)\b"
+)
+
 # --- judgements ------------------------------------------------------------------------------------
 
 _VERDICT = r"(?:APPROVED?|REJECT(?:ED)?|PASS|FAIL)"
@@ -84,12 +100,16 @@ DEMANDS_VERDICT = re.compile(
     rf"|\b{_VERDICT}\b\W{{1,10}}(?:(?:or|and)\W{{1,10}})?{_VERDICT}\b"
 )
 WANTS_JUDGEMENT = re.compile(
-    r"\b(?i:judge|grade)\b"
+    r"\b(?i:judge|grade)\b (?i:the|this|that|these|those|whether|if|each|how|which|both|it)\b"
     r"|\b(?i:score|rate)\b(?! (?i:your|the) confidence)[^.\n]{0,60}\b(?i:from|out of|between|on a scale|0-|1-)"
     rf"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b(?![^.\n]{{0,40}}\byour\b)[^.\n]{{0,40}}\b{_JUDGED}\b"
-    rf"|(?<!your )\b{_JUDGED}\b[^.\n]{{0,20}}\b(?i:is|are) {_GOOD}\b"
+    rf"|(?<!your )\b{_JUDGED}(?: \w+){{0,3}} (?i:is|are) {_GOOD}\b"
     rf"|\b(?i:is|are) (?i:this|the|that|these)(?: \w+){{0,2}} {_JUDGED}\b[^.\n]{{0,20}}\b{_GOOD}\b"
     r"|\b(?i:which|better) (?i:answer|response|draft)\b"
+)
+
+FAILURE = _compiled(
+    r"\b(?:error|exception|fail(?:ed|ure|s)?|fatal|critical|traceback|panic|timed? ?out|warning|denied)\b"
 )
 
 # --- numbers ---------------------------------------------------------------------------------------

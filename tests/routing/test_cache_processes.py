@@ -1,0 +1,145 @@
+"""Equal requests of several processes, one of which may die at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from routing.cache import LEASE_SECONDS
+from routing.models import CachedAnswer
+from tests.routing.installation import Installation, installed
+from tests.servers import Reply
+
+pytestmark = pytest.mark.django_db(transaction=True)
+QUESTION = "Is the disk almost full?"
+
+
+@pytest.fixture
+def here(transactional_db: None) -> Iterator[Installation]:
+    with installed() as installation:
+        installation.change_rule(
+            "system query", chain=["llama3.2"], options={"cache_ttl_seconds": 3600, "first_token_seconds": None}
+        )
+        yield installation
+
+
+class Caller:
+    """A process that makes calls when it is told to."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.routing.cache_caller", connection.settings_dict["NAME"], *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=settings.BASE_DIR,
+            env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        )
+
+    def call(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(QUESTION + "\n")
+        self.process.stdin.flush()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def answer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.line())
+        return answer
+
+
+@contextmanager
+def callers(count: int, *arguments: str) -> Iterator[list[Caller]]:
+    started = [Caller(*arguments) for _ in range(count)]
+    try:
+        assert [caller.line() for caller in started] == ["ready"] * count
+        yield started
+    finally:
+        for caller in started:
+            caller.process.kill()
+            caller.process.communicate()
+
+
+def until(holds: Callable[[], bool], *, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.02)
+
+
+def test_two_processes_with_the_same_request_at_once_make_one_upstream_call(here: Installation) -> None:
+    here.ollama.default = Reply(text="No, 40% is free.", first_token=1.0)
+    with callers(2) as (one, other):
+        one.call()
+        other.call()
+        answers = [one.answer(), other.answer()]
+    assert {answer["text"] for answer in answers} == {"No, 40% is free."}
+    assert sorted(answer["cache"] for answer in answers) == ["hit", "miss"]
+    assert len(here.ollama.calls) == 1
+    here.assert_books_are_closed()
+
+
+def test_when_the_leader_is_killed_another_process_takes_over(here: Installation) -> None:
+    here.ollama.queue(Reply(fault="hang"))
+    here.ollama.default = Reply(text="No, 40% is free.")
+    with callers(3) as (leader, one, other):
+        leader.call()
+        until(lambda: len(here.ollama.calls) == 1)
+        one.call()
+        other.call()
+        time.sleep(0.5)
+        leader.process.send_signal(signal.SIGKILL)
+        killed_at = time.monotonic()
+        answers = [one.answer(), other.answer()]
+        waited = time.monotonic() - killed_at
+    print(f"the others waited {waited:.1f} s after the leader's death")
+    assert {answer["text"] for answer in answers} == {"No, 40% is free."}
+    assert sorted(answer["cache"] for answer in answers) == ["hit", "miss"]
+    assert len(here.ollama.calls) == 2
+    assert waited < LEASE_SECONDS + 10
+
+
+def test_a_leader_that_takes_longer_than_its_lease_stays_the_leader(here: Installation) -> None:
+    here.ollama.default = Reply(text="No, 40% is free.", first_token=LEASE_SECONDS + 3)
+    with callers(2) as (one, other):
+        one.call()
+        other.call()
+        answers = [one.answer(), other.answer()]
+    assert sorted(answer["cache"] for answer in answers) == ["hit", "miss"]
+    assert len(here.ollama.calls) == 1
+
+
+def test_whoever_waits_for_a_dead_leader_keeps_its_own_deadline(here: Installation) -> None:
+    here.ollama.default = Reply(fault="hang")
+    with callers(1) as (leader,), callers(1, "1.5") as (hurried,):
+        leader.call()
+        until(lambda: len(here.ollama.calls) == 1)
+        leader.process.send_signal(signal.SIGKILL)
+        hurried.call()
+        answer = hurried.answer()
+    assert answer["error"] == "deadline"
+    assert answer["seconds"] < 6
+    assert CachedAnswer.objects.count() <= 1
+
+
+def test_when_the_leader_fails_the_other_process_asks_for_itself(here: Installation) -> None:
+    here.ollama.queue(Reply(status=400, error="no", latency=1.0))
+    here.ollama.default = Reply(text="No, 40% is free.")
+    with callers(2) as (leader, other):
+        leader.call()
+        until(lambda: len(here.ollama.calls) == 1)
+        other.call()
+        assert leader.answer()["error"] == "all_providers_failed"
+        assert other.answer()["text"] == "No, 40% is free."
+    here.assert_books_are_closed()

@@ -119,7 +119,6 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]  # not subsc
 
 class ProviderForm(ConfigurationForm):
     section = "providers"
-    # Django's URL field knows no hosts like http://ollama:11434.
     base_url = text(label="Base URL", max_length=300)
     new_api_key = forms.CharField(
         label="API key",
@@ -133,6 +132,10 @@ class ProviderForm(ConfigurationForm):
     class Meta:
         model = Provider
         fields = ("slug", *rows.PROVIDER_COLUMNS)
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """The address is checked with the entry: Django's validator knows no hosts like http://ollama:11434."""
+        return {*super()._get_validation_exclusions(), "base_url"}  # type: ignore[misc]  # not in the stubs
 
     def entry(self, cleaned: dict[str, Any]) -> Any:
         values = {name: cleaned[name] for name in rows.PROVIDER_COLUMNS if name in cleaned}

@@ -6,7 +6,7 @@ waits for it in vain. service.py goes this way for callers inside; the gateway g
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
+from routing.rerun import circumstances, limited
 from routing.types import Attempt, Candidate, ChatRequest, Plan, Snapshot, Usage, Verdict
 from ziggie.errors import (
     AllProvidersFailed,
@@ -89,8 +90,9 @@ async def _plan(
     """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
     configuration = await snapshot.acurrent()
     world = await (health.world(configuration) if again else worlds.recent(configuration))
-    plan = rules.decide(demand, _limited(configuration, allowed_models), world)
-    return _Planned(configuration, plan, receipts.decision(request, demand, plan))
+    plan = rules.decide(demand, limited(configuration, allowed_models), world)
+    seen = circumstances(configuration, world, allowed_models)
+    return _Planned(configuration, plan, receipts.decision(request, demand, plan, seen))
 
 
 async def _hold(
@@ -118,20 +120,6 @@ async def _hold(
                 raise
         planned = await _plan(request, demand, allowed_models, again=True)
     return planned, hold
-
-
-def _limited(configuration: Snapshot, allowed_models: frozenset[str]) -> Snapshot:
-    """The configuration as a caller who may use only some models sees it."""
-    if not allowed_models:
-        return configuration
-    return replace(
-        configuration,
-        models={slug: model for slug, model in configuration.models.items() if slug in allowed_models},
-        by_name={
-            name: tuple(model for model in models if model.slug in allowed_models)
-            for name, models in configuration.by_name.items()
-        },
-    )
 
 
 def why_no_answer(call: OpenCall) -> RoutingError:

@@ -41,6 +41,8 @@ class Collector:
 def with_estimates(result: ChatResult, request: ChatRequest) -> ChatResult:
     """The result with missing token counts estimated and marked so. A reported zero stays a zero."""
     usage, estimated = result.usage, set(result.usage.estimated)
+    if usage.input_tokens is not None and usage.output_tokens is not None:
+        return result
     if usage.input_tokens is None:
         usage = replace(usage, input_tokens=prompt_tokens(request))
         estimated.add("input_tokens")

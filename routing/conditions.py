@@ -193,10 +193,10 @@ class _Parser:
             return self._alone(left)
         operator = next(known for known in OPPOSITE if known == sign)
         right = self._operand()
+        if "name" not in {left.kind, right.kind}:
+            raise ConditionError(f"column {left.column}: a comparison needs a name on one side")
         if left.kind != "name":
             left, right, operator = right, left, MIRRORED[operator]
-        if left.kind != "name":
-            raise ConditionError(f"column {left.column}: a comparison needs a name on one side")
         truth = right.text.lower()
         if right.kind == "name" and truth in {"true", "false"} and operator in {"==", "!="}:
             return Flag(left.text, (truth == "true") == (operator == "=="))

@@ -227,7 +227,7 @@ class _Converter:
             return
         for key in spec.keys() - UNDERSTOOD_KEYS:
             self.report.left(f"{place}.{key}", "no rule can say this")
-        pattern = self._pattern(place, spec, chain)
+        pattern = self._pattern(place, spec)
         for when in self._whens(place, spec):
             yield {"name": name[:100], "when": when, "chain": chain, "options": dict(self.options)} | pattern
 
@@ -257,11 +257,12 @@ class _Converter:
         self.report.took(place, " and ".join(conditions.said) or "always")
         return conditions.when
 
-    def _pattern(self, place: str, spec: dict[str, Any], chain: list[str]) -> dict[str, Any]:
+    def _pattern(self, place: str, spec: dict[str, Any]) -> dict[str, Any]:
         mode = str(spec.get("mode") or spec.get("pattern") or spec.get("strategy") or "").lower()
-        if mode in PARALLEL and len(chain) > 1:
-            self.report.took(place, f"{mode} -> ensemble of {', '.join(chain)}")
-            return {"pattern": "ensemble", "roles": {"members": chain[:8]}}
+        members = [slug for name in _own_models(spec) if (slug := self._slug(name))]
+        if mode in PARALLEL and len(members) > 1:
+            self.report.took(place, f"{mode} -> ensemble of {', '.join(members)}")
+            return {"pattern": "ensemble", "roles": {"members": members[:8]}}
         reviewers = self._chain(f"{place}.enhanced_by", _listed(spec.get("enhanced_by")))
         if not reviewers:
             return {}
@@ -273,7 +274,7 @@ class _Converter:
     # --- chains --------------------------------------------------------------------------------
 
     def _stated_chain(self, spec: dict[str, Any]) -> list[Any]:
-        own = [*_listed(spec.get("primary")), *_listed(spec.get("model")), *_listed(spec.get("models"))]
+        own = _own_models(spec)
         fallbacks = [name for key in FALLBACK_KEYS for name in _listed(spec.get(key))]
         named = [model for name in fallbacks for model in (self._named_chain(name) or [name])]
         return [*own, *(named or (self._named_chain(own[0]) if own else []))]
@@ -291,12 +292,15 @@ class _Converter:
         """Slugs, each once; what is no model is reported."""
         chain: dict[str, None] = {}
         for name in names:
-            slug = self.model_names.get(name.lower()) if isinstance(name, str) else None
+            slug = self._slug(name)
             if slug is None:
                 self.report.left(place, f"there is no model {name!r}")
             else:
                 chain[slug] = None
         return list(chain)
+
+    def _slug(self, name: Any) -> str | None:
+        return self.model_names.get(name.lower()) if isinstance(name, str) else None
 
 
 def _named(section: Any, name: str) -> Iterator[tuple[str, str, Any]]:
@@ -307,6 +311,11 @@ def _named(section: Any, name: str) -> Iterator[tuple[str, str, Any]]:
         for index, spec in enumerate(section):
             stated = next((spec[key] for key in NAME_KEYS if spec.get(key)), None) if isinstance(spec, dict) else spec
             yield f"{name}[{index}]", str(stated) if stated else f"{name} {index + 1}", spec
+
+
+def _own_models(spec: dict[str, Any]) -> list[Any]:
+    """What a rule names itself, without its fallbacks."""
+    return [*_listed(spec.get("primary")), *_listed(spec.get("model")), *_listed(spec.get("models"))]
 
 
 def _listed(value: Any) -> list[Any]:

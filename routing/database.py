@@ -98,6 +98,8 @@ class Pool:
     async def release(self, connection: Connection) -> None:
         """Takes a connection back; one that was left in the middle of something is closed."""
         status = connection.info.transaction_status
+        if connection.broken:  # whatever befell it may have befallen the others: they are tried before they are lent
+            self._idle = [(float("-inf"), other) for _, other in self._idle]
         if self._closed or connection.closed or status != psycopg.pq.TransactionStatus.IDLE:
             await connection.close()
         else:

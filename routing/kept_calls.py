@@ -2,20 +2,23 @@
 
 from uuid import UUID
 
-from routing import receipts
+from routing import database, receipts
 from routing.models import RoutedCall
 from routing.types import Routed
 from ziggie.errors import RoutingError
 from ziggie.ids import uuid7
 
+RECEIPT = "SELECT to_jsonb(c) FROM routing_routedcall c WHERE id = %s"
 RETRYABLE = ("abandoned", "cancelled")
 
 
 async def answered(call_id: UUID) -> Routed | None:
     """The answer that this call had; None if it was never settled. Raises the error that it ended with."""
-    row = await RoutedCall.objects.filter(pk=call_id).values().afirst()
-    if row is None:
+    async with database.connection() as connection:
+        found = await (await connection.execute(RECEIPT, (call_id,))).fetchone()
+    if found is None:
         return None
+    row = found[0]
     if row["bodies"]:
         return receipts.routed_from_row(row)
     kind = next((kind for kind in RoutingError.__subclasses__() if kind.code == row["outcome"]), RoutingError)

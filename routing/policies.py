@@ -142,10 +142,16 @@ def predecessor(policy: RoutingPolicy) -> RoutingPolicy | None:
 
 
 def difference(old: RoutingPolicy | None, new: RoutingPolicy) -> str:
-    """The rules that differ, as a unified diff of the routing file's YAML; "" if none does."""
-    before = [] if old is None else _lines(old)
+    """The rules that differ, one after the other, each as a diff of the routing file's YAML; "" if none does."""
+    before = {} if old is None else _rules_as_lines(old)
+    after = _rules_as_lines(new)
+    lines = [line for name in after | before for line in _rule_difference(name, before.get(name), after.get(name))]
+    if [name for name in before if name in after] != [name for name in after if name in before]:
+        lines.append("@@ the rules stand in another order @@")
+    if not lines:
+        return ""
     name = f"{old.slug} v{old.version}" if old else "nothing"
-    return "\n".join(difflib.unified_diff(before, _lines(new), name, f"{new.slug} v{new.version}", lineterm="", n=1))
+    return "\n".join([f"--- {name}", f"+++ {new.slug} v{new.version}", *lines])
 
 
 def refuse_errors(problems: list[Problem], message: str) -> None:
@@ -154,9 +160,20 @@ def refuse_errors(problems: list[Problem], message: str) -> None:
         raise InvalidInput(message, details=[{"place": p.place, "problem": p.message} for p in found])
 
 
-def _lines(policy: RoutingPolicy) -> list[str]:
-    rules = rows.plain(entry_of(policy))["rules"]
-    return yaml.safe_dump(rules, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None).splitlines()
+def _rules_as_lines(policy: RoutingPolicy) -> dict[str, list[str]]:
+    """By the rule's name, in the order of the rules."""
+    return {rule.name: _as_lines(rows.plain(rule)) for rule in entry_of(policy).rules}
+
+
+def _as_lines(rule: dict[str, object]) -> list[str]:
+    return yaml.safe_dump(rule, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None).splitlines()
+
+
+def _rule_difference(name: str, before: list[str] | None, after: list[str] | None) -> list[str]:
+    if before == after:
+        return []
+    changed = list(difflib.unified_diff(before or [], after or [], lineterm="", n=0))
+    return [f"@@ {name} @@", *(line for line in changed[2:] if not line.startswith("@@"))]
 
 
 def _go_live(draft: RoutingPolicy, by: str) -> None:

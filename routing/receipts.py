@@ -11,6 +11,7 @@ from routing.attempts import Answer, Walk
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, to_json
 from routing.ledger_rows import CallRow, UsageRow
+from routing.rerun import Circumstances
 from routing.types import (
     Attempt,
     CacheState,
@@ -40,10 +41,12 @@ Decision = dict[str, Any]  # the receipt's columns that are known once a call is
 
 
 def context(decision: Decision, plan: Plan) -> dict[str, Any]:
-    """What the sweep settles from if this process dies: the call's columns and its first candidate."""
+    """What the sweep settles from if this process dies: the call's columns and its first candidate.
+
+    Written for every call and read for hardly any, so it leaves out what is long."""
     first = plan.candidates[0]
     return {
-        **decision,
+        **{name: value for name, value in decision.items() if name not in ("features", "candidates", "request")},
         "model": first.model.slug,
         "provider": first.model.provider.slug,
         "source": str(first.model.source),
@@ -51,8 +54,8 @@ def context(decision: Decision, plan: Plan) -> dict[str, Any]:
     }
 
 
-def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
-    """What was decided, why, and for whom."""
+def decision(request: ChatRequest, demand: Demand, plan: Plan, circumstances: Circumstances) -> Decision:
+    """What was decided, why, and for whom; and all that the decision depended on (rerun.py)."""
     return {
         "rule": plan.rule,
         "policy": plan.policy,
@@ -60,7 +63,7 @@ def decision(request: ChatRequest, demand: Demand, plan: Plan) -> Decision:
         "pattern": plan.pattern,
         "features": features_json(plan.features),
         "candidates": candidates_json(plan),
-        "request": to_json(demand),
+        "request": {**to_json(demand), "circumstances": circumstances},
         "task_kind": request.hints.task_kind,
         "agent_level": request.hints.agent_level,
         "creator": request.creator,

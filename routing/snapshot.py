@@ -5,6 +5,7 @@ twice a second and reads everything again, in one statement, when it moved. A ca
 keeps it to its end, so no call sees half of a change.
 
     load()       the state now, past the cache
+    policy()     one version of a policy, live or not
     current()    for synchronous code       acurrent()    for the event loop, which it never blocks
 """
 
@@ -14,14 +15,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db import InterfaceError, OperationalError
 from django.db import connection as django_connection
 
 from routing import database
-from routing.snapshot_rows import EPOCH, EVERYTHING, build
-from routing.types import Snapshot
+from routing.snapshot_rows import EPOCH, EVERYTHING, POLICY, build, build_policy
+from routing.types import PolicySpec, Snapshot
 from ziggie.errors import Unavailable
 
 CHECK_SECONDS = 0.5
@@ -29,7 +31,13 @@ CHECK_SECONDS = 0.5
 
 def load() -> Snapshot:
     """Raises ConfigurationError where no policy is live, Unavailable where the database is away."""
-    return build(_query(EVERYTHING))
+    return build(str(_query(EVERYTHING)))
+
+
+def policy(slug: str, version: int) -> PolicySpec | None:
+    """Any version of a policy; None if there is none."""
+    text = _query(POLICY, slug, version)
+    return None if text is None else build_policy(str(text))
 
 
 def current() -> Snapshot:
@@ -41,7 +49,7 @@ def current() -> Snapshot:
         if (known := cache.fresh()) is not None:  # another thread has just looked
             return known
         asked_at = time.monotonic()
-        if (known := cache.unchanged(int(_query(EPOCH)))) is None:
+        if (known := cache.unchanged(_query(EPOCH))) is None:
             known = load()
         return cache.keep(known, asked_at)
 
@@ -111,10 +119,12 @@ def _is_over(snapshot: Snapshot) -> bool:
     return snapshot.valid_until is not None and datetime.now(UTC) >= snapshot.valid_until
 
 
-def _query(sql: str) -> str:
+def _query(sql: str, *parameters: Any) -> Any:
+    """The one value that the statement gives; None where it gives no row."""
     try:
         with django_connection.cursor() as cursor:
-            cursor.execute(sql)
-            return str(cursor.fetchone()[0])
+            cursor.execute(sql, parameters or None)
+            row = cursor.fetchone()
+            return None if row is None else row[0]
     except (OperationalError, InterfaceError) as error:
         raise Unavailable("the database does not answer") from error

@@ -57,6 +57,13 @@ SELECT json_build_object(
 )::text
 """
 
+# One version of a policy, whatever its state: the live one and what receipts were judged by.
+POLICY = """
+SELECT json_build_object('policy', row_to_json(p), 'rules', (
+    SELECT json_agg(r ORDER BY r.position) FROM routing_routingrule r WHERE r.policy_id = p.id))::text
+FROM routing_routingpolicy p WHERE slug = %s AND version = %s
+"""
+
 
 def build(text: str) -> Snapshot:
     """The snapshot that EVERYTHING's answer describes. Raises ConfigurationError where no policy is live."""
@@ -69,16 +76,25 @@ def build(text: str) -> Snapshot:
     return Snapshot(
         epoch=rows["epoch"],
         models={model.slug: model for model in models},
-        policy=PolicySpec(
-            id=rows["policy"]["id"],
-            slug=rows["policy"]["slug"],
-            version=rows["policy"]["version"],
-            rules=tuple(_rule(row) for row in rows["rules"] or ()),
-        ),
+        policy=_policy(rows),
         budgets=tuple(_budget(row) for row in rows["budgets"] or ()),
         settings=_settings(rows["settings"]) if rows["settings"] else SettingsSpec(),
         by_name=_by_name(models),
         valid_until=datetime.fromisoformat(next_price_at) if next_price_at else None,
+    )
+
+
+def build_policy(text: str) -> PolicySpec:
+    """The policy that POLICY's answer describes."""
+    return _policy(json.loads(text))
+
+
+def _policy(rows: Row) -> PolicySpec:
+    return PolicySpec(
+        id=rows["policy"]["id"],
+        slug=rows["policy"]["slug"],
+        version=rows["policy"]["version"],
+        rules=tuple(_rule(row) for row in rows["rules"] or ()),
     )
 
 

@@ -75,7 +75,9 @@ _ERROR_TYPES = {
 # --- requests ------------------------------------------------------------------------------------
 
 
-def decode_messages(body: Json, headers: Mapping[str, str], *, counting: bool = False) -> Incoming:
+def decode_messages(
+    body: Json, headers: Mapping[str, str], *, api_key_id: str | None = None, counting: bool = False
+) -> Incoming:
     """Raises InvalidInput, TooLarge or Unsupported. `counting`: for count_tokens, which needs no max_tokens."""
     for key in _REFUSED:
         if body.get(key) is not None:
@@ -106,6 +108,7 @@ def decode_messages(body: Json, headers: Mapping[str, str], *, counting: bool = 
         extra={key: value for key, value in body.items() if key not in _READ},
         run_id=run_id or None,
         creator=creator,
+        api_key_id=api_key_id,
     )
     _count_images(request)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)

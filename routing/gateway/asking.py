@@ -1,7 +1,6 @@
 """How the gateway reaches providers: codecs over its own connections, one answer at a time."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
 
 from routing import calling, health
 from routing.adapters.assembly import deltas_of
@@ -30,8 +29,7 @@ class Asker:
                     await self._sink(candidate, [delta])
                 yield delta
             return
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(health.slot(provider, candidate.model))
+        async with health.slot(provider, candidate.model):
             if self._sink is None and first_token_seconds is None:
                 pieces = _whole(candidate, request)
             else:

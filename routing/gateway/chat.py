@@ -7,7 +7,7 @@ between, the hold is still there and the sweep settles it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -43,20 +43,20 @@ class StreamEncoder(Protocol):
 class Dialect:
     """One wire API."""
 
-    decode: Callable[[Json, Mapping[str, str]], Incoming]
+    decode: Callable[[Json, Mapping[str, str], str], Incoming]
     encode: Callable[[ChatResult, str, str], bytes]
     streaming: Callable[[str, str, bool], StreamEncoder]
     error: Callable[[ZiggieError, int], bytes]
 
 
 OPENAI = Dialect(
-    openai_wire.decode_chat,
+    lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
     lambda result, call_id, model: openai_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: openai_wire.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_wire.encode_error,
 )
 ANTHROPIC = Dialect(
-    anthropic_wire.decode_messages,
+    lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
     lambda result, call_id, model: anthropic_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: anthropic_wire.StreamEncoder(call_id=call_id, model=model),
     anthropic_wire.encode_error,
@@ -68,9 +68,8 @@ _settling: set[asyncio.Task[None]] = set()
 
 async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     """Answers one request. Raises ZiggieError only while nothing has been sent."""
-    incoming = dialect.decode(parse(await http.body()), http.hints)
+    incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
-    incoming = replace(incoming, request=replace(incoming.request, api_key_id=key.id))
     await limits().admit(key)
     if not incoming.stream:
         await _answer_whole(http, dialect, key, incoming)

@@ -85,7 +85,7 @@ DONE = b"data: [DONE]\n\n"
 # --- requests ------------------------------------------------------------------------------------
 
 
-def decode_chat(body: Json, headers: Mapping[str, str]) -> Incoming:
+def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | None = None) -> Incoming:
     """Raises InvalidInput, TooLarge or Unsupported. `headers` are hints by name, without `x-ziggie-`."""
     _refuse_what_cannot_be_answered(body)
     rows = objects(body, "messages", most=MAX_MESSAGES)
@@ -112,6 +112,7 @@ def decode_chat(body: Json, headers: Mapping[str, str]) -> Incoming:
         extra={key: value for key, value in body.items() if key not in _READ},
         run_id=run_id or None,
         creator=creator,
+        api_key_id=api_key_id,
     )
     _count_images(request)
     return Incoming(

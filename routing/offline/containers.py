@@ -42,17 +42,18 @@ def array(builder: Builder, schema: Mapping[str, Any], place: Place) -> list[Any
     least, most = int(schema.get("minItems", 0)), schema.get("maxItems", _MAX_MEMBERS)
     if least > _MAX_MEMBERS:
         raise Unfillable(f"a list of {least} elements")
+    unique = bool(schema.get("uniqueItems"))
     in_prefix = min(len(prefix), most) if not builder.is_lean(place) else min(len(prefix), least)
     values = [builder.build(part, _element(place, part)) for part in prefix[: int(in_prefix)]]
     if "contains" in schema:
         wanted = merging.merge(builder.flat(rest), builder.flat(schema["contains"]))
         number = int(schema.get("minContains", 1))
-        values += _distinct(values, _padding(builder, wanted, place), number, unique=bool(schema.get("uniqueItems")))
+        values += _distinct(values, _padding(builder, wanted, place, unique=unique), number, unique=unique)
     if not builder.is_lean(place):
         room = min(builder.items, most) - len(values)
         values += _distinct(values, _found(builder, rest, place), room, unique=True)
     missing = least - len(values)
-    values += _distinct(values, _padding(builder, rest, place), missing, unique=bool(schema.get("uniqueItems")))
+    values += _distinct(values, _padding(builder, rest, place, unique=unique), missing, unique=unique)
     return values
 
 
@@ -85,7 +86,7 @@ def _found(builder: Builder, schema: Any, place: Place) -> Iterator[Any]:
         yield from builder.tried(schema, _element(place, schema, item))
 
 
-def _padding(builder: Builder, schema: Any, place: Place) -> Iterator[Any]:
+def _padding(builder: Builder, schema: Any, place: Place, *, unique: bool) -> Iterator[Any]:
     if schema is False:
         return
     flat = builder.flat(schema)
@@ -96,8 +97,9 @@ def _padding(builder: Builder, schema: Any, place: Place) -> Iterator[Any]:
     ):
         yield from builder.tried({**flat, "enum": [text]}, _element(place, schema))
     for number in range(2 * _MAX_MEMBERS):
-        item = Item(f"{roles.UNKNOWN} {number + 1}", name=f"{roles.UNKNOWN} {number + 1}", value=str(number))
-        found = list(builder.tried(_pushed(flat, number), _element(place, schema, item)))
+        numbered = f"{roles.UNKNOWN} {number + 1}"
+        item = Item(numbered, name=numbered, value=str(number)) if unique else None
+        found = list(builder.tried(_pushed(flat, number) if unique else flat, _element(place, schema, item)))
         if not found and number > 1:
             return
         yield from found

@@ -25,11 +25,12 @@ _JSON = re.compile(r"[{\[]\s*[\"{\[]")
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A line or sentence that may be quoted. `marker` is the `[1]` it stands under, if any; `weight`
-    is below 1 for words that are addressed to the model rather than told to it."""
+    is below 1 for words that are addressed to the model rather than told to it; `role` is who says it."""
 
     text: str
     marker: str = ""
     weight: float = 1.0
+    role: str = "user"
 
 
 class Conversation:
@@ -52,7 +53,15 @@ class Conversation:
     @cached_property
     def document(self) -> tuple[Sentence, ...]:
         """The text that a summary or an analysis is about, sentence by sentence."""
-        return tuple(self._timed[1] or _untimed(self._material or self._earlier()))
+        return tuple(self._timed[1] or _untimed(self._untimed_text() or self._earlier()))
+
+    def _untimed_text(self) -> str:
+        """The last user message without its orders. What only looks like a task, a last paragraph or a
+        question, is left in: where a schema is to be filled it may be part of the text."""
+        orders = (cues.TASK_VERB.match, cues.LESSER_TASK.search, cues.DIRECTIVE.match, cues.WANTS_SUMMARY.search)
+        if any(order(self.task) for order in orders):
+            return self._material
+        return self._texts[self._last][1]
 
     def _earlier(self) -> str:
         """What was said before the last user message, for "summarise that"."""
@@ -79,7 +88,7 @@ class Conversation:
 
     @cached_property
     def passages(self) -> tuple[Passage, ...]:
-        """Every line but the question's own and those of earlier offline answers."""
+        """Every line but the question's own, those of earlier offline answers and of a repeated schema."""
         return tuple(self._passages())
 
     def _passages(self) -> Iterator[Passage]:
@@ -92,10 +101,11 @@ class Conversation:
                     marker = f"[{found[1]}]"
                     line = line[found.end() :].strip()
                 line = cues.MATERIAL_LABEL.sub("", line)
-                if not line or line.startswith(NAME) or self._is_task(line, asked):
+                skipped = not line or line.startswith(NAME) or cues.SCHEMA_FIELD.search(line)
+                if skipped or self._is_task(line, asked):
                     continue
                 addressed = role in ("system", "user") and cues.DIRECTIVE.match(line)
-                yield Passage(line, marker, 0.4 if addressed else 1.0)
+                yield Passage(line, marker, 0.4 if addressed else 1.0, role)
 
     def _is_task(self, line: str, asked: list[str]) -> bool:
         """The question itself, as it stands in an earlier message: it would answer itself best."""
@@ -261,6 +271,8 @@ def _unwrapped(raw: Iterable[str]) -> Iterator[str]:
 
 def _untimed(material: str) -> Iterator[Sentence]:
     for line in _unwrapped(material.splitlines()):
-        for piece in words.sentences(line):
-            if not piece.startswith(NAME) and words.has_words(piece):
+        if cues.HEADER.match(line) or line.startswith(NAME):
+            continue
+        for piece in words.sentences(cues.MATERIAL_LABEL.sub("", line)):
+            if words.has_words(piece):
                 yield from (Sentence(part) for part in transcript.cut(piece))

@@ -62,6 +62,16 @@ LABELLED_TASK = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 MATERIAL_LABEL = _compiled(rf"^\W{{0,20}}{_MATERIAL_LABELS}\s*[:：]\s*")
+HEADER = _compiled(r"^\W{0,20}(?:title|video|creator|channel|author|url|duration|date)\s*[:：]|^[\w ]{1,40}[:：]$")
+_SCHEMA_WORDS = _either(
+    """
+    type | properties | required | items | enum | const | format | pattern | description | minLength | maxLength |
+    minItems | maxItems | minimum | maximum | additionalProperties | anyOf | oneOf | allOf | [$]ref |
+    [$]schema | [$]defs
+    """
+)
+# A field of a JSON schema: prompts often repeat the schema of the answer that they want.
+SCHEMA_FIELD = re.compile(rf"^\W*{_SCHEMA_WORDS}\"\s*:|\"type\"\s*:")
 DIRECTIVE = _compiled(
     r"^\W{0,20}"
     + _either(

@@ -50,9 +50,10 @@ class Insights:
 
     @cached_property
     def sentences(self) -> tuple[Sentence, ...]:
-        """The document; for a bare question the passages stand in."""
+        """The document; where there is none, what else was said, but for the system text."""
         said = self.conversation.document
-        return said or tuple(Sentence(each.text) for each in self.conversation.passages if each.weight == 1.0)
+        told = (each for each in self.conversation.passages if each.role != "system" and each.weight == 1.0)
+        return said or tuple(Sentence(each.text) for each in told)
 
     @cached_property
     def texts(self) -> list[str]:

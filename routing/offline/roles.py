@@ -222,7 +222,7 @@ def number_for(place: Place, insights: Insights, schema: Any) -> float | None:
 
 def _item_number(name: str, item: Item) -> float | None:
     if _TIME.search(name):
-        return (item.seconds or 0.0) * (1000 if re.search(r"ms$|milli", name) else 1)
+        return None if item.seconds is None else item.seconds * (1000 if re.search(r"ms$|milli", name) else 1)
     return _first_number(item.value) if _ITEM_VALUE.search(name) or not name else None
 
 

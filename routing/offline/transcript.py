@@ -33,13 +33,13 @@ class _Cue:
 
 
 def parse(text: str) -> list[Sentence]:
-    """The sentences of the `[h:mm:ss] text` lines in a text; empty unless it has at least two such lines.
+    """The sentences of the `[h:mm:ss] text` lines in a text; empty if it has none.
 
     Unstamped lines between stamped ones continue the line before; those outside belong to the prompt.
     """
-    cues = [cue for cue in _cues(text) if not _NOISE.match(cue.text)]
-    if len(cues) < 2:
-        return []
+    heard = [cue for cue in _cues(text) if words.has_words(cue.text)]
+    # Where nobody speaks, "[Music]" is all that can be said of the talk.
+    cues = [cue for cue in heard if not _NOISE.match(cue.text)] or heard
     joined = _by_punctuation(cues) if _is_punctuated(cues) else _by_window(cues)
     return [Sentence(piece, each.seconds) for each in joined for piece in cut(each.text)]
 

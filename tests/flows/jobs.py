@@ -109,7 +109,7 @@ class _Form(HTMLParser):
         elif tag == "input" and name and at.get("type") not in ("submit", "button", "file"):
             if at.get("type") in ("checkbox", "radio") and "checked" not in at:
                 return
-            self.fields.append((name, at.get("value", "on")))
+            self.fields.append((name, at.get("value", "on" if at.get("type") in ("checkbox", "radio") else "")))
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "select":

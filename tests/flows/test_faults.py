@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -128,7 +129,8 @@ def test_a_change_in_the_admin_takes_effect_within_two_seconds(world: World) -> 
     with world.system.staff_client() as staff:
         answer = change_in_admin(staff, f"/admin/routing/provider/{provider}/change/", enabled=None)
         assert answer.status_code in (200, 302)
-    assert world.system.rows("SELECT enabled FROM routing_provider WHERE slug = 'ollama'") == [(False,)], answer.text
+    errors = re.findall(r"(?s)<[^>]*errorlist.*?</ul>|errornote.*?<", answer.text)
+    assert world.system.rows("SELECT enabled FROM routing_provider WHERE slug = 'ollama'") == [(False,)], errors
     time.sleep(2)
     video = post_video(world.system, world.key, priority="low")
     body = analysed(world.system, world.key, video["id"])

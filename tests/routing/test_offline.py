@@ -334,3 +334,11 @@ def test_the_same_request_gives_the_same_bytes_in_any_process(tmp_path: Path) ->
         )  # fmt: skip
         printed.add(run.stdout)
     assert len(printed) == 1
+
+
+def test_importing_the_offline_model_loads_none_of_its_libraries() -> None:
+    libraries = ("rustworkx", "jsonschema", "regex", "numpy")
+    script = f"import sys, routing.offline; print([name for name in {libraries} if name in sys.modules])"
+    folder = Path(__file__).parents[2]
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
+    assert run.stdout.strip() == "[]"

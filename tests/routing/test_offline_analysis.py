@@ -10,36 +10,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from knowledge.analysis import INSTRUCTIONS
+from knowledge.insights import SCHEMA, read_insights
 from routing import offline
 from routing.offline import words
 from routing.types import ChatRequest, message
-
-STRINGS = {"type": "array", "items": {"type": "string", "minLength": 1}}
-SCHEMA: dict[str, Any] = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "summary": {"type": "string", "minLength": 1},
-        "key_points": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {"text": {"type": "string"}, "start_seconds": {"type": "number", "minimum": 0}},
-                "required": ["text", "start_seconds"],
-            },
-        },
-        "workflow_steps": STRINGS,
-        "tools": STRINGS,
-        "settings": STRINGS,
-        "topics": STRINGS,
-        "technical_level": {"enum": ["beginner", "intermediate", "advanced"]},
-        "confidence": {"type": "number", "minimum": 0, "maximum": 100},
-    },
-}
-SCHEMA["required"] = list(SCHEMA["properties"])
-SYSTEM = "You analyse video transcripts. Rate your confidence from 0 to 100. Verify that your answer is valid JSON."
 
 AUTOMATIC = """hey everyone welcome back to the channel today
 we're going to build a comfy ui workflow for
@@ -75,20 +50,27 @@ def captions(path: Path) -> list[tuple[int, str]]:
     ]
 
 
+def max_seconds(transcript: str) -> float | None:
+    """The last stamp of a transcript, None for one without stamps."""
+    stamps = re.findall(r"^\[(?:(\d+):)?(\d+):(\d\d)\]", transcript, re.MULTILINE)
+    return max(
+        (int(hours or 0) * 3600 + int(minutes) * 60 + int(rest) for hours, minutes, rest in stamps), default=None
+    )
+
+
 def analysed(transcript: str, schema: dict[str, Any] = SCHEMA) -> dict[str, Any]:
     request = ChatRequest(
         (
-            message("system", SYSTEM),
-            message(
-                "user",
-                f"Analyse this video.\nTitle: Something\n\n<transcript>\n{transcript}\n</transcript>\nReturn JSON.",
-            ),
+            message("system", INSTRUCTIONS),
+            message("user", f"Video: Something\nTranscript:\n{transcript}"),
         ),
         json_schema=schema,
     )
     result = offline.answer(request)
     insights: dict[str, Any] = json.loads(result.text)
     jsonschema.validate(insights, schema)
+    if schema is SCHEMA:
+        read_insights(result.text, duration_seconds=max_seconds(transcript))
     assert insights["summary"].startswith("Offline extractive summary: ")
     assert 20 <= insights["confidence"] <= 60
     assert offline.confidence(request, result) == pytest.approx(insights["confidence"], abs=1)
@@ -212,18 +194,26 @@ def test_a_repair_request_still_finds_the_transcript() -> None:
 
 @pytest.mark.parametrize(
     "transcript",
-    ["", "[0:00:00]", "[0:00:00] [Music]", "[0:00:03] hi", "no stamps at all here", "[9:99:99] x\n[0:00] y"],
+    ["[0:00:00] [Music]", "[0:00:03] hi", "no stamps at all here", "[9:99:99] x\n[0:00] y"],
 )
 def test_a_transcript_with_next_to_nothing_in_it_is_analysed_modestly(transcript: str) -> None:
     assert analysed(transcript)["confidence"] <= 40
 
 
-def test_plain_text_without_time_stamps_is_analysed_too() -> None:
-    insights = analysed(
-        "Herons hunt fish in ComfyUI. They stand still for minutes. Set the CFG to 7. Most herons nest in colonies."
-    )
+def test_an_empty_transcript_is_said_to_be_one() -> None:
+    request = ChatRequest((message("user", "Video: Something\nTranscript:\n"),), json_schema=SCHEMA)
+    insights = json.loads(offline.answer(request).text)
+    nothing = "Offline extractive: nothing in the prompt answers this; no language model was available."
+    assert (insights["summary"], insights["confidence"]) == (nothing, 20)
+    assert insights["key_points"] == [{"text": nothing, "start_seconds": None}]
+
+
+def test_plain_text_without_time_stamps_is_analysed_whole_and_without_times() -> None:
+    told = "Herons hunt fish in ComfyUI. They stand still for minutes. Set the CFG to 7."
+    insights = analysed(f"{told}\n\nMost herons nest in colonies near water. Is that not nice?")
     assert insights["settings"] == ["cfg 7"]
-    assert {point["start_seconds"] for point in insights["key_points"]} == {0}
+    assert {point["start_seconds"] for point in insights["key_points"]} == {None}
+    assert "Most herons nest in colonies near water." in [point["text"] for point in insights["key_points"]]
 
 
 # --- real captions ---------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ def test_an_export_restores_what_was_changed_since(seeded: None) -> None:
 
 
 def test_the_example_of_the_documentation_applies_to_a_seeded_installation(seeded: None) -> None:
-    example = Path(__file__).parents[2].joinpath("docs/routing.md").read_text().split("```yaml")[1].split("```")[0]
+    section = Path(__file__).parents[2].joinpath("docs/routing.md").read_text().split("## The routing file")[1]
+    example = section.split("```yaml")[1].split("```")[0]
     changes = apply(example, by="test")
     assert "policies default version 2, live" in changes.written
     assert LanguageModel.objects.get(slug="llama3.2").aliases  # what the file leaves out stays
@@ -161,10 +162,10 @@ def test_ten_mistakes_are_reported_at_once_each_with_its_place(seeded: None) -> 
         "5:26 models[0].provider: there is no provider 'nobody'",
         "5:86 models[0].input_usd_per_mtok: should be greater than or equal to 0",
         "5:111 models[0].output_usd_per_mtok: should be a plain decimal number",
-        "10:37 policies[0].rules[0].when.complexity: above 0.9 and at most 0.5 can never hold together",
+        "10:38 policies[0].rules[0].when.complexity: above 0.9 and at most 0.5 can never hold together",
         "10:75 policies[0].rules[0].chain[0]: there is no model 'gpt-9'",
         "11:26 policies[0].rules[1].chain: is empty: name at least one model",
-        "12:64 policies[0].rules[2].options.max_attempts: should be a whole number",
+        "12:61 policies[0].rules[2].options.max_attempts: should be a whole number",
         "13:25 policies[1].live: exactly one policy is live, and 'default' is already",
         "15:37 budgets[0].period: should be 'day', 'week', 'month' or 'total'",
     ]

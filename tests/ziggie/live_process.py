@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
+LEAN = {"DJANGO_SETTINGS_MODULE": "tests.ziggie.live_settings"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -115,13 +116,13 @@ def web_server(
 @contextlib.contextmanager
 def listener(group: str, **environment: str) -> Iterator[Child]:
     """A process with one channel in `group`; yields once it really listens."""
-    with Child("-m", "tests.ziggie.live_process", "listen", group, **environment) as child:
+    with Child("-m", "tests.ziggie.live_process", "listen", group, **LEAN | environment) as child:
         child.line("^{.*listening")
         yield child
 
 
 def publisher(count: int, run_id: str, **environment: str) -> Child:
-    return Child("-m", "tests.ziggie.live_process", "publish", str(count), run_id, **environment)
+    return Child("-m", "tests.ziggie.live_process", "publish", str(count), run_id, **LEAN | environment)
 
 
 async def _listen(group: str) -> None:

@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 from routing.models import AGENT_LEVELS, CREATOR_TIERS, STRATEGIES
 from routing.types import Hints
 from ziggie.commands import ZiggieCommand
-from ziggie.errors import InvalidInput, NotFound
+from ziggie.errors import InvalidInput, NotFound, ZiggieError
 
 BY = "command line"
 
@@ -17,7 +17,9 @@ class Command(ZiggieCommand):
     help = "Load, print, import and explain the routing configuration."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="apply|export|import-cortex|explain")
+        actions = parser.add_subparsers(
+            dest="action", required=True, metavar="apply|export|import-cortex|explain|replay"
+        )
         apply = actions.add_parser("apply", help="Load a routing file, all or nothing.")
         apply.add_argument("file", metavar="FILE")
         export = actions.add_parser("export", help="Print the configuration as a routing file.")
@@ -27,6 +29,7 @@ class Command(ZiggieCommand):
         cortex.add_argument("--slug", default="cortex", help="The policy's name (cortex).")
         cortex.add_argument("--json", action="store_true", help="Print the report as one JSON document.")
         _add_explain(actions)
+        _add_replay(actions)
 
     def handle(self, *args: Any, **options: Any) -> None:
         {
@@ -34,6 +37,7 @@ class Command(ZiggieCommand):
             "export": self._export,
             "import-cortex": self._import_cortex,
             "explain": self._explain,
+            "replay": self._replay,
         }[options["action"]](options)
 
     def _apply(self, options: dict[str, Any]) -> None:
@@ -70,6 +74,31 @@ class Command(ZiggieCommand):
         )
         explained = explaining.explain(explaining.request_of(hints, model=options["model"], prompt=options["prompt"]))
         self.emit(explained, explaining.as_text(explained))
+
+    def _replay(self, options: dict[str, Any]) -> None:
+        from routing import replay
+
+        if options["check"] == bool(options["policy"]):
+            raise InvalidInput("name a policy to replay, or say --check")
+        if options["check"]:
+            report = replay.check(days=options["days"])
+            self.emit(report, replay.check_as_text(report))
+            if report["different"]:
+                raise ZiggieError(f"{report['different']} decisions do not come out again as they were recorded")
+            return
+        name = options["policy"]
+        is_file = "." in name or "/" in name  # no policy's name has these
+        target = replay.target_of_file(read_text(name), name=name) if is_file else replay.target(name)
+        report = replay.replay(target, days=options["days"])
+        self.emit(report, replay.as_text(report))
+
+
+def _add_replay(actions: Any) -> None:
+    parser = actions.add_parser("replay", help="Put recorded traffic through a policy that is not live.")
+    parser.add_argument("policy", metavar="POLICY", nargs="?", help="SLUG, SLUG@VERSION or a routing file.")
+    parser.add_argument("--days", type=int, default=7, metavar="N", help="How many days of traffic (7).")
+    parser.add_argument("--check", action="store_true", help="Make each recorded decision again and compare.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document and nothing else.")
 
 
 def _add_explain(actions: Any) -> None:

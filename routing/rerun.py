@@ -1,0 +1,62 @@
+"""PURE: a decision made again from its receipt.
+
+A receipt keeps the request as the planner saw it (demand.py) and the circumstances: whatever else decided.
+With the policy version that it names, the planner must come to the same decision, long after the moment
+is gone.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from routing.types import BudgetState, Snapshot, World
+
+Circumstances = dict[str, Any]  # JSON-like; what is not mentioned was empty, healthy or unspent
+
+
+def circumstances(snapshot: Snapshot, world: World, allowed_models: Collection[str] = ()) -> Circumstances:
+    """What a decision depends on beside the request and the policy, without what says nothing.
+
+    `budgets` maps ids to [left, limit] in micro-dollars, `circuits` are [provider, model or "", why].
+    """
+    limits = {budget.id: budget.limit_microusd for budget in snapshot.budgets}
+    said: Circumstances = {
+        "budgets": {
+            str(budget): [state.left_microusd, state.limit_microusd]
+            for budget, state in world.budgets.items()
+            if budget in limits and state.left_microusd != limits[budget]
+        },
+        "circuits": [[provider, model, why] for (provider, model), why in world.open_circuits.items()],
+        "busy": {provider: calls for provider, calls in world.busy.items() if calls},
+        "today": {provider: calls for provider, calls in world.requests_today.items() if calls},
+        "local_queue": world.local_queue,
+        "allowed_models": sorted(allowed_models),
+    }
+    return {"epoch": snapshot.epoch} | {name: value for name, value in said.items() if value}
+
+
+def world_of(kept: Mapping[str, Any], at: datetime) -> World:
+    """The world that `circumstances` was taken from, as far as it decides anything."""
+    return World(
+        at=at,
+        budgets={int(budget): BudgetState(left, limit) for budget, (left, limit) in kept.get("budgets", {}).items()},
+        open_circuits={(provider, model): why for provider, model, why in kept.get("circuits", ())},
+        busy=kept.get("busy", {}),
+        requests_today=kept.get("today", {}),
+        local_queue=kept.get("local_queue", 0),
+    )
+
+
+def limited(snapshot: Snapshot, allowed_models: Collection[str]) -> Snapshot:
+    """The configuration as a caller who may use only some models sees it; an empty collection allows all."""
+    if not allowed_models:
+        return snapshot
+    return replace(
+        snapshot,
+        models={slug: model for slug, model in snapshot.models.items() if slug in allowed_models},
+        by_name={
+            name: tuple(model for model in models if model.slug in allowed_models)
+            for name, models in snapshot.by_name.items()
+        },
+    )

@@ -1,0 +1,174 @@
+"""PURE: a recorded call under another policy: who would have served it, and for how much.
+
+What is known of a call is kept: a model that failed it fails it again, an answer that was too unsure stays so.
+A model that was not asked then is taken to answer with as many tokens as the one that did. All money is at the
+prices of the snapshot, for what was and for what would be.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from routing.demand import Demand
+from routing.pricing import cost_microusd
+from routing.roles import part_calls
+from routing.types import Candidate, ModelSpec, Plan, Source, Usage
+
+Attempts = Sequence[Mapping[str, Any]]  # as the receipt has them
+FAILED = frozenset({"error", "timeout", "cut", "invalid"})
+SERVED = ("ok", "low_confidence")
+CACHE_ROLE = "cache"  # of an attempt that was an answer kept from before
+_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A recorded call. `model` served it, or "" if none did; `chosen` was the planner's first choice."""
+
+    id: str
+    at: datetime
+    rule: str
+    pattern: str
+    model: str
+    chosen: str
+    from_cache: bool
+    demand: Demand
+    circumstances: Mapping[str, Any]
+    attempts: Attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a call comes to. `model` is None where every candidate fails; `spent` is micro-dollars by model.
+    `guessed`: nobody knows how many tokens it would have, so its cost is left out."""
+
+    model: ModelSpec | None
+    spent: Mapping[str, int]
+    guessed: bool = False
+
+    @property
+    def cost_microusd(self) -> int:
+        return sum(self.spent.values())
+
+
+Models = Mapping[str, ModelSpec]
+
+
+def as_recorded(receipt: Receipt, models: Models) -> Outcome:
+    """What the call was, at today's prices. Models that are gone by now have none."""
+    spent: dict[str, int] = {}
+    for attempt in receipt.attempts:
+        model = models.get(attempt["model"])
+        if model is not None and not receipt.from_cache:
+            spent[model.slug] = spent.get(model.slug, 0) + cost_microusd(_usage(attempt), model.price)
+    return Outcome(models.get(receipt.model), spent)
+
+
+def as_planned(receipt: Receipt, plan: Plan, models: Models) -> Outcome:
+    """What the call would be by this plan."""
+    if receipt.from_cache:
+        return Outcome(plan.candidates[0].model, {})
+    if plan.pattern == receipt.pattern != "single" and _same_models(receipt, plan):
+        return as_recorded(receipt, models)
+    walk = _Walk(receipt, plan, models)
+    walk.go()
+    if plan.pattern != "single" and walk.served is not None:
+        walk.add_parts()
+    return Outcome(walk.served, walk.spent, walk.guessed)
+
+
+def _same_models(receipt: Receipt, plan: Plan) -> bool:
+    planned = {(candidate.role, candidate.model.slug) for candidate in (*plan.candidates, *plan.parts)}
+    chosen = plan.candidates[0].model.slug == receipt.chosen
+    return chosen and all((attempt["role"], attempt["model"]) in planned for attempt in receipt.attempts)
+
+
+class _Walk:
+    """The walk of attempts.py with recorded outcomes instead of calls."""
+
+    def __init__(self, receipt: Receipt, plan: Plan, models: Models) -> None:
+        self.plan = plan
+        self.models = models
+        self.task = task_usage(receipt)
+        self.served: ModelSpec | None = None
+        self.spent: dict[str, int] = {}
+        self.guessed = False
+        self.asked = 0
+        self._known: dict[str, list[Mapping[str, Any]]] = {}
+        for attempt in receipt.attempts:
+            self._known.setdefault(attempt["model"], []).append(attempt)
+
+    def go(self) -> None:
+        unsure: ModelSpec | None = None
+        for candidate in self.plan.candidates:
+            model = candidate.model
+            if self.asked >= self.plan.options.max_attempts and model.source is not Source.OFFLINE:
+                continue
+            if unsure is not None and model.source is not Source.CLOUD:
+                continue
+            known = self._known.get(model.slug)
+            if known is None:
+                self.charge(model, self.task, 1)
+                self.served = model
+                return
+            self.asked += len(known)
+            for attempt in known:
+                self.spend(model, _usage(attempt))
+            if known[-1]["outcome"] in FAILED:
+                continue
+            if not self._is_unsure(candidate, known[-1]):
+                self.served = model
+                return
+            unsure = model
+        self.served = unsure
+
+    def _is_unsure(self, candidate: Candidate, attempt: Mapping[str, Any]) -> bool:
+        minimum, confidence = self.plan.options.min_confidence, attempt.get("confidence")
+        if minimum is None or confidence is None or candidate.model.source is not Source.LOCAL:
+            return False
+        return bool(confidence < minimum)
+
+    def add_parts(self) -> None:
+        """The pattern's other models, once a round; those that see the others read one answer of each."""
+        roles = self.plan.roles
+        others = len(self.plan.parts)
+        for part in self.plan.parts:
+            calls = part_calls(part.role, roles)
+            rounds = int(roles.get("rounds", 1)) if part.role == "member" else 1
+            self.charge(part.model, self._with_answers(others if calls.sees_others else 0), rounds)
+        if self.plan.pattern == "critique" and self.served is not None:
+            self.charge(self.served, self._with_answers(2), 2 * int(roles.get("rounds", 0)))
+
+    def _with_answers(self, answers: int) -> Usage | None:
+        task = self.task
+        if task is None:
+            return None
+        return Usage((task.input_tokens or 0) + answers * (task.output_tokens or 0), task.output_tokens)
+
+    def charge(self, model: ModelSpec, usage: Usage | None, times: int) -> None:
+        self.asked += times
+        if usage is None:
+            self.guessed = True
+        else:
+            self.spend(model, usage, times)
+
+    def spend(self, model: ModelSpec, usage: Usage, times: int = 1) -> None:
+        self.spent[model.slug] = self.spent.get(model.slug, 0) + times * cost_microusd(usage, model.price)
+
+
+def task_usage(receipt: Receipt) -> Usage | None:
+    """The tokens of the task and its answer, as any model would see them, nothing cached; None if no attempt
+    got so far as to have any."""
+    attempts = [attempt for attempt in receipt.attempts if attempt["usage"].get("output_tokens")]
+    if not attempts:
+        return None
+    serving = [a for a in attempts if a["model"] == receipt.model and a["outcome"] in SERVED] or attempts
+    read = [attempt["usage"].get("input_tokens") for attempt in receipt.attempts if attempt["role"] != CACHE_ROLE]
+    known = [tokens for tokens in read if tokens]
+    return Usage(min(known, default=None), serving[-1]["usage"]["output_tokens"])
+
+
+def _usage(attempt: Mapping[str, Any]) -> Usage:
+    kept = attempt["usage"]
+    return Usage(**{name: kept.get(name) for name in _COUNTS})

@@ -1,0 +1,263 @@
+"""Recorded calls, made through real servers, through other policies; and every recorded decision made again."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from routing import policies, replay, service, snapshot
+from routing.models import Budget, BudgetPeriod, Provider, RoutedCall, RoutingPolicy
+from routing.routing_file import export_data
+from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
+from tests.routing.installation import Installation, installed
+from tests.servers import Reply
+from ziggie.errors import InvalidInput, NotFound, ZiggieError
+
+pytestmark = pytest.mark.django_db(transaction=True)
+QUESTION = Hints(task_kind="nl_query")
+HIGH_TIER = Hints(task_kind="analysis", creator_tier="high")
+
+
+@pytest.fixture
+def here(transactional_db: None) -> Iterator[Installation]:
+    with installed() as installation:
+        installation.ollama.default = Reply(text="a local answer", input_tokens=1000, output_tokens=200)
+        installation.anthropic.default = Reply(text="a cloud answer", input_tokens=1000, output_tokens=200)
+        yield installation
+
+
+def ask(text: str = "What is a sprite?", **fields: Any) -> Routed:
+    request = ChatRequest(messages=(message("user", text),), max_output_tokens=300, **fields)
+    return service.submit(request).result(timeout=60)
+
+
+def draft(**chains: list[str]) -> RoutingPolicy:
+    """The live policy as a draft with other chains, by rule name with underscores."""
+    live = RoutingPolicy.objects.get(state="live")
+    row = policies.duplicate(live, by="test")
+    for name, chain in chains.items():
+        assert row.rules.filter(name=name.replace("_", " ")).update(chain=chain)
+    return row
+
+
+def replayed(policy: RoutingPolicy, **more: Any) -> dict[str, Any]:
+    return replay.replay(replay.target_of(policy), **more)
+
+
+def command(*words: str) -> str:
+    out = StringIO()
+    call_command("routing", "replay", *words, stdout=out)
+    return out.getvalue()
+
+
+# --- the same decision again ---------------------------------------------------------------------
+
+
+def test_every_kind_of_decision_comes_out_again(here: Installation) -> None:
+    ask(hints=QUESTION)
+    ask(hints=HIGH_TIER)
+    ask(model="llama3.2:3b")
+    ask(hints=Hints(agent_level="L1", complexity=0.9, pattern="verify"), creator="instasd")
+    here.ollama.default = Reply(fault="reset")
+    for _ in range(3):
+        ask(hints=QUESTION)  # the circuit opens on the way
+    report = replay.check()
+    assert (report["calls"], report["same"], report["different"]) == (7, 7, 0)
+    assert any(call.request["circumstances"].get("circuits") for call in RoutedCall.objects.all())
+
+
+def test_a_decision_made_under_a_used_up_budget_comes_out_again_when_the_budget_is_full(here: Installation) -> None:
+    Budget.objects.update(limit_microusd=5000)
+    snapshot.forget()
+    ask(hints=HIGH_TIER)  # 6,000 micro-dollars at most fit in part: the answer is limited
+    ask(hints=HIGH_TIER)
+    models = list(RoutedCall.objects.order_by("id").values_list("model", flat=True))
+    assert models[0] != models[1]
+    BudgetPeriod.objects.update(settled_microusd=0)
+    report = replay.check()
+    assert (report["same"], report["different"]) == (2, 0)
+
+
+def test_decisions_of_earlier_versions_are_made_by_their_own_version(here: Installation) -> None:
+    ask(hints=QUESTION)
+    policies.publish(draft(system_query=["claude-haiku-4-5", "offline"]), by="test")
+    snapshot.forget()
+    ask(hints=QUESTION)
+    models = list(RoutedCall.objects.order_by("id").values_list("model", flat=True))
+    assert models == ["llama3.2", "claude-haiku-4-5"]
+    assert replay.check()["same"] == 2
+
+
+def test_a_receipt_that_was_tampered_with_is_found(here: Installation) -> None:
+    routed = ask(hints=QUESTION)
+    call = RoutedCall.objects.get()
+    call.request["task_kind"] = "analysis"
+    call.save()
+    report = replay.check()
+    assert report["different"] == 1
+    assert report["differences"][0]["call_id"] == routed.call_id
+    with pytest.raises(ZiggieError, match="do not come out again"):
+        command("--check")
+
+
+def test_a_decision_that_differs_because_the_configuration_changed_is_told_apart(here: Installation) -> None:
+    ask(hints=QUESTION)
+    Provider.objects.filter(slug="ollama").update(enabled=False)
+    snapshot.forget()
+    report = replay.check()
+    assert (report["changed"], report["different"]) == (1, 0)
+
+
+# --- another policy ------------------------------------------------------------------------------
+
+
+def test_a_replay_says_who_would_move_where_and_what_it_would_cost(here: Installation) -> None:
+    for _ in range(3):
+        ask(hints=QUESTION)
+    ask(hints=HIGH_TIER)
+    report = replayed(draft(system_query=["claude-haiku-4-5", "offline"]))
+    assert (report["calls"], report["moved"]) == (4, 3)
+    rule = next(rule for rule in report["rules"] if rule["rule"] == "system query")
+    assert rule["moves"] == [{"from": "llama3.2", "to": "claude-haiku-4-5", "calls": 3}]
+    # 1,000 x $1 + 200 x $5 a million tokens, three times.
+    assert rule["cost"]["difference_microusd"] == 6000
+    assert report["cost"]["before_usd"] == "0.006000"  # Sonnet: 1,000 x $3 + 200 x $15
+    assert report["cost"]["after_usd"] == "0.012000"
+    assert report["local_share"] == {"before": 0.75, "after": 0.0}
+    assert not here.anthropic.requests[4:]
+
+
+def test_the_live_policy_through_itself_moves_nobody(here: Installation) -> None:
+    ask(hints=QUESTION)
+    ask(hints=HIGH_TIER)
+    here.ollama.default = Reply(status=500, error="broken")
+    ask(hints=QUESTION)
+    report = replayed(RoutingPolicy.objects.get(state="live"))
+    assert (report["moved"], report["cost"]["difference_microusd"], report["unserved"]["calls"]) == (0, 0, 0)
+
+
+def test_a_model_that_failed_a_call_fails_it_again(here: Installation) -> None:
+    here.ollama.default = Reply(status=500, error="broken")
+    assert ask(hints=QUESTION).source == "cloud"
+    report = replayed(draft(system_query=["llama3.2", "claude-sonnet-4-5"]))
+    assert report["rules"][0]["moves"] == [{"from": "claude-haiku-4-5", "to": "claude-sonnet-4-5", "calls": 1}]
+    report = replayed(draft(system_query=["llama3.2"]))
+    assert report["failed_again"] == 1
+
+
+def test_an_unsure_answer_stays_unsure(here: Installation) -> None:
+    here.ollama.default = Reply(text='{"confidence": 40}', input_tokens=1000, output_tokens=200)
+
+    def graded(result: ChatResult) -> Verdict:
+        return Verdict(ok=True, confidence=40.0 if "confidence" in result.text else 90.0)
+
+    routed = ask(hints=Hints(task_kind="analysis", creator_tier="low"), accept=graded)
+    assert routed.source == "cloud"
+    cheaper = draft()
+    rule = cheaper.rules.get(name="medium and low analysis")
+    rule.options["min_confidence"] = 30
+    rule.save()
+    report = replayed(cheaper)
+    assert report["rules"][0]["moves"] == [{"from": "claude-haiku-4-5", "to": "llama3.2", "calls": 1}]
+    assert report["cost"]["after_usd"] == "0.000000"
+
+
+def test_calls_that_nothing_would_serve_are_counted_with_the_reason(here: Installation) -> None:
+    routed = ask(hints=QUESTION)
+    ask(hints=HIGH_TIER)
+    only_analysis = draft()
+    only_analysis.rules.exclude(name="critical and high analysis").delete()
+    report = replayed(only_analysis)
+    assert report["unserved"]["calls"] == 1
+    reason = report["unserved"]["reasons"][0]
+    assert (reason["code"], reason["recorded_rule"], reason["call_id"]) == ("no_route", "system query", routed.call_id)
+    assert "no rule" in reason["reason"]
+
+
+def test_a_budget_that_the_replay_uses_up_changes_what_comes_after(here: Installation) -> None:
+    Budget.objects.update(limit_microusd=6000)
+    snapshot.forget()
+    for _ in range(6):
+        ask(hints=QUESTION)  # free, as it was
+    report = replayed(draft(system_query=["claude-haiku-4-5", "llama3.2"]))
+    moves = report["rules"][0]["moves"]
+    # $0.002 each: three of them use the budget up, and the others stay where they were.
+    assert moves == [{"from": "llama3.2", "to": "claude-haiku-4-5", "calls": 3}]
+
+
+def test_the_day_on_which_a_budget_would_be_used_up(here: Installation) -> None:
+    Budget.objects.update(limit_microusd=100_000, period="total", scope={})
+    snapshot.forget()
+    for _ in range(4):
+        ask(hints=QUESTION)
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    report = replayed(draft(system_query=["claude-haiku-4-5"]), now=now)
+    budget = report["budgets"][0]
+    assert budget["before"] == {"usd_a_day": "0.000000", "used_up_at": None}
+    assert budget["after"]["usd_a_day"] == "0.008000"  # traffic of less than a day counts as a day's
+    assert budget["after"]["used_up_at"] == now + timedelta(days=12.5)
+
+
+def test_only_the_days_asked_for_count(here: Installation) -> None:
+    ask(hints=QUESTION)
+    RoutedCall.objects.update(created_at=datetime.now(UTC) - timedelta(days=10))
+    ask(hints=QUESTION)
+    live = RoutingPolicy.objects.get(state="live")
+    assert replayed(live, days=7)["calls"] == 1
+    assert replayed(live, days=30)["calls"] == 2
+    assert replayed(live, days=30, max_calls=1)["calls"] == 1
+    with pytest.raises(InvalidInput):
+        replayed(live, days=0)
+
+
+def test_receipts_that_say_too_little_are_counted_and_passed_over(here: Installation) -> None:
+    ask(hints=QUESTION)
+    RoutedCall.objects.update(request={})
+    report = replayed(RoutingPolicy.objects.get(state="live"))
+    assert (report["calls"], report["not_replayable"]) == (0, 1)
+    assert replay.check()["not_replayable"] == 1
+
+
+# --- naming a policy -----------------------------------------------------------------------------
+
+
+def test_the_command_takes_a_name_a_version_or_a_file(here: Installation, tmp_path: Path) -> None:
+    ask(hints=QUESTION)
+    row = draft(system_query=["claude-haiku-4-5"])
+    assert json.loads(command("default", "--json"))["version"] == row.version  # the newest draft
+    live = RoutingPolicy.objects.get(state="live")
+    assert json.loads(command(f"default@{live.version}", "--json"))["moved"] == 0
+    data = export_data()
+    policy = next(policy for policy in data["policies"] if policy["live"])
+    rule = next(rule for rule in policy["rules"] if rule["name"] == "system query")
+    rule["chain"] = ["new-model", "offline"]
+    model = {"slug": "new-model", "provider": "ollama", "name": "new", "context_window": 8192}
+    prices = {"input_usd_per_mtok": "0", "output_usd_per_mtok": "0", "capabilities": ["chat", "json", "tools"]}
+    file = tmp_path / "next.json"
+    file.write_text(json.dumps({"models": [model | prices], "policies": [policy]}))
+    before = list(RoutingPolicy.objects.values_list("pk", "version", "state"))
+    report = json.loads(command(str(file), "--json"))
+    assert report["rules"][0]["moves"] == [{"from": "llama3.2", "to": "new-model", "calls": 1}]
+    assert list(RoutingPolicy.objects.values_list("pk", "version", "state")) == before
+    assert "new-model" not in snapshot.load().models
+    text = command(str(file))
+    assert "1 would move" in text
+    assert "llama3.2 -> new-model" in text
+
+
+def test_a_policy_that_is_not_there_or_a_wrong_file_is_refused(here: Installation, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        replay.target("nothing")
+    with pytest.raises(InvalidInput):
+        replay.target("default@two")
+    file = tmp_path / "bad.yaml"
+    file.write_text("policies:\n  - {slug: default, live: true, rules: [{name: a, chain: [nobody]}]}\n")
+    with pytest.raises(InvalidInput):
+        command(str(file))
+    with pytest.raises(InvalidInput):
+        command()

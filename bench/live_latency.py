@@ -98,10 +98,10 @@ def log_in(environment: dict[str, str]) -> str:
         client.force_login(User.objects.create_user("bench", is_staff=True))
         print("session", client.cookies["sessionid"].value)
     """
-    with Child("manage.py", "migrate", "-v0", "--skip-checks", **environment) as migrate:
+    with Child("manage.py", "migrate", "-v0", "--skip-checks", environment=environment) as migrate:
         if migrate.process.wait(300):
             raise SystemExit("".join(migrate.output))
-    with Child("-c", code, **environment) as child:
+    with Child("-c", code, environment=environment) as child:
         return child.line(r"session (\w+)")[1]
 
 
@@ -134,7 +134,7 @@ async def measure(environment: dict[str, str], port: int, session: str, events: 
         sockets: list[float] = []
         reading = asyncio.create_task(read_socket(port, session, sockets))
         await asyncio.sleep(1)
-        with Child("-m", "bench.live_latency", "--worker", "--events", str(events), **environment) as child:
+        with Child("-m", "bench.live_latency", "--worker", "--events", str(events), environment=environment) as child:
             if await asyncio.to_thread(child.process.wait, 120):
                 raise SystemExit("".join(child.output))
         await asyncio.sleep(1)
@@ -176,7 +176,7 @@ def main() -> None:
         write_state(Path(environment["LIVE_SITE_STATE"]), {})
         with transport(options.transport) as extra:
             used = environment | extra
-            with web_server(application="tests.ziggie.live_site:application", **used) as port:
+            with web_server(application="tests.ziggie.live_site:application", environment=used) as port:
                 measured = asyncio.run(measure(used, port, session, options.events))
     report(options.transport, measured)
 

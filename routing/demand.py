@@ -119,8 +119,10 @@ def to_json(demand: Demand) -> dict[str, Any]:
 def from_json(kept: Mapping[str, Any]) -> Demand:
     """What else the receipt keeps there is passed over. Raises TypeError for a receipt that lacks a field."""
     known: dict[str, Any] = {name: kept[name] for name in _FIELDS if name in kept}
-    sets = {name: frozenset(known[name]) for name in ("needs", "estimated") if name in known}
-    return Demand(**{**known, **sets})
+    for name in ("needs", "estimated"):
+        if name in known:
+            known[name] = frozenset(known[name])
+    return Demand(**known)
 
 
 def _check(hints: Hints) -> None:

@@ -104,9 +104,12 @@ def test_a_client_that_leaves_stops_the_call_and_pays_for_what_came(gateway: Gat
     gateway.openai.default = Reply("word " * 400, per_piece=0.02, first_token=0.0 if stream else 5.0)
     began = time.monotonic()
     request = {**ASKED, "stream": stream}
-    with httpx2.Client(timeout=1.0) as client, suppress(httpx2.ReadTimeout):
-        with client.stream("POST", gateway.url + CHAT, json=request, headers=gateway.headers) as answer:
-            next(answer.iter_bytes())
+    with (
+        suppress(httpx2.ReadTimeout),
+        httpx2.Client(timeout=1.0) as client,
+        client.stream("POST", gateway.url + CHAT, json=request, headers=gateway.headers) as answer,
+    ):
+        next(answer.iter_bytes())
     (receipt,) = gateway.settled(1)
     assert receipt.outcome == "cancelled"
     assert UsageRecord.objects.get().outcome == "cancelled"

@@ -15,15 +15,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60.0
+Environment = Mapping[str, str]
 LEAN = {"DJANGO_SETTINGS_MODULE": "tests.ziggie.live_settings"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -39,12 +41,14 @@ def database_url(config: dict[str, Any]) -> str:
 class Child:
     """A child process whose output lines can be awaited; ended with the `with` block."""
 
-    def __init__(self, *arguments: str, pass_fds: tuple[int, ...] = (), **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, environment: Environment = MappingProxyType({}), pass_fds: tuple[int, ...] = ()
+    ) -> None:
         inherited = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=REPOSITORY,
-            env=inherited | {"DJANGO_SETTINGS_MODULE": "ziggie.settings", "PYTHONUNBUFFERED": "1"} | environment,
+            env=inherited | {"DJANGO_SETTINGS_MODULE": "ziggie.settings", "PYTHONUNBUFFERED": "1"} | dict(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -92,7 +96,7 @@ class Child:
 
 @contextlib.contextmanager
 def web_server(
-    *options: str, application: str = "ziggie.asgi:application", port: int = 0, **environment: str
+    *options: str, environment: Environment, application: str = "ziggie.asgi:application", port: int = 0
 ) -> Iterator[int]:
     """daphne on `port`, or on a free one; yields the port once it answers."""
     with socket.socket() as listening:
@@ -102,7 +106,7 @@ def web_server(
         port = listening.getsockname()[1]
         descriptor = listening.fileno()
         command = ("-m", "daphne", "--fd", str(descriptor), *options, application)
-        with Child(*command, pass_fds=(descriptor,), **environment) as child:
+        with Child(*command, pass_fds=(descriptor,), environment=environment) as child:
             listening.close()
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
             try:
@@ -114,15 +118,15 @@ def web_server(
 
 
 @contextlib.contextmanager
-def listener(group: str, **environment: str) -> Iterator[Child]:
+def listener(group: str, environment: Environment) -> Iterator[Child]:
     """A process with one channel in `group`; yields once it really listens."""
-    with Child("-m", "tests.ziggie.live_process", "listen", group, **LEAN | environment) as child:
+    with Child("-m", "tests.ziggie.live_process", "listen", group, environment=LEAN | dict(environment)) as child:
         child.line("^{.*listening")
         yield child
 
 
-def publisher(count: int, run_id: str, **environment: str) -> Child:
-    return Child("-m", "tests.ziggie.live_process", "publish", str(count), run_id, **LEAN | environment)
+def publisher(count: int, run_id: str, environment: Environment) -> Child:
+    return Child("-m", "tests.ziggie.live_process", "publish", str(count), run_id, environment=LEAN | dict(environment))
 
 
 async def _listen(group: str) -> None:

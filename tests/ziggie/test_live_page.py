@@ -106,7 +106,7 @@ def environment(django_db_setup: None, state_file: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def port(environment: dict[str, str]) -> Iterator[int]:
-    with web_server(application=APPLICATION, **environment) as started:
+    with web_server(application=APPLICATION, environment=environment) as started:
         yield started
 
 
@@ -219,14 +219,14 @@ async def test_the_page_reconnects_by_itself_and_makes_up_for_what_it_missed(
     context: BrowserContext, layer: None, environment: dict[str, str], state_file: Path
 ) -> None:
     status = (page := await context.new_page()).locator("[data-live-connection]")
-    first = web_server(application=APPLICATION, **environment)
+    first = web_server(application=APPLICATION, environment=environment)
     site = Site(page, await asyncio.to_thread(first.__enter__), state_file)
     site.write(RUNS[1], "working", 1)
     await site.open()
     await asyncio.to_thread(first.__exit__, None, None, None)
     await expect(status).to_have_text("Not live: reconnecting…")
     site.write(RUNS[1], "completed", 2)
-    second = web_server(application=APPLICATION, port=site.port, **environment)
+    second = web_server(application=APPLICATION, port=site.port, environment=environment)
     await asyncio.to_thread(second.__enter__)
     try:
         await expect(page.locator("#list tr")).to_have_text(["completed"], timeout=30_000)

@@ -45,7 +45,7 @@ def transport(request: pytest.FixtureRequest, environment: Environment) -> Itera
 @pytest.fixture(scope="module")
 def port(environment: Environment) -> Iterator[int]:
     """A web server of the module, with a keepalive that a test can wait for."""
-    with web_server("--ping-interval", "1", "--ping-timeout", "4", **environment) as started:
+    with web_server("--ping-interval", "1", "--ping-timeout", "4", environment=environment) as started:
         yield started
 
 
@@ -65,8 +65,8 @@ def gaps(documents: list[dict[str, Any]]) -> int:
 
 
 def test_what_one_process_publishes_arrives_once_and_in_order_in_others(transport: Environment) -> None:
-    with listener("live.runs", **transport) as first, listener("live.runs", **transport) as second:
-        with publisher(20, RUN, **transport) as worker:
+    with listener("live.runs", transport) as first, listener("live.runs", transport) as second:
+        with publisher(20, RUN, transport) as worker:
             assert worker.process.wait(60) == 0
         assert events(first.documents(seconds=1)) == list(range(20))
         assert events(second.documents()) == list(range(20))
@@ -88,8 +88,8 @@ def postmaster(home: Path) -> int:
 
 
 def test_listeners_and_workers_go_on_after_the_database_was_killed_and_started_again(tmp_path: Path) -> None:
-    with own_database(tmp_path) as (home, environment), listener("live.runs", **environment) as listening:
-        with publisher(400, RUN, **environment) as worker:
+    with own_database(tmp_path) as (home, environment), listener("live.runs", environment) as listening:
+        with publisher(400, RUN, environment) as worker:
             worker.line('"sent": 3')
             os.kill(postmaster(home), signal.SIGKILL)
             embedded.ensure_running(home, durable=False)
@@ -102,8 +102,8 @@ def test_listeners_and_workers_go_on_after_the_database_was_killed_and_started_a
 
 
 def test_a_database_that_stands_still_delays_no_worker_for_long_and_is_used_again(tmp_path: Path) -> None:
-    with own_database(tmp_path) as (home, environment), listener("live.runs", **environment) as listening:
-        with publisher(300, RUN, **environment) as worker:
+    with own_database(tmp_path) as (home, environment), listener("live.runs", environment) as listening:
+        with publisher(300, RUN, environment) as worker:
             worker.line('"sent": 3')
             backends = children_of(postmaster(home))
             for process in backends:
@@ -129,7 +129,7 @@ def test_listeners_and_workers_go_on_after_redis_was_restarted(environment: Envi
     with running_redis() as url:
         port = int(url.rsplit(":", 1)[1].split("/")[0])
         environment |= {"REDIS_URL": url}
-        with listener("live.runs", **environment) as listening, publisher(400, RUN, **environment) as worker:
+        with listener("live.runs", environment) as listening, publisher(400, RUN, environment) as worker:
             worker.line('"sent": 3')
             restarted = contextlib.ExitStack()
             try:
@@ -168,7 +168,7 @@ async def hear(port: int, cookie: str, environment: Environment) -> list[dict[st
     async with websockets.connect(
         address(port, f"runs,run:{RUN}"), additional_headers=headers, origin=origin
     ) as socket:
-        with publisher(3, RUN, **environment):
+        with publisher(3, RUN, environment):
             return [json.loads(await asyncio.wait_for(socket.recv(), 60)) for _ in range(3)]
 
 
@@ -187,7 +187,7 @@ def end_live_connections() -> None:
 
 @pytest.mark.redis
 async def test_events_reach_sockets_by_redis_as_well(cookie: str, environment: Environment) -> None:
-    with running_redis() as url, web_server(REDIS_URL=url, **environment) as port:
+    with running_redis() as url, web_server(environment=environment | {"REDIS_URL": url}) as port:
         frames = await hear(port, cookie, environment | {"REDIS_URL": url})
     assert [frame["version"] for frame in frames] == [0, 1, 2]
 
@@ -198,7 +198,7 @@ async def test_an_open_socket_outlives_its_servers_connections_and_is_told_of_th
     async with websockets.connect(address(port), additional_headers={"Cookie": cookie}) as socket:
         await sync_to_async(end_live_connections)()
         assert json.loads(await asyncio.wait_for(socket.recv(), 30))["type"] == "live.gap"
-        with publisher(1, RUN, **environment):
+        with publisher(1, RUN, environment):
             assert json.loads(await asyncio.wait_for(socket.recv(), 60))["type"] == "run.changed"
 
 
@@ -249,7 +249,7 @@ def test_a_client_that_reads_nothing_is_dropped(port: int, cookie: str, environm
         deaf.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
         deaf.sendall(UPGRADE.format(port=port, cookie=cookie).encode())
         assert b"101" in deaf.recv(12)
-        with publisher(200, RUN, **environment) as worker:
+        with publisher(200, RUN, environment) as worker:
             assert worker.process.wait(60) == 0
         assert dropped(deaf)
     with sockets.create_connection(("127.0.0.1", port), 10) as stranger:

@@ -11,7 +11,7 @@ from django.utils.html import format_html, format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action
 
-from routing import policies, rows
+from routing import policies, replay, rows
 from routing.admin_forms import (
     BudgetForm,
     LanguageModelForm,
@@ -38,6 +38,7 @@ from routing.models import (
 from routing.probing import probe
 from ziggie.errors import ZiggieError
 
+REPLAYED_CALLS = 2_000  # on a page: about a second
 BUDGET_SCOPE = ("locations", "providers", "models", "api_keys", "task_kinds", "agent_levels", "creators")
 
 
@@ -214,7 +215,7 @@ class PolicyAdmin(ModelAdmin):  # type: ignore[misc]
     list_filter = ("state", "slug")
     fields = (
         *("slug", "version", "state", "notes"),
-        *("created_by", "created_at", "published_by", "published_at", "changes"),
+        *("created_by", "created_at", "published_by", "published_at", "changes", "replayed"),
     )
     actions = ("publish", "roll_back", "duplicate")
     actions_submit_line = ("save_and_publish",)
@@ -238,6 +239,17 @@ class PolicyAdmin(ModelAdmin):  # type: ignore[misc]
     def changes(self, policy: RoutingPolicy) -> str:
         diff = policies.difference(policies.predecessor(policy), policy) if policy.pk else ""
         return format_html('<pre class="overflow-x-auto text-xs">{}</pre>', diff or "none")
+
+    @admin.display(description="recent traffic through this draft")
+    def replayed(self, policy: RoutingPolicy) -> str:
+        """Only for drafts: what is live shows on the dashboard."""
+        if policy.state != "draft" or not policy.pk:
+            return "-"
+        try:
+            report = replay.replay(replay.target_of(policy), max_calls=REPLAYED_CALLS)
+        except ZiggieError as error:
+            return error.message
+        return format_html('<pre class="overflow-x-auto text-xs">{}</pre>', replay.as_text(report))
 
     def save_model(self, request: HttpRequest, obj: RoutingPolicy, form: Any, change: bool) -> None:
         if change:

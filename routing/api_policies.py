@@ -63,7 +63,7 @@ def _policy_entry(data: dict[str, Any]) -> PolicyEntry:
     return document.policies[0].entry
 
 
-def _policy(slug: str, version: int) -> RoutingPolicy:
+def policy_of(slug: str, version: int) -> RoutingPolicy:
     found = RoutingPolicy.objects.filter(slug=slug, version=version).first()
     if found is None:
         raise NotFound(f"there is no version {version} of the policy {slug!r}")
@@ -77,15 +77,15 @@ class PolicyDetail(APIView):
 
     @extend_schema(responses=PolicySerializer)
     def get(self, request: Request, slug: str, version: int) -> Response:
-        policy = _policy(slug, version)
+        policy = policy_of(slug, version)
         changes = policies.difference(policies.predecessor(policy), policy)
         return Response({**PolicySerializer(policy).data, "changes": changes})
 
     @extend_schema(request=PolicyEntry, responses=PolicySerializer)
     def put(self, request: Request, slug: str, version: int) -> Response:
         entry = _policy_entry({**body_of(request), "slug": slug, "live": False})
-        policies.replace_draft(_policy(slug, version), entry)
-        return Response(PolicySerializer(_policy(slug, version)).data)
+        policies.replace_draft(policy_of(slug, version), entry)
+        return Response(PolicySerializer(policy_of(slug, version)).data)
 
 
 class PolicyAction(APIView):
@@ -96,7 +96,7 @@ class PolicyAction(APIView):
 
     @extend_schema(request=None, responses=PolicySerializer)
     def post(self, request: Request, slug: str, version: int) -> Response:
-        return Response(PolicySerializer(self.work(_policy(slug, version), by=caller_of(request).name)).data)
+        return Response(PolicySerializer(self.work(policy_of(slug, version), by=caller_of(request).name)).data)
 
 
 class PublishPolicy(PolicyAction):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from routing import api, api_policies, usage_api
+from routing import api, api_evidence, api_policies, usage_api
 
 VERSION = "routing/policies/<slug:slug>/<int:version>"
 
@@ -24,6 +24,7 @@ urlpatterns = [
     path(f"{VERSION}/publish", api_policies.PublishPolicy.as_view()),
     path(f"{VERSION}/rollback", api_policies.RollBackPolicy.as_view()),
     path(f"{VERSION}/duplicate", api_policies.DuplicatePolicy.as_view()),
+    path(f"{VERSION}/replay", api_evidence.ReplayPolicy.as_view()),
     path("routing/rules", api_policies.Rules.as_view()),
     path("routing/rules/<str:name>", api_policies.RuleDetail.as_view()),
     path("routing/explain", api.Explain.as_view()),

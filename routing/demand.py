@@ -119,10 +119,8 @@ def to_json(demand: Demand) -> dict[str, Any]:
 def from_json(kept: Mapping[str, Any]) -> Demand:
     """What else the receipt keeps there is passed over. Raises TypeError for a receipt that lacks a field."""
     known: dict[str, Any] = {name: kept[name] for name in _FIELDS if name in kept}
-    for name in ("needs", "estimated"):
-        if name in known:
-            known[name] = frozenset(known[name])
-    return Demand(**known)
+    sets: dict[str, Any] = {name: frozenset(known[name]) for name in ("needs", "estimated") if name in known}
+    return Demand(**(known | sets))
 
 
 def _check(hints: Hints) -> None:

@@ -13,7 +13,7 @@ from routing import service
 from routing.models import BudgetPeriod, RoutedCall
 from routing.types import ChatRequest, Hints, Tool, message
 from routing.voting import normalised
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.routing.test_patterns import REVIEWING, ask, parts, prompt_of
 from tests.routing.test_patterns import roles as roles_of
 from tests.servers import Call, Reply

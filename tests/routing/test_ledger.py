@@ -353,7 +353,7 @@ def test_operations_that_arrive_together_share_transactions() -> None:
 def test_lost_connections_are_replaced_and_nothing_is_done_twice() -> None:
     cloud, known = budget(limit=10**9).id, snapshot()
     kill = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-              WHERE application_name = 'ziggie' AND pid <> pg_backend_pid()"""
+              WHERE application_name = 'ziggie' AND datname = current_database() AND pid <> pg_backend_pid()"""
 
     async def killer(stop: asyncio.Event) -> None:
         async with database.connection() as own:

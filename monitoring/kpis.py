@@ -1,14 +1,19 @@
-"""Read-only figures for pages and reports. Money comes out as dollar strings."""
+"""Read-only figures for pages and reports."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
-from routing.models import Budget, BudgetPeriod, Circuit, Provider, RoutedCall
-from routing.pricing import usd
+from routing import snapshot
+from routing.balances import balances
+from routing.models import Circuit, RoutedCall
+from routing.types import ProviderSpec, SettingsSpec, Source
+
+CIRCUIT_WORDS = {"closed": "up", "open": "down", "half_open": "trying"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +22,8 @@ class Totals:
 
     calls: int
     failed: int
-    cost_usd: str
-    saved_usd: str
+    cost_microusd: int
+    saved_microusd: int
     local_share: float | None
 
 
@@ -34,55 +39,41 @@ def totals_since(moment: datetime) -> Totals:
     return Totals(
         calls=sums["calls"],
         failed=sums["calls"] - sums["answered"],
-        cost_usd=usd(sums["cost"]),
-        saved_usd=usd(sums["saved"]),
+        cost_microusd=sums["cost"],
+        saved_microusd=sums["saved"],
         local_share=100 * sums["local"] / sums["answered"] if sums["answered"] else None,
     )
 
 
 def budgets_now() -> list[dict[str, Any]]:
-    """Each enabled budget with its counters in the current period."""
-    now = timezone.now()
-    current = {
-        period.budget_id: period
-        for period in BudgetPeriod.objects.filter(starts_at__lte=now).filter(Q(ends_at=None) | Q(ends_at__gt=now))
-    }
-    rows = []
-    for budget in Budget.objects.filter(enabled=True):
-        period = current.get(budget.pk)
-        used = period.settled_microusd + period.held_microusd if period else 0
-        rows.append(
-            {
-                "slug": budget.slug,
-                "period": budget.period,
-                "limit_usd": usd(budget.limit_microusd),
-                "settled_usd": usd(period.settled_microusd if period else 0),
-                "held_usd": usd(period.held_microusd if period else 0),
-                "left_usd": usd(max(budget.limit_microusd - used, 0)),
-                "percent": min(100, round(100 * used / budget.limit_microusd)) if budget.limit_microusd else 100,
-                "hard": budget.hard,
-            }
-        )
-    return rows
+    """Each enabled budget with its counters in the current period, and how much of it is used in percent."""
+    return [budget | {"percent": _used_percent(budget)} for budget in balances()]
+
+
+def _used_percent(budget: dict[str, Any]) -> int:
+    limit = Decimal(budget["limit_usd"])
+    return min(100, round(100 * (1 - Decimal(budget["left_usd"]) / limit))) if limit else 100
 
 
 def providers_now() -> list[dict[str, Any]]:
-    """Each enabled provider with what its circuit says."""
+    """Each enabled provider and whether it can be called: up, down, trying, no key, off, or not checked yet."""
+    configuration = snapshot.current()
+    specs = {model.provider.slug: model.provider for model in configuration.models.values() if model.provider.enabled}
     circuits = {circuit.provider_id: circuit for circuit in Circuit.objects.filter(model_slug="")}
-    rows = []
-    for provider in Provider.objects.filter(enabled=True):
-        circuit = circuits.get(provider.pk)
-        rows.append(
-            {
-                "slug": provider.slug,
-                "location": provider.location,
-                "state": circuit.state if circuit else "closed",
-                "reason": circuit.reason if circuit else "",
-                "checked_at": circuit.checked_at if circuit else None,
-                "loaded": circuit.loaded_models if circuit else [],
-            }
-        )
-    return rows
+    return [_provider(spec, circuits.get(spec.id), configuration.settings) for _, spec in sorted(specs.items())]
+
+
+def _provider(spec: ProviderSpec, circuit: Circuit | None, settings: SettingsSpec) -> dict[str, Any]:
+    state, reason = "not checked", ""
+    if spec.location == Source.OFFLINE:
+        state = "up"
+    elif spec.switch and not getattr(settings, f"{spec.switch}_enabled"):
+        state, reason = "off", "switched off in the settings"
+    elif spec.needs_api_key and not spec.api_key:
+        state = "no key"
+    elif circuit is not None:
+        state, reason = CIRCUIT_WORDS[circuit.state], circuit.reason
+    return {"slug": spec.slug, "location": spec.location, "state": state, "reason": reason}
 
 
 def last_thirty_days() -> datetime:

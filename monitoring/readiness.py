@@ -3,11 +3,9 @@
 import logging
 from collections.abc import Callable
 
-from asgiref.sync import async_to_sync
-from channels.layers import get_channel_layer
-from django.db import DatabaseError, connection
+from django.db import connection
 
-from ziggie import queue
+from ziggie import live, queue
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +33,7 @@ def _queue() -> None:
 
 
 def _live() -> None:
-    layer = get_channel_layer()
-    if layer is None:
-        raise DatabaseError("no channel layer is set up")
-    async_to_sync(layer.group_send)("readiness", {"type": "readiness"})
+    live.probe()
 
 
 CHECKS: dict[str, Callable[[], None]] = {"database": _database, "queue": _queue, "live": _live}

@@ -2,12 +2,16 @@
 
 from django.urls import path
 
-from routing import api, api_evidence, api_policies
+from routing import api, api_evidence, api_policies, usage_api
 
 VERSION = "routing/policies/<slug:slug>/<int:version>"
 
 urlpatterns = [
     path("budgets", api.Balances.as_view()),
+    path("usage/records", usage_api.Records.as_view()),
+    path("usage/records.csv", usage_api.RecordsCsv.as_view()),
+    path("usage/summary", usage_api.Summary.as_view()),
+    path("savings", usage_api.Savings.as_view()),
     path("routing/providers", api.Providers.as_view()),
     path("routing/providers/<slug:slug>", api.ProviderDetail.as_view()),
     path("routing/models", api.Models.as_view()),

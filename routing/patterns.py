@@ -101,7 +101,7 @@ async def _cascade(walk: Walk) -> Answer | None:
         request = walk.request if draft is None else prompts.refinement(walk.request, _quote(draft))
         refined = await walk.ask(refiner, request, role="refiner", hurry=bool(_others(walk, [refiner], offline=False)))
     if refined is None:
-        tried = [part for part in (refiner, draft and draft.candidate) if part is not None]
+        tried = [part for part in (refiner, None if draft is None else draft.candidate) if part is not None]
         refined = await walk.run(_others(walk, tried, offline=draft is None))
     if refined is not None:
         return replace(refined, findings=findings)

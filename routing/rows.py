@@ -4,7 +4,7 @@ settings rows besides the admin; policies are written by `policies.py`.
 Nothing is written that is not different, so that applying what is there already wakes nobody.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -268,16 +268,36 @@ def _models_of(rule: RuleEntry) -> set[str | None]:
 # --- to rows -----------------------------------------------------------------------------------
 
 
+def add_providers(entries: Sequence[ProviderEntry]) -> None:
+    """Rows that are known to be missing, in one statement; the same for the two below."""
+    Provider.objects.bulk_create(Provider(slug=entry.slug, **_columns(entry, PROVIDER_COLUMNS)) for entry in entries)
+
+
+def add_models(entries: Sequence[ModelEntry]) -> None:
+    providers = dict(Provider.objects.values_list("slug", "pk"))
+    models = LanguageModel.objects.bulk_create(
+        LanguageModel(slug=entry.slug, provider_id=providers[entry.provider], **_columns(entry, MODEL_COLUMNS))
+        for entry in entries
+    )
+    priced = [
+        (model, entry) for model, entry in zip(models, entries, strict=True) if entry.input_usd_per_mtok is not None
+    ]
+    Price.objects.bulk_create(Price(model=model, **_price_columns(entry)) for model, entry in priced)
+
+
+def add_budgets(entries: Sequence[BudgetEntry]) -> None:
+    Budget.objects.bulk_create(Budget(slug=entry.slug, **_budget_columns(entry)) for entry in entries)
+
+
 def save_provider(entry: ProviderEntry) -> bool:
     """True if there was something to write."""
-    return _save(Provider, entry.slug, {name: getattr(entry, name) for name in PROVIDER_COLUMNS})
+    return _save(Provider, entry.slug, _columns(entry, PROVIDER_COLUMNS))
 
 
 def save_model(entry: ModelEntry) -> bool:
     """Writes a model and, if it differs from the price in force, a new price from now on."""
     provider = Provider.objects.get(slug=entry.provider)
-    values = {"provider_id": provider.pk} | {name: getattr(entry, name) for name in MODEL_COLUMNS}
-    changed = _save(LanguageModel, entry.slug, values)
+    changed = _save(LanguageModel, entry.slug, {"provider_id": provider.pk} | _columns(entry, MODEL_COLUMNS))
     return _save_price(entry) or changed
 
 
@@ -287,19 +307,29 @@ def _save_price(entry: ModelEntry) -> bool:
     model = LanguageModel.objects.get(slug=entry.slug)
     past = Price.objects.filter(model=model, effective_from__lte=TransactionNow())
     price = past.order_by("-effective_from", "-id").first()
-    values = {name: getattr(entry, name) for name in PRICE_COLUMNS} | {"origin": entry.price_origin}
+    values = _columns(entry, PRICE_COLUMNS) | {"origin": entry.price_origin}
     if price is not None and all(getattr(price, name) == value for name, value in values.items()):
         return False
-    Price.objects.create(
-        model=model, effective_from=TransactionNow(), **values
-    )  # the database's clock decides what is in force
+    Price.objects.create(model=model, **_price_columns(entry))
     return True
 
 
+def _price_columns(entry: ModelEntry) -> Plain:
+    """A price from now on, by the database's clock, which decides what is in force."""
+    return _columns(entry, PRICE_COLUMNS) | {"origin": entry.price_origin, "effective_from": TransactionNow()}
+
+
+def _columns(entry: Entry, names: Iterable[str]) -> Plain:
+    return {name: getattr(entry, name) for name in names}
+
+
 def save_budget(entry: BudgetEntry) -> bool:
-    values = {name: getattr(entry, name) for name in BUDGET_COLUMNS}
-    values |= {"scope": scope_row(entry.scope.model_dump()), "limit_microusd": int(entry.limit_usd * MICRO)}
-    return _save(Budget, entry.slug, values)
+    return _save(Budget, entry.slug, _budget_columns(entry))
+
+
+def _budget_columns(entry: BudgetEntry) -> Plain:
+    limit = {"scope": scope_row(entry.scope.model_dump()), "limit_microusd": int(entry.limit_usd * MICRO)}
+    return _columns(entry, BUDGET_COLUMNS) | limit
 
 
 def scope_row(scope: Plain) -> Plain:

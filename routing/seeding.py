@@ -18,39 +18,68 @@ from routing import rows
 from routing.configuration import Document, PolicyEntry, Problem
 from routing.models import Budget, LanguageModel, Provider, RoutingPolicy, RoutingRule, RoutingSettings
 from routing.reading import read
+from routing.validation import check, errors
 from ziggie.errors import ConfigurationError
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 # What a value of SEED is called in the environment, for error messages.
-VARIABLES = {"$strategy": "LLM_STRATEGY", "$kimi_enabled": "ENABLE_KIMI_K2"}
+VARIABLES = {
+    "$strategy": "LLM_STRATEGY",
+    "$kimi_enabled": "ENABLE_KIMI_K2",
+    "$monthly_api_budget_usd": "MONTHLY_API_BUDGET",
+}
+KINDS: dict[str, Any] = {
+    "providers": Provider,
+    "models": LanguageModel,
+    "budgets": Budget,
+    "policies": RoutingPolicy,
+}
 
 
 def seed() -> dict[str, int]:
     """Adds the missing rows in one transaction. Returns how many of each section were added.
 
-    Raises ConfigurationError for a setting that cannot be seeded (a budget that is no number, …).
+    Raises ConfigurationError for a setting that a missing row needs and that does not fit (a budget that is
+    no number, an address without http://). Of rows that are there the settings are not asked.
     """
-    document = catalogue(settings.SEED)
+    data = _with_values(tomllib.loads(CATALOGUE.read_text(encoding="utf-8")), settings.SEED)
+    document, problems = read(data)
+    problems += errors(check(document))
     with transaction.atomic():
         rows.lock_configuration()  # two processes that seed at once take turns
+        if in_the_way := [problem for problem in problems if not _is_there(problem, data)]:
+            raise ConfigurationError("the settings for seeding cannot be used", details=_details(in_the_way))
         return {
             "settings": _seed_settings(document),
-            "providers": _seed_rows(document.providers, Provider, rows.save_provider),
-            "models": _seed_rows(document.models, LanguageModel, rows.save_model),
-            "budgets": _seed_rows(document.budgets, Budget, rows.save_budget),
+            "providers": _seed_rows(document.providers, Provider, rows.add_providers),
+            "models": _seed_rows(document.models, LanguageModel, rows.add_models),
+            "budgets": _seed_rows(document.budgets, Budget, rows.add_budgets),
             "policies": _seed_policies(document),
         }
 
 
-def catalogue(seed_values: Mapping[str, Any]) -> Document:
-    """The catalogue with the seed values put in. Raises ConfigurationError if one of them does not fit."""
-    data = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
-    document, problems = read(_with_values(data, seed_values))
-    if problems:
-        raise ConfigurationError(
-            "the settings for seeding cannot be used", details=[_detail(data, problem) for problem in problems]
-        )
-    return document
+def _is_there(problem: Problem, data: dict[str, Any]) -> bool:
+    """Whether the row that has the problem is in the database already."""
+    section = str(problem.path[0])
+    if section == "settings":
+        return RoutingSettings.objects.exists()
+    slug = data[section][problem.path[1]]["slug"]
+    return bool(KINDS[section].objects.filter(slug=slug).exists())
+
+
+def _details(problems: list[Problem]) -> list[dict[str, str]]:
+    """Names the environment variables that the values came from; each once."""
+    original = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
+    named = {_variable(original, problem): problem.message for problem in problems}
+    return [{"place": place, "problem": message} for place, message in named.items()]
+
+
+def _variable(data: Any, problem: Problem) -> str:
+    for step in problem.path:
+        data = data[step]
+    if not isinstance(data, str) or not data.startswith("$"):
+        return problem.place
+    return VARIABLES.get(data, data[1:].upper())
 
 
 def _with_values(data: Any, seed_values: Mapping[str, Any]) -> Any:
@@ -59,23 +88,15 @@ def _with_values(data: Any, seed_values: Mapping[str, Any]) -> Any:
     if isinstance(data, list):
         return [_with_values(item, seed_values) for item in data]
     if isinstance(data, str) and data.startswith("$"):
-        return seed_values[data[1:]]
+        value = seed_values[data[1:]]
+        return value.lower().replace("_", "-") if data == "$strategy" else value
     return data
 
 
-def _detail(data: Any, problem: Problem) -> dict[str, str]:
-    """Names the environment variable that a wrong value came from."""
-    for step in problem.path:
-        data = data[step]
-    name = VARIABLES.get(data, data[1:].upper()) if isinstance(data, str) and data.startswith("$") else problem.place
-    return {"place": name.removesuffix("_USD"), "problem": problem.message}
-
-
-def _seed_rows(placed: Any, kind: Any, save: Any) -> int:
+def _seed_rows(placed: Any, kind: Any, add: Any) -> int:
     present = set(kind.objects.values_list("slug", flat=True))
     missing = [item.entry for item in placed or () if item.entry.slug not in present]
-    for entry in missing:
-        save(entry)
+    add(missing)
     return len(missing)
 
 

@@ -3,6 +3,8 @@
 The codec still writes the body and reads the answer, so the package never parses anything.
 """
 
+import asyncio
+import importlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -37,8 +39,8 @@ async def open_messages(
     sent: WireRequest, http: httpx2.AsyncClient, clients: Clients, limits: httpx2.Timeout
 ) -> AsyncIterator[httpx2.Response]:
     """The open response to `POST /v1/messages`, whatever its status. Raises httpx2's errors."""
-    from anthropic import APIConnectionError, APIStatusError
-
+    # Its first loading takes a second: not on the event loop, where every other call would wait for it.
+    package = await asyncio.to_thread(importlib.import_module, "anthropic")
     body: Mapping[str, Any] = sent.body or {}
     client = _client(sent, http, clients)
     call = client.messages.with_streaming_response.create(
@@ -51,9 +53,9 @@ async def open_messages(
         async with call as response:
             yield response.http_response
             return
-    except APIStatusError as error:
+    except package.APIStatusError as error:
         failed = error.response
-    except APIConnectionError as error:
+    except package.APIConnectionError as error:
         raise error.__cause__ or httpx2.ConnectError("no connection") from None
     yield failed
 

@@ -82,7 +82,7 @@ def _found(builder: Builder, schema: Any, place: Place) -> Iterator[Any]:
     if choices := flat.get("enum"):
         yield from roles.mentioned_choices(choices, builder.insights)
         return
-    for item in roles.items_for(place, builder.insights):
+    for item in roles.items_for(place, builder.insights, of_text=flat.get("type") == "string"):
         yield from builder.tried(schema, _element(place, schema, item))
 
 

@@ -38,9 +38,13 @@ class Conversation:
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._texts = [(message.role, text_of(message)) for message in messages]
-        users = (place for place, (role, _) in enumerate(self._texts) if role == "user")
-        self._last = max(users, default=len(self._texts) - 1)
+        users = [place for place, (role, _) in enumerate(self._texts) if role == "user"] or [len(self._texts) - 1]
+        self._newest = users[-1]
+        self._last = next((place for place in reversed(users) if not self._refers_back(place)), users[0])
         self.task, self._material = split(self._texts[self._last][1]) if self._texts else ("", "")
+
+    def _refers_back(self, place: int) -> bool:
+        return place > 0 and bool(cues.REFERS_BACK.search(_blocks(self._texts[place][1])[1]))
 
     @cached_property
     def _timed(self) -> tuple[str, list[Sentence]]:
@@ -69,6 +73,18 @@ class Conversation:
         return "\n\n".join(told)
 
     @cached_property
+    def drafts(self) -> tuple[Sentence, ...]:
+        """The answers that messages behind the task quote, for another model to work on."""
+        return tuple(_untimed("\n\n".join(self._said(place) for place in range(self._last + 1, len(self._texts)))))
+
+    def _said(self, place: int) -> str:
+        """What a message offers for quotation. One that refers back offers what it quotes itself."""
+        role, text = self._texts[place]
+        if place == self._last:
+            return self._material
+        return "\n\n".join(_blocks(text)[0]) if place > self._last and role == "user" else text
+
+    @cached_property
     def people(self) -> frozenset[str]:
         """Who speaks in the transcript."""
         return transcript.speakers(self._timed[0])
@@ -81,7 +97,7 @@ class Conversation:
     def wants_judgement(self) -> bool:
         """True if an opinion on somebody's work is asked for. Beside a transcript only plain words count:
         whoever analyses one is told to check and to rate many things."""
-        told = _blocks(self._texts[self._last][1])[1].strip().splitlines() if self._texts else []
+        told = _blocks(self._texts[self._newest][1])[1].splitlines() if self._texts else []
         orders = [self.task, *told[:1], *told[-1:], *(text for role, text in self._texts if role == "system")]
         cue = cues.DEMANDS_VERDICT.search
         return any(cue(order) or (not self._timed[1] and cues.WANTS_JUDGEMENT.search(order)) for order in orders)
@@ -93,9 +109,9 @@ class Conversation:
 
     def _passages(self) -> Iterator[Passage]:
         asked = words.terms(self.task)
-        for place, (role, text) in enumerate(self._texts):
+        for place, (role, _) in enumerate(self._texts):
             marker = ""
-            for whole in lines(self._material if place == self._last else text):
+            for whole in lines(self._said(place)):
                 line = whole
                 if found := _MARKER.match(line):
                     marker = f"[{found[1]}]"

@@ -84,6 +84,12 @@ DIRECTIVE = _compiled(
     )
 )
 
+# A message that only says something about an earlier one, whose task it repeats.
+REFERS_BACK = _compiled(
+    r"\b(?:task|question|request|prompt) above\b|\babove (?:task|question)\b|\banswer again\b|\bagain, corrected\b"
+    r"|\banswer (?:cannot be used|did not validate|is not valid)\b"
+)
+
 # --- judgements ------------------------------------------------------------------------------------
 
 _VERDICT = r"(?:APPROVED?|REJECT(?:ED)?|PASS|FAIL)"
@@ -94,12 +100,16 @@ DEMANDS_VERDICT = re.compile(
     rf"|\b{_VERDICT}\b\W{{1,10}}(?:(?:or|and)\W{{1,10}})?{_VERDICT}\b"
 )
 WANTS_JUDGEMENT = re.compile(
-    r"\b(?i:judge|grade)\b"
+    r"\b(?i:judge|grade)\b (?i:the|this|that|these|those|whether|if|each|how|which|both|it)\b"
     r"|\b(?i:score|rate)\b(?! (?i:your|the) confidence)[^.\n]{0,60}\b(?i:from|out of|between|on a scale|0-|1-)"
     rf"|\b(?i:verify|review|evaluate|assess|critique|check|fact-check)\b(?![^.\n]{{0,40}}\byour\b)[^.\n]{{0,40}}\b{_JUDGED}\b"
-    rf"|(?<!your )\b{_JUDGED}\b[^.\n]{{0,20}}\b(?i:is|are) {_GOOD}\b"
+    rf"|(?<!your )\b{_JUDGED}(?: \w+){{0,3}} (?i:is|are) {_GOOD}\b"
     rf"|\b(?i:is|are) (?i:this|the|that|these)(?: \w+){{0,2}} {_JUDGED}\b[^.\n]{{0,20}}\b{_GOOD}\b"
     r"|\b(?i:which|better) (?i:answer|response|draft)\b"
+)
+
+FAILURE = _compiled(
+    r"\b(?:error|exception|fail(?:ed|ure|s)?|fatal|critical|traceback|panic|timed? ?out|warning|denied)\b"
 )
 
 # --- numbers ---------------------------------------------------------------------------------------

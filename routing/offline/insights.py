@@ -112,6 +112,11 @@ class Insights:
         return self.best(STEPS, among=lambda place: extract.is_step(self.texts[place], self.language))
 
     @cached_property
+    def failures(self) -> list[Item]:
+        """Lines of a log that tell of something that went wrong."""
+        return self.best(KEY_POINTS, among=lambda place: bool(cues.FAILURE.search(self.texts[place])))
+
+    @cached_property
     def tools(self) -> list[Item]:
         return _named(extract.tools(self.texts, people=self.conversation.people))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from routing.offline import cues, ranking, words
 from routing.offline.conversation import NAME, Conversation, Passage
+from routing.offline.transcript import Sentence
 
 NOTHING = f"{NAME}: nothing in the prompt answers this; no language model was available."
 NO_JUDGEMENT = f"{NAME}: no judgement was made on this; no language model was available."
@@ -97,9 +98,9 @@ def _distinct(passages: Sequence[Passage]) -> list[Passage]:
     return list(kept.values())
 
 
-def summary(conversation: Conversation, *, count: int = _SUMMARY_SENTENCES) -> str:
-    """The top-ranked sentences in their order; "" for material of no more than one sentence."""
-    texts = [each.text for each in conversation.document]
+def summary(sentences: Sequence[Sentence], *, count: int = _SUMMARY_SENTENCES) -> str:
+    """The top-ranked sentences in their order; "" for no more than one sentence."""
+    texts = [each.text for each in sentences]
     if len(texts) < 2:
         return ""
     scores = ranking.importance(texts)
@@ -111,12 +112,14 @@ def answer(conversation: Conversation) -> tuple[str, float]:
     """A plain answer and its confidence (20-60)."""
     if conversation.wants_judgement:
         return NO_JUDGEMENT, 20.0
-    if conversation.wants_summary and (text := summary(conversation)):
+    if conversation.wants_summary and (text := summary(conversation.document)):
         return f"{NAME} summary: {text}", 40.0 + min(15.0, len(conversation.document) / 4)
     quotation = find(conversation.task, conversation.passages)
-    if not quotation.passages:
-        return NOTHING, 20.0
-    return f"{NAME} answer: {' '.join(map(_quoted, quotation.passages))}", round(25 + 33 * quotation.coverage, 1)
+    if quotation.passages:
+        return f"{NAME} answer: {' '.join(map(_quoted, quotation.passages))}", round(25 + 33 * quotation.coverage, 1)
+    if drafts := conversation.drafts:
+        return f"{NAME} summary: {summary(drafts) or drafts[0].text}", 25.0
+    return NOTHING, 20.0
 
 
 def _quoted(passage: Passage) -> str:

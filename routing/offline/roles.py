@@ -38,8 +38,7 @@ def _name(pattern: str) -> re.Pattern[str]:
 # --- lists -----------------------------------------------------------------------------------------
 
 _LISTS: tuple[tuple[re.Pattern[str], Callable[[Insights], Sequence[Item]]], ...] = (
-    # What only a reader with judgement can find is not found, which is different from "there is none".
-    (_name("findings?|issues?|bugs?|vulnerabilit(?:y|ies)|problems?|errors?|violations?|approvals?"), lambda _: ()),
+    (_name("errors?|exceptions?|failures?|warnings?"), lambda on: on.failures),
     (
         _name("key_points?|highlights?|insights?|takeaways?|points?|notes|quotes?|moments?|chapters?|learnings?"),
         lambda on: on.key_points,
@@ -58,9 +57,17 @@ _LISTS: tuple[tuple[re.Pattern[str], Callable[[Insights], Sequence[Item]]], ...]
 _DEFAULT_ITEMS = 5
 
 
-def items_for(place: Place, insights: Insights) -> list[Item]:
-    """What a list of that name may hold, best reading order."""
+# What only a reader with judgement can find. An empty list would say that there is nothing to find.
+_FINDINGS = _name(
+    "findings?|issues?|bugs?|faults?|vulnerabilit(?:y|ies)|problems?|objections?|violations?|corrections?"
+)
+
+
+def items_for(place: Place, insights: Insights, *, of_text: bool) -> list[Item]:
+    """What a list of that name may hold, in reading order. `of_text`: its elements are plain texts."""
     name = snake(place.name)
+    if _FINDINGS.search(name):
+        return [Item(quoting.NO_JUDGEMENT)] if of_text else []
     for pattern, found in _LISTS:
         if pattern.search(name):
             return list(found(insights))
@@ -253,6 +260,9 @@ _LEVELS = (
     re.compile(r"inter|medium|moderate|mid|average", re.IGNORECASE),
     re.compile(r"advanc|expert|hard|high|complex|pro\b", re.IGNORECASE),
 )
+_REFUSING = re.compile(
+    r"\b(?:wrong|reject\w*|fail\w*|no|false|invalid|incorrect|bad|unsafe|disagree\w*|deny|denied|worse)\b"
+)
 _UNDECIDED = re.compile(
     r"unknown|unsure|uncertain|undecided|unclear|undetermined|inconclusive|abstain|neutral|review|n/?a$|none|other|insufficient|"
     r"not[ _-]enough|cannot|can't|tie$|maybe|partial",
@@ -260,7 +270,7 @@ _UNDECIDED = re.compile(
 )
 _APPROVING = re.compile(
     r"^(?!.*\b(?:not|no|never)\b).*\b(?:approv\w*|accept\w*|pass(?:ed|es)?|ok|okay|yes|true|correct|valid|agree[ds]?|success\w*|"
-    r"safe|good|lgtm|excellent|supported|entail\w*|ready|ship|merge)\b"
+    r"safe|good|lgtm|excellent|supported|entail\w*|ready|ship|merge|right|confirm\w*|adequate|sufficient|satisf\w*|complete)\b"
 )
 _VERDICT = _name(
     r"verdict|decision|approv(?:ed|al)|judg(?:e?ment)|vote|outcome|recommendation|winner|status|result|passed|correct"
@@ -277,13 +287,23 @@ def ordered_choices(values: Iterable[Any], place: Place, insights: Insights) -> 
         wanted = (insights.language, _ISO.get(insights.language, ""))
         return sorted(listed, key=lambda value: str(value).lower() not in wanted)
     if _VERDICT.search(name) or insights.conversation.wants_judgement or any(map(_approves, listed)):
-        return sorted(listed, key=lambda value: (_approves(value), not _UNDECIDED.search(str(value))))
+        return sorted(listed, key=_reluctance)
     mentions = {text: _mentions(text, place, insights) for text in texts}
     return sorted(listed, key=lambda value: (-mentions[str(value)], not _UNDECIDED.search(str(value))))
 
 
+def _reluctance(value: Any) -> tuple[bool, bool, bool]:
+    """Sorts what leaves the question open before refusals, both before the rest, approval last."""
+    said = str(value)
+    return _approves(value), not _UNDECIDED.search(said), not _REFUSING.search(_spoken(value))
+
+
 def _approves(value: Any) -> bool:
-    return bool(_APPROVING.search(snake(str(value)).replace("_", " ")))
+    return bool(_APPROVING.search(_spoken(value)))
+
+
+def _spoken(value: Any) -> str:
+    return snake(str(value)).replace("_", " ")
 
 
 def mentioned_choices(values: Iterable[Any], insights: Insights) -> list[Any]:

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from django.db import transaction
 
-from routing import snapshot
+from routing import snapshot, usage
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -26,7 +26,6 @@ from routing.models import (
     RoutingRule,
     RoutingSettings,
     UsageRecord,
-    UsageRollup,
 )
 from tests.servers.anthropic import AnthropicServer
 from tests.servers.ollama import OllamaServer
@@ -137,9 +136,7 @@ def _books_balance() -> None:
     while Reservation.objects.exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert not Reservation.objects.exists()
-    spent = sum(UsageRecord.objects.values_list("cost_microusd", flat=True))
-    assert spent == sum(RoutedCall.objects.values_list("cost_microusd", flat=True))
-    assert spent == sum(UsageRollup.objects.values_list("cost_microusd", flat=True))
+    assert usage.differences() == []
     for period in BudgetPeriod.objects.filter(budget__slug="cloud"):
         assert period.held_microusd == 0
         cloud = UsageRecord.objects.filter(source="cloud").values_list("cost_microusd", flat=True)

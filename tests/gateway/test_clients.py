@@ -149,8 +149,8 @@ def test_anthropics_client_calls_tools_through_every_provider(gateway: Gateway, 
     assert answer.stop_reason == "tool_use"
     set_reply(gateway, Reply("It rains."))
     results = [{"type": "tool_result", "tool_use_id": use.id, "content": "rain"} for use in uses]
-    turns: Any = [*QUESTION, {"role": "assistant", "content": [b.model_dump(exclude_none=True) for b in answer.content]},
-                  {"role": "user", "content": results}]  # fmt: skip
+    said = [block.model_dump(exclude_none=True) for block in answer.content]
+    turns: Any = [*QUESTION, {"role": "assistant", "content": said}, {"role": "user", "content": results}]
     again = client.messages.create(model=model, max_tokens=50, messages=turns, tools=[ANTHROPIC_TOOL])
     assert again.content[0].text == "It rains."  # type: ignore[union-attr]
 

@@ -14,7 +14,7 @@ from django.db import connection
 from routing import cache, ledger, service, tasks
 from routing.models import CachedAnswer, RoutedCall, RoutingPolicy
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Tool, Verdict, message
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Call, Reply
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded
 

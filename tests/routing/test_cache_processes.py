@@ -16,7 +16,7 @@ from django.db import connection
 
 from routing.cache import LEASE_SECONDS
 from routing.models import CachedAnswer
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Reply
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -295,5 +295,25 @@ def test_a_budget_that_is_no_amount_is_refused_by_the_name_of_its_variable(budge
     values = {**SEED, "monthly_api_budget_usd": budget, "strategy": "fast"}
     with override_settings(SEED=values), pytest.raises(ConfigurationError) as refused:
         seeding.seed()
-    assert [detail["place"] for detail in refused.value.details] == ["MONTHLY_API_BUDGET", "LLM_STRATEGY"]
+    assert {detail["place"] for detail in refused.value.details} == {"MONTHLY_API_BUDGET", "LLM_STRATEGY"}
     assert not Provider.objects.exists()
+
+
+def test_an_address_that_cannot_be_called_is_refused_by_the_name_of_its_variable() -> None:
+    with override_settings(SEED={**SEED, "ollama_base_url": "gpu:11434"}), pytest.raises(ConfigurationError) as refused:
+        seeding.seed()
+    assert refused.value.details == [
+        {"place": "OLLAMA_BASE_URL", "problem": "should start with http:// or https:// and name a host"}
+    ]
+
+
+def test_settings_that_no_longer_fit_do_not_matter_once_the_rows_are_there(seeded: Snapshot) -> None:
+    wrong = {**SEED, "monthly_api_budget_usd": "ten", "strategy": "fast", "ollama_base_url": "gpu"}
+    with override_settings(SEED=wrong):
+        assert set(seeding.seed().values()) == {0}
+
+
+def test_a_strategy_may_be_written_with_underscores() -> None:
+    with override_settings(SEED={**SEED, "strategy": "Cost_Optimized"}):
+        seeding.seed()
+    assert RoutingSettings.objects.get().strategy == "cost-optimized"

@@ -12,9 +12,13 @@ from routing.models import RoutingPolicy
 from ziggie.errors import InvalidInput
 
 MODELS = {
-    "kimi-k2:1t-cloud": "kimi-k2:1t-cloud", "qwen3-coder:480b-cloud": "qwen3-coder:480b-cloud",
-    "qwen3-coder-30b": "qwen3-coder-30b", "glm-4.5": "glm-4.5", "claude-sonnet-4-5": "claude-sonnet-4-5",
-    "haiku": "claude-haiku-4-5", "llama3.2": "llama3.2",
+    "kimi-k2:1t-cloud": "kimi-k2:1t-cloud",
+    "qwen3-coder:480b-cloud": "qwen3-coder:480b-cloud",
+    "qwen3-coder-30b": "qwen3-coder-30b",
+    "glm-4.5": "glm-4.5",
+    "claude-sonnet-4-5": "claude-sonnet-4-5",
+    "haiku": "claude-haiku-4-5",
+    "llama3.2": "llama3.2",
 }
 CAPABILITIES = frozenset({"mixture_of_experts", "advanced_coding_tasks", "trillion_parameters", "vision"})
 
@@ -188,8 +192,11 @@ def test_a_whole_file_becomes_rules_in_its_order_with_the_default_last() -> None
         {"name": "heavy", "when": {"capabilities": ["mixture_of_experts"]}, "chain": kimi, **verify},
         {"name": "heavy", "when": {"task_kinds": ["complex_reasoning"]}, "chain": kimi, **verify},
         {
-            "name": "vote", "when": {"task_kinds": ["contested"]}, "chain": [*three, "qwen3-coder-30b"],
-            "pattern": "ensemble", "roles": {"members": three},
+            "name": "vote",
+            "when": {"task_kinds": ["contested"]},
+            "chain": [*three, "qwen3-coder-30b"],
+            "pattern": "ensemble",
+            "roles": {"members": three},
         },
         {"name": "trillion_parameter_tasks", "when": {"capabilities": ["trillion_parameters"]}, "chain": kimi},
         {"name": "code_generation", "when": {"task_kinds": ["code_generation"]}, "chain": kimi[1:]},

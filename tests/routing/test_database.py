@@ -23,23 +23,27 @@ async def backend() -> int:
     return int(row[0])
 
 
-def open_connections() -> int:
+def open_connections() -> set[int]:
+    """The server processes that work for this test run; earlier tests' background loops keep theirs."""
     with django_connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ziggie'")
-        return int(cursor.fetchone()[0])
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'ziggie' AND datname = current_database()"
+        )
+        return {row[0] for row in cursor.fetchall()}
 
 
 def test_a_loop_reuses_its_connection_and_leaves_none_behind() -> None:
     async def work() -> list[int]:
         return [await backend() for _ in range(5)]
 
+    before = open_connections()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = asyncio.run(work()), asyncio.run(work())
         gc.collect()
     assert len(set(first)) == len(set(second)) == 1
     assert set(first) != set(second)
-    assert open_connections() == 0
+    assert open_connections() <= before
 
 
 def test_a_pool_never_opens_more_connections_than_its_bound() -> None:

@@ -11,7 +11,7 @@ import pytest
 from routing import service
 from routing.models import BudgetPeriod, RoutedCall
 from routing.types import ChatRequest, Hints, Routed, Tool, Verdict, message
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Call, Reply
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from routing import calibration, service
 from routing.models import ReviewedOutcome
 from routing.types import ChatResult, Verdict
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.routing.test_patterns import ask, parts, prompt_of, roles
 from tests.servers import Reply
 from ziggie.errors import Conflict, NotFound

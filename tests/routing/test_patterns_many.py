@@ -13,8 +13,8 @@ from routing import service
 from routing.models import BudgetPeriod, RoutedCall
 from routing.types import ChatRequest, Hints, Tool, message
 from routing.voting import normalised
-from tests.routing.installation import Installation, installed
-from tests.routing.test_patterns import ask, parts, prompt_of
+from tests.installation import Installation, installed
+from tests.routing.test_patterns import REVIEWING, ask, parts, prompt_of
 from tests.routing.test_patterns import roles as roles_of
 from tests.servers import Call, Reply
 
@@ -321,6 +321,43 @@ def test_json_debates_end_when_the_documents_are_equal(here: Installation) -> No
     routed = ask("debate", json_schema=CITY)
     assert json.loads(routed.result.text) == {"city": "Bern", "people": 134000}
     assert (routed.findings["rounds"], routed.findings["agreed"]) == (2, True)
+
+
+# --- money ---------------------------------------------------------------------------------------
+
+CLOUD = "claude-haiku-4-5"
+WORST: dict[str, tuple[str, dict[str, Any]]] = {
+    "verified_answer": ("verified answer", {"verifier": CLOUD}),
+    "cascade": ("draft, then refine", {"draft": CLOUD, "refiner": CLOUD}),
+    "ensemble": ("ensemble", {"members": [CLOUD] * 3, "synthesiser": CLOUD}),
+    "debate": ("debate", {"members": [CLOUD] * 3, "synthesiser": CLOUD, "rounds": 3}),
+    "critique": ("self-critique", {"rounds": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", WORST)
+def test_no_pattern_spends_more_than_it_holds_even_if_all_parts_say_all_they_may(here: Installation, kind: str) -> None:
+    rule, roles = WORST[kind]
+    here.change_rule(rule, chain=[CLOUD], roles=roles)
+    limit = 300
+
+    def as_long_as_allowed(start: str, end: str) -> Reply:
+        return Reply(text=start + "\n" * (4 * limit - len(start + end)) + end, output_tokens=limit, piece=400)
+
+    here.anthropic.when(as_long_as_allowed('{"verdict": "wrong", "problems": ["', '"]}'), contains=REVIEWING)
+    here.anthropic.when(as_long_as_allowed('{"objections": ["x"', "]}"), contains="strict critic")
+    here.anthropic.when(as_long_as_allowed('{"answer": "x", "agrees": false', "}"), contains=DEBATING)
+    here.anthropic.when(as_long_as_allowed('{"answer": "x", "confidence": 3', "}"), contains="Put into `confidence`")
+    if kind in ("ensemble", "debate"):
+        here.anthropic.queue(*(as_long_as_allowed(f"answer {number}", ".") for number in range(3)))
+    here.anthropic.default = as_long_as_allowed("answer", ".")
+    ask(kind, "word " * 400, max_output_tokens=limit)
+    call, period = RoutedCall.objects.get(), BudgetPeriod.objects.get()
+    print(f"{kind}: held {call.reserved_microusd}, spent {call.cost_microusd} in {len(call.attempts)} calls")
+    assert len(call.attempts) >= 2
+    assert 0 < call.cost_microusd <= call.reserved_microusd
+    assert (period.held_microusd, period.overrun_microusd) == (0, 0)
+    here.assert_books_are_closed()
 
 
 # --- equal answers -------------------------------------------------------------------------------

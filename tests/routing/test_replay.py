@@ -17,7 +17,7 @@ from routing import policies, replay, service, snapshot
 from routing.models import Budget, BudgetPeriod, Provider, RoutedCall, RoutingPolicy
 from routing.routing_file import export_data
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import InvalidInput, NotFound, ZiggieError
 

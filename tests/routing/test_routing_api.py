@@ -211,8 +211,15 @@ def test_rules_of_the_live_policy_are_listed_in_order_changed_added_and_taken_aw
 def test_budgets_say_what_is_left_before_and_after_the_first_call(admin: Api) -> None:
     (fresh,) = admin("GET", "budgets")
     assert {**fresh, "period_start": "", "period_end": ""} == {
-        "slug": "monthly-cloud", "period": "month", "period_start": "", "period_end": "", "hard": True,
-        "limit_usd": "10.000000", "settled_usd": "0.000000", "held_usd": "0.000000", "left_usd": "10.000000",
+        "slug": "monthly-cloud",
+        "period": "month",
+        "period_start": "",
+        "period_end": "",
+        "hard": True,
+        "limit_usd": "10.000000",
+        "settled_usd": "0.000000",
+        "held_usd": "0.000000",
+        "left_usd": "10.000000",
     }
     assert fresh["period_start"].endswith("-01T00:00:00Z")
     BudgetPeriod.objects.create(

@@ -10,7 +10,7 @@ import pytest
 from routing import service
 from routing.models import Budget, RoutedCall
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import AllProvidersFailed, BudgetExceeded, DeadlineExceeded, UnknownModel
 from ziggie.ids import uuid7

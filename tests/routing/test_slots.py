@@ -125,7 +125,8 @@ async def test_work_goes_on_after_the_database_cut_the_connection() -> None:
     async with slots.slot(provider(1), wait_seconds=1):
         with psycopg.connect(**database.connection_parameters(), autocommit=True) as plain:
             plain.execute(
-                "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE application_name = 'ziggie slots'"
+                "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
+                " WHERE application_name = 'ziggie slots' AND datname = current_database()"
             )
     for _ in range(2):
         try:

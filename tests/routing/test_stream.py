@@ -12,7 +12,7 @@ import pytest
 from routing import service, streaming
 from routing.models import RoutedCall
 from routing.types import ChatRequest, Delta, Hints, Routed, Tool, Verdict, message
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Call, Reply
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded
 from ziggie.ids import uuid7

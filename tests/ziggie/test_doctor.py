@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import BaseCommand
+from django.utils.module_loading import autodiscover_modules
 from pytest_django.fixtures import Settings
 
 from ziggie import checks, commands, doctor
@@ -19,6 +20,7 @@ from ziggie.errors import InvalidInput
 @pytest.fixture
 def registry() -> Iterator[dict[str, doctor.Check]]:
     """The doctor without its own checks."""
+    autodiscover_modules("doctor")
     kept = dict(doctor._checks)
     doctor._checks.clear()
     yield doctor._checks

@@ -182,7 +182,10 @@ async def test_an_event_of_a_worker_reaches_a_socket_of_the_web_server(
 
 def end_live_connections() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ziggie live'")
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'ziggie live' AND datname = current_database()"
+        )
 
 
 @pytest.mark.redis

@@ -1,6 +1,7 @@
 """How figures and names look on pages."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -14,6 +15,12 @@ def usd(microusd: int) -> str:
     """Micro-dollars as dollars; small amounts keep their digits, since a call costs fractions of a cent."""
     dollars = microusd / 1_000_000
     return f"{dollars:.2f}" if abs(dollars) >= 1 else f"{dollars:.4f}"
+
+
+@register.filter
+def money(dollars: str) -> str:
+    """A decimal string of dollars, as usd shows amounts."""
+    return usd(round(Decimal(dollars) * 1_000_000))
 
 
 @register.filter

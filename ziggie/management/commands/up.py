@@ -24,6 +24,7 @@ from ziggie.commands import ZiggieCommand
 from ziggie.errors import ConfigurationError, InvalidInput, Unavailable
 
 ADMIN = "admin"
+MOST_FRAME_BYTES = 4096  # of what a browser sends on the live socket: only pings
 
 
 class Command(ZiggieCommand):
@@ -106,7 +107,8 @@ def become_supervisor(listener: socket.socket, home_lock: int, first_login: str)
     # What listens on every address is reached on this machine's own.
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     shown = f"[{reached}]" if ":" in reached else reached
-    web = [sys.executable, "-m", "daphne", "-v", "0", "--fd", str(listener.fileno()), "ziggie.asgi:application"]
+    web = [sys.executable, "-m", "daphne", "-v", "0", "--fd", str(listener.fileno())]
+    web += ["--websocket-max-message-size", str(MOST_FRAME_BYTES), "ziggie.asgi:application"]
     specification = supervisor.Specification(
         programs={"web": web, "worker": [sys.executable, str(settings.BASE_DIR / "manage.py"), "worker"]},
         ready_address=(reached, port),

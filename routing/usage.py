@@ -1,0 +1,253 @@
+"""What was used, paid and saved: summaries from the rollups, records one by one, and the proof that both agree.
+
+A summary costs as much as it has groups and hours, however many calls there were. Sums are whole micro-dollars.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Any, LiteralString
+from zoneinfo import ZoneInfo
+
+from django.db import connection
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from routing.models import RoutingSettings, UsageRecord
+from routing.pricing import usd
+from ziggie.errors import InvalidInput
+
+MAX_GROUPS = 1_000
+DEFAULT_DAYS = 30
+
+# What a summary may be grouped by: the expression over a rollup.
+GROUPS: dict[str, LiteralString] = {
+    "model": "model",
+    "provider": "provider",
+    "source": "source",
+    "rule": "rule",
+    "task_kind": "task_kind",
+    "agent_level": "agent_level",
+    "creator": "creator",
+    "api_key": "api_key_id",
+    "day": "to_char(hour AT TIME ZONE %(zone)s, 'YYYY-MM-DD')",
+    "month": "to_char(hour AT TIME ZONE %(zone)s, 'YYYY-MM')",
+    "hour": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')""",
+}
+_SUMS: LiteralString = """
+    coalesce(sum(calls), 0)::bigint, coalesce(sum(attempts), 0)::bigint, coalesce(sum(succeeded), 0)::bigint,
+    coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
+    coalesce(sum(cost_microusd), 0)::bigint, coalesce(sum(baseline_microusd), 0)::bigint,
+    coalesce(sum(energy_microusd), 0)::bigint, coalesce(sum(saved_microusd), 0)::bigint
+"""
+_PERIOD: LiteralString = "FROM routing_usagerollup WHERE hour >= %(since)s AND hour < %(until)s"
+_LATENCY: LiteralString = """
+    CROSS JOIN LATERAL unnest(latency) WITH ORDINALITY AS bucket(count, place)
+    WHERE hour >= %(since)s AND hour < %(until)s AND bucket.count > 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Whole hours from `since` to before `until`."""
+
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    calls: int
+    attempts: int
+    succeeded: int
+    input_tokens: int
+    output_tokens: int
+    cost_microusd: int
+    baseline_microusd: int
+    energy_microusd: int
+    saved_microusd: int
+
+
+def period(since: str, until: str) -> Period:
+    """From two dates (midnight at the staff's place; `until` is included) or ISO times, rounded outwards to
+    hours. Empty: the last 30 days until now. Raises InvalidInput."""
+    zone = ZoneInfo(time_zone())
+    now = timezone.now()
+    end = _moment(until, zone, is_end=True) if until else now
+    begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
+    if begin >= end:
+        raise InvalidInput("from must be before to")
+    whole = end.replace(minute=0, second=0, microsecond=0)
+    return Period(
+        begin.replace(minute=0, second=0, microsecond=0), whole if whole == end else whole + timedelta(hours=1)
+    )
+
+
+def time_zone() -> str:
+    found = RoutingSettings.objects.values_list("time_zone", flat=True).first()
+    return found or "UTC"
+
+
+def _moment(said: str, zone: ZoneInfo, *, is_end: bool) -> datetime:
+    try:
+        if len(said) == len("2026-01-31"):
+            day = date.fromisoformat(said) + timedelta(days=is_end)
+            return datetime.combine(day, time.min, zone)
+        moment = datetime.fromisoformat(said.replace(" ", "+"))  # a plus sign that a query string turned into a space
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"{said[:40]!r} is no date or ISO 8601 time") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=zone)
+
+
+def totals(during: Period) -> Sums:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {_SUMS} {_PERIOD}", _parameters(during))
+        return Sums(*cursor.fetchone())
+
+
+def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int]]]:
+    """Key, sums and attempts by latency bucket of each group, the dearest first. Raises InvalidInput."""
+    key = GROUPS.get(group_by)
+    if key is None:
+        raise InvalidInput(f"group_by must be one of {', '.join(GROUPS)}")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {key}, {_SUMS} {_PERIOD} GROUP BY 1 ORDER BY 7 DESC, 2 DESC, 1 LIMIT {MAX_GROUPS}",
+            _parameters(during),
+        )
+        rows = cursor.fetchall()
+        cursor.execute(
+            f"SELECT {key}, place - 1, sum(bucket.count)::bigint FROM routing_usagerollup {_LATENCY} GROUP BY 1, 2",  # noqa: S608 - the same
+            _parameters(during),
+        )
+        latencies: dict[str, dict[int, int]] = {}
+        for name, place, count in cursor.fetchall():
+            latencies.setdefault(name, {})[place] = count
+    return [(row[0], Sums(*row[1:]), latencies.get(row[0], {})) for row in rows]
+
+
+def _parameters(during: Period) -> dict[str, Any]:
+    return {"since": during.since, "until": during.until, "zone": time_zone()}
+
+
+def percentile(buckets: dict[int, int], fraction: float) -> int | None:
+    """Milliseconds below which this fraction of the attempts lies, interpolated within its bucket."""
+    total = sum(buckets.values())
+    if not total:
+        return None
+    wanted, below = fraction * total, 0
+    for place in sorted(buckets):
+        if below + buckets[place] >= wanted:
+            part = (wanted - below) / buckets[place]
+            return round(2 ** ((place + part) / 4))
+        below += buckets[place]
+    return round(2 ** ((max(buckets) + 1) / 4))
+
+
+def group_json(key: str, sums: Sums, buckets: dict[int, int]) -> dict[str, Any]:
+    return {
+        "key": key,
+        "calls": sums.calls,
+        "attempts": sums.attempts,
+        "cost_usd": usd(sums.cost_microusd),
+        "saved_usd": usd(sums.saved_microusd),
+        "input_tokens": sums.input_tokens,
+        "output_tokens": sums.output_tokens,
+        "p50_ms": percentile(buckets, 0.50),
+        "p95_ms": percentile(buckets, 0.95),
+        "success": round(sums.succeeded / sums.attempts, 4) if sums.attempts else None,
+    }
+
+
+# --- records --------------------------------------------------------------------------------------
+
+COLUMNS = tuple(field.attname for field in UsageRecord._meta.concrete_fields)
+FILTERS = ("model", "provider", "source", "outcome", "rule", "task_kind", "agent_level", "creator", "run_id", "call_id")
+
+
+def records(filters: dict[str, str]) -> QuerySet[UsageRecord]:
+    """Records that match `from`, `to`, `api_key` and FILTERS. Raises InvalidInput."""
+    found = UsageRecord.objects.all()
+    if filters.get("from") or filters.get("to"):
+        during = period(filters.get("from", ""), filters.get("to", ""))
+        found = found.filter(created_at__gte=during.since, created_at__lt=during.until)
+    if filters.get("api_key"):
+        found = found.filter(api_key_id=filters["api_key"])
+    chosen = {name: filters[name] for name in FILTERS if filters.get(name)}
+    if "\0" in "".join(chosen.values()):
+        raise InvalidInput("a filter holds a NUL")
+    return found.filter(**chosen)
+
+
+def record_json(record: UsageRecord) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in COLUMNS if not name.endswith("_microusd")}
+    money = {
+        name.removesuffix("_microusd") + "_usd": usd(getattr(record, name)) for name in COLUMNS if "_microusd" in name
+    }
+    return {**row, **money, "id": str(record.id), "call_id": str(record.call_id)}
+
+
+def csv_rows(found: Iterable[UsageRecord]) -> Iterator[list[str]]:
+    """A head, then a line a record."""
+    head: list[str] | None = None
+    for record in found:
+        row = record_json(record)
+        if head is None:
+            head = list(row)
+            yield head
+        yield [_cell(row[name]) for name in head]
+
+
+def _cell(value: Any) -> str:
+    """A spreadsheet takes a text that begins like a formula for one."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(value)
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    is_text = isinstance(value, str) and not value.lstrip("-").replace(".", "", 1).isdigit()
+    return f"'{text}" if is_text and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+# --- the proof ------------------------------------------------------------------------------------
+
+_KEY: LiteralString = "model, provider, source, rule, task_kind, agent_level, creator, api_key_id"
+_COUNTED: LiteralString = """
+    sum(attempts)::bigint, sum(succeeded)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint,
+    sum(cost)::bigint, sum(baseline)::bigint, sum(energy)::bigint, sum(saved)::bigint
+"""
+_DIFFERENCES: LiteralString = f"""
+SELECT hour, {_KEY}, {_COUNTED} FROM (
+    SELECT hour, {_KEY}, attempts, succeeded, input_tokens, output_tokens, cost_microusd AS cost,
+           baseline_microusd AS baseline, energy_microusd AS energy, saved_microusd AS saved FROM routing_usagerollup
+    UNION ALL
+    SELECT date_trunc('hour', created_at, 'UTC'), {_KEY}, -1, -(outcome = 'ok')::integer,
+           -coalesce(input_tokens, 0), -coalesce(output_tokens, 0), -cost_microusd, -baseline_microusd,
+           -energy_microusd, -saved_microusd FROM routing_usagerecord
+) AS both_ways GROUP BY hour, {_KEY}
+HAVING ({_COUNTED}) IS DISTINCT FROM (0, 0, 0, 0, 0, 0, 0, 0)
+LIMIT 100
+"""  # noqa: S608 - literals of this file
+
+
+def differences() -> list[str]:
+    """Where rollups, records and receipts do not agree to the micro-dollar: nowhere, if all is well."""
+    found = []
+    with connection.cursor() as cursor:
+        cursor.execute(_DIFFERENCES)
+        for row in cursor.fetchall():
+            names = ("attempts", "succeeded", "input", "output", "cost", "baseline", "energy", "saved")
+            off = ", ".join(f"{name} {n:+}" for name, n in zip(names, row[9:], strict=True) if n)
+            found.append(f"{row[0]:%Y-%m-%d %H}h {row[1] or '-'}: the rollup is off by {off}")
+        cursor.execute(
+            "SELECT (SELECT coalesce(sum(calls), 0) FROM routing_usagerollup),"
+            " (SELECT count(*) FROM routing_routedcall),"
+            " (SELECT coalesce(sum(cost_microusd), 0) FROM routing_routedcall),"
+            " (SELECT coalesce(sum(cost_microusd), 0) FROM routing_usagerecord)"
+        )
+        rolled, receipts, receipt_cost, record_cost = cursor.fetchone()
+    if rolled != receipts:
+        found.append(f"the rollups count {rolled} calls, and there are {receipts} receipts")
+    if receipt_cost != record_cost:
+        found.append(f"receipts cost {receipt_cost} micro-dollars, records {record_cost}")
+    return found

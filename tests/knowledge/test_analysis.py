@@ -1,0 +1,179 @@
+"""From a transcript to insights: parts, priorities, failures, and what a dead worker leaves behind."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+from jsonschema import Draft202012Validator
+
+from knowledge import analysis, tasks
+from knowledge.insights import SCHEMA
+from knowledge.models import Analysis, AnalysisPart, Video
+from knowledge.transcripts import Segment, Transcript, parse
+from knowledge.videos import NewVideo, add_video, request_analysis
+from routing.models import LanguageModel, RoutedCall
+from routing.seeding import seed
+from tests.flows.jobs import TALK, insights
+from tests.installation import Installation, installed
+from tests.servers import Reply
+from ziggie import queue
+from ziggie.errors import Conflict, InvalidInput, TooLarge
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def here(transactional_db: None) -> Iterator[Installation]:
+    with installed() as installation:
+        installation.ollama.default = Reply(text=json.dumps(insights(90)))
+        yield installation
+
+
+def video(transcript: Transcript | None = None, **fields: Any) -> Video:
+    new = NewVideo(**({"creator": "instasd", "title": "Sprites", "priority": "low"} | fields))
+    made, _ = add_video(new, transcript or parse(TALK.encode(), name="talk.vtt"), wake_worker=False)
+    return made
+
+
+def long_talk(minutes: int) -> Transcript:
+    """A line every five seconds, each with words of its own."""
+    lines = tuple(
+        Segment(
+            5.0 * number, 5.0 * number + 4.5, f"Step {number}: set the value number{number} and look at it closely."
+        )
+        for number in range(minutes * 12)
+    )
+    return Transcript(segments=lines, format="vtt")
+
+
+def test_a_video_is_analysed_by_the_model_of_its_priority(here: Installation) -> None:
+    made = video()
+    assert analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert (made.state, made.progress, made.lease_until) == ("analysed", 100, None)
+    found = Analysis.objects.get()
+    assert (found.model, found.source, found.confidence) == ("llama3.2", "local", 90)
+    Draft202012Validator(SCHEMA).validate(found.insights)
+    assert RoutedCall.objects.get().bodies is None
+
+
+def test_a_transcript_longer_than_the_models_context_is_read_in_parts_and_merged(here: Installation) -> None:
+    LanguageModel.objects.filter(slug="llama3.2").update(context_window=8192, max_output_tokens=2048)
+    here.change_provider("anthropic", enabled=False)
+    here.ollama.default = Reply(text=json.dumps(insights(90, key_points=[{"text": "x", "start_seconds": 3}])))
+    talk = long_talk(minutes=30)
+    made = video(talk)
+    analysis.analyse(str(made.pk))
+
+    prompts = [r.json["messages"][-1]["content"] for r in here.ollama.requests if r.path == "/api/chat"]
+    assert len(prompts) > 1
+    said = "\n".join(prompts)
+    assert all(segment.text in said for segment in talk.segments)
+    assert all(r.json["options"]["num_ctx"] <= 8192 for r in here.ollama.requests if r.path == "/api/chat")
+    found = Analysis.objects.get()
+    assert len(found.call_ids) == len(prompts)
+    assert len(found.insights["key_points"]) == len(prompts)
+    here.assert_books_are_closed()
+
+
+def test_parts_that_are_done_are_not_asked_for_again(here: Installation) -> None:
+    LanguageModel.objects.filter(slug="llama3.2").update(context_window=8192, max_output_tokens=2048)
+    here.ollama.default = Reply(text=json.dumps(insights(90, key_points=[{"text": "x", "start_seconds": 3}])))
+    made = video(long_talk(minutes=30))
+    analysis.analyse(str(made.pk))
+    asked = len(here.ollama.requests)
+    # As a worker leaves it that dies before the last step.
+    Analysis.objects.all().delete()
+    Video.objects.update(state="analysing", lease_until=timezone.now() - timedelta(seconds=1))
+    analysis.analyse(str(made.pk))
+    assert len(here.ollama.requests) == asked
+    assert Analysis.objects.count() == 1
+    here.assert_books_are_closed()
+
+
+def test_a_video_is_claimed_by_one_worker_only(here: Installation) -> None:
+    made = video()
+    Video.objects.update(state="analysing", lease_until=timezone.now() + timedelta(seconds=60), lease_owner="else:1:1")
+    assert not analysis.analyse(str(made.pk))
+
+
+def test_a_worker_that_lost_its_claim_writes_nothing_more(here: Installation) -> None:
+    made = video()
+
+    def steal() -> None:
+        Video.objects.update(fence=99)
+
+    here.ollama.default = Reply(text=json.dumps(insights(90)), first_token=1.0)
+    thief = threading.Timer(0.5, steal)
+    thief.start()
+    assert not analysis.analyse(str(made.pk))
+    thief.join()
+    assert not Analysis.objects.exists()
+
+
+def test_a_failed_analysis_says_why_and_may_be_asked_for_again(here: Installation) -> None:
+    here.change_rule("medium and low analysis", chain=["llama3.2"])
+    here.ollama.default = Reply(status=400, error="this model is broken")
+    made = video()
+    analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert made.state == "failed"
+    assert "this model is broken" in made.error
+    here.ollama.default = Reply(text=json.dumps(insights(90)))
+    request_analysis(made, wake_worker=False)
+    analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert (made.state, made.error, made.round) == ("analysed", "", 2)
+
+
+def test_an_analysis_under_way_cannot_be_asked_for_twice(here: Installation) -> None:
+    with pytest.raises(Conflict):
+        request_analysis(video(), wake_worker=False)
+
+
+def test_the_same_external_id_is_the_same_video(here: Installation) -> None:
+    first = video(external_id="abc")
+    analysis.analyse(str(first.pk))
+    again = video(external_id="abc")
+    assert again.pk == first.pk
+    assert again.state == "analysed"
+    changed = video(long_talk(1), external_id="abc")
+    assert (changed.pk, changed.state, changed.round) == (first.pk, "queued", 2)
+
+
+def test_the_sweep_wakes_a_worker_for_what_was_left_behind(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = video()
+    gone = f"{queue.this_worker().rsplit(':', 2)[0]}:999999999:0.00"
+    Video.objects.update(state="analysing", lease_until=timezone.now() + timedelta(seconds=60), lease_owner=gone)
+    assert tasks.sweep() == 1
+    assert queue.pending() == 1
+    assert analysis.analyse(str(made.pk))
+
+
+def test_what_is_wrong_with_a_video_is_said_before_anything_is_stored(here: Installation) -> None:
+    for wrong in (
+        {"title": " "},
+        {"creator": "no spaces"},
+        {"priority": "urgent"},
+        {"url": "ftp://x"},
+        {"title": "x" * 301},
+        {"title": "a\x00b"},
+    ):
+        with pytest.raises(InvalidInput):
+            video(**wrong)
+    assert not Video.objects.exists()
+    assert not AnalysisPart.objects.exists()
+
+
+def test_a_huge_file_is_refused_at_once(here: Installation, tmp_path: Any) -> None:
+    seed()
+    huge = tmp_path / "huge.vtt"
+    huge.write_bytes(b"WEBVTT\n\n" + b"x" * 50_000_000)
+    with pytest.raises(TooLarge, match=r"huge\.vtt, line 1"):
+        call_command("analyze", str(huge))
+    assert not Video.objects.exists()

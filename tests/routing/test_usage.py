@@ -1,0 +1,127 @@
+"""Summaries, savings, records and the proof that they agree."""
+
+import asyncio
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.test import Client
+
+from routing import ledger, usage
+from routing.ledger_rows import CallRow, UsageRow
+from routing.management.commands.usage import BooksDisagree
+from routing.models import UsageRecord, UsageRollup
+from ziggie.ids import uuid7
+
+pytestmark = pytest.mark.django_db(transaction=True)
+NOON = datetime(2026, 5, 10, 12, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def staff() -> Client:
+    client = Client()
+    client.force_login(get_user_model().objects.create_user("ada", password="x", is_staff=True))
+    return client
+
+
+def record(model: str, source: str, cost: int, *, at: datetime = NOON, duration_ms: int = 100, **columns: Any) -> None:
+    async def settle() -> None:
+        call_id = uuid7()
+        shared: dict[str, Any] = {"created_at": at, "model": model, "provider": "p", "source": source}
+        shared |= {"outcome": "ok", "cost_microusd": cost}
+        call = CallRow(id=call_id, rule="r", **shared, **columns)
+        row = UsageRow(
+            attempt=1,
+            **shared,
+            baseline_microusd=1_000,
+            saved_microusd=1_000 - cost,
+            input_tokens=10,
+            output_tokens=5,
+            duration_ms=duration_ms,
+        )
+        assert await ledger.settle(ledger.Hold(call_id), call=call, records=[row], charges={})
+
+    asyncio.run(settle())
+
+
+def test_a_summary_groups_calls_and_tells_their_cost_and_speed(staff: Client) -> None:
+    for duration in (100, 100, 100, 3_000):
+        record("gpt", "cloud", 250, duration_ms=duration)
+    record("llama", "local", 0)
+    body = staff.get("/api/usage/summary?from=2026-05-10&to=2026-05-10").json()
+    assert (body["calls"], body["cost_usd"], body["saved_usd"]) == (5, "0.001000", "0.004000")
+    gpt, llama = body["groups"]
+    assert (gpt["key"], gpt["calls"], gpt["cost_usd"], gpt["input_tokens"], gpt["success"]) == (
+        "gpt", 4, "0.001000", 40, 1.0,
+    )  # fmt: skip
+    assert 80 <= gpt["p50_ms"] <= 125
+    assert 2_400 <= gpt["p95_ms"] <= 3_600
+    assert (llama["key"], llama["cost_usd"]) == ("llama", "0.000000")
+
+
+@pytest.mark.parametrize("group_by", list(usage.GROUPS))
+def test_every_grouping_adds_up_to_the_whole(staff: Client, group_by: str) -> None:
+    for hours in range(5):
+        record("gpt", "cloud", 7 + hours, at=NOON + timedelta(hours=9 * hours), task_kind=f"kind{hours % 2}")
+    body = staff.get(f"/api/usage/summary?from=2026-05-01&to=2026-05-31&group_by={group_by}").json()
+    assert sum(group["calls"] for group in body["groups"]) == body["calls"] == 5
+    assert sum(round(float(group["cost_usd"]) * 1e6) for group in body["groups"]) == 45
+
+
+def test_a_period_ends_before_its_last_hour_and_wrong_ones_are_refused(staff: Client) -> None:
+    record("gpt", "cloud", 5, at=NOON)
+    count = "/api/usage/summary?from=2026-05-10T{}:00:00Z&to=2026-05-10T{}:00:00Z"
+    assert staff.get(count.format("12", "13")).json()["calls"] == 1
+    assert staff.get(count.format("11", "12")).json()["calls"] == 0
+    for query in ("from=x", "from=2026-05-11&to=2026-05-10T00:00:00Z", "group_by=shoe_size", "to=9999-12-31"):
+        assert staff.get(f"/api/usage/summary?{query}").status_code == 400
+
+
+def test_savings_tell_baseline_cost_and_the_local_share(staff: Client) -> None:
+    for model, source, cost in [
+        ("gpt", "cloud", 400),
+        ("llama", "local", 0),
+        ("llama", "local", 0),
+        ("llama", "local", 0),
+    ]:
+        record(model, source, cost)
+    body = staff.get("/api/savings?from=2026-05-10&to=2026-05-10").json()
+    assert (body["baseline_usd"], body["cost_usd"], body["saved_usd"]) == ("0.004000", "0.000400", "0.003600")
+    assert body["local_share"] == 0.75
+
+
+def test_records_are_listed_filtered_paged_and_exported(staff: Client) -> None:
+    for number in range(5):
+        record("gpt" if number % 2 else "llama", "cloud", number, creator="=cmd()")
+    page = staff.get("/api/usage/records?page_size=2").json()
+    assert len(page["results"]) == 2
+    assert page["next"]
+    assert len(staff.get("/api/usage/records?model=gpt").json()["results"]) == 2
+    body = b"".join(staff.get("/api/usage/records.csv").streaming_content).decode()  # type: ignore[attr-defined]
+    rows = list(csv.DictReader(io.StringIO(body)))
+    assert [row["cost_usd"] for row in rows] == [f"0.00000{number}" for number in range(5)]
+    assert rows[0]["creator"] == "'=cmd()"
+
+
+def test_strangers_see_nothing() -> None:
+    for path in ("usage/records", "usage/records.csv", "usage/summary", "savings"):
+        assert Client().get(f"/api/{path}").status_code in (401, 403)
+
+
+def test_the_check_proves_the_books_and_finds_a_single_microdollar(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        record("gpt", "cloud", number)
+    call_command("usage", "check")
+    assert "agree to the micro-dollar" in capsys.readouterr().out
+    UsageRollup.objects.update(cost_microusd=4)
+    with pytest.raises(BooksDisagree) as found:
+        call_command("usage", "check")
+    assert "cost +1" in found.value.details[0]["at"]
+    UsageRollup.objects.update(cost_microusd=3)
+    UsageRecord.objects.all()[:1].get().delete()
+    with pytest.raises(BooksDisagree):
+        call_command("usage", "check")

@@ -21,6 +21,7 @@ from routing.admin_forms import (
     RuleOrderFormSet,
     SettingsForm,
 )
+from routing.admin_records import ReadOnlyAdmin
 from routing.configuration import PolicyEntry
 from routing.models import (
     Budget,
@@ -33,7 +34,6 @@ from routing.models import (
     RoutingPolicy,
     RoutingRule,
     RoutingSettings,
-    ShadowComparison,
     UsageRecord,
 )
 from routing.probing import probe
@@ -58,17 +58,6 @@ class ConfigurationAdmin(ModelAdmin):  # type: ignore[misc]
 
     def why_kept(self, obj: Any) -> list[str]:
         return []
-
-
-class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 def _told(request: HttpRequest, work: Callable[[], Any], done: str) -> None:
@@ -325,7 +314,7 @@ class RuleAdmin(ConfigurationAdmin):
                 "fields": (
                     *("min_confidence", "first_token_seconds", "max_attempts", "local_tries"),
                     *("cache_ttl_seconds", "cache_any_temperature", "rollout_percent"),
-                    *("shadow_model", "shadow_percent", "shadow_judge", "batch", "store_bodies"),
+                    *("shadow_model", "shadow_percent", "shadow_judge", "batch", "batch_window", "store_bodies"),
                 )
             },
         ),
@@ -390,11 +379,3 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="saved, $")
     def saved(self, record: UsageRecord) -> str:
         return f"{record.saved_microusd / rows.MICRO:.6f}"
-
-
-@admin.register(ShadowComparison)
-class ShadowComparisonAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "rule", "model", "shadow_model", "judge_model", "state", "winner", "problem")
-    list_filter = ("state", "winner", "rule", "shadow_model")
-    show_full_result_count = False
-    exclude = ("bodies",)

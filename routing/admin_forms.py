@@ -270,7 +270,8 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
     shadow_model = text(help_text="Gets a copy of some requests; its answers reach nobody.")
     shadow_percent = count()
     shadow_judge = text(help_text="Compares both answers blind; the baseline model if empty.")
-    batch = switch(help_text="Work waits for the night.")
+    batch = switch(help_text="Work that is sent as a batch waits for the window.")
+    batch_window = text(help_text="As 23:00-06:00, in the staff's time zone; empty is any time.")
     store_bodies = switch(help_text="Keep requests and answers.")
 
     warnings: tuple[Problem, ...] = ()

@@ -172,6 +172,9 @@ class OptionsEntry(Entry):
     shadow_percent: Annotated[int, Field(ge=0, le=100)] = 10
     shadow_judge: ModelSlug | None = None
     batch: bool = False
+    batch_window: Annotated[
+        str, StringConstraints(pattern=r"^(([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)?$", max_length=11)
+    ] = "23:00-06:00"
     store_bodies: bool = False
 
 

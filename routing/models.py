@@ -572,3 +572,57 @@ class ShadowComparison(LeasedRow):
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.shadow_model} beside {self.model}"
+
+
+class ProviderBatch(LeasedRow):
+    """Requests that a provider answers together, later and cheaper. `sending` until its id is known."""
+
+    STATES = ("sending", "open", "ended", "lost")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    provider = models.CharField(max_length=60)
+    remote_id = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=10, choices=choices(STATES), default="sending")
+    problem = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    checked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "provider batches"
+        ordering = ("-created_at",)
+        indexes = [models.Index(fields=["state"], condition=Q(state__in=["sending", "open"]), name="batch_unfinished")]
+
+    def __str__(self) -> str:
+        return self.remote_id or str(self.id)
+
+
+class BatchItem(LeasedRow):
+    """A request that may wait: queued -> sent with a provider's batch -> done, or queued -> ready -> done by a plain
+    call. The answer is on the receipt of `call_id`. Written by batch_rows.py and batching.py alone."""
+
+    STATES = ("queued", "ready", "sent", "done", "failed")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    call_id = models.UUIDField(default=uuid7)
+    state = models.CharField(max_length=10, choices=choices(STATES), default="queued")
+    request = models.JSONField(null=True, help_text="Until it is answered.")
+    plain = models.BooleanField(default=False, help_text="No provider's batch is tried any more.")
+    submissions = models.PositiveSmallIntegerField(default=0)
+    batch = models.ForeignKey(ProviderBatch, null=True, on_delete=models.SET_NULL, related_name="items")
+    sent = models.JSONField(null=True, help_text="What settles it: the decision, the hold, the model.")
+    error = models.TextField(blank=True)
+    api_key_id = models.CharField(max_length=64, blank=True)
+    run_id = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    looked_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [
+            models.Index(fields=["looked_at"], condition=Q(state="queued"), name="batchitem_queued"),
+            models.Index(fields=["state"], condition=Q(state="ready"), name="batchitem_ready"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.state}"

@@ -4,6 +4,7 @@ A price of X dollars per million tokens is X micro-dollars per token. So a cost 
 nothing is divided before the one rounding at the end.
 """
 
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 
 from routing.types import PriceSpec, Usage
@@ -63,6 +64,21 @@ def affordable_output_tokens(
     if left < 0:
         return 0
     return int(left / each) if each else None
+
+
+def halved(price: PriceSpec) -> PriceSpec:
+    """What providers ask for work that may wait."""
+
+    def half(amount: Decimal | None) -> Decimal | None:
+        return None if amount is None else amount / 2
+
+    return replace(
+        price,
+        input_usd_per_mtok=price.input_usd_per_mtok / 2,
+        output_usd_per_mtok=price.output_usd_per_mtok / 2,
+        cached_input_usd_per_mtok=half(price.cached_input_usd_per_mtok),
+        cache_write_usd_per_mtok=half(price.cache_write_usd_per_mtok),
+    )
 
 
 def is_free(price: PriceSpec | None) -> bool:

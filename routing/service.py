@@ -5,6 +5,7 @@
     submit(request)          the same for code that is not async: a concurrent.futures.Future
     first_choice(hints)      the model that would serve first; calls nobody
     review(call_id, good=)   what a person says of an answer; confidence is calibrated by it
+    submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
 A request that bears a `call_id` is answered and paid once, however often it is sent. Where a rule lets equal
@@ -22,6 +23,7 @@ from typing import cast
 from routing import health, receipts, rules, snapshot, streaming
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
+from routing.batch_rows import BatchResult, batch_result, submit_batch
 from routing.calibration import review
 from routing.calling import ask
 from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, why_no_answer
@@ -32,8 +34,10 @@ from ziggie.background import background_loop
 from ziggie.errors import RoutingError
 
 __all__ = [
+    "BatchResult",
     "OpenCall",
     "answer",
+    "batch_result",
     "close_books",
     "complete",
     "first_choice",
@@ -45,6 +49,7 @@ __all__ = [
     "settle",
     "stream",
     "submit",
+    "submit_batch",
     "why_no_answer",
 ]
 

@@ -2,7 +2,7 @@
 
 from django.db.models import Q
 
-from routing import cache, health, ledger, shadow, snapshot
+from routing import batching, cache, health, ledger, shadow, snapshot
 from routing.models import ShadowComparison
 from ziggie import queue
 from ziggie.background import background_loop
@@ -14,6 +14,8 @@ def sweep() -> None:
     background_loop().submit(ledger.sweep()).result()
     background_loop().submit(cache.evict()).result()
     shadow.forget_old()
+    if batching.has_work():
+        queue.enqueue(run_batches)
     queue.wake_forgotten(ShadowComparison.objects.all(), Q(state="waiting"), compare_shadow)
 
 
@@ -24,3 +26,12 @@ def compare_shadow(comparison_id: str) -> None:
 def check_providers() -> None:
     """Asks each provider whether it is there, so that calls need not find out."""
     background_loop().submit(health.check_providers(snapshot.current())).result()
+
+
+def run_batches() -> None:
+    """Sends work that may wait and is due, and fetches what providers have answered."""
+    batching.tick()
+
+
+def run_batch_item(item_id: str) -> None:
+    batching.run(item_id)

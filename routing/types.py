@@ -415,6 +415,7 @@ class RuleOptions:
     shadow_percent: int = 10
     shadow_judge: str | None = None  # the baseline model if not stated
     batch: bool = False
+    batch_window: str = "23:00-06:00"  # of the staff's day; "" is any time
     store_bodies: bool = False
 
 

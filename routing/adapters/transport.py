@@ -209,6 +209,11 @@ def _pool() -> _Pool:
     return pool
 
 
+def http_client() -> httpx2.AsyncClient:
+    """This event loop's client, for a package that speaks to a provider in its own way."""
+    return _pool().http
+
+
 @lru_cache(maxsize=1)
 def _ssl_context() -> SSLContext:
     return httpx2.create_ssl_context(trust_env=False)

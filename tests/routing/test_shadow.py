@@ -16,7 +16,7 @@ from routing import policies, service, shadow, shadowing, snapshot, tasks
 from routing.comparing import Preference, question, win_rate, winner
 from routing.models import Budget, BudgetPeriod, RoutedCall, RoutingPolicy, ShadowComparison
 from routing.types import ChatRequest, Hints, Routed, message
-from tests.routing.installation import Installation, installed
+from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.background import background_loop
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages API: /v1/messages (and count_tokens), /v1/models.
+"""Anthropic's messages API: /v1/messages (and count_tokens, batches), /v1/models.
 
 As strict as the real one about what others get wrong: a key, the version header, max_tokens, alternating
 roles, results of tools in the user's turn.
@@ -28,7 +28,16 @@ class AnthropicServer(ProviderServer):
 
     models = ("claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-1", "claude-3-5-haiku-20241022")
 
+    def __init__(self, *, port: int = 0, api_key: str = "") -> None:
+        super().__init__(port=port, api_key=api_key)
+        self.batches: dict[str, list[Any]] = {}  # id -> its requests
+        self.batches_end = True  # False: they stay in progress
+        self.batch_kinds: dict[str, str] = {}  # "expired" or "errored" by words in a request; else it succeeds
+
     async def route(self, exchange: Exchange, received: Received) -> None:
+        if received.path.startswith("/v1/messages/batches"):
+            await self._batches(exchange, received)
+            return
         match received.path.split("?")[0]:
             case "/v1/messages":
                 await self.answer(exchange, received, streaming=bool(received.json.get("stream")))
@@ -39,6 +48,44 @@ class AnthropicServer(ProviderServer):
                 await exchange.send_json(200, {"data": rows, "has_more": False, "first_id": None, "last_id": None})
             case _:
                 await self.not_found(exchange)
+
+    async def _batches(self, exchange: Exchange, received: Received) -> None:
+        _, _, _, _, *rest = received.path.split("?")[0].split("/")
+        if not rest:
+            reply = self.script.choose(received, "")
+            if reply.status != 200:
+                await exchange.send_json(reply.status, self.error(reply.status, reply.error, reply.error_type))
+                return
+            batch_id = f"msgbatch_{len(self.batches) + 1}"
+            self.batches[batch_id] = received.json["requests"]
+            await exchange.send_json(200, self._batch(batch_id))
+        elif rest[0] not in self.batches:
+            await exchange.send_json(404, self.error(404, "no such batch", ""))
+        elif rest[1:] == ["results"]:
+            lines = [json.dumps(self._batch_line(request)) for request in reversed(self.batches[rest[0]])]
+            await exchange.send(200, "\n".join(lines).encode(), {"content-type": "application/x-jsonl"})
+        else:
+            await exchange.send_json(200, self._batch(rest[0]))
+
+    def _batch(self, batch_id: str) -> dict[str, Any]:
+        at, count = "2026-01-01T00:00:00Z", len(self.batches[batch_id])
+        counts = {"processing": 0, "succeeded": count, "errored": 0, "canceled": 0, "expired": 0}
+        ended = {"processing_status": "ended", "results_url": f"{self.url}/v1/messages/batches/{batch_id}/results"}
+        state = ended if self.batches_end else {"processing_status": "in_progress", "results_url": None}
+        return {"id": batch_id, "type": "message_batch", "created_at": at, "expires_at": at, "request_counts": counts,
+                **state}  # fmt: skip
+
+    def _batch_line(self, request: Any) -> dict[str, Any]:
+        words = json.dumps(request["params"])
+        kind = next((kind for text, kind in self.batch_kinds.items() if text in words), "succeeded")
+        result: dict[str, Any] = {"type": kind}
+        if kind == "succeeded":
+            received = Received("POST", "/v1/messages", {}, b"", request["params"], 0.0)
+            reply = self.script.choose(received, request["params"]["model"])
+            result["message"] = self.complete(reply, request["params"])
+        elif kind == "errored":
+            result["error"] = self.error(400, "prompt is too odd", "invalid_request_error")
+        return {"custom_id": request["custom_id"], "result": result}
 
     def authorized(self, received: Received) -> bool:
         # the REST documentation says x-api-key, the package of 2.x sends a bearer token: both are right

@@ -1,0 +1,91 @@
+"""Anthropic's Message Batches, through the anthropic package: many requests at half price, answered within a day."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from routing.adapters import CODECS, transport
+from routing.adapters.anthropic_answers import read_message
+from routing.adapters.base import WireRequest, WireResponse
+from routing.types import ChatResult, ProviderError, ProviderSpec
+
+if TYPE_CHECKING:
+    # As in claude.py: loading the package costs a second and 47 MB.
+    from anthropic import AsyncAnthropic
+
+KIND = "anthropic"
+CREATE_SECONDS = 300.0
+POLL_SECONDS = 30.0
+RESULTS_SECONDS = 900.0
+_STATUS_PATH = "/v1/models?limit=1000"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """What became of one request. `message` is Anthropic's answer if it succeeded, `problem` why it did not."""
+
+    custom_id: str
+    kind: Literal["succeeded", "errored", "canceled", "expired"]
+    message: dict[str, Any]
+    problem: str = ""
+
+
+async def create(provider: ProviderSpec, requests: Sequence[tuple[str, WireRequest]]) -> str:
+    """The id of the new batch. Raises ProviderError."""
+    wanted: Any = [
+        {"custom_id": custom_id, "params": {k: v for k, v in (sent.body or {}).items() if k != "stream"}}
+        for custom_id, sent in requests
+    ]
+    async with _client(provider, CREATE_SECONDS) as client:
+        batch = await client.messages.batches.create(requests=wanted)
+        return batch.id
+
+
+async def has_ended(provider: ProviderSpec, batch_id: str) -> bool:
+    """Raises ProviderError; of the kind not_found for a batch that is gone."""
+    async with _client(provider, POLL_SECONDS) as client:
+        batch = await client.messages.batches.retrieve(batch_id)
+        return batch.processing_status == "ended"
+
+
+async def results(provider: ProviderSpec, batch_id: str) -> AsyncGenerator[BatchLine, None]:
+    """The lines of an ended batch, in any order. Raises ProviderError."""
+    async with _client(provider, RESULTS_SECONDS) as client:
+        async for line in await client.messages.batches.results(batch_id):
+            result: Any = line.result
+            message = result.message.model_dump(mode="json") if result.type == "succeeded" else {}
+            problem = result.error.error.message if result.type == "errored" else result.type
+            yield BatchLine(line.custom_id, result.type, message, problem if result.type != "succeeded" else "")
+
+
+def read(line: BatchLine, sent: WireRequest) -> ChatResult:
+    """The answer of a line that succeeded. Raises ProviderError for one that is no answer."""
+    return read_message(line.message, sent)
+
+
+@asynccontextmanager
+async def _client(provider: ProviderSpec, seconds: float) -> AsyncIterator["AsyncAnthropic"]:
+    from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic
+
+    codec = CODECS[KIND]()
+    (status,) = codec.encode_status(provider)
+    client = AsyncAnthropic(
+        api_key=provider.api_key,
+        base_url=status.url.removesuffix(_STATUS_PATH),
+        http_client=transport.http_client(),
+        max_retries=0,
+        timeout=seconds,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            yield client
+    except APIStatusError as error:
+        response = error.response
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        raise codec.decode_error(WireResponse(response.status_code, headers, response.content), status) from None
+    except (TimeoutError, APIConnectionError) as error:
+        raise ProviderError("connection", f"{provider.slug} does not answer", retryable=True) from error
+    except (AnthropicError, ValueError, AttributeError, TypeError) as error:
+        raise ProviderError("protocol", f"{provider.slug} answers what is no batch", retryable=True) from error

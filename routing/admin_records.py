@@ -1,0 +1,43 @@
+"""The admin's lists of what workers did: to be read, never edited."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin
+
+from routing.models import BatchItem, ProviderBatch, ShadowComparison
+
+
+class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(ShadowComparison)
+class ShadowComparisonAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "rule", "model", "shadow_model", "judge_model", "state", "winner", "problem")
+    list_filter = ("state", "winner", "rule", "shadow_model")
+    show_full_result_count = False
+    exclude = ("bodies",)
+
+
+@admin.register(ProviderBatch)
+class ProviderBatchAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "provider", "remote_id", "state", "checked_at", "problem")
+    list_filter = ("state", "provider")
+
+
+@admin.register(BatchItem)
+class BatchItemAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "state", "submissions", "plain", "finished_at", "error")
+    list_filter = ("state",)
+    search_fields = ("=id", "=call_id", "=run_id")
+    show_full_result_count = False
+    exclude = ("request", "sent")

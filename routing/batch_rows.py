@@ -1,0 +1,68 @@
+"""Work that may wait, as rows: handed in here, and asked for here when it is done. batching.py does the work."""
+
+from dataclasses import dataclass, replace
+from datetime import time
+from uuid import UUID
+
+from routing import kept_requests, receipts
+from routing.demand import measure
+from routing.models import BatchItem, RoutedCall
+from routing.types import ChatRequest, Routed
+from ziggie.errors import Conflict, InvalidInput, NotFound
+
+MAX_WAITING = 100_000
+UNFINISHED = ("queued", "ready", "sent")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """`state` is queued, ready, sent, done or failed. When done, `routed` is the answer with its receipt, until
+    somebody calls service.forget() for its call; when failed, `error` says why."""
+
+    state: str
+    routed: Routed | None = None
+    error: str = ""
+
+
+def submit_batch(request: ChatRequest) -> UUID:
+    """Queues a request whose answer may wait; its id. In a transaction it is queued when that commits.
+
+    When it is done is up to the rule that takes it: one with `batch: true` waits for its window. Raises
+    InvalidInput for a request that cannot be kept, Conflict if too many wait already.
+    """
+    if request.accept is not None or request.on_output is not None or request.envelope_id is not None:
+        raise InvalidInput("a request that waits cannot keep `accept`, `on_output` or an envelope")
+    measure(request)  # raises InvalidInput for hints that cannot be meant
+    if BatchItem.objects.filter(state__in=UNFINISHED).count() >= MAX_WAITING:
+        raise Conflict(f"{MAX_WAITING} requests wait already")
+    row = BatchItem.objects.create(
+        request=kept_requests.to_json(request), api_key_id=request.api_key_id or "", run_id=request.run_id or ""
+    )
+    return row.pk
+
+
+def batch_result(item_id: UUID) -> BatchResult:
+    """Raises NotFound."""
+    row = BatchItem.objects.filter(pk=item_id).first()
+    if row is None:
+        raise NotFound(f"there is no such work: {item_id}")
+    if row.state != "done":
+        return BatchResult(row.state, error=row.error)
+    receipt = RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).values().first()
+    return BatchResult("done", receipts.routed_from_row(receipt) if receipt else None)
+
+
+def request_of(row: BatchItem) -> ChatRequest:
+    """What was handed in. The answer stays on the receipt, since the call has an id of its own."""
+    kept = kept_requests.from_json(row.request or {})
+    return replace(kept, call_id=row.call_id, api_key_id=row.api_key_id or None, run_id=row.run_id or None)
+
+
+def in_window(window: str, now: time) -> bool:
+    """Whether the time of day is in "23:00-06:00" (which goes over midnight); "" is always. The end is outside."""
+    if not window:
+        return True
+    begins, ends = (time.fromisoformat(side) for side in window.split("-"))
+    if begins <= ends:
+        return begins <= now < ends
+    return now >= begins or now < ends

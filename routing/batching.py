@@ -1,0 +1,407 @@
+"""Does the work that may wait: by providers' batches at half price where they have them, else by plain calls.
+
+    tick()       now and then in a worker: fetches what providers have answered, sends what is due
+    run(id)      in a worker: one item by a plain call
+
+Each item's worst case is held when it is sent and settled once, when its answer is there. A batch that expires is
+sent once more; after that, and for whatever a batch could not answer, a plain call is made.
+"""
+
+import logging
+from collections import defaultdict
+from concurrent.futures import wait
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import orjson
+from django.db.models import F, Q
+from django.utils import timezone
+
+from routing import health, ledger, receipts, rules, service, snapshot
+from routing.adapters import CODECS, claude_batches
+from routing.adapters.assembly import deltas_of
+from routing.adapters.base import WireRequest
+from routing.adapters.claude_batches import BatchLine
+from routing.attempts import Answer, Walk
+from routing.batch_rows import in_window, request_of
+from routing.budgets import budgets_in_scope
+from routing.demand import Demand, measure
+from routing.models import BatchItem, ProviderBatch, RoutedCall
+from routing.pricing import halved, worst_case_microusd
+from routing.rerun import circumstances
+from routing.types import (
+    Candidate,
+    ChatRequest,
+    ChatResult,
+    Features,
+    ModelSpec,
+    Plan,
+    ProviderError,
+    RuleOptions,
+    Snapshot,
+    World,
+)
+from ziggie import queue
+from ziggie.background import background_loop
+from ziggie.errors import AllProvidersFailed, BudgetExceeded, InvalidInput, RoutingError, Unavailable, ZiggieError
+from ziggie.ids import uuid7
+
+logger = logging.getLogger(__name__)
+
+MAX_LOOKED_AT = 2_000  # of what is queued, in one tick; those looked at longest ago come first
+MAX_IN_BATCH = 500
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+POLL_EVERY = timedelta(seconds=60)
+BATCH_LIFE = timedelta(hours=26)  # the provider's own limit is 24
+SENDING_FOR = timedelta(minutes=15)
+WAITS_FOR = timedelta(days=7)
+HOLD_SECONDS = 7 * 86_400.0
+SUBMISSIONS = 2
+MAX_TRIES = 3
+CALL_SECONDS = 900.0
+BEAT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """An item that a provider's batch can take."""
+
+    row: BatchItem
+    request: ChatRequest
+    demand: Demand
+    plan: Plan
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.plan.candidates[0]
+
+
+def tick() -> None:
+    """One round. Several workers may do theirs at the same time."""
+    for pk in ProviderBatch.objects.filter(state__in=("sending", "open")).values_list("pk", flat=True):
+        _look_after(pk)
+    _dispatch()
+    from routing.tasks import run_batch_item
+
+    queue.wake_forgotten(BatchItem.objects.all(), Q(state="ready"), run_batch_item)
+
+
+def has_work() -> bool:
+    return BatchItem.objects.filter(state__in=("queued", "ready", "sent")).exists()
+
+
+# --- sending -------------------------------------------------------------------------------------
+
+
+def _dispatch() -> None:
+    configuration = snapshot.current()
+    world = background_loop().submit(health.world(configuration)).result()
+    due: defaultdict[str, list[_Due]] = defaultdict(list)
+    queued = BatchItem.objects.filter(state="queued", lease_until__isnull=True)
+    for row in list(queued.order_by(F("looked_at").asc(nulls_first=True), "id")[:MAX_LOOKED_AT]):
+        item = _examine(row, configuration, world)
+        if item is not None:
+            due[item.candidate.model.provider.slug].append(item)
+    for items in due.values():
+        for start in range(0, len(items), MAX_IN_BATCH):
+            _send(items[start : start + MAX_IN_BATCH], configuration, world)
+
+
+def _examine(row: BatchItem, configuration: Snapshot, world: World) -> _Due | None:
+    """The item if a provider's batch is to take it now. One that is due for a plain call is made ready."""
+    waiting = BatchItem.objects.filter(pk=row.pk, state="queued", lease_until__isnull=True)
+    waiting.update(looked_at=timezone.now())
+    try:
+        request = request_of(row)
+        demand = measure(request)
+        plan = rules.decide(demand, configuration, world)
+    except (BudgetExceeded, Unavailable) as error:
+        _give_up_if_old(row, error)
+        return None
+    except ZiggieError as error:
+        (_give_up if error.http_status < 500 else _give_up_if_old)(row, error)
+        return None
+    now = datetime.now(UTC).astimezone(ZoneInfo(configuration.settings.time_zone))
+    if plan.options.batch and not in_window(plan.options.batch_window, now.time()):
+        return None
+    if row.plain or not _has_batches(plan):
+        waiting.update(state="ready")
+        return None
+    return _Due(row, request, demand, plan)
+
+
+def _has_batches(plan: Plan) -> bool:
+    first = plan.candidates[0].model
+    return plan.pattern == "single" and first.provider.kind == claude_batches.KIND and first.price is not None
+
+
+def _give_up_if_old(row: BatchItem, error: ZiggieError) -> None:
+    if timezone.now() - row.created_at > WAITS_FOR:
+        _give_up(row, error)
+
+
+def _give_up(row: BatchItem, error: ZiggieError) -> None:
+    BatchItem.objects.filter(pk=row.pk, state="queued", lease_until__isnull=True).update(
+        state="failed", error=error.message, request=None, finished_at=timezone.now()
+    )
+
+
+def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
+    """Holds the money of each item, writes down that it is sent, and sends all of them in one batch.
+
+    A process that dies before it knows the batch's id leaves it `sending`: it is sent anew, and nothing is settled
+    for the first one.
+    """
+    provider = items[0].candidate.model.provider
+    batch = ProviderBatch.objects.create(provider=provider.slug)
+    wired: list[tuple[str, WireRequest]] = []
+    size = 0
+    for item in items:
+        try:
+            sent = _wire(item.request, item.candidate)
+        except (ProviderError, RoutingError, ValueError):  # a plain call finds the words for it
+            BatchItem.objects.filter(pk=item.row.pk, state="queued").update(plain=True)
+            continue
+        size += len(orjson.dumps(sent.body))
+        if size > MAX_BATCH_BYTES and wired:
+            break  # the rest goes with the next tick
+        if _hold(item, batch, configuration, world):
+            wired.append((item.row.pk.hex, sent))
+    if not wired:
+        batch.delete()
+        return
+    try:
+        remote_id = background_loop().submit(claude_batches.create(provider, wired)).result()
+    except ProviderError as error:
+        _lose(batch, error.message, plain=not error.retryable)
+        return
+    ProviderBatch.objects.filter(pk=batch.pk).update(remote_id=remote_id, state="open", checked_at=timezone.now())
+
+
+def _hold(item: _Due, batch: ProviderBatch, configuration: Snapshot, world: World) -> bool:
+    """Claims the item and holds its worst case at half price; False if somebody else has it or it does not fit."""
+    if queue.claim(BatchItem.objects.all(), item.row.pk, waiting=Q(state="queued")) is None:
+        return False
+    row = BatchItem.objects.get(pk=item.row.pk)
+    model = _at_half_price(item.candidate.model)
+    assert model.price is not None  # _has_batches
+    worst = worst_case_microusd(
+        model.price,
+        input_tokens=item.demand.input_at_most,
+        output_tokens=item.demand.choices * item.candidate.max_output_tokens,
+    )
+    amounts = {budget.id: worst for budget in budgets_in_scope(configuration.budgets, model, item.demand)}
+    decision = receipts.decision(item.request, item.demand, item.plan, circumstances(configuration, world))
+    context = receipts.context(decision, item.plan)
+    reserving = ledger.reserve(row.call_id, amounts, configuration, expires_in_seconds=HOLD_SECONDS, context=context)
+    try:
+        hold = background_loop().submit(reserving).result()
+    except BudgetExceeded:
+        _write(row, plain=True, **queue.end_lease())  # a plain call turns to what is free, or is refused
+        return False
+    _write(
+        row,
+        state="sent",
+        batch=batch,
+        submissions=F("submissions") + 1,
+        sent={
+            "decision": decision,
+            "model": model.slug,
+            "max_output_tokens": item.candidate.max_output_tokens,
+            "amounts": {str(budget): amount for budget, amount in hold.amounts.items()},
+            "periods": {str(budget): period for budget, period in hold.periods.items()},
+            "at": timezone.now().isoformat(),
+        },
+        **queue.end_lease(),
+    )
+    return True
+
+
+def _write(row: BatchItem, **columns: Any) -> None:
+    queue.write_fenced(BatchItem.objects.all(), row.pk, row.fence, **columns)
+
+
+def _wire(request: ChatRequest, candidate: Candidate) -> WireRequest:
+    codec = CODECS[candidate.model.provider.kind]()
+    return codec.encode_chat(request, candidate.model, max_output_tokens=candidate.max_output_tokens, stream=False)
+
+
+def _at_half_price(model: ModelSpec) -> ModelSpec:
+    return model if model.price is None else replace(model, price=halved(model.price))
+
+
+# --- fetching ------------------------------------------------------------------------------------
+
+
+def _look_after(pk: UUID) -> None:
+    """Fetches a batch's answers if it has ended."""
+    long_ago = Q(checked_at__isnull=True) | Q(checked_at__lt=timezone.now() - POLL_EVERY)
+    stuck = Q(state="sending", created_at__lt=timezone.now() - SENDING_FOR)
+    fence = queue.claim(ProviderBatch.objects.all(), pk, waiting=(Q(state="open") & long_ago) | stuck)
+    if fence is None:
+        return
+    batch = ProviderBatch.objects.get(pk=pk)
+    if batch.state == "sending":
+        _lose(batch, "the process that sent it died", plain=False)
+        return
+    configuration = snapshot.current()
+    provider = next((m.provider for m in configuration.models.values() if m.provider.slug == batch.provider), None)
+    try:
+        if provider is None:
+            raise ProviderError("not_found", f"the provider {batch.provider} is gone", retryable=False)
+        ended = background_loop().submit(claude_batches.has_ended(provider, batch.remote_id)).result()
+        if ended:
+            background_loop().submit(_fetch(batch, provider, configuration)).result()
+    except ProviderError as error:
+        logger.warning("batch %s: %s", batch.remote_id, error.message)
+        ended = error.kind == "not_found"
+    old = timezone.now() - batch.created_at > BATCH_LIFE
+    if ended or old:
+        _lose(batch, "" if ended else "it did not end within its time", plain=False, state="ended")
+    else:
+        queue.write_fenced(ProviderBatch.objects.all(), pk, fence, checked_at=timezone.now(), **queue.end_lease())
+
+
+async def _fetch(batch: ProviderBatch, provider: Any, configuration: Snapshot) -> None:
+    """Settles every item of which the batch tells something final."""
+    rows = {row.pk.hex: row async for row in BatchItem.objects.filter(batch=batch, state="sent")}
+    lines = claude_batches.results(provider, batch.remote_id)
+    async with aclosing(lines):
+        async for line in lines:
+            row = rows.get(line.custom_id)
+            if row is not None and line.kind in ("succeeded", "errored"):
+                await _conclude(row, line, configuration)
+
+
+async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) -> None:
+    """Settles one item: once, whoever else tries. What gave no usable answer is done again by a plain call."""
+    request, sent = request_of(row), row.sent or {}
+    model = configuration.models.get(sent["model"])
+    if model is None:
+        return  # with the rest of the batch it is sent again, elsewhere
+    candidate = Candidate(_at_half_price(model), "by a batch at half price", sent["max_output_tokens"], 0)
+    walk = Walk(_plan(sent["decision"], candidate), request, _Told(line, _wire(request, candidate)).ask, _Nobody())
+    answer = await walk.run()
+    settled = await _settle(row, request, walk, answer, configuration)
+    if not settled and not await RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).aexists():
+        answer = None  # it came so late that the sweep had settled its hold, and there is no receipt to keep it
+    columns: dict[str, Any] = {"state": "done", "request": None, "finished_at": timezone.now()}
+    if answer is None:
+        columns = {"state": "queued", "plain": True, "call_id": uuid7(), "batch": None, "error": line.problem}
+    await BatchItem.objects.filter(pk=row.pk, state="sent", call_id=row.call_id).aupdate(**columns)
+
+
+async def _settle(
+    row: BatchItem, request: ChatRequest, walk: Walk, answer: Answer | None, configuration: Snapshot
+) -> bool:
+    sent = row.sent or {}
+    hold = _hold_of(row)
+    books = receipts.books(
+        call_id=row.call_id,
+        request=request,
+        demand=measure(request),
+        decision=sent["decision"],
+        walk=walk,
+        answer=answer,
+        failure=None if answer else AllProvidersFailed("the batch gave no usable answer"),
+        snapshot=configuration,
+        cache="off",
+        reserved_microusd=max(hold.amounts.values(), default=0),
+        seconds=(timezone.now() - datetime.fromisoformat(sent["at"])).total_seconds(),
+    )
+    return await ledger.settle(hold, call=books.call, records=books.records, charges=books.charges)
+
+
+def _hold_of(row: BatchItem) -> ledger.Hold:
+    sent = row.sent or {}
+    amounts, periods = ({int(k): v for k, v in sent[name].items()} for name in ("amounts", "periods"))
+    return ledger.Hold(row.call_id, amounts, periods)
+
+
+def _plan(decision: dict[str, Any], candidate: Candidate) -> Plan:
+    features = decision["features"]
+    sets = {name: frozenset(features[name]) for name in ("capabilities", "estimated")}
+    return Plan(
+        policy=decision["policy"],
+        version=decision["policy_version"],
+        rule=decision["rule"],
+        pattern="single",
+        options=RuleOptions(max_attempts=1, first_token_seconds=None),
+        features=Features(**{**features, **sets}),
+        candidates=(candidate,),
+        dropped=(),
+    )
+
+
+class _Told:
+    """Answers a walk with what a batch said."""
+
+    def __init__(self, line: BatchLine, sent: WireRequest) -> None:
+        self._line, self._sent = line, sent
+
+    async def ask(self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None) -> Any:
+        if self._line.kind != "succeeded":
+            raise ProviderError("bad_request", self._line.problem, retryable=False)
+        result: ChatResult = claude_batches.read(self._line, self._sent)
+        for delta in deltas_of(result):
+            yield delta
+
+
+class _Nobody:
+    """What a batch says of its requests says nothing about how the provider answers calls."""
+
+    async def succeeded(self, candidate: Candidate) -> None: ...
+
+    async def failed(self, candidate: Candidate, error: ProviderError) -> None: ...
+
+
+def _lose(batch: ProviderBatch, problem: str, *, plain: bool, state: str = "lost") -> None:
+    """Ends a batch. What it did not answer is queued again with its money given back: once for another batch, then
+    for a plain call."""
+    for row in BatchItem.objects.filter(batch=batch, state="sent"):
+        background_loop().submit(ledger.release(_hold_of(row))).result()
+        last = plain or row.submissions >= SUBMISSIONS
+        BatchItem.objects.filter(pk=row.pk, state="sent", call_id=row.call_id).update(
+            state="queued", plain=last, batch=None, sent=None, call_id=uuid7()
+        )
+    ProviderBatch.objects.filter(pk=batch.pk).update(state=state, problem=problem[:300], **queue.end_lease())
+
+
+# --- plain calls ---------------------------------------------------------------------------------
+
+
+def run(item_id: str) -> bool:
+    """One item by a plain call; False if another worker has it or nothing is to be done."""
+    fence = queue.claim(BatchItem.objects.all(), item_id, waiting=Q(state="ready"))
+    if fence is None:
+        return False
+    row = BatchItem.objects.get(pk=item_id)
+    try:
+        if row.tries > MAX_TRIES + SUBMISSIONS:
+            raise InvalidInput(f"given up: {row.tries - 1} workers died or were stopped at this work")
+        call_id = service.fresh_id(row.call_id)
+        if call_id != row.call_id:
+            row.call_id = call_id
+            _write(row, call_id=call_id)
+        _call(row)
+        _write(row, state="done", request=None, finished_at=timezone.now(), **queue.end_lease())
+    except queue.LostLease:
+        return False
+    except (RoutingError, InvalidInput) as error:
+        _write(row, state="failed", error=error.message, request=None, finished_at=timezone.now(), **queue.end_lease())
+    return True
+
+
+def _call(row: BatchItem) -> None:
+    call = service.submit(replace(request_of(row), deadline_seconds=CALL_SECONDS))
+    try:
+        while not call.done():
+            wait([call], timeout=BEAT_SECONDS)
+            _write(row)
+    finally:
+        call.cancel()
+    call.result()

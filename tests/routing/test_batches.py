@@ -1,0 +1,257 @@
+"""Work that may wait: providers' batches at half price, plain calls in the window, one settlement each."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.utils import timezone
+
+from routing import batching, service, snapshot
+from routing.batch_rows import in_window
+from routing.models import BatchItem, Budget, BudgetPeriod, ProviderBatch, Reservation, RoutedCall
+from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
+from tests.installation import Installation, installed
+from tests.servers import Reply
+from ziggie.errors import InvalidInput, NotFound
+from ziggie.ids import uuid7
+
+pytestmark = pytest.mark.django_db(transaction=True)
+CLOUD = Hints(task_kind="analysis", creator_tier="high")  # Sonnet first
+LOCAL = Hints(task_kind="nl_query")  # llama first
+
+
+@pytest.fixture
+def here(transactional_db: None) -> Iterator[Installation]:
+    with installed() as installation:
+        installation.ollama.default = Reply(text="a local answer", input_tokens=1000, output_tokens=200)
+        installation.anthropic.default = Reply(text="a batched answer", input_tokens=10_000, output_tokens=4_000)
+        yield installation
+
+
+def hand_in(text: str = "What is a sprite?", hints: Hints = CLOUD, **fields: Any) -> UUID:
+    return service.submit_batch(ChatRequest((message("user", text),), hints=hints, max_output_tokens=5000, **fields))
+
+
+def tick() -> None:
+    """A minute later."""
+    snapshot.forget()
+    ProviderBatch.objects.update(checked_at=timezone.now() - timedelta(minutes=2))
+    batching.tick()
+    for pk in BatchItem.objects.filter(state="ready").values_list("pk", flat=True):
+        batching.run(str(pk))
+
+
+def state_of(item: UUID) -> str:
+    return service.batch_result(item).state
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "inside"),
+    [
+        ("23:00-06:00", time(23, 0), True),
+        ("23:00-06:00", time(3, 30), True),
+        ("23:00-06:00", time(6, 0), False),
+        ("23:00-06:00", time(12, 0), False),
+        ("01:00-02:00", time(1, 59), True),
+        ("01:00-02:00", time(2, 0), False),
+        ("", time(12, 0), True),
+    ],
+)
+def test_a_window_may_go_over_midnight(window: str, now: time, inside: bool) -> None:
+    assert in_window(window, now) is inside
+
+
+def test_work_goes_as_one_batch_and_is_settled_once_at_half_price(here: Installation) -> None:
+    items = [hand_in(f"question {number}") for number in range(3)]
+    assert [state_of(item) for item in items] == ["queued"] * 3
+    tick()
+    assert [state_of(item) for item in items] == ["sent"] * 3
+    assert len(here.anthropic.batches["msgbatch_1"]) == 3
+    assert Reservation.objects.count() == 3
+    # Each holds its worst case, and no more than half of the full price's.
+    held = BudgetPeriod.objects.get().held_microusd
+    assert 3 * 5000 * 7.5 < held < 3 * 5000 * 15
+    tick()
+    for item in items:
+        routed = service.batch_result(item).routed
+        assert routed is not None
+        assert (routed.result.text, routed.model) == ("a batched answer", "claude-sonnet-4-5")
+        assert routed.cost_microusd == 45_000  # 10,000 in and 4,000 out would be $0.09
+    assert BudgetPeriod.objects.get().settled_microusd == 3 * 45_000
+    assert not BatchItem.objects.exclude(request=None).exists()
+    tick()
+    assert RoutedCall.objects.count() == 3
+    here.assert_books_are_closed()
+
+
+def test_nothing_is_fetched_before_the_batch_has_ended(here: Installation) -> None:
+    here.anthropic.batches_end = False
+    item = hand_in()
+    tick()
+    tick()
+    assert state_of(item) == "sent"
+    here.anthropic.batches_end = True
+    tick()
+    assert state_of(item) == "done"
+
+
+def test_what_is_answered_locally_is_answered_by_a_plain_call(here: Installation) -> None:
+    item = hand_in(hints=LOCAL)
+    tick()
+    routed = service.batch_result(item).routed
+    assert routed is not None
+    assert (routed.result.text, routed.source) == ("a local answer", "local")
+    assert not here.anthropic.batches
+    here.assert_books_are_closed()
+
+
+def test_a_rule_with_batch_waits_for_its_window(here: Installation) -> None:
+    now = datetime.now(UTC)
+    later, end = now + timedelta(hours=2), now + timedelta(hours=3)
+    for name in ("critical and high analysis", "system query"):
+        here.change_rule(name, options={"batch": True, "batch_window": f"{later:%H:%M}-{end:%H:%M}"})
+    items = [hand_in(), hand_in(hints=LOCAL)]
+    tick()
+    assert [state_of(item) for item in items] == ["queued", "queued"]
+    for name in ("critical and high analysis", "system query"):
+        here.change_rule(name, options={"batch_window": f"{now - timedelta(hours=1):%H:%M}-{end:%H:%M}"})
+    tick()
+    assert [state_of(item) for item in items] == ["sent", "done"]
+
+
+def test_what_expires_is_sent_once_more_and_then_called(here: Installation) -> None:
+    here.anthropic.batch_kinds = {"slow": "expired"}
+    slow, quick = hand_in("slow question"), hand_in("quick question")
+    tick()
+    tick()  # the answers of the first batch are there, and what expired goes with a second one
+    assert (state_of(slow), state_of(quick)) == ("sent", "done")
+    assert len(here.anthropic.batches) == 2
+    tick()
+    tick()
+    routed = service.batch_result(slow).routed
+    assert routed is not None
+    assert routed.cost_microusd == 90_000  # a plain call has the plain price
+    assert len(here.anthropic.batches) == 2
+    here.assert_books_are_closed()
+
+
+def test_what_a_batch_refuses_is_done_by_a_plain_call(here: Installation) -> None:
+    here.anthropic.batch_kinds = {"odd": "errored"}
+    item = hand_in("odd question")
+    for _ in range(3):
+        tick()
+    assert state_of(item) == "done"
+    outcomes = sorted(RoutedCall.objects.values_list("outcome", flat=True))
+    assert outcomes == ["all_providers_failed", "ok"]
+    here.assert_books_are_closed()
+
+
+def test_an_answer_that_does_not_fit_its_schema_is_asked_for_again(here: Installation) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    item = hand_in(json_schema=schema)
+    here.anthropic.when(
+        Reply(text='{"m": 1}', input_tokens=100, output_tokens=10), times=2
+    )  # the batch's, and its creation
+    here.anthropic.default = Reply(text='{"n": 1}', input_tokens=100, output_tokens=10)
+    for _ in range(3):
+        tick()
+    routed = service.batch_result(item).routed
+    assert routed is not None
+    assert routed.result.text == '{"n": 1}'
+    here.assert_books_are_closed()
+
+
+def test_a_provider_that_takes_no_batch_now_is_asked_again_later(here: Installation) -> None:
+    here.anthropic.queue(Reply(status=529, error="Overloaded"))
+    item = hand_in()
+    tick()
+    assert state_of(item) == "queued"
+    assert not Reservation.objects.exists()
+    tick()
+    tick()
+    assert state_of(item) == "done"
+    assert ProviderBatch.objects.filter(state="lost").count() == 1
+    here.assert_books_are_closed()
+
+
+def test_a_batch_that_is_gone_is_sent_again(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    here.anthropic.batches["msgbatch_x"] = here.anthropic.batches.pop("msgbatch_1")
+    tick()
+    tick()
+    assert state_of(item) == "done"
+    here.assert_books_are_closed()
+
+
+def test_a_process_that_died_while_sending_leaves_nothing_behind(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    long_ago = timezone.now() - timedelta(hours=1)
+    ProviderBatch.objects.update(state="sending", remote_id="", created_at=long_ago)
+    tick()
+    tick()
+    assert state_of(item) == "done"
+    here.assert_books_are_closed()
+
+
+def test_a_process_that_died_between_settling_and_writing_settles_once(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    row = BatchItem.objects.get()
+    tick()
+    BatchItem.objects.update(state="sent", batch=row.batch_id, request=row.request, finished_at=None)
+    ProviderBatch.objects.update(state="open")
+    tick()
+    assert state_of(item) == "done"
+    assert RoutedCall.objects.count() == 1
+    here.assert_books_are_closed()
+
+
+def test_a_batch_that_would_pass_a_budget_is_done_for_nothing(here: Installation) -> None:
+    Budget.objects.update(limit_microusd=100)
+    item = hand_in()
+    tick()
+    routed = service.batch_result(item).routed
+    assert routed is not None
+    assert routed.source == "local"
+    here.assert_books_are_closed()
+
+
+def test_a_request_that_nothing_can_serve_fails_with_the_reason(here: Installation) -> None:
+    item = hand_in(model="no-such-model")
+    tick()
+    result = service.batch_result(item)
+    assert result.state == "failed"
+    assert "no-such-model" in result.error
+    assert BatchItem.objects.get().request is None
+
+
+def test_what_cannot_be_kept_is_refused(here: Installation) -> None:
+    def accept(result: ChatResult) -> Verdict:
+        return Verdict(ok=True)
+
+    with pytest.raises(InvalidInput):
+        hand_in(accept=accept)
+    with pytest.raises(InvalidInput):
+        hand_in(hints=Hints(complexity=7.0))
+    with pytest.raises(NotFound):
+        service.batch_result(uuid7())
+
+
+def test_a_request_is_kept_whole(here: Installation) -> None:
+    from routing import kept_requests
+
+    request = ChatRequest(
+        messages=(Message("user", (Text("look"), Image(media_type="image/png", data="AAAA"))),),
+        hints=Hints(task_kind="nl_query", complexity=0.5, capabilities=frozenset({"vision"})),
+        tools=(Tool("add", "adds", {"type": "object"}),),
+        stop=("END",),
+        temperature=0.25,
+        json_schema={"type": "object"},
+        extra={"top_p": 0.5},
+        seed=7,
+    )
+    assert kept_requests.from_json(kept_requests.to_json(request)) == request

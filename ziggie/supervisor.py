@@ -228,7 +228,10 @@ class Supervisor:
 
     def _reap_strangers(self) -> None:
         """Buries children that this program did not start: `up` started the database's keeper before it became us."""
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # nobody is left, or not yet there
+            return
         ours = {program.process.pid for program in self.programs if program.process is not None}
         if ended is not None and ended.si_pid not in ours:
             os.waitpid(ended.si_pid, os.WNOHANG)

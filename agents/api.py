@@ -66,6 +66,13 @@ class RunInput(serializers.Serializer[Any]):
     model = serializers.CharField(required=False, default="auto", max_length=100)
     metadata = serializers.DictField(required=False, default=dict)
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """A limit that is asked for and not kept would be worse than none."""
+        for name in ("budget_usd", "callback_url"):
+            if self.initial_data.get(name) not in (None, ""):
+                raise serializers.ValidationError({name: "is not supported yet; leave it out"})
+        return attrs
+
 
 class Agents(generics.ListCreateAPIView[Agent]):
     queryset = Agent.objects.all()

@@ -9,9 +9,10 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from agents.models import LEVELS, Agent, AgentRun
+from routing import snapshot
 from routing.pricing import usd
 from ziggie import live, queue
-from ziggie.errors import Conflict, InvalidInput, NotFound
+from ziggie.errors import Conflict, InvalidInput, NotFound, UnknownModel, is_storable
 
 MAX_PROMPT_CHARACTERS = 1_000_000
 
@@ -43,8 +44,9 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
         raise InvalidInput("prompt: must not be empty")
     if len(new.prompt) > MAX_PROMPT_CHARACTERS:
         raise InvalidInput(f"prompt: is longer than {MAX_PROMPT_CHARACTERS} characters")
-    if "\x00" in new.prompt:
-        raise InvalidInput("prompt: holds a NUL character")
+    if not is_storable(new.prompt + new.name + new.system_prompt):
+        raise InvalidInput("prompt, name or system_prompt: holds a NUL character or half a surrogate pair")
+    _check_model(new.model)
     earlier = _earlier(new)
     if earlier is not None:
         return earlier, False
@@ -69,6 +71,14 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
             raise
         return earlier, False
     return run, True
+
+
+def _check_model(name: str) -> None:
+    configuration = snapshot.current()
+    if name not in ("", "auto") and name not in configuration.models and name not in configuration.by_name:
+        raise UnknownModel(
+            f"model: there is none named {name!r}; see /api/routing/models, or leave it to the rules: auto"
+        )
 
 
 def _earlier(new: NewRun) -> AgentRun | None:

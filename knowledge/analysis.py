@@ -111,7 +111,8 @@ def _parts(job: _Job) -> list[AnalysisPart]:
 def _part_tokens(video: Video) -> int:
     """How many tokens of transcript the model that is first in line can take at once."""
     chosen = service.first_choice(Hints(task_kind="analysis", creator_tier=video.tier))
-    return max(chosen.context_window - MAX_OUTPUT_TOKENS - PROMPT_TOKENS, MIN_PART_TOKENS)
+    answer = min(MAX_OUTPUT_TOKENS, chosen.max_output_tokens or MAX_OUTPUT_TOKENS)
+    return max(chosen.context_window - answer - PROMPT_TOKENS, MIN_PART_TOKENS)
 
 
 def _analyse_part(job: _Job, part: AnalysisPart) -> None:

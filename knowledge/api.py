@@ -21,6 +21,7 @@ from knowledge.serializers import (
 )
 from knowledge.transcripts import Transcript, parse
 from knowledge.videos import NewVideo, add_video, request_analysis
+from ziggie.errors import InvalidInput
 
 
 class Creators(generics.ListCreateAPIView[Creator]):
@@ -64,9 +65,14 @@ def _transcript(given: dict[str, Any] | None) -> Transcript | None:
     """The parsed transcript of a request body. Raises TranscriptError naming the line."""
     if given is None:
         return None
-    content = given["content"]
-    text = content if isinstance(content, str) else json.dumps(content)
-    return parse(text.encode("utf-8", "surrogatepass"), format=given.get("format"), name="transcript")
+    content, format = given["content"], given.get("format")
+    if isinstance(content, str):
+        text = content
+    elif format in ("json", "json3", None) and isinstance(content, dict | list):
+        text = json.dumps(content)
+    else:
+        raise InvalidInput("transcript.content: must be a text, or the parsed JSON of a json or json3 transcript")
+    return parse(text.encode("utf-8", "surrogatepass"), format=format, name="transcript")
 
 
 class VideoDetail(generics.RetrieveAPIView[Video]):

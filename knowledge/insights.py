@@ -141,7 +141,8 @@ def _times_outside(points: Sequence[Mapping[str, Any]], duration_seconds: float)
 
 
 def merge_insights(parts: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
-    """The insights of consecutive parts as one. `weights` are the parts' lengths; nothing is left out."""
+    """The insights of consecutive parts as one: summaries follow each other, lists are joined, what two parts
+    say is said once. `weights` are the parts' lengths."""
     if len(parts) == 1:
         return dict(parts[0])
     total = sum(weights) or len(parts)
@@ -150,7 +151,7 @@ def merge_insights(parts: Sequence[Mapping[str, Any]], weights: Sequence[float])
     confidence = sum(part["confidence"] * weight for part, weight in zip(parts, weights, strict=True)) / total
     return {
         "summary": "\n\n".join(part["summary"] for part in parts),
-        "key_points": [point for part in parts for point in part["key_points"]],
+        "key_points": _distinct_points(point for part in parts for point in part["key_points"]),
         **{name: _distinct(text for part in parts for text in part[name]) for name in LISTS},
         "technical_level": LEVELS[round(level)],
         "confidence": round(confidence, 1),
@@ -161,4 +162,12 @@ def _distinct(texts: Iterable[str]) -> list[str]:
     seen: dict[str, str] = {}
     for text in texts:
         seen.setdefault(text.casefold(), text)
+    return list(seen.values())
+
+
+def _distinct_points(points: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Parts overlap a little, so that a point can be made by two of them."""
+    seen: dict[str, Mapping[str, Any]] = {}
+    for point in points:
+        seen.setdefault(re.sub(r"\W+", " ", point["text"]).strip().casefold(), point)
     return list(seen.values())

@@ -113,7 +113,7 @@ class VideoTranscript(models.Model):
 
 
 class AnalysisPart(models.Model):
-    """One routed call of an analysis: a stretch of the transcript, or the merging of all stretches.
+    """One routed call of an analysis: a stretch of the transcript.
 
     The call id is fixed before the call is made, so that a part that is taken up again after a crash
     is paid for once.

@@ -14,7 +14,7 @@ from knowledge.models import TIERS, Creator, Video, VideoTranscript
 from knowledge.transcripts import Transcript
 from routing.pricing import usd
 from ziggie import live, queue
-from ziggie.errors import Conflict, InvalidInput
+from ziggie.errors import Conflict, InvalidInput, is_storable
 
 WAITING = ("new", "no_transcript", "blocked", "needs_review", "analysed", "failed")
 
@@ -69,8 +69,8 @@ def _check_texts(new: NewVideo) -> None:
         value = getattr(new, field)
         if len(value) > limit:
             raise InvalidInput(f"{field}: is longer than {limit} characters")
-        if "\x00" in value:
-            raise InvalidInput(f"{field}: holds a NUL character")
+        if not is_storable(value):
+            raise InvalidInput(f"{field}: holds a NUL character or half a surrogate pair")
 
 
 def _find_or_create(creator: Creator, new: NewVideo) -> tuple[Video, bool]:

@@ -18,13 +18,15 @@ CIRCUIT_WORDS = {"closed": "up", "open": "down", "half_open": "trying"}
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What routed calls did since a moment. `local_share` is in percent of answered calls; None without any."""
+    """What routed calls did since a moment. `local_share` is in percent of the calls that a model answered, local
+    or in the cloud; None without any. The offline model is no model: its answers stand apart."""
 
     calls: int
     failed: int
     cost_microusd: int
     saved_microusd: int
     local_share: float | None
+    offline: int
 
 
 def totals_since(moment: datetime) -> Totals:
@@ -32,16 +34,19 @@ def totals_since(moment: datetime) -> Totals:
     sums = RoutedCall.objects.filter(created_at__gte=moment).aggregate(
         calls=Count("id"),
         answered=Count("id", filter=answered),
-        local=Count("id", filter=answered & Q(source__in=("local", "offline"))),
+        local=Count("id", filter=answered & Q(source="local")),
+        offline=Count("id", filter=answered & Q(source="offline")),
         cost=Sum("cost_microusd", default=0),
         saved=Sum("saved_microusd", default=0),
     )
+    by_models = sums["answered"] - sums["offline"]
     return Totals(
         calls=sums["calls"],
         failed=sums["calls"] - sums["answered"],
         cost_microusd=sums["cost"],
         saved_microusd=sums["saved"],
-        local_share=100 * sums["local"] / sums["answered"] if sums["answered"] else None,
+        local_share=100 * sums["local"] / by_models if by_models else None,
+        offline=sums["offline"],
     )
 
 

@@ -117,12 +117,18 @@ def error_body(error: ZiggieError) -> dict[str, Any]:
     return body
 
 
+def is_storable(text: str) -> bool:
+    """True for text that PostgreSQL can hold: no NUL, no lone surrogates."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def rest_exception_handler(exception: Exception, context: dict[str, Any]) -> Any:
-    """The one place where domain errors become REST answers; others keep Django REST framework's."""
+    """The one place where errors become REST answers, all of one shape."""
     from rest_framework.exceptions import APIException
     from rest_framework.response import Response
     from rest_framework.views import exception_handler
 
+    exception = _as_domain_error(exception)
     if isinstance(exception, ZiggieError):
         headers = {}
         if isinstance(exception, RateLimited):
@@ -133,6 +139,23 @@ def rest_exception_handler(exception: Exception, context: dict[str, Any]) -> Any
         code = exception.default_code
         response.data = {"error": {"code": code, "message": _flatten(exception.detail)}}
     return response
+
+
+def _as_domain_error(exception: Exception) -> Exception:
+    """What Django raises before or below our own code, in our own words."""
+    from django.core.exceptions import RequestDataTooBig
+    from django.db import DataError, InterfaceError, OperationalError
+    from django.http import Http404
+
+    if isinstance(exception, Http404):
+        return NotFound("there is no such object")
+    if isinstance(exception, RequestDataTooBig):
+        return TooLarge("the body is too large")
+    if isinstance(exception, DataError | RecursionError):
+        return InvalidInput("the request holds a value that cannot be used")
+    if isinstance(exception, OperationalError | InterfaceError):
+        return Unavailable("the database does not answer just now; try again")
+    return exception
 
 
 def _flatten(detail: Any) -> str:

@@ -224,6 +224,7 @@ LOGGING = {
         "httpx2": {"level": "WARNING"},
         "httpcore2": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
+        "django": {"handlers": []},  # its own console handler would say everything twice
         "django-q": {"level": "WARNING"},
     },
 }

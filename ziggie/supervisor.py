@@ -216,6 +216,7 @@ class Supervisor:
         if not home or time.monotonic() < self.next_check:
             return
         self.next_check = time.monotonic() + CHECK_SECONDS
+        self._reap_strangers()
         if embedded.has_server(Path(home)):
             return
         self.say("the embedded database has gone; starting it again")
@@ -224,6 +225,16 @@ class Supervisor:
         except ZiggieError as error:
             self.next_check = time.monotonic() + LONGEST_DELAY_SECONDS
             self.say(f"{error.message}; next try in {LONGEST_DELAY_SECONDS:g} s")
+
+    def _reap_strangers(self) -> None:
+        """Buries children that this program did not start: `up` started the database's keeper before it became us."""
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # nobody is left, or not yet there
+            return
+        ours = {program.process.pid for program in self.programs if program.process is not None}
+        if ended is not None and ended.si_pid not in ours:
+            os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _check_ready(self, waited_seconds: float) -> None:
         """Ask for the page, and wait for the answer without holding up the rest."""

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management import call_command
 
 from monitoring import schedules, tasks
+from ziggie import queue
 from ziggie.commands import ZiggieCommand
 
 
@@ -15,4 +16,5 @@ class Command(ZiggieCommand):
     def handle(self, **options: Any) -> None:
         schedules.ensure()
         tasks.sweep()
+        queue.enqueue(tasks.check_providers)  # the schedule's first turn would leave pages without news for a minute
         call_command("qcluster")

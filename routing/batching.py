@@ -23,10 +23,10 @@ from django.utils import timezone
 
 from routing import health, ledger, receipts, rules, service, snapshot
 from routing.adapters import CODECS, claude_batches
-from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
 from routing.attempts import Answer, Walk
+from routing.batch_answers import Nobody, Told, plan_of
 from routing.batch_rows import in_window, request_of
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, measure
@@ -36,12 +36,9 @@ from routing.rerun import circumstances
 from routing.types import (
     Candidate,
     ChatRequest,
-    ChatResult,
-    Features,
     ModelSpec,
     Plan,
     ProviderError,
-    RuleOptions,
     Snapshot,
     World,
 )
@@ -284,7 +281,7 @@ async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) ->
     if model is None:
         return  # with the rest of the batch it is sent again, elsewhere
     candidate = Candidate(_at_half_price(model), "by a batch at half price", sent["max_output_tokens"], 0)
-    walk = Walk(_plan(sent["decision"], candidate), request, _Told(line, _wire(request, candidate)).ask, _Nobody())
+    walk = Walk(plan_of(sent["decision"], candidate), request, Told(line, _wire(request, candidate)).ask, Nobody())
     answer = await walk.run()
     settled = await _settle(row, request, walk, answer, configuration)
     if not settled and not await RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).aexists():
@@ -320,43 +317,6 @@ def _hold_of(row: BatchItem) -> ledger.Hold:
     sent = row.sent or {}
     amounts, periods = ({int(k): v for k, v in sent[name].items()} for name in ("amounts", "periods"))
     return ledger.Hold(row.call_id, amounts, periods)
-
-
-def _plan(decision: dict[str, Any], candidate: Candidate) -> Plan:
-    features = decision["features"]
-    sets = {name: frozenset(features[name]) for name in ("capabilities", "estimated")}
-    return Plan(
-        policy=decision["policy"],
-        version=decision["policy_version"],
-        rule=decision["rule"],
-        pattern="single",
-        options=RuleOptions(max_attempts=1, first_token_seconds=None),
-        features=Features(**{**features, **sets}),
-        candidates=(candidate,),
-        dropped=(),
-    )
-
-
-class _Told:
-    """Answers a walk with what a batch said."""
-
-    def __init__(self, line: BatchLine, sent: WireRequest) -> None:
-        self._line, self._sent = line, sent
-
-    async def ask(self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None) -> Any:
-        if self._line.kind != "succeeded":
-            raise ProviderError("bad_request", self._line.problem, retryable=False)
-        result: ChatResult = claude_batches.read(self._line, self._sent)
-        for delta in deltas_of(result):
-            yield delta
-
-
-class _Nobody:
-    """What a batch says of its requests says nothing about how the provider answers calls."""
-
-    async def succeeded(self, candidate: Candidate) -> None: ...
-
-    async def failed(self, candidate: Candidate, error: ProviderError) -> None: ...
 
 
 def _lose(batch: ProviderBatch, problem: str, *, plain: bool, state: str = "lost") -> None:

@@ -6,9 +6,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
-from routing import batching, service, snapshot
+from routing import batching, replay, service, snapshot, tasks
 from routing.batch_rows import in_window
 from routing.models import BatchItem, Budget, BudgetPeriod, ProviderBatch, Reservation, RoutedCall
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
@@ -16,6 +17,7 @@ from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.ids import uuid7
+from ziggie.queue import pending
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CLOUD = Hints(task_kind="analysis", creator_tier="high")  # Sonnet first
@@ -255,3 +257,29 @@ def test_a_request_is_kept_whole(here: Installation) -> None:
         seed=7,
     )
     assert kept_requests.from_json(kept_requests.to_json(request)) == request
+
+
+def test_staff_see_what_waits_but_not_its_texts(here: Installation, admin_client: Client) -> None:
+    item = hand_in("a very private question")
+    tick()
+    for name, pk in (("batchitem", item), ("providerbatch", ProviderBatch.objects.get().pk)):
+        page = admin_client.get(f"/admin/routing/{name}/")
+        assert page.status_code == 200
+        detail = admin_client.get(f"/admin/routing/{name}/{pk}/change/")
+        assert detail.status_code == 200
+        assert "very private" not in page.content.decode() + detail.content.decode()
+
+
+def test_the_sweep_has_workers_do_what_waits(here: Installation) -> None:
+    tasks.sweep()
+    assert pending() == 0
+    hand_in()
+    tasks.sweep()
+    assert pending() == 1
+
+
+def test_decisions_of_batches_come_out_again(here: Installation) -> None:
+    hand_in()
+    tick()
+    tick()
+    assert replay.check()["same"] == 1

@@ -1,0 +1,47 @@
+"""A batch's answer, put through the walk that every answer goes through: judged, counted, priced."""
+
+from typing import Any
+
+from routing.adapters import claude_batches
+from routing.adapters.assembly import deltas_of
+from routing.adapters.base import WireRequest
+from routing.adapters.claude_batches import BatchLine
+from routing.types import Candidate, ChatRequest, ChatResult, Features, Plan, ProviderError, RuleOptions
+
+
+def plan_of(decision: dict[str, Any], candidate: Candidate) -> Plan:
+    """The decision that a receipt will bear, with the one model that the batch asked, once."""
+    features = decision["features"]
+    sets = {name: frozenset(features[name]) for name in ("capabilities", "estimated")}
+    return Plan(
+        policy=decision["policy"],
+        version=decision["policy_version"],
+        rule=decision["rule"],
+        pattern="single",
+        options=RuleOptions(max_attempts=1, first_token_seconds=None),
+        features=Features(**{**features, **sets}),
+        candidates=(candidate,),
+        dropped=(),
+    )
+
+
+class Told:
+    """Answers a walk with what a batch said."""
+
+    def __init__(self, line: BatchLine, sent: WireRequest) -> None:
+        self._line, self._sent = line, sent
+
+    async def ask(self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None) -> Any:
+        if self._line.kind != "succeeded":
+            raise ProviderError("bad_request", self._line.problem, retryable=False)
+        result: ChatResult = claude_batches.read(self._line, self._sent)
+        for delta in deltas_of(result):
+            yield delta
+
+
+class Nobody:
+    """What a batch says of its requests says nothing about how the provider answers calls."""
+
+    async def succeeded(self, candidate: Candidate) -> None: ...
+
+    async def failed(self, candidate: Candidate, error: ProviderError) -> None: ...

@@ -100,7 +100,9 @@ def report(error: Exception) -> int:
     sys.stderr.write(" ".join(message.split()) + "\n")
     if not isinstance(error, ZiggieError):
         return 1
-    for detail in error.details if len(error.details) > 1 else ():  # a single one is in the message already
+    for detail in error.details:
+        if all(str(value) in error.message for value in detail.values()):
+            continue  # one fault alone is told in the message itself
         sys.stderr.write("  " + ": ".join(" ".join(str(value).split()) for value in detail.values()) + "\n")
     return error.exit_code
 

@@ -51,7 +51,7 @@ class KeyBook:
         self._epoch = -1
         self._checked_at = float("-inf")
         self._checking: asyncio.Task[None] | None = None
-        self._guesses: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self.guesses: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._used: dict[str, float] = {}
 
     async def authenticate(self, raw_key: str, address: str) -> Key:
@@ -79,13 +79,13 @@ class KeyBook:
     def _count_guess(self, address: str) -> None:
         """Raises RateLimited for an address that has tried too many."""
         now = time.monotonic()
-        since, guesses = self._guesses.get(address, (now, 0))
+        since, guesses = self.guesses.get(address, (now, 0))
         if now - since >= GUESS_SECONDS:
             since, guesses = now, 0
-        self._guesses[address] = (since, guesses + 1)
-        self._guesses.move_to_end(address)
-        if len(self._guesses) > MAX_ADDRESSES:
-            self._guesses.popitem(last=False)
+        self.guesses[address] = (since, guesses + 1)
+        self.guesses.move_to_end(address)
+        if len(self.guesses) > MAX_ADDRESSES:
+            self.guesses.popitem(last=False)
         if guesses >= GUESSES:
             left = since + GUESS_SECONDS - now
             raise RateLimited("too many unknown API keys from this address", retry_after_seconds=left)
@@ -147,3 +147,9 @@ def book() -> KeyBook:
     if found is None:
         found = _books[loop] = KeyBook()
     return found
+
+
+def forget_guesses() -> None:
+    """Every address starts anew, in all loops of this process."""
+    for known in list(_books.values()):
+        known.guesses.clear()

@@ -143,7 +143,7 @@ def test_a_half_valid_edit_is_refused_in_the_form_with_the_reason(world: World) 
     with world.system.staff_client() as staff:
         answer = change_in_admin(staff, f"/admin/routing/provider/{provider}/change/", base_url="not an address")
     assert answer.status_code == 200
-    assert "valid URL" in answer.text
+    assert 'id="id_base_url_error"' in answer.text
     [(base_url,)] = world.system.rows("SELECT base_url FROM routing_provider WHERE slug = 'ollama'")
     assert base_url == world.ollama.url
 

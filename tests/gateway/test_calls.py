@@ -132,7 +132,7 @@ def test_a_key_stops_working_within_two_seconds_of_its_end(gateway: Gateway) -> 
     assert post(gateway, key=key).status_code == 200
     ApiKey.objects.filter(pk=made.pk).update(enabled=False)
     time.sleep(2.0)
-    assert post(gateway, key=key).status_code in (401, 429)  # 429: other tests have guessed keys from here
+    assert post(gateway, key=key).status_code == 401
 
 
 def test_a_renewed_key_works_at_once(gateway: Gateway) -> None:

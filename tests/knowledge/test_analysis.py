@@ -19,6 +19,7 @@ from knowledge.videos import NewVideo, add_video, request_analysis
 from routing.models import LanguageModel, RoutedCall
 from routing.seeding import seed
 from tests.flows.jobs import TALK, insights
+from tests.flows.system import until
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie import queue
@@ -114,6 +115,7 @@ def test_a_worker_that_lost_its_claim_writes_nothing_more(here: Installation) ->
     assert not analysis.analyse(str(made.pk))
     thief.join()
     assert not Analysis.objects.exists()
+    until(lambda: RoutedCall.objects.filter(outcome="cancelled").exists(), 10)  # its books are closed all the same
 
 
 def test_a_failed_analysis_says_why_and_may_be_asked_for_again(here: Installation) -> None:

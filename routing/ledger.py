@@ -110,7 +110,14 @@ async def reserve(
     if any(not 0 < amount <= MAX_MICROUSD for amount in wanted.values()):
         raise InvalidInput("an amount to be held is out of range")
     request = _Request(call_id, wanted, min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS), context, at)
-    outcome = await _lanes().reserving.submit(request)
+    admission = _lanes().reserving.submit(request)
+    try:
+        outcome = await admission
+    except asyncio.CancelledError:
+        # Committed already, and cancelled before it woke up: the lane saw no reason to give the hold back.
+        if not admission.cancelled() and admission.done() and admission.exception() is None:
+            _give_back(admission.result())
+        raise
     if isinstance(outcome, Hold):
         return outcome
     raise _exceeded(outcome, wanted[outcome.budget_id], snapshot)

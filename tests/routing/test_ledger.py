@@ -280,6 +280,25 @@ def test_a_call_cancelled_while_it_is_being_admitted_holds_nothing_in_the_end() 
     assert not Reservation.objects.exists()
 
 
+def test_a_call_cancelled_between_its_admission_and_its_waking_up_holds_nothing() -> None:
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        task = asyncio.create_task(hold({cloud: 100}, known))
+        await asyncio.sleep(0)
+        lane = ledger._lanes().reserving
+        while lane._worker is not None:  # the step in which this loop ends, the task has its result and did not run
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await ledger.drain()
+
+    run(work())
+    assert counters()[1] == 0
+    assert not Reservation.objects.exists()
+
+
 def test_a_settlement_goes_on_when_the_one_who_asked_for_it_is_cancelled() -> None:
     cloud, known = budget().id, snapshot()
 

@@ -13,3 +13,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(os.environ["ZIGGIE_TEST_HOME"]) / "bytecode"))
 
 from ziggie.settings import *  # noqa: E402, F403
+
+INSTALLED_APPS = ["tests", *INSTALLED_APPS]  # noqa: F405 - for its command `flush`
+# One of Django's own takes a third of a second for each login, on purpose. The flow tests log in with the real one.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from routing import cache, health, ledger, patterns, receipts, rules, shadowing, snapshot, streaming, worlds
+from routing import bodies, cache, health, ledger, patterns, receipts, rules, shadowing, snapshot, streaming, worlds
 from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
@@ -164,6 +164,8 @@ async def settle(call: OpenCall, books: receipts.Books) -> bool:
         await call.turn.keep(call.walk, call.outcome)
     await call.turn.release(given_up=call.given_up)
     ended = await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+    if ended and call.plan.options.store_bodies:
+        await bodies.keep(call.id, call.request, call.outcome, call.snapshot)
     if ended and call.outcome is not None:
         shadowing.offer(call.id, call.request, call.plan, call.outcome)
     return ended

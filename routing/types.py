@@ -460,6 +460,8 @@ class SettingsSpec:
     electricity_usd_per_kwh: Decimal = Decimal("0.12")
     kimi_enabled: bool = False
     time_zone: str = "UTC"
+    body_kilobytes: int = 64
+    redact_patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

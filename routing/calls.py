@@ -34,6 +34,7 @@ from ziggie.errors import (
     AllProvidersFailed,
     BudgetExceeded,
     DeadlineExceeded,
+    NoRoute,
     RoutingError,
     Unsupported,
     ZiggieError,
@@ -145,14 +146,15 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     """The error of a walk that ended without an answer."""
     late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
     attempts = call.walk.attempts
-    text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
+    details = [{"model": a.model, "outcome": str(a.outcome), "error": a.error} for a in attempts]
+    details += [{"model": s.model, "outcome": "skipped", "error": s.reason} for s in call.walk.skipped]
+    text = "; ".join(f"{detail['model']}: {detail['error'] or detail['outcome']}" for detail in details)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
     if attempts and call.walk.unsupported == len(attempts):
         kind = Unsupported
-    error = kind(
-        f"no model gave a usable answer ({text or 'none was tried'})",
-        details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
-    )
+    elif call.walk.skipped and not attempts and not late:
+        kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
+    error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
     error.call_id = str(call.id)
     return error
 

@@ -631,6 +631,18 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A candidate that was not asked when its turn came, because it was busy. `seconds` were waited for it."""
+
+    model: str
+    provider: str
+    source: str
+    role: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Routed:
     """A routed call's answer with its receipt in short. `findings` is what its pattern learned: what a verifier
     found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md)."""

@@ -24,6 +24,7 @@ from ziggie import embedded
 from ziggie.embedded_disk import Place
 from ziggie.models import create_api_key
 
+pytestmark = pytest.mark.flow
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 Environment = dict[str, str]
 

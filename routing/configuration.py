@@ -52,8 +52,8 @@ def _decimal(value: Any) -> Decimal:
     raise PydanticCustomError("decimal", "should be a plain decimal number")
 
 
-def _no_control_characters(text: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+def _no_control_characters(text: Any) -> Any:
+    if isinstance(text, str) and any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise PydanticCustomError("characters", "should hold no control characters")
     return text
 

@@ -350,16 +350,49 @@ class BudgetPeriod(models.Model):
         return f"{self.budget_id} from {self.starts_at:%Y-%m-%d}"
 
 
+class Envelope(models.Model):
+    """Money that a run, a swarm or a batch holds at once, for its calls to draw from. `amounts` stand beside
+    `period_ids`: what it holds and no call has taken yet; nothing once it is closed. The row outlives its closing,
+    so that an envelope that is opened again goes on with what was left of its limit."""
+
+    id = models.UUIDField(primary_key=True, editable=False)  # also the run's or the batch's
+    name = models.CharField(max_length=100)
+    api_key_id = models.CharField(max_length=64, blank=True, help_text="The key whose calls may draw from it.")
+    limit_microusd = models.BigIntegerField()
+    left_microusd = models.BigIntegerField(help_text="Of the limit, what calls neither hold nor have spent.")
+    period_ids = ArrayField(models.BigIntegerField(), default=list)
+    amounts_microusd = ArrayField(models.BigIntegerField(), default=list)
+    expires_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(left_microusd__lte=F("limit_microusd")), name="envelope_within_limit"),
+            models.CheckConstraint(
+                condition=Q(closed_at__isnull=True) | Q(amounts_microusd=[]), name="closed_envelope_holds_nothing"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=Q(closed_at=None), name="envelope_expiry"),
+            models.Index(fields=["closed_at"], name="envelope_closed"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Reservation(models.Model):
-    """Money held for one routed call, or for an envelope that calls draw from. The row lives exactly as long
-    as the hold: whoever deletes it settles or releases, so that happens once. `amounts` stand beside
-    `period_ids`. A hold that outlives `expires_at` is settled by the sweep from `context`."""
+    """Money held for one routed call. The row lives exactly as long as the hold: whoever deletes it settles or
+    releases, so that happens once. `amounts` stand beside `period_ids`. A hold that outlives `expires_at` is settled
+    by the sweep from `context`."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)  # also the call's id
     envelope_id = models.UUIDField(null=True, help_text="The envelope that this call draws from.")
     period_ids = ArrayField(models.BigIntegerField(), default=list)
     amounts_microusd = ArrayField(models.BigIntegerField(), default=list)
-    drawn_microusd = ArrayField(models.BigIntegerField(), null=True, help_text="An envelope's part that calls hold.")
+    drawn_microusd = ArrayField(models.BigIntegerField(), null=True, help_text="What of each amount the envelope held.")
+    taken_microusd = models.BigIntegerField(null=True, help_text="What the call takes of its envelope's limit.")
     expires_at = models.DateTimeField()
     context = models.JSONField(default=dict)
     created_at = models.DateTimeField(default=timezone.now)

@@ -5,6 +5,9 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from ziggie import openapi  # noqa: F401 - registers how callers prove who they are, before any schema is made
+from ziggie.errors import no_such_endpoint
+
 urlpatterns = [
     path("", include("monitoring.urls")),
     path("runs/", include("agents.urls")),
@@ -18,4 +21,5 @@ urlpatterns = [
     path("api/knowledge/", include("knowledge.api_urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/<path:rest>", no_such_endpoint),
 ]

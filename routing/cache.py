@@ -26,7 +26,7 @@ from ziggie.errors import DeadlineExceeded, Unavailable
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # counts up when what is kept changes its meaning
+FORMAT = 2  # counts up when what is kept changes its meaning
 LEASE_SECONDS = 10.0
 BEAT_SECONDS = 3.0
 FIRST_POLL_SECONDS = 0.02
@@ -104,7 +104,8 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "parameters": [request.max_output_tokens, request.temperature, request.stop, request.seed],
         "tools": [asdict(tool) for tool in request.tools],
         "tool_choice": [request.tool_choice, request.parallel_tool_calls],
-        "output": [request.json_schema, request.json_schema_name, request.json_object, request.reasoning_effort],
+        "output": [request.json_schema, request.json_schema_name, request.json_schema_strict, request.json_object],
+        "reasoning": request.reasoning_effort,
         "extra": request.extra,
         "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, asdict(plan.options)],
         "models": _models(plan, snapshot),

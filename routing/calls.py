@@ -167,7 +167,8 @@ async def settle(call: OpenCall, books: receipts.Books) -> bool:
     await call.turn.release(given_up=call.given_up)
     ended = await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
     if ended and call.outcome is not None:
-        shadowing.offer(call.id, call.request, call.plan, call.outcome)
+        baseline = call.snapshot.settings.baseline_model
+        shadowing.offer(call.id, call.request, call.plan, call.outcome, baseline_model=baseline)
     return ended
 
 

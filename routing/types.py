@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
+ENVELOPE = 0  # the budget id that stands for an envelope's own limit: rows count from 1
 SHADOW = "shadow"  # the task kind of every call that only compares: it serves nobody, so it saves nothing
 
 
@@ -121,6 +122,9 @@ class Verdict:
     confidence: float | None = None
 
 
+BudgetFit = Literal["", "clamp", "refuse"]
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One task for a language model, independent of any wire format.
@@ -131,7 +135,10 @@ class ChatRequest:
     `deadline_seconds` bounds the whole call, fallbacks included. `extra` holds provider parameters
     passed through unchanged (top_p, presence_penalty, ...). A request with a `call_id` of its own may
     be sent again after a crash: it is paid for and answered once. `on_output` is told how many
-    characters of the answer have come so far.
+    characters of the answer have come so far. A request with an `envelope_id` is paid from that envelope.
+
+    `budget_fit` says what becomes of a call whose worst case is more than a budget has left: "clamp" allows a
+    shorter answer, "refuse" does not; "" clamps where no `max_output_tokens` is stated and refuses where one is.
     """
 
     messages: tuple[Message, ...]
@@ -157,7 +164,8 @@ class ChatRequest:
     api_key_id: str | None = None
     run_id: str | None = None
     creator: str = ""
-    envelope_id: str | None = None
+    envelope_id: UUID | None = None
+    budget_fit: BudgetFit = ""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -460,6 +468,8 @@ class SettingsSpec:
     electricity_usd_per_kwh: Decimal = Decimal("0.12")
     kimi_enabled: bool = False
     time_zone: str = "UTC"
+    body_kilobytes: int = 64
+    redact_patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

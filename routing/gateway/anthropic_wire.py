@@ -89,7 +89,7 @@ def decode_messages(
     if limit is None and not counting:
         refuse("max_tokens", "is required")
     metadata = {key: value for key, value in mapping(body, "metadata").items() if key != "user_id"}
-    said, run_id, creator = hints(metadata, headers)
+    said, paying = hints(metadata, headers)
     config = mapping(body, "output_config")
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
@@ -106,9 +106,8 @@ def decode_messages(
         json_schema=json_schema,
         reasoning_effort=text(config, "effort", "output_config.", default=""),
         extra={key: value for key, value in body.items() if key not in _READ},
-        run_id=run_id or None,
-        creator=creator,
         api_key_id=api_key_id,
+        **paying,
     )
     _count_images(request)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)

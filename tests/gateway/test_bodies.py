@@ -41,9 +41,7 @@ def asked(stream: bool = False) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-def test_a_rule_that_stores_bodies_keeps_both_without_what_is_secret(
-    gateway: Gateway, path: str, stream: bool
-) -> None:
+def test_a_rule_that_stores_bodies_keeps_both_without_what_is_secret(gateway: Gateway, path: str, stream: bool) -> None:
     store(gateway)
     answer = httpx2.post(gateway.url + path, json={**ASKED, **asked(stream)}, headers=gateway.headers, timeout=30)
     assert answer.status_code == 200

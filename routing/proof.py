@@ -51,12 +51,12 @@ _MONTHS: LiteralString = f"""
 SELECT month, {_COUNTED} FROM (
     SELECT month, {_MINUS.strip()} FROM routing_usagemonth
     UNION ALL
-    SELECT m.month, {SUMS} FROM routing_usagemonth m JOIN LATERAL (SELECT {SUMS} FROM routing_usagerollup
-        WHERE hour >= m.month AT TIME ZONE 'UTC' AND hour < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
+    SELECT m.month, r.* FROM routing_usagemonth m JOIN LATERAL (SELECT {SUMS} FROM routing_usagerollup
+        WHERE hour >= m.month::timestamp AT TIME ZONE 'UTC' AND hour < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
     UNION ALL
-    SELECT m.month, {_MINUS} FROM routing_usagemonth m JOIN LATERAL (SELECT {OF_RECORD} FROM routing_usagerecord
-        WHERE created_at >= m.month AT TIME ZONE 'UTC'
-        AND created_at < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
+    SELECT m.month, r.* FROM routing_usagemonth m JOIN LATERAL (SELECT {_MINUS} FROM (
+        SELECT {OF_RECORD} FROM routing_usagerecord WHERE created_at >= m.month::timestamp AT TIME ZONE 'UTC'
+        AND created_at < (m.month + interval '1 month') AT TIME ZONE 'UTC') AS record) r ON true
 ) AS both_ways(month, attempts, succeeded, input_tokens, output_tokens, cost_microusd, baseline_microusd,
                energy_microusd, saved_microusd)
 GROUP BY month HAVING ({_COUNTED}) IS DISTINCT FROM (0, 0, 0, 0, 0, 0, 0, 0) ORDER BY month

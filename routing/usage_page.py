@@ -188,9 +188,9 @@ def receipts(asked: Mapping[str, str]) -> tuple[list[RoutedCall], str]:
 
 
 def _in_period(found: QuerySet[RoutedCall], during: usage.Period) -> QuerySet[RoutedCall]:
-    """Ids tell when a call began, which bounds where the database has to look."""
-    ids = {"pk__gte": first_uuid7(during.since - LONGEST_CALL), "pk__lt": first_uuid7(during.until)}
-    return found.filter(created_at__gte=during.since, created_at__lt=during.until, **ids)
+    """Ids tell when a call began, which bounds how far back the database has to look."""
+    oldest = first_uuid7(during.since - LONGEST_CALL)
+    return found.filter(pk__gte=oldest, created_at__gte=during.since, created_at__lt=during.until)
 
 
 def _newest(found: QuerySet[RoutedCall], most: int) -> list[RoutedCall]:

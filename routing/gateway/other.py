@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from routing import ledger, pricing, snapshot
 from routing.adapters.transport import codec_for
+from routing.attempts import HTTP_OK
 from routing.budgets import budgets_in_scope
 from routing.collecting import prompt_tokens
 from routing.demand import Demand, measure
@@ -14,13 +16,14 @@ from routing.gateway.chat import beside, check_model
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
-from routing.gateway.reading import parse
+from routing.gateway.reading import hints, parse
 from routing.gateway.upstream import Exchange
 from routing.ledger_rows import CallRow, UsageRow
 from routing.tokens import estimate_tokens
 from routing.types import (
     ChatRequest,
     Embeddings,
+    Hints,
     ModelSpec,
     ProviderError,
     Snapshot,
@@ -91,7 +94,15 @@ async def embeddings(http: Http, key: Key) -> None:
     name, texts, as_base64 = openai_wire.decode_embeddings(parse(await http.body()))
     check_model(name, key)
     await limits().admit(key)
-    request = ChatRequest(tuple(message("user", text) for text in texts), model=name, api_key_id=key.id)
+    said, run_id, creator = hints({}, http.hints)
+    request = ChatRequest(
+        tuple(message("user", text) for text in texts),
+        hints=Hints(task_kind=EMBEDDINGS, agent_level=said.agent_level),
+        model=name,
+        api_key_id=key.id,
+        run_id=run_id or None,
+        creator=creator,
+    )
     configuration = await snapshot.acurrent()
     call = _Embedding(request, texts, configuration, _embedders(name, configuration, key))
     try:
@@ -190,41 +201,50 @@ class _Embedding:
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
         usage, outcome, error = Usage(), "error", ""
+        status: int | None = None
         try:
             codec = codec_for(model.provider)
             sent = codec.encode_embed(self._texts, model, purpose="document")
             async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
                 answer = codec.decode_embed(await exchange.read(), sent)
-            usage, outcome = answer.usage, "ok"
+            usage, outcome, status = answer.usage, "ok", HTTP_OK
             if usage.input_tokens is None:
                 tokens = sum(estimate_tokens(text) for text in self._texts)
                 usage = Usage(input_tokens=tokens, estimated=frozenset({"input_tokens"}))
             return Embeddings(answer.vectors, usage, answer.model)
         except (ProviderError, UnsupportedByProvider) as failure:
-            error = str(failure)
+            error, status = str(failure), getattr(failure, "status", None)
             raise
         finally:
-            cost = pricing.cost_microusd(usage, model.price)
-            for budget in budgets_in_scope(self._configuration.budgets, model, self._demand):
-                self._charges[budget.id] = self._charges.get(budget.id, 0) + cost
-            self.records.append(
-                UsageRow(
-                    attempt=len(self.records) + 1,
-                    model=model.slug,
-                    provider=model.provider.slug,
-                    source=str(model.source),
-                    outcome=outcome,
-                    created_at=started_at,
-                    role="embedding",
-                    error=error,
-                    input_tokens=usage.input_tokens,
-                    output_tokens=0 if outcome == "ok" else None,
-                    estimated=sorted(usage.estimated),
-                    price_id=model.price.id if model.price else None,
-                    cost_microusd=cost,
-                    duration_ms=round((time.monotonic() - started) * 1000),
-                )
-            )
+            record = self._record(model, usage, outcome, error, seconds=time.monotonic() - started)
+            self.records.append(replace(record, created_at=started_at, status=status))
+
+    def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
+        """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
+        cost = pricing.cost_microusd(usage, model.price)
+        for budget in budgets_in_scope(self._configuration.budgets, model, self._demand):
+            self._charges[budget.id] = self._charges.get(budget.id, 0) + cost
+        price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
+        watt_hours, electricity = pricing.energy(seconds, model.provider.power_watts, price_per_kwh)
+        return UsageRow(
+            attempt=len(self.records) + 1,
+            model=model.slug,
+            provider=model.provider.slug,
+            source=str(model.source),
+            outcome=outcome,
+            role="embedding",
+            error=error,
+            input_tokens=usage.input_tokens,
+            output_tokens=0 if outcome == "ok" else None,
+            estimated=sorted(usage.estimated),
+            price_id=model.price.id if model.price else None,
+            cost_microusd=cost,
+            baseline_microusd=cost,
+            energy_microusd=electricity,
+            saved_microusd=pricing.saved_microusd(baseline=cost, paid=cost, electricity=electricity),
+            energy_wh=watt_hours,
+            duration_ms=round(seconds * 1000),
+        )
 
     async def settle(self) -> None:
         if self._hold is None:
@@ -241,8 +261,12 @@ class _Embedding:
             source=served.source if served else "",
             reserved_microusd=max(self._hold.amounts.values(), default=0),
             cost_microusd=sum(record.cost_microusd for record in self.records),
+            saved_microusd=sum(record.saved_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
             task_kind=EMBEDDINGS,
+            agent_level=self._request.hints.agent_level,
+            creator=self._request.creator,
+            run_id=self._request.run_id or "",
             api_key_id=self._request.api_key_id or "",
         )
         await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

@@ -41,9 +41,7 @@ def asked(stream: bool = False) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-def test_a_rule_that_stores_bodies_keeps_both_without_what_is_secret(
-    gateway: Gateway, path: str, stream: bool
-) -> None:
+def test_a_rule_that_stores_bodies_keeps_both_without_what_is_secret(gateway: Gateway, path: str, stream: bool) -> None:
     store(gateway)
     answer = httpx2.post(gateway.url + path, json={**ASKED, **asked(stream)}, headers=gateway.headers, timeout=30)
     assert answer.status_code == 200
@@ -59,6 +57,13 @@ def test_without_the_option_nothing_is_stored(gateway: Gateway) -> None:
     post(gateway, **asked())
     (receipt,) = gateway.settled(1)
     assert receipt.bodies is None
+    assert not StoredBody.objects.exists()
+
+
+def test_a_call_that_names_its_model_follows_no_rule_and_is_not_stored(gateway: Gateway) -> None:
+    store(gateway)
+    post(gateway, **{**asked(), "model": "gpt"})
+    gateway.settled(1)
     assert not StoredBody.objects.exists()
 
 
@@ -83,7 +88,7 @@ def test_long_bodies_are_cut_and_images_are_told_by_their_size(gateway: Gateway)
     store(gateway, body_kilobytes=1)
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgo=" * 100}}
     text = {"type": "text", "text": "long " * 2_000}
-    assert post(gateway, messages=[{"role": "user", "content": [image, text]}]).status_code == 200
+    assert post(gateway, model="auto", messages=[{"role": "user", "content": [image, text]}]).status_code == 200
     (body,) = stored()
     assert body.cut
     assert body.request["messages"][0]["parts"][0] == {"kind": "image", "media_type": "image/png", "bytes": 900}
@@ -92,7 +97,7 @@ def test_long_bodies_are_cut_and_images_are_told_by_their_size(gateway: Gateway)
 
 def test_the_staffs_patterns_and_the_providers_keys_are_taken_out(gateway: Gateway) -> None:
     store(gateway, redact_patterns=["(?i)project \\w+"])
-    post(gateway, messages=[{"role": "user", "content": "Project Nightjar uses sk-upstream"}])
+    post(gateway, model="auto", messages=[{"role": "user", "content": "Project Nightjar uses sk-upstream"}])
     (body,) = stored()
     assert body.request["messages"][0]["parts"][0]["text"] == "[redacted] uses [key]"
 

@@ -40,7 +40,12 @@ def test_every_column_of_a_successful_attempt_is_filled(gateway: Gateway) -> Non
     row = record(gateway)
     assert str(row.call_id) == answer.headers["x-ziggie-request-id"]
     assert (row.attempt, row.role, row.outcome, row.status, row.error) == (1, "answer", "ok", 200, "")
-    assert (row.model, row.provider, row.source, row.rule) == ("gpt", "openai", "cloud", answer.headers["x-ziggie-rule"])
+    assert (row.model, row.provider, row.source, row.rule) == (
+        "gpt",
+        "openai",
+        "cloud",
+        answer.headers["x-ziggie-rule"],
+    )
     assert (row.api_key_id, row.run_id, row.creator, row.task_kind, row.agent_level) == (
         gateway.key_id, "run-7", "instasd", "analysis", "L2",
     )  # fmt: skip

@@ -27,6 +27,8 @@ async def _settle(columns: dict[str, Any]) -> None:
     record = {"input_tokens": 10, "output_tokens": 5, "baseline_microusd": 1_000, "duration_ms": 100}
     record = {name: columns.pop(name, value) for name, value in record.items()}
     saved = record["baseline_microusd"] - both["cost_microusd"]
-    call = CallRow(id=columns.pop("id", None) or uuid7(), rule=columns.pop("rule", "r"), saved_microusd=saved, **both, **columns)
+    call = CallRow(
+        id=columns.pop("id", None) or uuid7(), rule=columns.pop("rule", "r"), saved_microusd=saved, **both, **columns
+    )
     row = UsageRow(attempt=1, saved_microusd=saved, **both, **record)
     assert await ledger.settle(ledger.Hold(call.id), call=call, records=[row], charges={})

@@ -172,8 +172,8 @@ def test_bodies_are_purged_after_their_own_days() -> None:
 
 
 def test_the_schedule_runs_it() -> None:
-    from django_q.models import Schedule
     from django.utils.module_loading import import_string
+    from django_q.models import Schedule
 
     schedules.ensure()
     row = Schedule.objects.get(name="keep house")

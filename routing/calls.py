@@ -188,7 +188,8 @@ async def settle(call: OpenCall, books: receipts.Books) -> bool:
     if ended and call.plan.options.store_bodies:
         await bodies.keep(call.id, call.request, call.outcome, call.snapshot)
     if ended and call.outcome is not None:
-        shadowing.offer(call.id, call.request, call.plan, call.outcome)
+        baseline = call.snapshot.settings.baseline_model
+        shadowing.offer(call.id, call.request, call.plan, call.outcome, baseline_model=baseline)
     return ended
 
 

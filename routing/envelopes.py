@@ -17,10 +17,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from routing import database
-from routing.budgets import envelope_budget
+from routing import database, snapshot
+from routing.budgets import budgets_of_every_call, envelope_budget
+from routing.demand import measure
 from routing.ledger import MAX_HOLD_SECONDS, MAX_MICROUSD
-from routing.types import ENVELOPE, BudgetState, Snapshot, World
+from routing.types import ENVELOPE, BudgetState, ChatRequest, Snapshot, World
 from ziggie.errors import InvalidInput
 
 MAX_NAME = 100
@@ -96,6 +97,21 @@ async def open_envelope(
     return opened
 
 
+async def open_for(
+    like: ChatRequest, envelope_id: UUID, limit_microusd: int, *, name: str, expires_in_seconds: float
+) -> Envelope:
+    """Opens an envelope for calls like this one: its whole limit is held in each budget that pays for them all."""
+    configuration = await snapshot.acurrent()
+    named = configuration.models.get(like.model)
+    models = (named,) if named else configuration.by_name.get(like.model) or configuration.models.values()
+    paying = budgets_of_every_call(configuration.budgets, models, measure(like))
+    amounts = {budget.id: limit_microusd for budget in paying}
+    key = like.api_key_id or ""
+    return await open_envelope(
+        envelope_id, limit_microusd, amounts, name=name, expires_in_seconds=expires_in_seconds, api_key_id=key
+    )
+
+
 async def close_envelope(envelope_id: UUID) -> bool:
     """True if this closed it. Calls of it that are under way keep what they hold until they are settled."""
     async with database.connection() as connection:
@@ -108,8 +124,9 @@ async def look(envelope_id: UUID, *, call_id: UUID | None = None) -> Envelope | 
         row = await (await connection.execute(LOOK, (call_id, envelope_id), prepare=True)).fetchone()
     if row is None:
         return None
-    *columns, held = row
-    return Envelope(*columns, {budget: amount for budget, amount in held if amount})
+    envelope, name, api_key_id, limit, left, is_open, held = row
+    amounts = {budget: amount for budget, amount in held if amount}
+    return Envelope(envelope, name, api_key_id, limit, left, is_open, amounts)
 
 
 async def sweep(*, at: datetime | None = None) -> int:
@@ -127,9 +144,9 @@ async def sweep(*, at: datetime | None = None) -> int:
 # --- planning ------------------------------------------------------------------------------------
 
 
-def seen_with(envelope: Envelope, snapshot: Snapshot, world: World) -> tuple[Snapshot, World]:
+def seen_with(envelope: Envelope, configuration: Snapshot, world: World) -> tuple[Snapshot, World]:
     """The envelope's limit is one more budget, and what it holds in the others is free for its calls."""
-    limits = {budget.id: budget.limit_microusd for budget in snapshot.budgets}
+    limits = {budget.id: budget.limit_microusd for budget in configuration.budgets}
     budgets = dict(world.budgets)
     for budget, amount in envelope.amounts.items():
         if budget in limits:
@@ -138,4 +155,4 @@ def seen_with(envelope: Envelope, snapshot: Snapshot, world: World) -> tuple[Sna
     left = max(envelope.left_microusd, 0) if envelope.is_open else 0
     budgets[ENVELOPE] = BudgetState(left, envelope.limit_microusd)
     spec = envelope_budget(envelope.name, envelope.limit_microusd)
-    return replace(snapshot, budgets=(*snapshot.budgets, spec)), replace(world, budgets=budgets)
+    return replace(configuration, budgets=(*configuration.budgets, spec)), replace(world, budgets=budgets)

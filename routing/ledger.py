@@ -180,7 +180,7 @@ async def sweep(*, at: datetime | None = None) -> int:
     while True:
         async with database.connection() as connection:
             rows = await (await connection.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()
-        results = await asyncio.gather(*(asyncio.shield(_end(_swept(*row))) for row in rows))
+        results = await asyncio.gather(*(asyncio.shield(_end(_swept(row))) for row in rows))
         ended += sum(results)
         if len(rows) < SWEEP_BATCH or not any(results):
             return ended
@@ -351,15 +351,8 @@ def _repaired_ending(ending: _Ending) -> _Ending:
     return replace(ending, call=ending.call.fitting(), records=[record.fitting() for record in ending.records])
 
 
-def _swept(
-    call_id: UUID,
-    envelope_id: UUID | None,
-    periods: list[int],
-    amounts: list[int],
-    taken: int | None,
-    context: dict[str, Any],
-    created_at: datetime,
-) -> _Ending:
+def _swept(row: TupleRow) -> _Ending:
+    call_id, envelope_id, periods, amounts, taken, context, created_at = row
     known = context.get("cost_microusd")
     cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
     if context.get("release_when_expired"):
@@ -371,9 +364,10 @@ def _swept(
 
 
 def _exceeded(refusal: _Refusal, needed_microusd: int, snapshot: Snapshot) -> BudgetExceeded:
-    slug = next((budget.slug for budget in snapshot.budgets if budget.id == refusal.budget_id), str(refusal.budget_id))
+    names = {ENVELOPE: "of its run"} | {budget.id: budget.slug for budget in snapshot.budgets}
+    slug = names.get(refusal.budget_id, str(refusal.budget_id))
     if refusal.left_microusd is None:
-        return BudgetExceeded(f"budget {slug} is closed", details=[{"budget": slug}])
+        return BudgetExceeded(f"the budget {slug} is closed", details=[{"budget": slug}])
     left_usd, needed_usd = (f"{amount / 1_000_000:.6f}" for amount in (refusal.left_microusd, needed_microusd))
     return BudgetExceeded(
         f"budget {slug} has ${left_usd} left, and this call could cost ${needed_usd}",

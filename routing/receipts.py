@@ -320,6 +320,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     return {
         "parts": parts,
         "stop_reason": result.stop_reason,
+        "stop_sequence": result.stop_sequence,
         "model": result.model,
         "usage": _usage_json(result.usage),
         "confidence": answer.verdict.confidence,
@@ -330,7 +331,11 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
     parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
     return ChatResult(
-        parts=parts, stop_reason=kept["stop_reason"], usage=_usage_from_json(kept["usage"]), model=kept["model"]
+        parts=parts,
+        stop_reason=kept["stop_reason"],
+        stop_sequence=kept["stop_sequence"],
+        usage=_usage_from_json(kept["usage"]),
+        model=kept["model"],
     )
 
 

@@ -185,8 +185,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 purse.amounts[slug] += back
                 counter.held += back
 
-    @rule(held=consumes(holds), costs=st.fixed_dictionaries(dict.fromkeys(BUDGETS, AMOUNTS)),
-          spent=st.integers(0, 70), how=st.sampled_from(["settle", "settle twice", "release", "settle and release"]))  # fmt: skip
+    @rule(
+        held=consumes(holds),
+        costs=st.fixed_dictionaries(dict.fromkeys(BUDGETS, AMOUNTS)),
+        spent=st.integers(0, 70),
+        how=st.sampled_from(["settle", "settle twice", "release", "settle and release"]),
+    )
     def end(self, held: ledger.Hold, costs: dict[str, int], spent: int, how: str) -> None:
         """Also with charges above the hold."""
         if "settle" in how:

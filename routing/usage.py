@@ -79,20 +79,19 @@ def period(since: str, until: str) -> Period:
     begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
     if begin >= end:
         raise InvalidInput("from must be before to")
-    width = _rollup_width(zone, now)
-    whole = _floor(end, width)
-    return Period(_floor(begin, width), whole if whole == end else whole + width)
+    whole = _rollup_start(end, zone)
+    return Period(_rollup_start(begin, zone), whole if whole == end else whole + _rollup_width(zone, end))
 
 
 def _rollup_width(zone: ZoneInfo, at: datetime) -> timedelta:
-    """How the ledger makes rollups in this zone (ledger_rollup_width)."""
     offset = at.astimezone(zone).utcoffset() or timedelta()
     return timedelta(minutes=15) if offset % timedelta(hours=1) else timedelta(hours=1)
 
 
-def _floor(moment: datetime, width: timedelta) -> datetime:
+def _rollup_start(moment: datetime, zone: ZoneInfo) -> datetime:
+    """Where the rollup begins that a moment is in: as ledger_rollup_start finds it."""
     moment = moment.astimezone(UTC)
-    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % width
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % _rollup_width(zone, moment)
 
 
 def time_zone() -> str:

@@ -119,6 +119,21 @@ def totals(during: Period) -> Sums:
 
 def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int]]]:
     """Key, sums and attempts by latency bucket of each group, the dearest first. Raises InvalidInput."""
+    rows = group_sums(during, group_by)
+    key = GROUPS[group_by]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {key}, place - 1, sum(bucket.count)::bigint FROM routing_usagerollup {_LATENCY} GROUP BY 1, 2",  # noqa: S608 - the same
+            _parameters(during),
+        )
+        latencies: dict[str, dict[int, int]] = {}
+        for name, place, count in cursor.fetchall():
+            latencies.setdefault(name, {})[place] = count
+    return [(name, sums, latencies.get(name, {})) for name, sums in rows]
+
+
+def group_sums(during: Period, group_by: str) -> list[tuple[str, Sums]]:
+    """Key and sums of each group, the dearest first. Raises InvalidInput."""
     key = GROUPS.get(group_by)
     if key is None:
         raise InvalidInput(f"group_by must be one of {', '.join(GROUPS)}")
@@ -127,15 +142,7 @@ def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int
             f"SELECT {key}, {_SUMS} {_PERIOD} GROUP BY 1 ORDER BY 7 DESC, 2 DESC, 1 LIMIT {MAX_GROUPS}",
             _parameters(during),
         )
-        rows = cursor.fetchall()
-        cursor.execute(
-            f"SELECT {key}, place - 1, sum(bucket.count)::bigint FROM routing_usagerollup {_LATENCY} GROUP BY 1, 2",  # noqa: S608 - the same
-            _parameters(during),
-        )
-        latencies: dict[str, dict[int, int]] = {}
-        for name, place, count in cursor.fetchall():
-            latencies.setdefault(name, {})[place] = count
-    return [(row[0], Sums(*row[1:]), latencies.get(row[0], {})) for row in rows]
+        return [(row[0], Sums(*row[1:])) for row in cursor.fetchall()]
 
 
 def latencies(during: Period) -> dict[int, int]:

@@ -166,7 +166,7 @@ class Stage:
         while time.monotonic() - began < START_SECONDS:
             with (
                 contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1),  # noqa: S310 - our own
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1),
             ):
                 return
             time.sleep(0.02)

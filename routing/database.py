@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from django.db import connections
@@ -60,18 +60,28 @@ async def connect(**overrides: Any) -> Connection:
         raise Unavailable("the database does not answer") from error
 
 
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
 class Pool:
     """At most MAX_CONNECTIONS connections of one event loop."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[float, Connection]] = []
         self._permits = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._kept: weakref.WeakSet[Closeable] = weakref.WeakSet()
         self._closed = False
+
+    def keep(self, connection: Closeable) -> None:
+        """Has a connection that is never lent closed with the others."""
+        self._kept.add(connection)
 
     async def acquire(self) -> Connection:
         """Raises Unavailable if all connections stay busy or the server does not answer."""
         try:
-            await asyncio.wait_for(self._permits.acquire(), CHECKOUT_TIMEOUT_SECONDS)
+            async with asyncio.timeout(CHECKOUT_TIMEOUT_SECONDS):
+                await self._permits.acquire()
         except TimeoutError:
             raise Unavailable("all database connections are busy") from None
         try:
@@ -108,6 +118,8 @@ class Pool:
 
     async def close(self) -> None:
         self._closed = True
+        for connection in list(self._kept):
+            connection.close()
         while self._idle:
             await self._idle.pop()[1].close()
 

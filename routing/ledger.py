@@ -20,6 +20,7 @@ import orjson
 from routing import database
 from routing.coalescing import Lane
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
+from routing.lines import Line, Row, array_text, integers
 from routing.types import BudgetState, Snapshot
 from ziggie.errors import BudgetExceeded, InvalidInput
 
@@ -27,10 +28,22 @@ MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bi
 MAX_HOLD_SECONDS = 7 * 86_400.0
 RESERVE_PATIENCE_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 60.0
+SETTLEMENTS_APART_SECONDS = 0.005  # few wait for them, and a statement for several costs little more than for one
 SWEEP_BATCH = 200
 
-RESERVE = "SELECT * FROM ledger_reserve(%s::json, %s::bigint[], coalesce(%s, now()))"
-SETTLE = "SELECT * FROM ledger_settle(%s::uuid[], %s::uuid[], %s::json, %s::json, %s::json, coalesce(%s, now()))"
+RESERVE = """
+SELECT held_budgets, held_periods, refused_by, left_microusd
+FROM ledger_reserve($1::json, $2::bigint[], coalesce($3::timestamptz, now()))
+"""
+SETTLE = """
+SELECT * FROM ledger_settle($1::uuid[], $2::uuid[], $3::json, $4::json, $5::json, coalesce($6::timestamptz, now()))
+"""
+# Whose receipts are there, and of which microsecond they are.
+WRITTEN = """
+SELECT call, (extract(epoch FROM r.created_at) * 1000000)::bigint
+FROM unnest($1::uuid[]) AS call LEFT JOIN routing_routedcall r ON r.id = call
+WHERE NOT EXISTS (SELECT FROM routing_reservation held WHERE held.id = call)
+"""
 EXPIRED = """
 SELECT id, period_ids, amounts_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
@@ -189,7 +202,10 @@ class _Lanes:
             _reserve_batch, patience_seconds=RESERVE_PATIENCE_SECONDS, repair=_repaired_request, orphaned=_give_back
         )
         self.ending: Lane[_Ending, bool] = Lane(
-            _end_batch, patience_seconds=SETTLE_PATIENCE_SECONDS, repair=_repaired_ending
+            _end_batch,
+            patience_seconds=SETTLE_PATIENCE_SECONDS,
+            apart_seconds=SETTLEMENTS_APART_SECONDS,
+            repair=_repaired_ending,
         )
 
 
@@ -204,22 +220,28 @@ def _lanes() -> _Lanes:
     return lanes
 
 
-async def _reserve_batch(connection: database.Connection, requests: list[_Request]) -> list[Hold | _Refusal]:
-    outcomes: dict[UUID, Hold | _Refusal] = {}
+async def _reserve_batch(line: Line, requests: list[_Request], *, again: bool) -> list[Hold | _Refusal]:
+    outcomes: list[Hold | _Refusal] = []
     for at, group in groupby(requests, key=lambda request: request.at):
         batch = list(group)
         budgets = sorted({budget for request in batch for budget in request.amounts})
-        cursor = await connection.execute(RESERVE, (_requests_json(batch), budgets, at), prepare=True)
-        amounts = {request.call_id: request.amounts for request in batch}
-        for call_id, held_budgets, periods, refused_by, left in await cursor.fetchall():
-            if refused_by is None:
-                outcomes[call_id] = Hold(call_id, amounts[call_id], dict(zip(held_budgets, periods, strict=True)))
-            else:
-                outcomes[call_id] = _Refusal(refused_by, left)
-    return [outcomes[request.call_id] for request in requests]
+        rows = await line.execute(RESERVE, _requests_json(batch), array_text(budgets), _moment(at))
+        outcomes += map(_outcome, batch, rows)
+    return outcomes
 
 
-def _requests_json(batch: list[_Request]) -> str:
+def _outcome(request: _Request, row: Row) -> Hold | _Refusal:
+    held_budgets, periods, refused_by, left = row
+    if refused_by is not None:
+        return _Refusal(int(refused_by), int(left or 0))
+    return Hold(request.call_id, request.amounts, dict(zip(integers(held_budgets), integers(periods), strict=True)))
+
+
+def _moment(at: datetime | None) -> bytes | None:
+    return None if at is None else at.isoformat().encode()
+
+
+def _requests_json(batch: list[_Request]) -> bytes:
     return orjson.dumps(
         [
             {
@@ -231,23 +253,37 @@ def _requests_json(batch: list[_Request]) -> str:
             }
             for request in batch
         ]
-    ).decode()
+    )
 
 
-async def _end_batch(connection: database.Connection, endings: list[_Ending]) -> list[bool]:
-    ended: set[UUID] = set()
-    results: list[bool] = []
+async def _end_batch(line: Line, endings: list[_Ending], *, again: bool) -> list[bool]:
+    ended: set[bytes | None] = set()
     for at, group in groupby(endings, key=lambda ending: ending.at):
-        batch = {ending.call_id: ending for ending in group}.values()  # twice in one batch ends once
-        cursor = await connection.execute(SETTLE, (*_endings_parameters(list(batch)), at), prepare=True)
-        ended.update(row[0] for row in await cursor.fetchall())
+        batch = list({ending.call_id: ending for ending in group}.values())  # twice in one batch ends once
+        ended.update(row[0] for row in await line.execute(SETTLE, *_endings_parameters(batch), _moment(at)))
+    if again:
+        ended |= await _ended_before(line, endings)
+    results: list[bool] = []
     for ending in endings:
-        results.append(ending.call_id in ended)
-        ended.discard(ending.call_id)
+        call_id = str(ending.call_id).encode()
+        results.append(call_id in ended)
+        ended.discard(call_id)
     return results
 
 
-def _endings_parameters(batch: list[_Ending]) -> tuple[list[UUID], list[UUID], str, str, str]:
+async def _ended_before(line: Line, endings: list[_Ending]) -> set[bytes | None]:
+    """The calls that these very endings ended: they were committed, and the answer that said so was lost."""
+    rows = await line.execute(WRITTEN, array_text([ending.call_id for ending in endings]))
+    ours = {str(ending.call_id).encode(): _microseconds(ending) for ending in endings}
+    return {call for call, written in rows if call is not None and ours[call] == (written and int(written))}
+
+
+def _microseconds(ending: _Ending) -> int | None:
+    """Of its receipt, since 1970; no two processes write the same receipt within one."""
+    return None if ending.call is None else round(ending.call.created_at.timestamp() * 1_000_000)
+
+
+def _endings_parameters(batch: list[_Ending]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     charges = [
         {"call": ending.call_id, "budget": budget, "period": period, "amount": amount}
         for ending in batch
@@ -256,11 +292,11 @@ def _endings_parameters(batch: list[_Ending]) -> tuple[list[UUID], list[UUID], s
     calls = [vars(ending.call) for ending in batch if ending.call is not None]
     records = [record.columns(ending.call) for ending in batch if ending.call is not None for record in ending.records]
     return (
-        [ending.call_id for ending in batch if not ending.is_free],
-        [ending.call_id for ending in batch if ending.is_free],
-        orjson.dumps(charges).decode(),
-        orjson.dumps(calls).decode(),
-        orjson.dumps(records).decode(),
+        array_text([ending.call_id for ending in batch if not ending.is_free]),
+        array_text([ending.call_id for ending in batch if ending.is_free]),
+        orjson.dumps(charges),
+        orjson.dumps(calls),
+        orjson.dumps(records),
     )
 
 

@@ -101,6 +101,9 @@ class Pool:
                 await connection.execute("")
             except psycopg.OperationalError:
                 await connection.close()
+            except BaseException:  # the caller was cancelled: nobody else holds this connection
+                await connection.close()
+                raise
             else:
                 return connection
         return await connect()

@@ -7,11 +7,12 @@ between, the hold is still there and the sweep settles it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
+from uuid import UUID
 
-from routing import receipts, service
+from routing import envelopes, receipts, service
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.gateway import anthropic_wire, openai_wire
@@ -46,7 +47,13 @@ class Dialect:
     decode: Callable[[Json, Mapping[str, str], str], Incoming]
     encode: Callable[[ChatResult, str, str], bytes]
     streaming: Callable[[str, str, bool], StreamEncoder]
-    error: Callable[[ZiggieError, int], bytes]
+    error: Callable[[ZiggieError, int, str], bytes]
+    request_id_header: bytes
+
+    def request_id(self, request_id: str) -> Headers:
+        """The id under our name and under the one that the API's clients look for."""
+        encoded = request_id.encode()
+        return [(b"x-ziggie-request-id", encoded), (self.request_id_header, encoded)]
 
 
 OPENAI = Dialect(
@@ -54,12 +61,14 @@ OPENAI = Dialect(
     lambda result, call_id, model: openai_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: openai_wire.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_wire.encode_error,
+    b"x-request-id",
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
     lambda result, call_id, model: anthropic_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: anthropic_wire.StreamEncoder(call_id=call_id, model=model),
     anthropic_wire.encode_error,
+    b"request-id",
 )
 
 _open_streams: dict[str, int] = {}
@@ -71,6 +80,9 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
     await limits().admit(key)
+    if incoming.request.run_id is not None:
+        envelope_id = await envelope_of(incoming.request.run_id, key)
+        incoming = replace(incoming, request=replace(incoming.request, envelope_id=envelope_id))
     if not incoming.stream:
         await _answer_whole(http, dialect, key, incoming)
         return
@@ -89,6 +101,20 @@ def check_model(name: str, key: Key) -> None:
         raise Forbidden("this API key may not use that model")
 
 
+async def envelope_of(run_id: str, key: Key) -> UUID | None:
+    """The envelope that a run of this key holds; None for a run without one, whose calls the budgets pay.
+    Raises Forbidden for a run of somebody else."""
+    try:
+        envelope = await envelopes.look(UUID(run_id))
+    except ValueError:  # any word may name a run
+        return None
+    if envelope is None:
+        return None
+    if envelope.api_key_id != key.id:
+        raise Forbidden("this API key may not draw on that run's budget")
+    return envelope.id
+
+
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming) -> None:
     call = await service.open_call(incoming.request, caller=Asker(), allowed_models=key.allowed_models)
     answer, failure = await _walked(http, call)
@@ -96,7 +122,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     if answer is None:
         raise _explained(failure, call)
     body = dialect.encode(answer.result, str(call.id), books.call.model)
-    headers = call_headers(call, answer.candidate)
+    headers = call_headers(call, answer.candidate, dialect)
     await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", usd(books.call.cost_microusd).encode())])
 
 
@@ -161,7 +187,7 @@ class _Stream:
         if not self._http.started:
             self.call.walk.committed = True
             headers = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-            await self._http.start_stream([*headers, *call_headers(self.call, candidate)])
+            await self._http.start_stream([*headers, *call_headers(self.call, candidate, self._dialect)])
 
 
 async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, BaseException | None]:
@@ -229,11 +255,11 @@ def _explained(failure: BaseException | None, call: service.OpenCall) -> Excepti
     return error
 
 
-def call_headers(call: service.OpenCall, candidate: Candidate) -> Headers:
+def call_headers(call: service.OpenCall, candidate: Candidate, dialect: Dialect) -> Headers:
     model = candidate.model
     attempts = max(len(call.walk.attempts), 1)
     return [
-        (b"x-ziggie-request-id", str(call.id).encode()),
+        *dialect.request_id(str(call.id)),
         *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
         (b"x-ziggie-cache", call.turn.state.encode()),

@@ -3,22 +3,24 @@
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from routing import ledger, pricing, snapshot
 from routing.adapters.transport import codec_for
 from routing.budgets import budgets_in_scope
 from routing.collecting import prompt_tokens
 from routing.demand import Demand, measure
-from routing.gateway import anthropic_wire, openai_wire
-from routing.gateway.chat import beside, check_model
+from routing.gateway import anthropic_wire, other_wire
+from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
-from routing.gateway.reading import parse
+from routing.gateway.reading import hints, parse
 from routing.gateway.upstream import Exchange
 from routing.ledger_rows import CallRow, UsageRow
 from routing.tokens import estimate_tokens
 from routing.types import (
+    ENVELOPE,
     ChatRequest,
     Embeddings,
     ModelSpec,
@@ -29,9 +31,10 @@ from routing.types import (
     Usage,
     message,
 )
-from ziggie.errors import AllProvidersFailed, NoRoute, UnknownModel, Unsupported
+from ziggie.errors import AllProvidersFailed, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
 
+MODEL_PATH = "/v1/models/"
 EMBEDDINGS = "embeddings"
 EMBED_SECONDS = 120.0
 MAX_ATTEMPTS = 3
@@ -42,12 +45,23 @@ _NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
 async def models(http: Http, key: Key) -> None:
     """The models that this key may ask for, in a shape that OpenAI's and Anthropic's clients both read."""
     configuration = await snapshot.acurrent()
-    rows = [
-        (model.slug, model.provider.slug)
-        for model in configuration.models.values()
-        if model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
-    ]
-    await http.respond(200, openai_wire.encode_models([("auto", "ziggie"), *sorted(rows)]), [JSON_TYPE])
+    rows = [(model.slug, model.provider.slug) for model in configuration.models.values() if _may_ask(model, key)]
+    await http.respond(200, other_wire.encode_models([("auto", "ziggie"), *sorted(rows)]), [JSON_TYPE])
+
+
+async def model(http: Http, key: Key) -> None:
+    """One of them by its slug, which may hold slashes."""
+    configuration = await snapshot.acurrent()
+    slug = http.path.removeprefix(MODEL_PATH)
+    found = configuration.models.get(slug)
+    owner = "ziggie" if slug == "auto" else found.provider.slug if found and _may_ask(found, key) else None
+    if owner is None:
+        raise UnknownModel(f"there is no model named {slug[:100]!r}")
+    await http.respond(200, other_wire.encode_model(slug, owner), [JSON_TYPE])
+
+
+def _may_ask(model: ModelSpec, key: Key) -> bool:
+    return model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
 
 
 async def count_tokens(http: Http, key: Key) -> None:
@@ -88,21 +102,25 @@ def _named(name: str, configuration: Snapshot) -> list[ModelSpec]:
 
 async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
-    name, texts, as_base64 = openai_wire.decode_embeddings(parse(await http.body()))
-    check_model(name, key)
+    asked = other_wire.decode_embeddings(parse(await http.body()))
+    check_model(asked.model, key)
     await limits().admit(key)
-    request = ChatRequest(tuple(message("user", text) for text in texts), model=name, api_key_id=key.id)
+    said, paying = hints({}, http.hints)
+    if "run_id" in paying:
+        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
+    texts = tuple(message("user", text) for text in asked.texts)
+    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
     configuration = await snapshot.acurrent()
-    call = _Embedding(request, texts, configuration, _embedders(name, configuration, key))
+    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
     try:
         answer, model = await call.run()
     finally:
         beside(call.settle())
     if key.tokens_per_minute is not None:
         limits().count_tokens(key, answer.usage.input_tokens or 0)
-    body = openai_wire.encode_embeddings(answer, model=model.slug, as_base64=as_base64)
+    body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
     headers = [
-        (b"x-ziggie-request-id", str(call.id).encode()),
+        *OPENAI.request_id(str(call.id)),
         (b"x-ziggie-model", header_text(model.slug)),
         (b"x-ziggie-provider", header_text(model.provider.slug)),
         (b"x-ziggie-source", header_text(str(model.source))),
@@ -126,12 +144,7 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
     if not able and name != "auto":
         raise Unsupported("that model makes no embeddings")
     ready = [
-        model
-        for model in able
-        if model.enabled
-        and model.provider.enabled
-        and (not key.allowed_models or model.slug in key.allowed_models)
-        and (model.provider.api_key or not model.provider.needs_api_key)
+        model for model in able if _may_ask(model, key) and (model.provider.api_key or not model.provider.needs_api_key)
     ]
     if not ready:
         raise NoRoute("no model that makes embeddings can serve now")
@@ -143,70 +156,83 @@ class _Embedding:
     """One embedding call between its hold and its settlement."""
 
     def __init__(
-        self, request: ChatRequest, texts: tuple[str, ...], configuration: Snapshot, models: list[ModelSpec]
+        self,
+        request: ChatRequest,
+        asked: other_wire.EmbeddingsAsked,
+        configuration: Snapshot,
+        models: list[ModelSpec],
     ) -> None:
         self.id = uuid7()
         self.records: list[UsageRow] = []
-        self._request, self._texts, self._configuration, self._models = request, texts, configuration, models
+        self._request, self._asked, self._configuration, self._models = request, asked, configuration, models
         self._demand: Demand = measure(request)
         self._hold: ledger.Hold | None = None
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
         self._error = ""
+        self._own_budget = () if request.envelope_id is None else (ENVELOPE,)
 
     async def run(self) -> tuple[Embeddings, ModelSpec]:
         """Raises BudgetExceeded, Unsupported, AllProvidersFailed."""
+        amounts = self._worst_case()
         self._hold = await ledger.reserve(
             self.id,
-            self._worst_case(),
+            amounts,
             self._configuration,
             expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
-            context={"rule": EMBEDDINGS, "model": self._models[0].slug, "api_key_id": self._request.api_key_id},
+            context={"rule": EMBEDDINGS, "model": self._models[0].slug, **self._labels()},
+            envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )
-        failures = []
+        failures: list[dict[str, str]] = []
+        kind: type[RoutingError] = Unsupported
         for model in self._models:
             try:
                 return await self._ask(model), model
             except (ProviderError, UnsupportedByProvider) as error:
                 self._error = str(error)
+                kind = kind if isinstance(error, UnsupportedByProvider) else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
-        failed = AllProvidersFailed("no model gave embeddings", details=failures)
+        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
         failed.call_id = str(self.id)
         raise failed
+
+    def _labels(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "api_key_id": request.api_key_id or "",
+            "run_id": request.run_id or "",
+            "creator": request.creator,
+            "agent_level": request.hints.agent_level,
+        }
 
     def _worst_case(self) -> dict[int, int]:
         amounts: dict[int, int] = {}
         for model in self._models:
             budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
             if model.price is None:
-                if any(budget.hard for budget in budgets):
+                if self._own_budget or any(budget.hard for budget in budgets):
                     raise NoRoute(f"{model.slug} has no price, and a hard budget watches it")
                 continue
             cost = pricing.worst_case_microusd(model.price, input_tokens=self._demand.input_at_most, output_tokens=0)
-            for budget in budgets:
-                amounts[budget.id] = amounts.get(budget.id, 0) + cost
+            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+                amounts[budget_id] = amounts.get(budget_id, 0) + cost
         return amounts
 
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
         usage, outcome, error = Usage(), "error", ""
         try:
-            codec = codec_for(model.provider)
-            sent = codec.encode_embed(self._texts, model, purpose="document")
-            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
-                answer = codec.decode_embed(await exchange.read(), sent)
+            answer = await self._vectors(model)
             usage, outcome = answer.usage, "ok"
-            if usage.input_tokens is None:
-                tokens = sum(estimate_tokens(text) for text in self._texts)
-                usage = Usage(input_tokens=tokens, estimated=frozenset({"input_tokens"}))
-            return Embeddings(answer.vectors, usage, answer.model)
+            return answer
         except (ProviderError, UnsupportedByProvider) as failure:
             error = str(failure)
             raise
         finally:
             cost = pricing.cost_microusd(usage, model.price)
-            for budget in budgets_in_scope(self._configuration.budgets, model, self._demand):
-                self._charges[budget.id] = self._charges.get(budget.id, 0) + cost
+            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+                self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
             self.records.append(
                 UsageRow(
                     attempt=len(self.records) + 1,
@@ -226,6 +252,27 @@ class _Embedding:
                 )
             )
 
+    async def _vectors(self, model: ModelSpec) -> Embeddings:
+        """In as many requests as the provider needs for so many texts."""
+        codec, texts, wanted = codec_for(model.provider), self._asked.texts, self._asked.dimensions
+        vectors: list[tuple[float, ...]] = []
+        tokens: list[int | None] = []
+        for start in range(0, len(texts), codec.embed_batch):
+            batch = texts[start : start + codec.embed_batch]
+            sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
+            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
+                answer = codec.decode_embed(await exchange.read(), sent)
+            if wanted and any(len(vector) != wanted for vector in answer.vectors):
+                raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")
+            vectors += answer.vectors
+            tokens.append(answer.usage.input_tokens)
+        reported = [count for count in tokens if count is not None]
+        usage = Usage(input_tokens=sum(reported))
+        if len(reported) < len(tokens):
+            estimate = sum(estimate_tokens(text) for text in texts)
+            usage = Usage(input_tokens=estimate, estimated=frozenset({"input_tokens"}))
+        return Embeddings(tuple(vectors), usage, answer.model)
+
     async def settle(self) -> None:
         if self._hold is None:
             return
@@ -243,6 +290,6 @@ class _Embedding:
             cost_microusd=sum(record.cost_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
             task_kind=EMBEDDINGS,
-            api_key_id=self._request.api_key_id or "",
+            **self._labels(),
         )
         await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

@@ -303,7 +303,7 @@ class DirectHttp(Http):
             self._client_went()
 
     async def body(self) -> bytes:
-        if self.is_whole and self._size <= MAX_BODY_BYTES:  # nearly always
+        if self.is_whole and self._size <= MAX_BODY_BYTES and not self._encoding:  # nearly always
             return b"".join(self._received)
         return await super().body()
 

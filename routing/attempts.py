@@ -52,14 +52,16 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]: ...
+    ) -> AsyncGenerator[Delta | ChatResult, None]:
+        """The answer's pieces, or the whole answer as the only one."""
 
 
 class Observer(Protocol):
     """The state of the providers that all processes share: slots before an attempt, circuits after it."""
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
-        """Held while the candidate is asked. Raises ProviderError("busy") if it may not be asked now."""
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+        """To be held while the candidate is asked; None where nothing has to be. Raises ProviderError("busy") when
+        it is entered, if the candidate may not be asked now."""
 
     async def succeeded(self, candidate: Candidate) -> None: ...
 
@@ -215,10 +217,13 @@ class Walk:
         """One call of a candidate, once it has a slot: the time of the attempt counts from there.
 
         Raises ProviderError for a failed attempt, and Busy where it came to none."""
+        slot = self.observer.slot(candidate, wait_seconds=_patience(candidate, step))
+        if slot is None:
+            return await self._asked(candidate, step, repair=repair)
         waiting_since = time.monotonic()
         async with AsyncExitStack() as held:
             try:
-                await held.enter_async_context(self.observer.slot(candidate, wait_seconds=_patience(candidate, step)))
+                await held.enter_async_context(slot)
             except (ProviderError, Unavailable) as busy:
                 seconds = time.monotonic() - waiting_since
                 model = candidate.model
@@ -293,8 +298,10 @@ class Walk:
             async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
                 stream = self.call(candidate, step.request, first_token_seconds=first_token)
                 async with aclosing(stream):
-                    async for delta in stream:
-                        if collector.add(delta):
+                    async for piece in stream:
+                        if isinstance(piece, ChatResult):
+                            collector.take_whole(piece)
+                        elif collector.add(piece) and first_stop is not None:
                             limit.reschedule(hard_stop)
                         if step.request.on_output is not None:
                             step.request.on_output(collector.characters)

@@ -48,7 +48,8 @@ class Lane(Generic[Item, Result]):
     `patience_seconds` is how long an operation waits for a server that is away before it fails with
     Unavailable. Batches begin at least `apart_seconds` after one another, so that those for which nobody
     waits are fewer and larger. `repair` makes an item that the database refuses as data acceptable. An item
-    whose waiter gave up is dropped while it still queues; if it was done all the same, `orphaned` is told.
+    whose waiter gave up is dropped while it still queues, unless the lane is `steadfast`; if it was done all
+    the same, `orphaned` is told.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Lane(Generic[Item, Result]):
         apart_seconds: float = 0.0,
         repair: Callable[[Item], Item] | None = None,
         orphaned: Callable[[Result], None] | None = None,
+        steadfast: bool = False,
     ) -> None:
         self._run = run
         self._line = Line()
@@ -66,6 +68,7 @@ class Lane(Generic[Item, Result]):
         self._apart_seconds = apart_seconds
         self._began = float("-inf")
         self._repair = repair
+        self._steadfast = steadfast
         self._orphaned = orphaned
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -91,7 +94,7 @@ class Lane(Generic[Item, Result]):
             while self._waiting:
                 await self._keep_apart()
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                await self._finish([entry for entry in batch if not entry[1].done()])
+                await self._finish([entry for entry in batch if self._steadfast or not entry[1].done()])
         finally:
             self._worker = None
             while self._waiting:  # the loop is ending: nobody will do these any more

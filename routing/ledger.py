@@ -8,7 +8,6 @@ Nothing is ever admitted without the database, and nothing here waits on the net
 """
 
 import asyncio
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from routing import database, ledger_batches
 from routing.coalescing import Lane
 from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
+from routing.loops import OfLoop
 from routing.types import ENVELOPE, BudgetState, Snapshot
 from ziggie.errors import BudgetExceeded, InvalidInput
 
@@ -112,7 +112,7 @@ async def settle(
         if charges[budget] and budget != ENVELOPE
     ]
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    return await asyncio.shield(_end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent)))
+    return await _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
 
 
 async def release(hold: Hold) -> bool:
@@ -120,7 +120,7 @@ async def release(hold: Hold) -> bool:
     if hold.is_free:
         return True
     spent = None if hold.envelope_id is None else 0
-    return await asyncio.shield(_end(Ending(hold.call_id, is_free=False, spent_microusd=spent)))
+    return await _end(Ending(hold.call_id, is_free=False, spent_microusd=spent))
 
 
 async def sweep(*, at: datetime | None = None) -> int:
@@ -129,7 +129,7 @@ async def sweep(*, at: datetime | None = None) -> int:
     while True:
         async with database.connection() as connection:
             rows = await (await connection.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()
-        results = await asyncio.gather(*(asyncio.shield(_end(_swept(row))) for row in rows))
+        results = await asyncio.gather(*(_end(_swept(row)) for row in rows))
         ended += sum(results)
         if len(rows) < SWEEP_BATCH or not any(results):
             return ended
@@ -171,24 +171,18 @@ class _Lanes:
             patience_seconds=SETTLE_PATIENCE_SECONDS,
             apart_seconds=SETTLEMENTS_APART_SECONDS,
             repair=_repaired_ending,
+            steadfast=True,
         )
         self.ending_drawn: Lane[Ending, bool] = Lane(
             ledger_batches.end_drawn,
             patience_seconds=SETTLE_PATIENCE_SECONDS,
             apart_seconds=SETTLEMENTS_APART_SECONDS,
             repair=_repaired_ending,
+            steadfast=True,
         )
 
 
-_lanes_of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lanes] = weakref.WeakKeyDictionary()
-
-
-def _lanes() -> _Lanes:
-    loop = asyncio.get_running_loop()
-    lanes = _lanes_of.get(loop)
-    if lanes is None:
-        lanes = _lanes_of[loop] = _Lanes()
-    return lanes
+_lanes = OfLoop(_Lanes).get
 
 
 def _end(ending: Ending) -> asyncio.Future[bool]:

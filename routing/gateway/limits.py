@@ -8,7 +8,6 @@ spent soon; so the window is longer by that time, and no limit is ever passed.
 
 import asyncio
 import time
-import weakref
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,6 +16,7 @@ import orjson
 from routing.coalescing import Lane
 from routing.gateway.keys import Key
 from routing.lines import Line
+from routing.loops import OfLoop
 from ziggie.errors import RateLimited
 
 MINUTE_SECONDS = 60
@@ -186,13 +186,4 @@ async def _take_batch(line: Line, asks: list[_Ask], *, again: bool) -> list[_Gra
     return cast("list[_Grant]", grants)  # the statement gives a row for each
 
 
-_limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Limits] = weakref.WeakKeyDictionary()
-
-
-def limits() -> Limits:
-    """The running loop's limits."""
-    loop = asyncio.get_running_loop()
-    found = _limits.get(loop)
-    if found is None:
-        found = _limits[loop] = Limits()
-    return found
+limits = OfLoop(Limits).get

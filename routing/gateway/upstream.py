@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import ssl
 import time
-import weakref
 from collections import deque
 from functools import lru_cache
 from typing import Any
@@ -20,6 +19,7 @@ import httptools
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
+from routing.loops import OfLoop
 from routing.types import ErrorKind, ProviderError, Usage
 
 KEEP_SECONDS = 4.0  # shorter than any server's own, so that a request seldom meets a connection being closed
@@ -274,20 +274,12 @@ class Pool:
                 idle.popleft().close()
 
 
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
-
-
-def _pool() -> Pool:
-    loop = asyncio.get_running_loop()
-    pool = _pools.get(loop)
-    if pool is None:
-        pool = _pools[loop] = Pool()
-    return pool
+_pools = OfLoop(Pool)
 
 
 def close() -> None:
     """Closes this loop's kept connections."""
-    pool = _pools.pop(asyncio.get_running_loop(), None)
+    pool = _pools.pop()
     if pool is not None:
         pool.close()
 
@@ -310,18 +302,25 @@ def _target(url: str) -> tuple[Address, str, str]:
 
 def _payload(sent: WireRequest, path: str, host: str) -> bytes:
     """The request's bytes. Raises ProviderError for a header that HTTP forbids."""
-    body = dumps(sent.body) if sent.body is not None else b""
-    head = f"{sent.method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: ziggie\r\naccept-encoding: identity\r\n"
-    for name, value in sent.headers.items():
-        if not FORBIDDEN.isdisjoint(value) or not FORBIDDEN.isdisjoint(name):
-            raise make_error("auth", "the key or a header holds characters HTTP forbids", sent, retryable=False)
-        head += f"{name}: {value}\r\n"
-    if sent.body is not None:
-        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
     try:
-        return head.encode("latin-1") + b"\r\n" + body
-    except UnicodeError:
+        head = _head(sent.method, path, host, tuple(sent.headers.items()))
+    except ValueError:
         raise make_error("auth", "the key or a header holds characters HTTP forbids", sent, retryable=False) from None
+    if sent.body is None:
+        return head + b"\r\n"
+    body = dumps(sent.body)
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+@lru_cache(maxsize=512)
+def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """The same for all calls of a provider. Raises ValueError for a header that HTTP forbids."""
+    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: ziggie\r\naccept-encoding: identity\r\n"
+    for name, value in headers:
+        if not FORBIDDEN.isdisjoint(value) or not FORBIDDEN.isdisjoint(name):
+            raise ValueError(name)
+        head += f"{name}: {value}\r\n"
+    return head.encode("latin-1")
 
 
 class Exchange:
@@ -331,7 +330,7 @@ class Exchange:
         self._sent = sent
         self._idle_seconds = idle_seconds
         self._streaming = streaming
-        self._pool = _pool()
+        self._pool = _pools.get()
         self._connection: Connection | None = None
         self.status = 0
         self.headers: dict[str, str] = {}

@@ -9,7 +9,7 @@ Waiting for a slot is no attempt: no clock of one runs, and who waits in vain ha
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -111,7 +111,7 @@ class Walk:
     skipped: list[Skipped] = field(default_factory=list)
     unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
-    _calls: Counter[int] = field(default_factory=Counter)  # by identity: a model may be a member twice
+    _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
 
     async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
         """The first acceptable answer of these candidates (the chain's, if None), else the best of the
@@ -169,11 +169,12 @@ class Walk:
 
     def _used_up(self, candidate: Candidate, role: str) -> bool:
         """The limits of a walk. The offline model is no provider: it stays the last resort beyond max_attempts."""
-        if self.committed or self.is_late or self._calls[id(candidate)] >= candidate.calls:
+        if self.committed or self.is_late or self._calls.get(id(candidate), 0) >= candidate.calls:
             return True
         if role != ANSWER or candidate.model.source == Source.OFFLINE:
             return False
-        return sum(attempt.role == ANSWER for attempt in self.attempts) >= self.plan.options.max_attempts
+        most = self.plan.options.max_attempts
+        return len(self.attempts) >= most and sum(attempt.role == ANSWER for attempt in self.attempts) >= most
 
     def _improves_on(self, best: Answer, candidate: Candidate) -> bool:
         """An unsure local answer is redone on cloud; another local model or offline would not help."""
@@ -235,7 +236,7 @@ class Walk:
     async def _asked(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
         started_at, started = datetime.now(UTC), time.monotonic()
         collector = Collector()
-        self._calls[id(candidate)] += 1
+        self._calls[id(candidate)] = self._calls.get(id(candidate), 0) + 1
         outcome: Outcome = "cancelled"
         error = ""
         status: int | None = None
@@ -321,9 +322,11 @@ class Walk:
         self, candidate: Candidate, later: Collection[Candidate], busy: Collection[Candidate]
     ) -> float | None:
         """A full provider is left for another one that may have room; not twice for the same reason."""
+        if candidate in busy:
+            return None
         full = {other.model.provider.id for other in busy}
         elsewhere = {other.model.provider.id for other in later if other.model.source != Source.OFFLINE}
-        if not elsewhere - full - {candidate.model.provider.id} or candidate in busy:
+        if not elsewhere - full - {candidate.model.provider.id}:
             return None
         return 0.0 if candidate.model.provider.id in full else self.plan.options.first_token_seconds
 

@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol, ABC):
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None  # while the client reads too slowly
+        self._unsent: list[bytes] = []
         self._stopping = False
 
     # --- the transport's side ---
@@ -180,6 +181,17 @@ class Connection(asyncio.Protocol, ABC):
         if not self._transport.is_closing():
             self._transport.write(data)
 
+    def write_soon(self, data: bytes) -> None:
+        """Together with what else is written before the event loop turns: what came together goes out together."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(data)
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self.write(b"".join(self._unsent))
+            self._unsent.clear()
+
     def pause_reading(self) -> None:
         self._transport.pause_reading()
 
@@ -189,6 +201,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def answered(self, request: "DirectHttp") -> None:
         """The answer is out; the next request may begin."""
+        self._flush()
         self._state.tasks.discard(request.running)
         self._current = None
         self._idle_since = self._loop.time()
@@ -332,7 +345,8 @@ class DirectHttp(Http):
         self._is_chunked = self._may_chunk
         if not self._may_chunk:
             self.keep_alive = False
-        self._connection.write(self._head(200, headers, b"transfer-encoding: chunked\r\n" if self._is_chunked else b""))
+        framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
+        self._connection.write_soon(self._head(200, headers, framing))
 
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
         if self._connection.room is not None:
@@ -348,7 +362,7 @@ class DirectHttp(Http):
     def _write_piece(self, piece: bytes, *, last: bool) -> None:
         if self._is_chunked:
             piece = (b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"") + (b"0\r\n\r\n" if last else b"")
-        self._connection.write(piece)
+        self._connection.write_soon(piece)
         if last:
             self._end()
 

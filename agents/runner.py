@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import wait
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from django.db import transaction
@@ -47,7 +48,7 @@ def execute(run_id: str) -> bool:
         if run.tries > MAX_TRIES:
             raise ZiggieError(f"given up: {MAX_TRIES} workers died or were stopped during this run")
         routed = _ask(run, fence)
-        _write(run, fence, **_result(routed), **queue.end_lease())
+        queue.sit_out(lambda: _write(run, fence, **_result(routed), **queue.end_lease()))
         service.forget(run.call_id)
         close_budget(run)
     except ZiggieError as error:
@@ -77,7 +78,7 @@ def _ask(run: AgentRun, fence: int) -> Routed:
         while not call.done():
             wait([call], timeout=POLL_SECONDS)
             progress = 20 + int(70 * (1 - math.exp(-said / TYPICAL_ANSWER_CHARACTERS)))
-            _write(run, fence, progress=progress)
+            queue.sit_out(partial(_write, run, fence, progress=progress))
     finally:
         call.cancel()
     return call.result()

@@ -6,6 +6,7 @@ Keys with the scope "coordinator" read; staff and keys with the scope "admin" wr
 from typing import Any
 
 from drf_spectacular.utils import extend_schema, inline_serializer
+from pydantic import BaseModel, create_model
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
 from rest_framework.pagination import CursorPagination
@@ -117,6 +118,11 @@ def _one(section: str, slug: str) -> dict[str, Any]:
     return found
 
 
+def shown(entry: type[Entry], **fields: Any) -> type[BaseModel]:
+    """An entry as it is answered, for the OpenAPI schema: with `fields` beside its own, and what was warned of."""
+    return create_model(f"{entry.__name__}Shown", __base__=entry, warnings=(list[str], []), **fields)
+
+
 def page_of(entry: type[Entry], name: str) -> Any:
     """A page of entries for the OpenAPI schema; entries are described by their own schema."""
     return inline_serializer(
@@ -129,6 +135,10 @@ def page_of(entry: type[Entry], name: str) -> Any:
     )
 
 
+ProviderShown, ModelShown = shown(ProviderEntry), shown(ModelEntry)
+BudgetShown, SettingsShown = shown(BudgetEntry), shown(SettingsEntry)
+
+
 class Providers(Rows):
     section, kind = "providers", Provider
 
@@ -136,7 +146,7 @@ class Providers(Rows):
     def get(self, request: Request) -> Response:
         return super().get(request)
 
-    @extend_schema(request=ProviderEntry, responses={201: ProviderEntry})
+    @extend_schema(request=ProviderEntry, responses={201: ProviderShown})
     def post(self, request: Request) -> Response:
         return super().post(request)
 
@@ -144,11 +154,11 @@ class Providers(Rows):
 class ProviderDetail(Row):
     section = "providers"
 
-    @extend_schema(responses=ProviderEntry)
+    @extend_schema(responses=ProviderShown)
     def get(self, request: Request, slug: str) -> Response:
         return super().get(request, slug)
 
-    @extend_schema(request=ProviderEntry, responses=ProviderEntry)
+    @extend_schema(request=ProviderEntry, responses=ProviderShown)
     def patch(self, request: Request, slug: str) -> Response:
         return super().patch(request, slug)
 
@@ -160,7 +170,7 @@ class Models(Rows):
     def get(self, request: Request) -> Response:
         return super().get(request)
 
-    @extend_schema(request=ModelEntry, responses={201: ModelEntry})
+    @extend_schema(request=ModelEntry, responses={201: ModelShown})
     def post(self, request: Request) -> Response:
         return super().post(request)
 
@@ -168,11 +178,11 @@ class Models(Rows):
 class ModelDetail(Row):
     section = "models"
 
-    @extend_schema(responses=ModelEntry)
+    @extend_schema(responses=ModelShown)
     def get(self, request: Request, slug: str) -> Response:
         return super().get(request, slug)
 
-    @extend_schema(request=ModelEntry, responses=ModelEntry)
+    @extend_schema(request=ModelEntry, responses=ModelShown)
     def patch(self, request: Request, slug: str) -> Response:
         return super().patch(request, slug)
 
@@ -184,7 +194,7 @@ class Budgets(Rows):
     def get(self, request: Request) -> Response:
         return super().get(request)
 
-    @extend_schema(request=BudgetEntry, responses={201: BudgetEntry})
+    @extend_schema(request=BudgetEntry, responses={201: BudgetShown})
     def post(self, request: Request) -> Response:
         return super().post(request)
 
@@ -192,11 +202,11 @@ class Budgets(Rows):
 class BudgetDetail(Row):
     section = "budgets"
 
-    @extend_schema(responses=BudgetEntry)
+    @extend_schema(responses=BudgetShown)
     def get(self, request: Request, slug: str) -> Response:
         return super().get(request, slug)
 
-    @extend_schema(request=BudgetEntry, responses=BudgetEntry)
+    @extend_schema(request=BudgetEntry, responses=BudgetShown)
     def patch(self, request: Request, slug: str) -> Response:
         return super().patch(request, slug)
 
@@ -204,11 +214,11 @@ class BudgetDetail(Row):
 class Settings(APIView):
     staff_write = True
 
-    @extend_schema(responses=SettingsEntry)
+    @extend_schema(responses=SettingsShown)
     def get(self, request: Request) -> Response:
         return Response(rows.section_plain("settings"))
 
-    @extend_schema(request=SettingsEntry, responses=SettingsEntry)
+    @extend_schema(request=SettingsEntry, responses=SettingsShown)
     def patch(self, request: Request) -> Response:
         warnings = apply_data({"settings": body_of(request)}, request)
         return Response({**rows.section_plain("settings"), "warnings": warnings})

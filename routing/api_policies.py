@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -10,12 +10,14 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from routing import policies, rows
-from routing.api import NAME, ByName, apply_data, body_of, page_of
+from routing.api import NAME, ByName, apply_data, body_of, page_of, shown
 from routing.configuration import PolicyEntry, RuleEntry
 from routing.models import RoutingPolicy, RoutingRule
 from routing.reading import read
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
+
+RuleShown = shown(RuleEntry, policy=(str, ...), version=(int, ...), position=(int, ...))
 
 
 class ByPosition(ByName):
@@ -45,6 +47,17 @@ class Policies(GenericAPIView[RoutingPolicy]):
     serializer_class = PolicySerializer
     queryset = RoutingPolicy.objects.prefetch_related("rules")
 
+    @extend_schema(
+        operation_id="routing_policies_list",
+        responses=inline_serializer(
+            "PolicyPage",
+            {
+                "next": serializers.URLField(allow_null=True),
+                "previous": serializers.URLField(allow_null=True),
+                "results": PolicySerializer(many=True),
+            },
+        ),
+    )
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.get_queryset())
         return self.get_paginated_response(PolicySerializer(page, many=True).data)
@@ -141,7 +154,7 @@ class Rules(GenericAPIView[RoutingRule]):
         page = self.paginate_queryset(self.get_queryset().select_related("policy")) or []
         return self.get_paginated_response([_rule_shown(rule) for rule in page])
 
-    @extend_schema(request=RuleEntry, responses={201: RuleEntry})
+    @extend_schema(request=RuleEntry, responses={201: RuleShown})
     def post(self, request: Request) -> Response:
         rule = body_of(request)
         position = rule.pop("position", None)
@@ -157,11 +170,11 @@ class RuleDetail(APIView):
 
     staff_write = True
 
-    @extend_schema(responses=RuleEntry)
+    @extend_schema(responses=RuleShown)
     def get(self, request: Request, name: str) -> Response:
         return Response(_rule_named(name))
 
-    @extend_schema(request=RuleEntry, responses=RuleEntry)
+    @extend_schema(request=RuleEntry, responses=RuleShown)
     def patch(self, request: Request, name: str) -> Response:
         change = body_of(request)
         change.pop("position", None)

@@ -12,7 +12,9 @@ import json
 import logging
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -20,13 +22,14 @@ import psycopg
 
 from routing import database
 from routing.attempts import Answer, Walk
+from routing.handover import owned
 from routing.receipts import answer_json, result_from_json, task_usage
 from routing.types import CacheState, ChatRequest, ChatResult, Plan, Snapshot, Source
 from ziggie.errors import DeadlineExceeded, Unavailable
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # counts up when what is kept changes its meaning
+FORMAT = 2  # counts up when what is kept changes its meaning
 LEASE_SECONDS = 10.0
 BEAT_SECONDS = 3.0
 FIRST_POLL_SECONDS = 0.02
@@ -104,7 +107,8 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "parameters": [request.max_output_tokens, request.temperature, request.stop, request.seed],
         "tools": [asdict(tool) for tool in request.tools],
         "tool_choice": [request.tool_choice, request.parallel_tool_calls],
-        "output": [request.json_schema, request.json_schema_name, request.json_object, request.reasoning_effort],
+        "output": [request.json_schema, request.json_schema_name, request.json_schema_strict, request.json_object],
+        "reasoning": request.reasoning_effort,
         "extra": request.extra,
         "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, asdict(plan.options)],
         "models": _models(plan, snapshot),
@@ -297,7 +301,7 @@ def _too_late() -> DeadlineExceeded:
 async def _first_of_all(key: str, owner: UUID, until: float) -> Turn:
     while True:
         row = await _fetch(READ, key)
-        if row is None and await _fetch(CLAIM, {"key": key, "owner": owner, "lease": LEASE_SECONDS}):
+        if row is None and await owned(_claim(key, owner), partial(_unclaim, key, owner)):
             turn = Turn("miss", key=key, owner=owner, claimed=True)
             turn.beat = asyncio.create_task(_keep_alive(key, owner, until))
             return turn
@@ -308,6 +312,17 @@ async def _first_of_all(key: str, owner: UUID, until: float) -> Turn:
         return Turn("miss", key=key)
 
 
+async def _claim(key: str, owner: UUID) -> bool:
+    return bool(await _fetch(CLAIM, {"key": key, "owner": owner, "lease": LEASE_SECONDS}))
+
+
+async def _unclaim(key: str, owner: UUID, claimed: bool) -> None:
+    """The caller was cancelled while it claimed the key."""
+    if claimed:
+        with suppress(Unavailable, psycopg.Error):  # then the lease runs out
+            await _execute(GIVE_UP, key, owner)
+
+
 async def _over(key: str, until: float) -> bool:
     """Waits while another process gets the answer. True: look again, an answer is there or the leader has died.
     False: it has failed, and an equal call may well fail in the same way: all try for themselves."""
@@ -315,9 +330,7 @@ async def _over(key: str, until: float) -> bool:
     while (left := until - time.monotonic()) > 0:
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
-        row = await _fetch(
-            "SELECT answer IS NOT NULL OR expires_at <= now() FROM routing_cachedanswer WHERE key = %s", key
-        )
+        row = await _fetch(LOOK, key)
         if row is None:
             return False
         if row[0]:

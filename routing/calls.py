@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from routing import cache, envelopes, health, ledger, patterns, receipts, rules, shadowing, snapshot, streaming, worlds
+from routing import (
+    bodies,
+    cache,
+    envelopes,
+    health,
+    ledger,
+    patterns,
+    receipts,
+    rules,
+    shadowing,
+    snapshot,
+    streaming,
+    worlds,
+)
 from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
@@ -21,6 +34,7 @@ from ziggie.errors import (
     AllProvidersFailed,
     BudgetExceeded,
     DeadlineExceeded,
+    NoRoute,
     RoutingError,
     Unsupported,
     ZiggieError,
@@ -132,14 +146,15 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     """The error of a walk that ended without an answer."""
     late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
     attempts = call.walk.attempts
-    text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
+    details = [{"model": a.model, "outcome": str(a.outcome), "error": a.error} for a in attempts]
+    details += [{"model": s.model, "outcome": "skipped", "error": s.reason} for s in call.walk.skipped]
+    text = "; ".join(f"{detail['model']}: {detail['error'] or detail['outcome']}" for detail in details)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
     if attempts and call.walk.unsupported == len(attempts):
         kind = Unsupported
-    error = kind(
-        f"no model gave a usable answer ({text or 'none was tried'})",
-        details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
-    )
+    elif call.walk.skipped and not attempts and not late:
+        kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
+    error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
     error.call_id = str(call.id)
     return error
 
@@ -170,8 +185,11 @@ async def settle(call: OpenCall, books: receipts.Books) -> bool:
         await call.turn.keep(call.walk, call.outcome)
     await call.turn.release(given_up=call.given_up)
     ended = await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+    if ended and call.plan.options.store_bodies:
+        await bodies.keep(call.id, call.request, call.outcome, call.snapshot)
     if ended and call.outcome is not None:
-        shadowing.offer(call.id, call.request, call.plan, call.outcome)
+        baseline = call.snapshot.settings.baseline_model
+        shadowing.offer(call.id, call.request, call.plan, call.outcome, baseline_model=baseline)
     return ended
 
 

@@ -41,8 +41,8 @@ class Demand:
     `input_at_most` is an upper bound of its tokens, for money; `input_likely` an estimate, for whether it
     fits a context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
     `choices` is how many answers are asked for at once. `may_repair`: an answer that does not validate is
-    sent back once. `sticky` is a digest that tells runs and conversations apart for rollouts. `budget_fit` is
-    the request's.
+    sent back once. `budget_fit` is the request's.
+    `sticky` is a digest that tells runs and conversations apart for rollouts.
     """
 
     model: str

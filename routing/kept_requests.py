@@ -29,7 +29,16 @@ PARTS: Mapping[str, type[Part]] = {
 }
 PLAIN = (
     *("model", "max_output_tokens", "temperature", "seed", "tool_choice", "parallel_tool_calls", "json_schema"),
-    *("json_schema_name", "json_object", "reasoning_effort", "extra", "creator", "deadline_seconds"),
+    *(
+        "json_schema_name",
+        "json_schema_strict",
+        "json_object",
+        "reasoning_effort",
+        "end_user",
+        "extra",
+        "creator",
+        "deadline_seconds",
+    ),
 )
 
 

@@ -24,6 +24,7 @@ from routing.types import (
     Plan,
     Reasoning,
     Routed,
+    Skipped,
     Snapshot,
     Source,
     Text,
@@ -115,6 +116,19 @@ def dropped_json(dropped: Dropped) -> dict[str, str]:
     }
 
 
+def skipped_json(skipped: Skipped) -> dict[str, Any]:
+    return {
+        "model": skipped.model,
+        "provider": skipped.provider,
+        "source": str(skipped.source),
+        "reason": skipped.reason,
+        "kind": "busy",
+        "role": skipped.role,
+        "seconds": round(skipped.seconds, 3),
+        "state": "skipped",
+    }
+
+
 # --- after the walk ----------------------------------------------------------------------------
 
 
@@ -147,6 +161,8 @@ def books(
         _mark_served(walk, answer)
     model = answer.candidate.model if answer else None
     records = usage_rows(walk, answer if demand.task_kind != SHADOW else None, snapshot)
+    if walk.skipped:
+        decision = decision | {"candidates": [*decision["candidates"], *map(skipped_json, walk.skipped)]}
     row = CallRow(
         id=call_id,
         **decision,
@@ -304,6 +320,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     return {
         "parts": parts,
         "stop_reason": result.stop_reason,
+        "stop_sequence": result.stop_sequence,
         "model": result.model,
         "usage": _usage_json(result.usage),
         "confidence": answer.verdict.confidence,
@@ -314,7 +331,11 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
     parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
     return ChatResult(
-        parts=parts, stop_reason=kept["stop_reason"], usage=_usage_from_json(kept["usage"]), model=kept["model"]
+        parts=parts,
+        stop_reason=kept["stop_reason"],
+        stop_sequence=kept["stop_sequence"],
+        usage=_usage_from_json(kept["usage"]),
+        model=kept["model"],
     )
 
 

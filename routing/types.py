@@ -133,7 +133,8 @@ class ChatRequest:
     where the model supports it, else said in the prompt). `json_object` asks for any JSON object.
     `accept` judges an answer; an answer it refuses is repaired once and then redone elsewhere.
     `deadline_seconds` bounds the whole call, fallbacks included. `extra` holds provider parameters
-    passed through unchanged (top_p, presence_penalty, ...). A request with a `call_id` of its own may
+    passed through unchanged (top_p, presence_penalty, ...). `end_user` names for whom the caller asks; it goes
+    to providers that have a field for it and changes no answer. A request with a `call_id` of its own may
     be sent again after a crash: it is paid for and answered once. `on_output` is told how many
     characters of the answer have come so far. A request with an `envelope_id` is paid from that envelope.
 
@@ -153,8 +154,10 @@ class ChatRequest:
     parallel_tool_calls: bool | None = None
     json_schema: Mapping[str, Any] | None = None
     json_schema_name: str = "answer"
+    json_schema_strict: bool | None = None  # None: strict where the schema allows it
     json_object: bool = False
     reasoning_effort: str = ""
+    end_user: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     accept: Callable[["ChatResult"], Verdict] | None = None
     on_output: Callable[[int], None] | None = None
@@ -197,13 +200,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ChatResult:
-    """One complete answer. `model` is the name the provider reported."""
+    """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it."""
 
     parts: tuple[Part, ...]
     stop_reason: StopReason = "stop"
     usage: Usage = Usage()
     model: str = ""
     response_id: str = ""
+    stop_sequence: str = ""
     mean_logprob: float | None = None
 
     @property
@@ -231,6 +235,7 @@ class Delta:
     tool_name: str = ""
     tool_arguments: str = ""
     stop_reason: StopReason | None = None
+    stop_sequence: str = ""
     usage: Usage | None = None
     model: str = ""
     response_id: str = ""
@@ -468,6 +473,8 @@ class SettingsSpec:
     electricity_usd_per_kwh: Decimal = Decimal("0.12")
     kimi_enabled: bool = False
     time_zone: str = "UTC"
+    body_kilobytes: int = 64
+    redact_patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -626,6 +633,18 @@ class Attempt:
     repair: bool = False
     note: str = ""
     served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A candidate that was not asked when its turn came, because it was busy. `seconds` were waited for it."""
+
+    model: str
+    provider: str
+    source: str
+    role: str
+    reason: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

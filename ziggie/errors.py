@@ -24,6 +24,8 @@ Their text is shown to callers: it never holds a secret.
 
 from typing import Any
 
+from django.views.decorators.csrf import csrf_exempt
+
 
 class ZiggieError(Exception):
     """An error with a stable `code`, the HTTP status and the exit code that belong to it."""
@@ -115,6 +117,15 @@ def error_body(error: ZiggieError) -> dict[str, Any]:
     if error.details:
         body["error"]["details"] = error.details
     return body
+
+
+@csrf_exempt
+def no_such_endpoint(request: Any, rest: str) -> Any:
+    """What every address below /api/ answers that is none: a program cannot read a page."""
+    from django.http import JsonResponse
+
+    error = NotFound("there is no such endpoint")
+    return JsonResponse(error_body(error), status=error.http_status)
 
 
 def is_storable(text: str) -> bool:

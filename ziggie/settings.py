@@ -204,6 +204,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_METADATA_CLASS": None,  # what an endpoint takes is said at /api/schema/
     "EXCEPTION_HANDLER": "ziggie.errors.rest_exception_handler",
 }
 SPECTACULAR_SETTINGS = {
@@ -214,6 +215,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["ziggie.auth.IsStaffOrKey"],
     "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "ziggie.openapi.describe_errors"],
 }
 UNFOLD = {"SITE_TITLE": "Ziggie", "SITE_HEADER": "Ziggie", "SITE_SYMBOL": "alt_route", "SHOW_VIEW_ON_SITE": False}
 

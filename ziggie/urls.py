@@ -5,10 +5,14 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from ziggie import openapi  # noqa: F401 - registers how callers prove who they are, before any schema is made
+from ziggie.errors import no_such_endpoint
+
 urlpatterns = [
     path("", include("monitoring.urls")),
     path("runs/", include("agents.urls")),
     path("knowledge/", include("knowledge.urls")),
+    path("usage/", include("routing.urls")),
     path("login/", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
@@ -17,4 +21,5 @@ urlpatterns = [
     path("api/knowledge/", include("knowledge.api_urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/<path:rest>", no_such_endpoint),
 ]

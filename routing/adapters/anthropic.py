@@ -11,11 +11,13 @@ from typing import Any
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.gemini_answers import SIGNATURE_MARK
 from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
 from routing.adapters.wire import (
     Json,
     arguments_object,
     base_url,
+    digest,
     extra_headers,
     get_count,
     get_dicts,
@@ -24,6 +26,7 @@ from routing.adapters.wire import (
     load_object,
     merge_extra,
     protocol_error,
+    shortened,
 )
 from routing.types import (
     ChatRequest,
@@ -54,8 +57,10 @@ _BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 3
 # parameters of other APIs that this one does not know
 _REFUSED = frozenset(
     {"n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "min_p"}
-    | {"repetition_penalty", "repeat_penalty", "user", "store", "prediction", "modalities", "audio"}
+    | {"repetition_penalty", "repeat_penalty", "store", "prediction", "modalities", "audio"}
 )
+_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_USER_CHARACTERS = 256
 
 
 class AnthropicCodec:
@@ -72,6 +77,8 @@ class AnthropicCodec:
         request = self._structured(request, model, body)
         body |= self._conversation(request)
         self._sampling(request, model, body)
+        if request.end_user:
+            body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED)
         return self._request(model.provider, "POST", "/v1/messages", body)
 
@@ -86,7 +93,9 @@ class AnthropicCodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
+    def encode_embed(
+        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+    ) -> WireRequest:
         raise UnsupportedByProvider("embeddings: Anthropic's API has none")
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
@@ -239,17 +248,22 @@ def encode_part(part: Part, role: str) -> list[Json]:
         return [{"type": "image", "source": _image_source(part)}]
     if isinstance(part, ToolCall):
         arguments = arguments_object(part.arguments, part.name)
-        return [{"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}]
+        return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
     if isinstance(part, ToolResult):
-        block: Json = {"type": "tool_result", "tool_use_id": part.tool_call_id, "content": part.content}
+        block: Json = {"type": "tool_result", "tool_use_id": _tool_id(part.tool_call_id), "content": part.content}
         return [{**block, "is_error": True}] if part.is_error else [block]
     return _thinking(part)
+
+
+def _tool_id(given: str) -> str:
+    """Other providers' ids ("functions.weather:0") in the few characters that this API allows."""
+    return given if _TOOL_ID.fullmatch(given) else f"call_{digest(given)}"
 
 
 def _thinking(part: Reasoning) -> list[Json]:
     if part.redacted:
         return [{"type": "redacted_thinking", "data": part.text}]
-    if part.signature:
+    if part.signature and not part.signature.startswith(SIGNATURE_MARK):
         return [{"type": "thinking", "thinking": part.text, "signature": part.signature}]
     return []  # another model's thinking: without a signature the API refuses it, and it is no part of the talk
 

@@ -73,6 +73,7 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
     return ChatResult(
         parts=tuple(parts),
         stop_reason=stop_reason_of(get_str(answer, "stop_reason"), by_tool=by_tool),
+        stop_sequence=get_str(answer, "stop_sequence"),
         usage=usage_of(get_dict(answer, "usage")),
         model=get_str(answer, "model"),
         response_id=get_str(answer, "id"),
@@ -206,7 +207,10 @@ class MessageDecoder(EventDecoder):
     def _message_delta(self, event: Json, out: list[Delta]) -> None:
         usage = get_dict(event, "usage")
         self.usage = usage_of(usage, self.usage)
-        reason = get_str(get_dict(event, "delta"), "stop_reason")
+        delta = get_dict(event, "delta")
+        reason = get_str(delta, "stop_reason")
         if reason:
             self._stop_reason = stop_reason_of(reason, by_tool=self._by_tool)
-        out.append(Delta(stop_reason=self._stop_reason, usage=self.usage))
+        out.append(
+            Delta(stop_reason=self._stop_reason, stop_sequence=get_str(delta, "stop_sequence"), usage=self.usage)
+        )

@@ -30,6 +30,7 @@ class Assembler:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self.stop_reason: StopReason | None = None
+        self.stop_sequence = ""
         self.usage = Usage()
         self.model = ""
         self.response_id = ""
@@ -44,6 +45,7 @@ class Assembler:
         if delta.tool_index is not None:
             self._add_call(delta.tool_index, delta)
         self.stop_reason = delta.stop_reason or self.stop_reason
+        self.stop_sequence = delta.stop_sequence or self.stop_sequence
         self.usage = delta.usage or self.usage
         self.model = delta.model or self.model
         self.response_id = delta.response_id or self.response_id
@@ -59,6 +61,7 @@ class Assembler:
         return ChatResult(
             parts=parts,
             stop_reason=self.stop_reason or "stop",
+            stop_sequence=self.stop_sequence,
             usage=self.usage,
             model=self.model,
             response_id=self.response_id,
@@ -118,5 +121,12 @@ def deltas_of(result: ChatResult) -> list[Delta]:
                 Delta(tool_index=tool_index, tool_id=part.id, tool_name=part.name, tool_arguments=part.arguments)
             )
             tool_index += 1
-    deltas.append(Delta(stop_reason=result.stop_reason, usage=result.usage, mean_logprob=result.mean_logprob))
+    deltas.append(
+        Delta(
+            stop_reason=result.stop_reason,
+            stop_sequence=result.stop_sequence,
+            usage=result.usage,
+            mean_logprob=result.mean_logprob,
+        )
+    )
     return deltas

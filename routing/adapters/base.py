@@ -94,7 +94,12 @@ class Codec(Protocol):
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder: ...
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest: ...
+    def encode_embed(
+        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+    ) -> WireRequest:
+        """`dimensions`: how long the vectors shall be, where the API can shorten them; a server that cannot may
+        ignore it, so whoever asks looks at what came."""
+        ...
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings: ...
 

@@ -75,10 +75,14 @@ class CohereCodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
+    def encode_embed(
+        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+    ) -> WireRequest:
         body: Json = {"model": model.name, "texts": list(texts), "input_type": _INPUT_TYPES[purpose]}
         # truncate: NONE makes the API refuse what it would otherwise cut in silence
         body |= {"embedding_types": ["float"], "truncate": "NONE"}
+        if dimensions:
+            body["output_dimension"] = dimensions
         return self._request(model.provider, "POST", "/v2/embed", body)
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:

@@ -12,7 +12,14 @@ from urllib.parse import quote
 from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.gemini_answers import SIGNATURE_MARK, ContentDecoder, read_content
-from routing.adapters.prompting import in_prompt, joined_text, schema_instruction, structured_output, with_instruction
+from routing.adapters.prompting import (
+    in_efforts,
+    in_prompt,
+    joined_text,
+    schema_instruction,
+    structured_output,
+    with_instruction,
+)
 from routing.adapters.wire import (
     Json,
     arguments_object,
@@ -71,7 +78,7 @@ class GeminiCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         generation: Json = {}
-        request = self._structured(request, model, generation)
+        request = self._structured(in_efforts(request), model, generation)
         body = self._conversation(request, model)
         self._sampling(request, model, generation)
         if max_output_tokens is not None:
@@ -93,10 +100,12 @@ class GeminiCodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
+    def encode_embed(
+        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+    ) -> WireRequest:
         each: Json = {"model": _path(model), "taskType": _TASK_TYPES[purpose]}
-        if model.dimensions:
-            each["outputDimensionality"] = model.dimensions
+        if dimensions or model.dimensions:
+            each["outputDimensionality"] = dimensions or model.dimensions
         requests = [{**each, "content": {"parts": [{"text": text}]}} for text in texts]
         return self._request(model.provider, "POST", f"/{_path(model)}:batchEmbedContents", {"requests": requests})
 

@@ -22,7 +22,7 @@ from routing.adapters.ollama_context import (
     refuse_truncated,
 )
 from routing.adapters.openai import tool_definition, tool_result_text
-from routing.adapters.prompting import images, in_prompt, joined_text, structured_output
+from routing.adapters.prompting import images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.sse import NDJSONSplitter
 from routing.adapters.wire import (
     Json,
@@ -79,6 +79,7 @@ class OllamaCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {"model": model.name, "stream": stream}
+        request = in_efforts(request)
         # a schema would keep the model from calling tools at all, so it is said in words beside them
         if request.tools or structured_output(model, "schema") == "prompt":
             request = in_prompt(request)
@@ -131,9 +132,13 @@ class OllamaCodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
+    def encode_embed(
+        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+    ) -> WireRequest:
         # truncate: false makes the server refuse what it would otherwise cut in silence
         body: Json = {"model": model.name, "input": list(texts), "truncate": False}
+        if dimensions:
+            body["dimensions"] = dimensions
         return self._request(model.provider, "POST", "/api/embed", body)
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:

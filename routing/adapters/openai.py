@@ -7,16 +7,25 @@ wants earlier thinking back, as Kimi's thinking models do).
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage
-from routing.adapters.prompting import in_prompt, joined_text, schema_instruction, structured_output, with_instruction
+from routing.adapters.prompting import (
+    in_efforts,
+    in_prompt,
+    joined_text,
+    schema_instruction,
+    structured_output,
+    with_instruction,
+)
 from routing.adapters.wire import (
     Json,
     base_url,
     bearer_headers,
+    digest,
     get_dicts,
     get_number,
     get_str,
@@ -25,6 +34,7 @@ from routing.adapters.wire import (
     load_object,
     merge_extra,
     protocol_error,
+    shortened,
 )
 from routing.types import (
     ChatRequest,
@@ -46,7 +56,10 @@ from routing.types import (
 
 # o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
 _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
+_OPENAIS_OWN = re.compile(r"^(?:openai/)?(?:o\d|gpt-\d|chatgpt)", re.IGNORECASE)
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_ID_CHARACTERS = 40
+_USER_CHARACTERS = 64
 
 
 class OpenAICodec:
@@ -59,7 +72,7 @@ class OpenAICodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {}
-        request = self._structured(request, model, body)
+        request = self._structured(_thinking(request, model), model, body)
         body |= {"model": model.name, "messages": self._messages(request, model), "stream": stream}
         options = model.provider.options
         if stream and options.get("stream_usage", "mistral.ai" not in model.provider.base_url):
@@ -70,6 +83,8 @@ class OpenAICodec:
         self._tools(request, body)
         if request.extra.get("n") not in (None, 1):
             raise UnsupportedByProvider("n: one call gives one answer")
+        if request.end_user:
+            body["user"] = shortened(request.end_user, _USER_CHARACTERS)
         merge_extra(body, request.extra)
         return self._request(model.provider, "POST", "/chat/completions", body)
 
@@ -96,10 +111,14 @@ class OpenAICodec:
 
     # --- embeddings, counting, status ---
 
-    def encode_embed(self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose) -> WireRequest:
+    def encode_embed(
+        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+    ) -> WireRequest:
         body: Json = {"model": model.name, "input": list(texts), "encoding_format": "float"}
-        if model.dimensions and model.provider.options.get("send_dimensions"):
-            body["dimensions"] = model.dimensions
+        if dimensions is None and model.provider.options.get("send_dimensions"):
+            dimensions = model.dimensions
+        if dimensions:
+            body["dimensions"] = dimensions
         return self._request(model.provider, "POST", "/embeddings", body)
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
@@ -152,7 +171,9 @@ class OpenAICodec:
                 "json_schema": {
                     "name": _NAME.sub("_", request.json_schema_name)[:64] or "answer",
                     "schema": request.json_schema,
-                    "strict": is_strict(request.json_schema),
+                    "strict": is_strict(request.json_schema)
+                    if request.json_schema_strict is None
+                    else request.json_schema_strict,
                 },
             }
             return request
@@ -189,11 +210,17 @@ class OpenAICodec:
         turns: list[Json] = []
         for turn in request.messages:
             turns += self._turn(turn, send_reasoning)
+        if "mistral.ai" in model.provider.base_url:
+            _shorten_ids(turns, 9)
         return turns
 
     def _turn(self, turn: Message, send_reasoning: bool) -> list[Json]:
         turns: list[Json] = [
-            {"role": "tool", "tool_call_id": part.tool_call_id, "content": tool_result_text(part)}
+            {
+                "role": "tool",
+                "tool_call_id": shortened(part.tool_call_id, _ID_CHARACTERS),
+                "content": tool_result_text(part),
+            }
             for part in turn.parts
             if isinstance(part, ToolResult)
         ]
@@ -213,7 +240,7 @@ class OpenAICodec:
         if calls:
             encoded["tool_calls"] = [
                 {
-                    "id": call.id,
+                    "id": shortened(call.id, _ID_CHARACTERS),
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments or "{}"},
                 }
@@ -253,8 +280,24 @@ def tool_definition(tool: Tool) -> Json:
     return {"type": "function", "function": function}
 
 
-def _call(call: ToolCall) -> Json:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+def _thinking(request: ChatRequest, model: ModelSpec) -> ChatRequest:
+    """Anthropic's `thinking` as OpenAI's own models know it; other servers have a parameter of that name."""
+    if not _OPENAIS_OWN.match(model.name):
+        return request
+    asked = in_efforts(request)
+    if asked is request or _WANTS_COMPLETION_TOKENS.match(model.name):
+        return asked
+    if asked.reasoning_effort != "none":
+        raise UnsupportedByProvider(f"thinking: {model.name} does not think")
+    return replace(asked, reasoning_effort="")
+
+
+def _shorten_ids(turns: list[Json], length: int) -> None:
+    """Mistral takes ids of exactly nine letters and digits."""
+    for turn in turns:
+        for holder, key in [(turn, "tool_call_id"), *((call, "id") for call in turn.get("tool_calls", ()))]:
+            if key in holder and not (len(holder[key]) == length and holder[key].isalnum()):
+                holder[key] = digest(holder[key])[:length]
 
 
 def tool_result_text(result: ToolResult) -> str:

@@ -10,6 +10,8 @@ from routing.types import ChatRequest, Image, Message, ModelSpec, Text, message
 StructuredOutput = Literal["schema", "object", "tool", "prompt"]
 _CHOICES = ("schema", "object", "tool", "prompt")
 
+_EFFORTS = (("low", 2048), ("medium", 8192))  # and the most tokens of thinking that each stands for
+
 JSON_ONLY = "Answer with one JSON object and nothing else: no explanation, no code fence."
 
 
@@ -46,6 +48,31 @@ def in_prompt(request: ChatRequest) -> ChatRequest:
     elif request.json_object:
         request = with_instruction(request, JSON_ONLY)
     return replace(request, json_schema=None, json_object=False)
+
+
+def thinking_effort(thinking: Any) -> str:
+    """The effort that Anthropic's `thinking` parameter asks for, in the words of the other APIs; "" if it is not
+    of that API's shape."""
+    if not isinstance(thinking, Mapping):
+        return ""
+    budget = thinking.get("budget_tokens")
+    match thinking.get("type"):
+        case "disabled":
+            return "none"
+        case "adaptive":
+            return "medium"
+        case "enabled" if isinstance(budget, int):
+            return next((effort for effort, most in _EFFORTS if budget <= most), "high")
+    return ""
+
+
+def in_efforts(request: ChatRequest) -> ChatRequest:
+    """The request with Anthropic's `thinking` as an effort, unless it names one itself."""
+    effort = thinking_effort(request.extra.get("thinking"))
+    if not effort:
+        return request
+    others = {key: value for key, value in request.extra.items() if key != "thinking"}
+    return replace(request, extra=others, reasoning_effort=request.reasoning_effort or effort)
 
 
 def joined_text(turn: Message) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -214,6 +215,16 @@ def arguments_object(arguments: str, name: str) -> Json:
     if not isinstance(value, dict):
         raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
     return value
+
+
+def digest(text: str) -> str:
+    """32 characters that stand for `text`, always the same."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or what stands for it where an API takes at most `most` (>= 32) characters."""
+    return text if len(text) <= most else digest(text)
 
 
 def merge_extra(body: Json, extra: Mapping[str, Any], *, refuse: frozenset[str] = frozenset()) -> None:

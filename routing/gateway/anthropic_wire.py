@@ -66,6 +66,7 @@ _ERROR_TYPES = {
     404: "not_found_error",
     405: "invalid_request_error",
     413: "request_too_large",
+    415: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -88,8 +89,8 @@ def decode_messages(
     limit = whole(body, "max_tokens", least=1, most=MAX_OUTPUT_TOKENS)
     if limit is None and not counting:
         refuse("max_tokens", "is required")
-    metadata = {key: value for key, value in mapping(body, "metadata").items() if key != "user_id"}
-    said, paying = hints(metadata, headers)
+    metadata = mapping(body, "metadata")
+    said, paying = hints({key: value for key, value in metadata.items() if key != "user_id"}, headers)
     config = mapping(body, "output_config")
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
@@ -105,6 +106,7 @@ def decode_messages(
         parallel_tool_calls=parallel,
         json_schema=json_schema,
         reasoning_effort=text(config, "effort", "output_config.", default=""),
+        end_user=text(metadata, "user_id", "metadata.", default=""),
         extra={key: value for key, value in body.items() if key not in _READ},
         api_key_id=api_key_id,
         **paying,
@@ -248,11 +250,16 @@ def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
         {
             **_head(call_id, model),
             "content": blocks,
-            "stop_reason": _STOP_REASONS[result.stop_reason],
-            "stop_sequence": None,
+            **_stop(result.stop_reason, result.stop_sequence),
             "usage": _usage(result.usage),
         }
     )
+
+
+def _stop(reason: StopReason, sequence: str) -> Json:
+    if sequence and reason == "stop":
+        return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
+    return {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None}
 
 
 def _head(call_id: str, model: str) -> Json:
@@ -299,11 +306,13 @@ class StreamEncoder:
         self._open: tuple[str, int] | None = None  # kind and tool index of the open block
         self._later: dict[int, list[Delta]] = {}  # tool calls that came while another one was open
         self._index = -1
+        self._stop_sequence = ""
 
     def deltas(self, deltas: Iterable[Delta]) -> bytes:
         """These deltas as bytes of the stream; empty if a client would see nothing of them."""
         out: list[bytes] = []
         for delta in deltas:
+            self._stop_sequence = delta.stop_sequence or self._stop_sequence
             if delta.is_output or delta.reasoning_signature:
                 self._begin(out)
                 self._delta(delta, out)
@@ -313,13 +322,13 @@ class StreamEncoder:
         out: list[bytes] = []
         self._begin(out)
         self._close(out)
-        stop = {"stop_reason": _STOP_REASONS[stop_reason], "stop_sequence": None}
+        stop = _stop(stop_reason, self._stop_sequence)
         out.append(_event("message_delta", {"delta": stop, "usage": _usage(usage)}))
         out.append(_event("message_stop", {}))
         return b"".join(out)
 
     def failure(self, error: ZiggieError) -> bytes:
-        return b"event: error\ndata: " + encode_error(error, error.http_status) + b"\n\n"
+        return b"event: error\ndata: " + encode_error(error, error.http_status, self._call_id) + b"\n\n"
 
     def _begin(self, out: list[bytes]) -> None:
         if self._begun:
@@ -338,6 +347,7 @@ class StreamEncoder:
         if delta.reasoning_signature:
             self._block(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""}, out)
             self._piece({"type": "signature_delta", "signature": delta.reasoning_signature}, out)
+            self._close(out)  # it signs one block: thinking that follows is another
         if delta.text:
             self._block(("text", 0), {"type": "text", "text": ""}, out)
             self._piece({"type": "text_delta", "text": delta.text}, out)
@@ -386,9 +396,9 @@ def encode_count(tokens: int) -> bytes:
     return orjson.dumps({"input_tokens": tokens})
 
 
-def encode_error(error: ZiggieError, status: int) -> bytes:
+def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
     body: Json = {"type": _ERROR_TYPES.get(status, "api_error"), "message": error.message, "code": error.code}
     details = [detail for detail in error.details if "param" not in detail]
     if details:
         body["details"] = details
-    return orjson.dumps({"type": "error", "error": body}, default=str)
+    return orjson.dumps({"type": "error", "error": body, "request_id": request_id}, default=str)

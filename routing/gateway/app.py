@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from routing import ledger, snapshot
-from routing.gateway import anthropic_wire, openai_wire, other
+from routing.gateway import other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, Receive, Scope, Send
 from routing.gateway.keys import Key, book
@@ -27,6 +27,7 @@ ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/embeddings": ("POST", other.embeddings),
     "/v1/models": ("GET", other.models),
 }
+ONE_MODEL: tuple[str, Endpoint] = ("GET", other.model)
 CLOSING = frozenset({408, 413})  # the rest of the request is not read
 
 
@@ -73,7 +74,7 @@ async def _endpoint(http: Http) -> None:
     if http.path == "/healthz":
         await http.respond(200, b'{"status":"ok"}', [JSON_TYPE])
         return
-    found = ENDPOINTS.get(http.path.rstrip("/"))
+    found = ENDPOINTS.get(http.path.rstrip("/")) or (ONE_MODEL if http.path.startswith(other.MODEL_PATH) else None)
     if found is None:
         raise NotFound("there is no such endpoint")
     method, endpoint = found
@@ -89,9 +90,11 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
         return
     status = error.http_status
     is_anthropic = http.path.startswith("/v1/messages") or http.speaks_anthropic
-    body = (anthropic_wire if is_anthropic else openai_wire).encode_error(error, status)
+    dialect = ANTHROPIC if is_anthropic else OPENAI
     call_id = error.call_id if isinstance(error, RoutingError) else None
-    headers: Headers = [JSON_TYPE, (b"x-ziggie-request-id", (call_id or str(uuid7())).encode())]
+    request_id = call_id or str(uuid7())
+    body = dialect.error(error, status, request_id)
+    headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
     if call_id is not None:
         headers.append((b"x-ziggie-attempts", b"%d" % len(error.details)))
     if isinstance(error, RateLimited):

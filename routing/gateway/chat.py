@@ -47,7 +47,13 @@ class Dialect:
     decode: Callable[[Json, Mapping[str, str], str], Incoming]
     encode: Callable[[ChatResult, str, str], bytes]
     streaming: Callable[[str, str, bool], StreamEncoder]
-    error: Callable[[ZiggieError, int], bytes]
+    error: Callable[[ZiggieError, int, str], bytes]
+    request_id_header: bytes
+
+    def request_id(self, request_id: str) -> Headers:
+        """The id under our name and under the one that the API's clients look for."""
+        encoded = request_id.encode()
+        return [(b"x-ziggie-request-id", encoded), (self.request_id_header, encoded)]
 
 
 OPENAI = Dialect(
@@ -55,12 +61,14 @@ OPENAI = Dialect(
     lambda result, call_id, model: openai_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: openai_wire.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_wire.encode_error,
+    b"x-request-id",
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
     lambda result, call_id, model: anthropic_wire.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, usage: anthropic_wire.StreamEncoder(call_id=call_id, model=model),
     anthropic_wire.encode_error,
+    b"request-id",
 )
 
 _open_streams: dict[str, int] = {}
@@ -114,7 +122,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     if answer is None:
         raise _explained(failure, call)
     body = dialect.encode(answer.result, str(call.id), books.call.model)
-    headers = call_headers(call, answer.candidate)
+    headers = call_headers(call, answer.candidate, dialect)
     await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", usd(books.call.cost_microusd).encode())])
 
 
@@ -179,7 +187,7 @@ class _Stream:
         if not self._http.started:
             self.call.walk.committed = True
             headers = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-            await self._http.start_stream([*headers, *call_headers(self.call, candidate)])
+            await self._http.start_stream([*headers, *call_headers(self.call, candidate, self._dialect)])
 
 
 async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, BaseException | None]:
@@ -247,11 +255,11 @@ def _explained(failure: BaseException | None, call: service.OpenCall) -> Excepti
     return error
 
 
-def call_headers(call: service.OpenCall, candidate: Candidate) -> Headers:
+def call_headers(call: service.OpenCall, candidate: Candidate, dialect: Dialect) -> Headers:
     model = candidate.model
     attempts = max(len(call.walk.attempts), 1)
     return [
-        (b"x-ziggie-request-id", str(call.id).encode()),
+        *dialect.request_id(str(call.id)),
         *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
         (b"x-ziggie-cache", call.turn.state.encode()),

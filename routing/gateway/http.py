@@ -25,6 +25,12 @@ class RequestTimeout(ZiggieError):
     code, http_status = "request_timeout", 408
 
 
+class Compressed(ZiggieError):
+    """A body that would have to be unpacked first, to an unknown size."""
+
+    code, http_status = "unsupported_encoding", 415
+
+
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
@@ -43,6 +49,7 @@ class Http:
         self.started = False
         self.gone = False
         self._length = 0
+        self._encoding = b""
         self._receive = receive
         self._send = send
         self._task: asyncio.Task[Any] | None = None
@@ -60,6 +67,8 @@ class Http:
                 api_key = value.decode("latin-1").strip()
             elif name == b"content-length":
                 self._length = int(value) if value.isdigit() and len(value) < 16 else 0
+            elif name == b"content-encoding":
+                self._encoding = value.strip().lower()
             elif name == b"anthropic-version":
                 self.speaks_anthropic = True
             elif name.startswith(HINT_PREFIX):
@@ -68,7 +77,9 @@ class Http:
         self.raw_key = bearer or api_key
 
     async def body(self) -> bytes:
-        """The whole body. Raises TooLarge, RequestTimeout, ClientGone."""
+        """The whole body. Raises TooLarge, Compressed, RequestTimeout, ClientGone."""
+        if self._encoding not in (b"", b"identity"):
+            raise Compressed("a compressed body is not read here: send it without content-encoding")
         if self._length > MAX_BODY_BYTES:
             raise TooLarge(f"a body may have at most {MAX_BODY_BYTES} bytes")
         try:

@@ -1,7 +1,7 @@
-"""PURE: OpenAI's chat completions, embeddings and models list <-> routing.types."""
+"""PURE: OpenAI's chat completions <-> routing.types."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -11,7 +11,6 @@ from routing.gateway.reading import (
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
     MAX_PARTS,
-    MAX_TEXTS,
     MAX_TOOLS,
     Incoming,
     Json,
@@ -32,7 +31,6 @@ from routing.types import (
     ChatRequest,
     ChatResult,
     Delta,
-    Embeddings,
     Image,
     Message,
     Part,
@@ -58,7 +56,7 @@ _ROLES: dict[str, Role] = {
 _READ = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stop", "seed", "stream"}
     | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
-    | {"metadata", "store", "logprobs", "modalities"}
+    | {"metadata", "store", "logprobs", "modalities", "user"}
 )
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "top_logprobs")
@@ -76,9 +74,9 @@ _ERROR_TYPES = {
     404: "invalid_request_error",
     405: "invalid_request_error",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     429: "rate_limit_error",
 }
-_AS_ANTHROPIC = {"type": "model", "created_at": "1970-01-01T00:00:00Z"}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -92,7 +90,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     if not rows:
         refuse("messages", "must be an array of at least one message")
     said, paying = hints(mapping(body, "metadata"), headers)
-    json_schema, schema_name, json_object = _response_format(mapping(body, "response_format"))
+    output = _response_format(mapping(body, "response_format"))
     limits = [whole(body, key, least=1, most=MAX_OUTPUT_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
     request = ChatRequest(
         messages=tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)]),
@@ -105,12 +103,11 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         tools=_tools(body),
         tool_choice=_tool_choice(body.get("tool_choice")),
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
-        json_schema=json_schema,
-        json_schema_name=schema_name,
-        json_object=json_object,
         reasoning_effort=text(body, "reasoning_effort", default=""),
+        end_user=text(body, "user", default=""),
         extra={key: value for key, value in body.items() if key not in _READ},
         api_key_id=api_key_id,
+        **output,
         **paying,
     )
     _count_images(request)
@@ -127,6 +124,8 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
             raise Unsupported(f"{key} is not supported by this gateway")
     if flag(body, "logprobs"):
         raise Unsupported("logprobs is not supported by this gateway")
+    if flag(body, "store"):
+        raise Unsupported("store: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
         raise Unsupported("modalities other than text are not supported by this gateway")
     if body.get("n") not in (None, 1):
@@ -241,43 +240,28 @@ def _tool_choice(value: Any) -> str:
     return refuse("tool_choice", "must be auto, none, required or one function")
 
 
-def _response_format(value: Json) -> tuple[Json | None, str, bool]:
+def _response_format(value: Json) -> Json:
+    """The fields of a ChatRequest that say what form the answer has."""
     kind = value.get("type", "text")
     if kind == "text":
-        return None, "answer", False
+        return {}
     if kind == "json_object":
-        return None, "answer", True
+        return {"json_object": True}
     if kind != "json_schema":
         refuse("response_format.type", "must be text, json_object or json_schema")
+    where = "response_format.json_schema."
     asked = mapping(value, "json_schema", "response_format.")
-    found = schema(asked.get("schema"), "response_format.json_schema.schema")
-    return found, text(asked, "name", "response_format.json_schema.", default="answer"), False
+    return {
+        "json_schema": schema(asked.get("schema"), f"{where}schema"),
+        "json_schema_name": text(asked, "name", where, default="answer"),
+        "json_schema_strict": flag(asked, "strict", where),
+    }
 
 
 def _count_images(request: ChatRequest) -> None:
     images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
     if images > MAX_IMAGES:
         raise TooLarge(f"at most {MAX_IMAGES} images are accepted, and there are {images}")
-
-
-def decode_embeddings(body: Json) -> tuple[str, tuple[str, ...], bool]:
-    """Model, texts, and whether vectors are wanted as base64 of float32. Raises InvalidInput or Unsupported."""
-    given = body.get("input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not texts:
-        refuse("input", "must be a string or an array of strings")
-    if len(texts) > MAX_TEXTS:
-        raise TooLarge(f"input: at most {MAX_TEXTS} texts are accepted")
-    if not all(isinstance(item, str) for item in texts):
-        raise Unsupported("input: tokens are not supported by this gateway, only texts")
-    if any(not item for item in texts):
-        refuse("input", "must not hold an empty string")
-    encoding = text(body, "encoding_format", default="float")
-    if encoding not in ("float", "base64"):
-        refuse("encoding_format", "must be float or base64")
-    if body.get("dimensions") is not None:
-        raise Unsupported("dimensions is not supported by this gateway: it is the model's own")
-    return model(body), tuple(texts), encoding == "base64"
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -358,7 +342,7 @@ class StreamEncoder:
 
     def failure(self, error: ZiggieError) -> bytes:
         """The error as the stream's last event: no [DONE] follows, the answer is not complete."""
-        return b"data: " + encode_error(error, error.http_status) + b"\n\n"
+        return b"data: " + encode_error(error, error.http_status, "") + b"\n\n"
 
 
 def _call_piece(delta: Delta, index: int) -> Json:
@@ -373,36 +357,8 @@ def _call_piece(delta: Delta, index: int) -> Json:
     return piece
 
 
-def encode_embeddings(answer: Embeddings, *, model: str, as_base64: bool) -> bytes:
-    rows = [
-        {"object": "embedding", "index": place, "embedding": _vector(vector, as_base64=as_base64)}
-        for place, vector in enumerate(answer.vectors)
-    ]
-    tokens = answer.usage.input_tokens or 0
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return orjson.dumps({"object": "list", "data": rows, "model": model, "usage": usage})
-
-
-def _vector(vector: Sequence[float], *, as_base64: bool) -> Any:
-    if not as_base64:
-        return list(vector)
-    import base64
-    import struct
-
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def encode_models(rows: Iterable[tuple[str, str]]) -> bytes:
-    """`rows`: slug and owner of each model. Bears what Anthropic's clients read, too."""
-    data = [
-        {"id": slug, "object": "model", "created": 0, "owned_by": owner, **_AS_ANTHROPIC, "display_name": slug}
-        for slug, owner in rows
-    ]
-    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-    return orjson.dumps({"object": "list", "data": data, "has_more": False, **ends})
-
-
-def encode_error(error: ZiggieError, status: int) -> bytes:
+def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
+    """This API tells the request's id in a header alone."""
     body: Json = {
         "message": error.message,
         "type": _ERROR_TYPES.get(status, "server_error"),

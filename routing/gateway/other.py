@@ -10,8 +10,8 @@ from routing.adapters.transport import codec_for
 from routing.budgets import budgets_in_scope
 from routing.collecting import prompt_tokens
 from routing.demand import Demand, measure
-from routing.gateway import anthropic_wire, openai_wire
-from routing.gateway.chat import beside, check_model, envelope_of
+from routing.gateway import anthropic_wire, other_wire
+from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
@@ -31,9 +31,10 @@ from routing.types import (
     Usage,
     message,
 )
-from ziggie.errors import AllProvidersFailed, NoRoute, UnknownModel, Unsupported
+from ziggie.errors import AllProvidersFailed, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
 
+MODEL_PATH = "/v1/models/"
 EMBEDDINGS = "embeddings"
 EMBED_SECONDS = 120.0
 MAX_ATTEMPTS = 3
@@ -44,12 +45,23 @@ _NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
 async def models(http: Http, key: Key) -> None:
     """The models that this key may ask for, in a shape that OpenAI's and Anthropic's clients both read."""
     configuration = await snapshot.acurrent()
-    rows = [
-        (model.slug, model.provider.slug)
-        for model in configuration.models.values()
-        if model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
-    ]
-    await http.respond(200, openai_wire.encode_models([("auto", "ziggie"), *sorted(rows)]), [JSON_TYPE])
+    rows = [(model.slug, model.provider.slug) for model in configuration.models.values() if _may_ask(model, key)]
+    await http.respond(200, other_wire.encode_models([("auto", "ziggie"), *sorted(rows)]), [JSON_TYPE])
+
+
+async def model(http: Http, key: Key) -> None:
+    """One of them by its slug, which may hold slashes."""
+    configuration = await snapshot.acurrent()
+    slug = http.path.removeprefix(MODEL_PATH)
+    found = configuration.models.get(slug)
+    owner = "ziggie" if slug == "auto" else found.provider.slug if found and _may_ask(found, key) else None
+    if owner is None:
+        raise UnknownModel(f"there is no model named {slug[:100]!r}")
+    await http.respond(200, other_wire.encode_model(slug, owner), [JSON_TYPE])
+
+
+def _may_ask(model: ModelSpec, key: Key) -> bool:
+    return model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
 
 
 async def count_tokens(http: Http, key: Key) -> None:
@@ -90,25 +102,25 @@ def _named(name: str, configuration: Snapshot) -> list[ModelSpec]:
 
 async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
-    name, texts, as_base64 = openai_wire.decode_embeddings(parse(await http.body()))
-    check_model(name, key)
+    asked = other_wire.decode_embeddings(parse(await http.body()))
+    check_model(asked.model, key)
     await limits().admit(key)
     said, paying = hints({}, http.hints)
     if "run_id" in paying:
         paying["envelope_id"] = await envelope_of(paying["run_id"], key)
-    asked = tuple(message("user", text) for text in texts)
-    request = ChatRequest(asked, model=name, hints=said, api_key_id=key.id, **paying)
+    texts = tuple(message("user", text) for text in asked.texts)
+    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
     configuration = await snapshot.acurrent()
-    call = _Embedding(request, texts, configuration, _embedders(name, configuration, key))
+    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
     try:
         answer, model = await call.run()
     finally:
         beside(call.settle())
     if key.tokens_per_minute is not None:
         limits().count_tokens(key, answer.usage.input_tokens or 0)
-    body = openai_wire.encode_embeddings(answer, model=model.slug, as_base64=as_base64)
+    body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
     headers = [
-        (b"x-ziggie-request-id", str(call.id).encode()),
+        *OPENAI.request_id(str(call.id)),
         (b"x-ziggie-model", header_text(model.slug)),
         (b"x-ziggie-provider", header_text(model.provider.slug)),
         (b"x-ziggie-source", header_text(str(model.source))),
@@ -132,12 +144,7 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
     if not able and name != "auto":
         raise Unsupported("that model makes no embeddings")
     ready = [
-        model
-        for model in able
-        if model.enabled
-        and model.provider.enabled
-        and (not key.allowed_models or model.slug in key.allowed_models)
-        and (model.provider.api_key or not model.provider.needs_api_key)
+        model for model in able if _may_ask(model, key) and (model.provider.api_key or not model.provider.needs_api_key)
     ]
     if not ready:
         raise NoRoute("no model that makes embeddings can serve now")
@@ -149,11 +156,15 @@ class _Embedding:
     """One embedding call between its hold and its settlement."""
 
     def __init__(
-        self, request: ChatRequest, texts: tuple[str, ...], configuration: Snapshot, models: list[ModelSpec]
+        self,
+        request: ChatRequest,
+        asked: other_wire.EmbeddingsAsked,
+        configuration: Snapshot,
+        models: list[ModelSpec],
     ) -> None:
         self.id = uuid7()
         self.records: list[UsageRow] = []
-        self._request, self._texts, self._configuration, self._models = request, texts, configuration, models
+        self._request, self._asked, self._configuration, self._models = request, asked, configuration, models
         self._demand: Demand = measure(request)
         self._hold: ledger.Hold | None = None
         self._charges: dict[int, int] = {}
@@ -172,14 +183,16 @@ class _Embedding:
             context={"rule": EMBEDDINGS, "model": self._models[0].slug, **self._labels()},
             envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )
-        failures = []
+        failures: list[dict[str, str]] = []
+        kind: type[RoutingError] = Unsupported
         for model in self._models:
             try:
                 return await self._ask(model), model
             except (ProviderError, UnsupportedByProvider) as error:
                 self._error = str(error)
+                kind = kind if isinstance(error, UnsupportedByProvider) else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
-        failed = AllProvidersFailed("no model gave embeddings", details=failures)
+        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
         failed.call_id = str(self.id)
         raise failed
 
@@ -209,15 +222,9 @@ class _Embedding:
         started_at, started = datetime.now(UTC), time.monotonic()
         usage, outcome, error = Usage(), "error", ""
         try:
-            codec = codec_for(model.provider)
-            sent = codec.encode_embed(self._texts, model, purpose="document")
-            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
-                answer = codec.decode_embed(await exchange.read(), sent)
+            answer = await self._vectors(model)
             usage, outcome = answer.usage, "ok"
-            if usage.input_tokens is None:
-                tokens = sum(estimate_tokens(text) for text in self._texts)
-                usage = Usage(input_tokens=tokens, estimated=frozenset({"input_tokens"}))
-            return Embeddings(answer.vectors, usage, answer.model)
+            return answer
         except (ProviderError, UnsupportedByProvider) as failure:
             error = str(failure)
             raise
@@ -244,6 +251,27 @@ class _Embedding:
                     duration_ms=round((time.monotonic() - started) * 1000),
                 )
             )
+
+    async def _vectors(self, model: ModelSpec) -> Embeddings:
+        """In as many requests as the provider needs for so many texts."""
+        codec, texts, wanted = codec_for(model.provider), self._asked.texts, self._asked.dimensions
+        vectors: list[tuple[float, ...]] = []
+        tokens: list[int | None] = []
+        for start in range(0, len(texts), codec.embed_batch):
+            batch = texts[start : start + codec.embed_batch]
+            sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
+            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
+                answer = codec.decode_embed(await exchange.read(), sent)
+            if wanted and any(len(vector) != wanted for vector in answer.vectors):
+                raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")
+            vectors += answer.vectors
+            tokens.append(answer.usage.input_tokens)
+        reported = [count for count in tokens if count is not None]
+        usage = Usage(input_tokens=sum(reported))
+        if len(reported) < len(tokens):
+            estimate = sum(estimate_tokens(text) for text in texts)
+            usage = Usage(input_tokens=estimate, estimated=frozenset({"input_tokens"}))
+        return Embeddings(tuple(vectors), usage, answer.model)
 
     async def settle(self) -> None:
         if self._hold is None:

@@ -20,6 +20,7 @@ MAX_STOPS = 16
 MAX_DEPTH = 64
 MAX_NAME = 256
 MAX_OUTPUT_TOKENS = 10_000_000
+MAX_DIMENSIONS = 65_536
 MAX_TEXTS = 2_048  # of one embedding request
 
 HINTS = ("task_kind", "agent_level", "creator_tier", "complexity", "capabilities", "pattern", "run_id", "creator",

@@ -223,7 +223,7 @@ END $$;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("routing", "0006_evidence")]
+    dependencies = [("routing", "0009_statements")]
     operations = [
         migrations.CreateModel(
             name="Envelope",

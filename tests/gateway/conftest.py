@@ -1,4 +1,4 @@
-"""A gateway that listens on a real socket, three providers that are real local servers, and the rows between."""
+"""A gateway that listens on a real socket, four providers that are real local servers, and the rows between."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from django.db import transaction
 
-from routing import snapshot, usage
+from routing import proof, snapshot
 from routing.gateway import keys
 from routing.models import (
     Budget,
@@ -29,6 +29,7 @@ from routing.models import (
     UsageRecord,
 )
 from tests.servers.anthropic import AnthropicServer
+from tests.servers.gemini import GeminiServer
 from tests.servers.ollama import OllamaServer
 from tests.servers.openai import OpenAIServer
 from ziggie.models import create_api_key
@@ -42,6 +43,7 @@ class Gateway:
     openai: OpenAIServer
     anthropic: AnthropicServer
     ollama: OllamaServer
+    gemini: GeminiServer
     key: str = ""
     key_id: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -87,9 +89,14 @@ def gateway_address(django_db_setup: None) -> Iterator[str]:
 
 @pytest.fixture
 def gateway(transactional_db: None, gateway_address: str) -> Iterator[Gateway]:
-    """Three providers with one model each, a rule for all, a hard budget of one dollar, a key."""
-    with OpenAIServer(api_key="sk-upstream") as openai, AnthropicServer() as anthropic, OllamaServer() as ollama:
-        made = Gateway(gateway_address, openai, anthropic, ollama)
+    """Four providers with one model each, a rule for all, a hard budget of one dollar, a key."""
+    with (
+        OpenAIServer(api_key="sk-upstream") as openai,
+        AnthropicServer() as anthropic,
+        OllamaServer() as ollama,
+        GeminiServer() as gemini,
+    ):
+        made = Gateway(gateway_address, openai, anthropic, ollama, gemini)
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
@@ -104,6 +111,7 @@ def _configure(made: Gateway) -> None:
         ("openai", "openai", "cloud", made.openai.base_url, "sk-upstream"),
         ("anthropic", "anthropic", "cloud", made.anthropic.url, "sk-ant"),
         ("ollama", "ollama", "local", made.ollama.url, ""),
+        ("gemini", "gemini", "cloud", made.gemini.url, "google-key"),
     ]
     providers = {
         slug: Provider.objects.create(
@@ -114,7 +122,10 @@ def _configure(made: Gateway) -> None:
     models = [
         ("gpt", "openai", "gpt-4o-mini", ["chat", "json", "tools", "vision"], "1", "5"),
         ("claude", "anthropic", made.anthropic.models[0], ["chat", "json", "tools", "vision"], "3", "15"),
-        ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools"], "0", "0"),
+        ("thinker", "openai", "gpt-5-mini", ["chat", "json", "tools", "vision"], "1", "5"),
+        ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools", "vision"], "0", "0"),
+        ("flash", "gemini", made.gemini.models[0], ["chat", "json", "tools", "vision"], "2", "10"),
+        ("local-embedder", "ollama", "nomic-embed-text", ["embeddings"], "0", "0"),
         ("embedder", "openai", "text-embedding-3-small", ["embeddings"], "1", "0"),
     ]
     for slug, provider, name, capabilities, price_in, price_out in models:
@@ -138,7 +149,7 @@ def _books_balance() -> None:
     while Reservation.objects.exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert not Reservation.objects.exists()
-    assert usage.differences() == []
+    assert proof.differences() == []
     for period in BudgetPeriod.objects.filter(budget__slug="cloud"):
         assert period.held_microusd == 0
         cloud = UsageRecord.objects.filter(source="cloud").values_list("cost_microusd", flat=True)

@@ -11,7 +11,7 @@ from routing.models import BudgetPeriod, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.servers.script import Call, Reply
 
-MODELS = ("gpt", "claude", "llama")
+MODELS = ("gpt", "claude", "llama", "flash")
 QUESTION = [{"role": "user", "content": "Say hello."}]
 WEATHER = {
     "type": "object",
@@ -25,6 +25,9 @@ OPENAI_TOOL: Any = {
 ANTHROPIC_TOOL: Any = {"name": "weather", "description": "Tells it.", "input_schema": WEATHER}
 
 
+EVERY_MODEL = {"auto", "gpt", "thinker", "claude", "llama", "flash", "embedder", "local-embedder"}
+
+
 def openai_client(gateway: Gateway) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0)
 
@@ -34,7 +37,7 @@ def anthropic_client(gateway: Gateway) -> anthropic.Anthropic:
 
 
 def servers(gateway: Gateway) -> list[Any]:
-    return [gateway.openai, gateway.anthropic, gateway.ollama]
+    return [gateway.openai, gateway.anthropic, gateway.ollama, gateway.gemini]
 
 
 def set_reply(gateway: Gateway, reply: Reply) -> None:
@@ -58,7 +61,7 @@ def test_openais_client_gets_a_whole_answer_from_every_provider(gateway: Gateway
     assert (raw.headers["x-ziggie-attempts"], raw.headers["x-ziggie-cache"]) == ("1", "off")
     (receipt,) = gateway.settled(1)
     assert str(receipt.id) == raw.headers["x-ziggie-request-id"]
-    cost = {"gpt": 11 + 5 * 5, "claude": 11 * 3 + 5 * 15, "llama": 0}[model]
+    cost = {"gpt": 11 + 5 * 5, "claude": 11 * 3 + 5 * 15, "llama": 0, "flash": 11 * 2 + 5 * 10}[model]
     assert receipt.cost_microusd == cost
     assert raw.headers["x-ziggie-cost-usd"] == f"0.{cost:06d}"
 
@@ -209,8 +212,8 @@ def test_embeddings_are_made_and_paid(gateway: Gateway, as_base64: bool) -> None
 
 
 def test_both_clients_list_the_models(gateway: Gateway) -> None:
-    assert {m.id for m in openai_client(gateway).models.list()} == {"auto", "gpt", "claude", "llama", "embedder"}
-    assert {m.id for m in anthropic_client(gateway).models.list()} == {"auto", "gpt", "claude", "llama", "embedder"}
+    assert {m.id for m in openai_client(gateway).models.list()} == EVERY_MODEL
+    assert {m.id for m in anthropic_client(gateway).models.list()} == EVERY_MODEL
 
 
 @pytest.mark.parametrize(("model", "how"), [("claude", "reported"), ("llama", "estimated")])

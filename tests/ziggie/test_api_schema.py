@@ -1,0 +1,88 @@
+"""The REST API against its own OpenAPI document: whatever a client sends, answers are as described and never a 500."""
+
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+from django.core.wsgi import get_wsgi_application
+from django.test import Client
+from drf_spectacular.generators import SchemaGenerator
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+import agents.seeding
+import knowledge.seeding
+import routing.seeding
+from ziggie.models import SCOPES, create_api_key
+
+BOUNDED = settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+def key(transactional_db: None) -> str:
+    """A key for everything, beside the rows that an installation begins with."""
+    for app in (routing, knowledge, agents):
+        app.seeding.seed()
+    return create_api_key("schema", scopes=list(SCOPES))[1]
+
+
+# A number where a text is meant is taken for its digits, and a caller may send what no schema can know to be wrong.
+LENIENT = [negative_data_rejection, positive_data_acceptance]
+
+schema = schemathesis.openapi.from_dict(SchemaGenerator().get_schema(request=None, public=True))
+schema.app = get_wsgi_application()
+# Bodies that are entries of the routing file take minutes to make up; their reader has properties of its own.
+quick = schema.exclude(
+    path_regex="^/api/routing/(rules|policies|models|providers|budgets)", method=["POST", "PUT", "PATCH"]
+)
+
+
+@quick.parametrize()
+@BOUNDED
+def test_any_request_gets_an_answer_that_the_schema_describes(case: Any, key: str) -> None:
+    case.call_and_validate(headers={"authorization": f"Bearer {key}"}, excluded_checks=LENIENT)
+
+
+OPERATIONS = [(verb.upper(), path) for path, operations in schema.raw_schema["paths"].items() for verb in operations]
+
+
+@pytest.mark.parametrize(("verb", "path"), OPERATIONS, ids=" ".join)
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": "zg_unknown"}], ids=["no key", "unknown key"])
+def test_nobody_is_served_without_a_key(
+    db: None, client: Client, verb: str, path: str, headers: dict[str, str]
+) -> None:
+    address = re.sub(
+        r"{(\w+)}", lambda m: {"id": "00000000-0000-7000-8000-000000000000", "version": "1"}.get(m[1], "x"), path
+    )
+    answer = client.generic(verb, address, b"{}", content_type="application/json", headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"]
+
+
+def test_the_schema_says_how_a_caller_proves_who_it_is(key: str, client: Client) -> None:
+    described = client.get("/api/schema/?format=json", headers={"x-api-key": key}).json()
+    assert {"bearerKey", "xApiKey"} <= set(described["components"]["securitySchemes"])
+    assert all("default" in op["responses"] for path in described["paths"].values() for op in path.values())
+
+
+@pytest.mark.parametrize("wrong", [None, 7, ["x"], [None], {"a": 1}])
+def test_a_text_of_another_type_is_refused_and_named(key: str, client: Client, wrong: Any) -> None:
+    entry = {"slug": "m", "provider": "ollama", "name": wrong, "context_window": 4096}
+    answer = client.post(
+        "/api/routing/models", entry, content_type="application/json", headers={"authorization": f"Bearer {key}"}
+    )
+    assert answer.status_code == 400
+    assert "name" in answer.json()["error"]["details"][0]["place"]
+
+
+def test_an_address_that_is_none_is_refused_in_json(client: Client) -> None:
+    for answer in (client.get("/api/nothing"), client.post("/api/agents/runs/not-an-id/cancel")):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

@@ -27,9 +27,15 @@ START_SECONDS = 60.0
 LIMIT_KEY = "from ziggie.models import ApiKey; ApiKey.objects.update(requests_per_minute=100_000_000)"
 ROUTING = """
 providers:
-  - {{slug: mock, kind: openai, location: cloud, base_url: "http://127.0.0.1:{port}{path}/v1", enabled: true}}
+  - {{slug: mock, kind: openai, location: cloud, base_url: "http://127.0.0.1:{port}/v1", enabled: true}}
+  - {{slug: paced, kind: openai, location: cloud, base_url: "http://127.0.0.1:{port}/pause-20/v1", enabled: true}}
+  - {{slug: slow, kind: openai, location: cloud, base_url: "http://127.0.0.1:{port}/pause-2000/v1", enabled: true}}
 models:
   - {{slug: mock, provider: mock, name: mock, context_window: 131072, max_output_tokens: 4096,
+     input_usd_per_mtok: "1", output_usd_per_mtok: "5", capabilities: [chat], enabled: true}}
+  - {{slug: paced, provider: paced, name: mock, context_window: 131072, max_output_tokens: 4096,
+     input_usd_per_mtok: "1", output_usd_per_mtok: "5", capabilities: [chat], enabled: true}}
+  - {{slug: slow, provider: slow, name: mock, context_window: 131072, max_output_tokens: 4096,
      input_usd_per_mtok: "1", output_usd_per_mtok: "5", capabilities: [chat], enabled: true}}
 policies:
   - slug: bench
@@ -38,7 +44,7 @@ policies:
       - {{name: code, when: {{task_kinds: [code]}}, pattern: single, chain: [mock, offline]}}
       - {{name: everything, when: {{}}, pattern: single, chain: [mock, offline]}}
 budgets:
-  - {{slug: bench, scope: {{locations: [cloud]}}, period: month, limit_usd: "10000000", hard: true,
+  - {{slug: bench, scope: {{locations: [cloud]}}, period: month, limit_usd: "100000000", hard: true,
      on_exhausted: deny, alert_at_percent: [80]}}
 """
 NGINX = """
@@ -119,10 +125,10 @@ class Stage:
         return f"http://127.0.0.1:{self.upstream_port}/v1/chat/completions"
 
     @classmethod
-    def prepare(cls, folder: Path, *, path: str = "") -> "Stage":
-        """Migrates, seeds and configures; `path` comes before /v1 in the upstream's address."""
+    def prepare(cls, folder: Path) -> "Stage":
+        """Migrates, seeds and configures: `auto` is the model `mock`, `paced` and `slow` wait before each piece."""
         stage = cls(folder, free_port(), free_port(), "")
-        (folder / "routing.yaml").write_text(ROUTING.format(port=stage.upstream_port, path=path))
+        (folder / "routing.yaml").write_text(ROUTING.format(port=stage.upstream_port))
         for words in (("migrate",), ("seed",), ("routing", "apply", str(folder / "routing.yaml"))):
             stage.manage(*words)
         stage.key = json.loads(stage.manage("apikey", "--json", "create", "bench"))["key"]
@@ -166,7 +172,7 @@ class Stage:
         while time.monotonic() - began < START_SECONDS:
             with (
                 contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1),  # noqa: S310 - our own
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=1),
             ):
                 return
             time.sleep(0.02)

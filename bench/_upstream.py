@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import sys
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
@@ -59,8 +59,7 @@ class Upstream(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class is not one by inheritance
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -7,7 +7,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 # Further words for pytest: make test TESTS="tests/routing -x"
-TESTS ?= -n auto --maxprocesses 4
+TESTS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: help up test check bench lock fmt clean
 

@@ -1,5 +1,6 @@
 """REST of the coordinator: parse, call one function, answer."""
 
+from decimal import Decimal
 from typing import Any
 
 from django.shortcuts import get_object_or_404
@@ -11,8 +12,11 @@ from rest_framework.views import APIView
 
 from agents.models import LEVELS, Agent, AgentRun
 from agents.runs import NewRun, cancel_run, create_run
-from routing.pricing import usd
+from agents.shapes import RunSerializer
+from routing.pricing import microusd
 from ziggie.auth import caller_of
+
+MAX_BUDGET_USD = Decimal(100_000_000)
 
 
 class AgentSerializer(serializers.ModelSerializer[Agent]):
@@ -20,41 +24,6 @@ class AgentSerializer(serializers.ModelSerializer[Agent]):
         model = Agent
         fields = ("id", "slug", "name", "level", "system_prompt", "enabled", "created_at")
         read_only_fields = ("id", "created_at")
-
-
-class RunSerializer(serializers.ModelSerializer[AgentRun]):
-    agent: serializers.SlugRelatedField[Agent] = serializers.SlugRelatedField(slug_field="slug", read_only=True)
-    cost_usd = serializers.SerializerMethodField()
-    saved_usd = serializers.SerializerMethodField()
-
-    class Meta:
-        model = AgentRun
-        fields = (
-            "id",
-            "agent",
-            "level",
-            "status",
-            "progress",
-            "prompt",
-            "answer",
-            "model",
-            "source",
-            "cost_usd",
-            "saved_usd",
-            "input_tokens",
-            "output_tokens",
-            "error",
-            "metadata",
-            "created_at",
-            "started_at",
-            "finished_at",
-        )
-
-    def get_cost_usd(self, run: AgentRun) -> str:
-        return usd(run.cost_microusd)
-
-    def get_saved_usd(self, run: AgentRun) -> str:
-        return usd(run.saved_microusd)
 
 
 class RunInput(serializers.Serializer[Any]):
@@ -65,13 +34,26 @@ class RunInput(serializers.Serializer[Any]):
     prompt = serializers.CharField(trim_whitespace=False)
     model = serializers.CharField(required=False, default="auto", max_length=100)
     metadata = serializers.DictField(required=False, default=dict)
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """A limit that is asked for and not kept would be worse than none."""
-        for name in ("budget_usd", "callback_url"):
-            if self.initial_data.get(name) not in (None, ""):
-                raise serializers.ValidationError({name: "is not supported yet; leave it out"})
-        return attrs
+    budget_usd = serializers.DecimalField(
+        max_digits=15,
+        decimal_places=6,
+        min_value=Decimal(0),
+        max_value=MAX_BUDGET_USD,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="The most that all calls of the run may cost together.",
+    )
+    budget_fit = serializers.ChoiceField(
+        choices=("clamp", "refuse"),
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="Where a budget has no room for the longest answer: a shorter one, or none.",
+    )
+    callback_url = serializers.CharField(
+        required=False, allow_null=True, allow_blank=True, default="", help_text="Gets the run as JSON once it is over."
+    )
 
 
 class Agents(generics.ListCreateAPIView[Agent]):
@@ -87,7 +69,7 @@ class Runs(generics.ListAPIView[AgentRun]):
     def get_queryset(self) -> Any:
         filters = {"status": "status", "agent": "agent__slug"}
         given = {column: self.request.GET[name] for name, column in filters.items() if self.request.GET.get(name)}
-        return AgentRun.objects.select_related("agent").filter(**given).order_by("-id")
+        return AgentRun.objects.select_related("agent").prefetch_related("callbacks").filter(**given).order_by("-id")
 
     @extend_schema(
         request=RunInput,
@@ -99,8 +81,13 @@ class Runs(generics.ListAPIView[AgentRun]):
         form = RunInput(data=request.data)
         form.is_valid(raise_exception=True)
         caller = caller_of(request)
+        said = form.validated_data
+        budget = said.pop("budget_usd")
+        callback_url = said.pop("callback_url") or ""
         new = NewRun(
-            **form.validated_data,
+            **said,
+            budget_microusd=None if budget is None else microusd(budget),
+            callback_url=callback_url,
             idempotency_key=request.headers.get("Idempotency-Key", "")[:200],
             requested_by=caller.name,
             api_key_id=caller.key_id or "",
@@ -110,7 +97,7 @@ class Runs(generics.ListAPIView[AgentRun]):
 
 
 class RunDetail(generics.RetrieveAPIView[AgentRun]):
-    queryset = AgentRun.objects.select_related("agent")
+    queryset = AgentRun.objects.select_related("agent").prefetch_related("callbacks")
     serializer_class = RunSerializer
 
 
@@ -118,5 +105,5 @@ class RunCancel(APIView):
     @extend_schema(request=None, responses=RunSerializer)
     def post(self, request: Request, pk: str) -> Response:
         """Ends a run that is not over yet. 409 if it is."""
-        run = get_object_or_404(AgentRun.objects.select_related("agent"), pk=pk)
+        run = get_object_or_404(AgentRun.objects.select_related("agent").prefetch_related("callbacks"), pk=pk)
         return Response(RunSerializer(cancel_run(run)).data)

@@ -44,6 +44,9 @@ class AgentRun(LeasedRow):
     idempotency_key = models.CharField(max_length=200, blank=True)
     requested_by = models.CharField(max_length=150, blank=True)
     api_key_id = models.CharField(max_length=64, blank=True)
+    budget_microusd = models.BigIntegerField(null=True, blank=True, help_text="The most that all its calls may cost.")
+    budget_fit = models.CharField(max_length=6, blank=True, help_text="clamp or refuse; see docs/routing.md.")
+    callback_url = models.CharField(max_length=2000, blank=True, help_text="Who is told when the run is over.")
     call_id = models.UUIDField(default=uuid7, unique=True, help_text="Fixed before the call: a run is paid for once.")
 
     status = models.CharField(max_length=20, choices=[(s, s) for s in STATUSES], default="queued")
@@ -51,6 +54,7 @@ class AgentRun(LeasedRow):
     version = models.PositiveIntegerField(default=0, editable=False)
     answer = models.TextField(blank=True)
     error = models.TextField(blank=True)
+    error_code = models.CharField(max_length=40, blank=True)
     model = models.CharField(max_length=100, blank=True)
     source = models.CharField(max_length=10, blank=True)
     cost_microusd = models.BigIntegerField(default=0)
@@ -83,3 +87,36 @@ class AgentRun(LeasedRow):
         if self.started_at is None:
             return None
         return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
+
+    @property
+    def callback(self) -> "Callback | None":
+        """The latest delivery of its end."""
+        return max(self.callbacks.all(), key=lambda callback: callback.created_at, default=None)
+
+    @property
+    def callback_place(self) -> str:
+        """The callback's address without what may be secret in it."""
+        return self.callback_url.partition("?")[0].partition("#")[0]
+
+
+class Callback(LeasedRow):
+    """The end of one run, on its way to whoever asked for it. Written by callbacks.py alone."""
+
+    STATES = ("waiting", "delivered", "failed")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    run = models.ForeignKey(AgentRun, on_delete=models.CASCADE, related_name="callbacks")
+    state = models.CharField(max_length=10, choices=[(s, s) for s in STATES], default="waiting")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    next_at = models.DateTimeField(null=True, default=timezone.now)
+    status = models.PositiveSmallIntegerField(null=True, help_text="Of the latest answer.")
+    problem = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    delivered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("-id",)
+        indexes = [models.Index(fields=["next_at"], condition=models.Q(state="waiting"), name="callback_due")]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} {self.state}"

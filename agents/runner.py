@@ -2,17 +2,22 @@
 
 import math
 from concurrent.futures import wait
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from agents import callbacks
 from agents.models import AgentRun
+from agents.run_budgets import close_budget, open_budget
 from agents.runs import announce
 from routing import service
-from routing.types import ChatRequest, Hints, Routed, message
+from routing.models import RoutedCall
+from routing.types import BudgetFit, ChatRequest, Hints, Routed, message
 from ziggie import queue
 from ziggie.errors import DeadlineExceeded, ZiggieError
 
@@ -43,11 +48,14 @@ def execute(run_id: str) -> bool:
         if run.tries > MAX_TRIES:
             raise ZiggieError(f"given up: {MAX_TRIES} workers died or were stopped during this run")
         routed = _ask(run, fence)
-        _write(run, fence, **_result(routed), **queue.end_lease())
+        queue.sit_out(lambda: _write(run, fence, **_result(routed), **queue.end_lease()))
         service.forget(run.call_id)
+        close_budget(run)
     except ZiggieError as error:
         status = "timed_out" if isinstance(error, DeadlineExceeded) else "failed"
-        _write(run, fence, status=status, error=error.message, finished_at=timezone.now(), **queue.end_lease())
+        columns = {"status": status, "error": error.message, "error_code": error.code, **_spent(run)}
+        _write(run, fence, finished_at=timezone.now(), **columns, **queue.end_lease())
+        close_budget(run)
     except queue.LostLease:
         return False
     return True
@@ -64,12 +72,13 @@ def _ask(run: AgentRun, fence: int) -> Routed:
     call_id = service.fresh_id(run.call_id)
     if call_id != run.call_id:
         _write(run, fence, call_id=call_id)
-    call = service.submit(_request(run, on_output=count))
+    request = _request(run, on_output=count)
+    call = service.submit(replace(request, envelope_id=open_budget(run, request)))
     try:
         while not call.done():
             wait([call], timeout=POLL_SECONDS)
             progress = 20 + int(70 * (1 - math.exp(-said / TYPICAL_ANSWER_CHARACTERS)))
-            _write(run, fence, progress=progress)
+            queue.sit_out(partial(_write, run, fence, progress=progress))
     finally:
         call.cancel()
     return call.result()
@@ -86,6 +95,8 @@ def _request(run: AgentRun, **fields: Any) -> ChatRequest:
         api_key_id=run.api_key_id or None,
         deadline_seconds=DEADLINE_SECONDS,
         call_id=run.call_id,
+        # Our limit of the output, not the caller's: for a run with a budget it gives way.
+        budget_fit=cast("BudgetFit", run.budget_fit or ("" if run.budget_microusd is None else "clamp")),
         **fields,
     )
 
@@ -105,6 +116,12 @@ def _result(routed: Routed) -> dict[str, Any]:
     }
 
 
+def _spent(run: AgentRun) -> dict[str, int]:
+    """What the calls of a run that gave no answer have cost all the same."""
+    calls = RoutedCall.objects.filter(run_id=str(run.pk))
+    return {"cost_microusd": calls.aggregate(cost=Sum("cost_microusd"))["cost"] or 0}
+
+
 def _write(run: AgentRun, fence: int, **columns: Any) -> None:
     """Changes the row if that changes what is seen, keeps the lease, tells open pages. Raises LostLease."""
     if all(getattr(run, name) == value for name, value in columns.items()):
@@ -114,3 +131,4 @@ def _write(run: AgentRun, fence: int, **columns: Any) -> None:
         queue.write_fenced(AgentRun.objects.all(), run.pk, fence, version=F("version") + 1, **columns)
         run.refresh_from_db()
         announce(run)
+        callbacks.owe(run)

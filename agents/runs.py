@@ -8,7 +8,9 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.text import slugify
 
+from agents import callbacks
 from agents.models import LEVELS, Agent, AgentRun
+from agents.run_budgets import close_budget
 from routing import snapshot
 from routing.pricing import usd
 from ziggie import live, queue
@@ -31,6 +33,9 @@ class NewRun:
     idempotency_key: str = ""
     requested_by: str = ""
     api_key_id: str = ""
+    budget_microusd: int | None = None  # the most that all calls of the run may cost
+    budget_fit: str = ""
+    callback_url: str = ""
 
 
 def create_run(new: NewRun) -> tuple[AgentRun, bool]:
@@ -47,6 +52,8 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
     if not is_storable(new.prompt + new.name + new.system_prompt):
         raise InvalidInput("prompt, name or system_prompt: holds a NUL character or half a surrogate pair")
     _check_model(new.model)
+    if new.callback_url:
+        callbacks.check_url(new.callback_url)
     earlier = _earlier(new)
     if earlier is not None:
         return earlier, False
@@ -62,6 +69,9 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
                 idempotency_key=new.idempotency_key,
                 requested_by=new.requested_by,
                 api_key_id=new.api_key_id,
+                budget_microusd=new.budget_microusd,
+                budget_fit=new.budget_fit,
+                callback_url=new.callback_url,
             )
             announce(run)
             queue.enqueue(execute_run, str(run.pk))
@@ -127,6 +137,8 @@ def cancel_run(run: AgentRun) -> AgentRun:
             raise Conflict("this run is over already")
         run.refresh_from_db()
         announce(run)
+        callbacks.owe(run)
+        transaction.on_commit(lambda: close_budget(run))
     return run
 
 

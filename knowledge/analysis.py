@@ -64,7 +64,7 @@ def analyse(video_id: str) -> bool:
         parts = _parts(job)
         for job.part, part in enumerate(parts):
             _analyse_part(job, part)
-        _finish(job, parts)
+        queue.sit_out(lambda: _finish(job, parts))
     except ZiggieError as error:
         job.write(state="failed", step="", error=error.message, finished_at=timezone.now(), **queue.end_lease())
     except queue.LostLease:
@@ -89,8 +89,9 @@ class _Job:
             announce(self.video)
 
     def show(self, fraction: float, step: str) -> None:
-        """Progress within the current part, 0-1."""
-        self.write(progress=5 + int(90 * (self.part + fraction) / self.parts), step=step)
+        """Progress within the current part, 0-1. A database that is away for a moment costs no call under way."""
+        progress = 5 + int(90 * (self.part + fraction) / self.parts)
+        queue.sit_out(lambda: self.write(progress=progress, step=step))
 
 
 def _parts(job: _Job) -> list[AnalysisPart]:
@@ -125,10 +126,14 @@ def _analyse_part(job: _Job, part: AnalysisPart) -> None:
         routed = _ask(job, _request(transcript, job.video, call_id))
         part.insights = read_insights(routed.result.text, duration_seconds=_bound(transcript))
         part.outcome = _outcome(routed)
-        with transaction.atomic():
-            job.show(1, f"part {part.number + 1} of {job.parts} is read")
-            part.save(update_fields=["insights", "outcome"])
+        queue.sit_out(lambda: _keep(job, part))
         service.forget(part.call_id)
+
+
+def _keep(job: _Job, part: AnalysisPart) -> None:
+    with transaction.atomic():
+        job.show(1, f"part {part.number + 1} of {job.parts} is read")
+        part.save(update_fields=["insights", "outcome"])
 
 
 def _ask(job: _Job, request: ChatRequest) -> Routed:

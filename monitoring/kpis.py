@@ -61,11 +61,23 @@ def _used_percent(budget: dict[str, Any]) -> int:
 
 
 def providers_now() -> list[dict[str, Any]]:
-    """Each enabled provider and whether it can be called: up, down, trying, no key, off, or not checked yet."""
+    """Each enabled provider and whether it can be called: up, down, trying, no key, off, or not checked yet; with
+    those of its models that are not called for now (`models`: slug, state, reason)."""
     configuration = snapshot.current()
+    usable = {model.slug: model for model in configuration.models.values() if model.enabled and model.provider.enabled}
     specs = {model.provider.slug: model.provider for model in configuration.models.values() if model.provider.enabled}
-    circuits = {circuit.provider_id: circuit for circuit in Circuit.objects.filter(model_slug="")}
-    return [_provider(spec, circuits.get(spec.id), configuration.settings) for _, spec in sorted(specs.items())]
+    circuits: dict[int, Circuit] = {}
+    models: dict[int, list[dict[str, Any]]] = {}
+    for circuit in Circuit.objects.order_by("model_slug"):
+        if not circuit.model_slug:
+            circuits[circuit.provider_id] = circuit
+        elif circuit.state != "closed" and circuit.model_slug in usable:
+            told = {"slug": circuit.model_slug, "state": CIRCUIT_WORDS[circuit.state], "reason": circuit.reason}
+            models.setdefault(circuit.provider_id, []).append(told)
+    return [
+        _provider(spec, circuits.get(spec.id), configuration.settings) | {"models": models.get(spec.id, [])}
+        for _, spec in sorted(specs.items())
+    ]
 
 
 def _provider(spec: ProviderSpec, circuit: Circuit | None, settings: SettingsSpec) -> dict[str, Any]:

@@ -14,3 +14,7 @@ def sweep() -> None:
 
 def check_providers() -> None:
     routing.tasks.check_providers()
+
+
+def keep_house() -> None:
+    routing.tasks.keep_house()

@@ -63,6 +63,17 @@ class NamesField(forms.CharField):
         return bool((initial or []) != self.to_python(data))
 
 
+class LinesField(NamesField):
+    """One entry a line <-> a list: entries may hold commas."""
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        text = forms.CharField.to_python(self, value) or ""
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def one_of_many(names: tuple[str, ...], **kwargs: Any) -> forms.MultipleChoiceField:
     widget = UnfoldAdminCheckboxSelectMultipleWidget()
     return forms.MultipleChoiceField(choices=choices(names), required=False, widget=widget, **kwargs)
@@ -228,6 +239,9 @@ class BudgetForm(ConfigurationForm):
 class SettingsForm(ConfigurationForm):
     section = "settings"
     baseline_model = text(max_length=100, help_text="Savings are counted against this model.")
+    redact_patterns = LinesField(
+        help_text="One RE2 expression a line: what they find is taken out of stored bodies, beside what always is."
+    )
 
     class Meta:
         model = RoutingSettings
@@ -272,7 +286,7 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
     shadow_judge = text(help_text="Compares both answers blind; the baseline model if empty.")
     batch = switch(help_text="Work that is sent as a batch waits for the window.")
     batch_window = text(help_text="As 23:00-06:00, in the staff's time zone; empty is any time.")
-    store_bodies = switch(help_text="Keep requests and answers.")
+    store_bodies = switch(help_text="Keep requests and answers, redacted, for some days.")
 
     warnings: tuple[Problem, ...] = ()
 

@@ -3,14 +3,15 @@
 What to try is decided by rules.py; here only the consequences of each outcome are drawn. This is the
 one retry loop of the whole system. Nothing is retried once `Walk.committed` is set, that is, once a
 byte of an answer has reached a client. No candidate is ever called more often than its plan held money for.
+Waiting for a slot is no attempt: no clock of one runs, and who waits in vain has not failed.
 """
 
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -27,17 +28,23 @@ from routing.types import (
     Outcome,
     Plan,
     ProviderError,
+    Skipped,
     Source,
     UnsupportedByProvider,
     Usage,
     Verdict,
     message,
 )
+from ziggie.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
 ANSWER = "answer"
 MAX_RETRY_WAIT_SECONDS = 2.0
+
+
+class Busy(Exception):
+    """A candidate was not asked: its provider is full, or another call tries it after a failure."""
 
 
 class Caller(Protocol):
@@ -49,7 +56,10 @@ class Caller(Protocol):
 
 
 class Observer(Protocol):
-    """Told what became of each attempt: the shared circuit state."""
+    """The state of the providers that all processes share: slots before an attempt, circuits after it."""
+
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
+        """Held while the candidate is asked. Raises ProviderError("busy") if it may not be asked now."""
 
     async def succeeded(self, candidate: Candidate) -> None: ...
 
@@ -80,14 +90,15 @@ class _Step:
     role: str
     first_token_seconds: float | None
     until: float | None
+    slot_seconds: float | None = None  # how long to wait for a free slot; the provider's own timeout if None
 
 
 @dataclass(slots=True)
 class Walk:
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
-    `unsupported` counts the attempts that ended before they began, because the provider's API cannot
-    express the request."""
+    `skipped` are the candidates that were not asked because no slot of their provider came free. `unsupported`
+    counts the attempts that ended before they began, because the provider's API cannot express the request."""
 
     plan: Plan
     request: ChatRequest
@@ -95,6 +106,7 @@ class Walk:
     observer: Observer
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
+    skipped: list[Skipped] = field(default_factory=list)
     unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     _calls: Counter[int] = field(default_factory=Counter)  # by identity: a model may be a member twice
@@ -102,14 +114,23 @@ class Walk:
     async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
         """The first acceptable answer of these candidates (the chain's, if None), else the best of the
         others, else None."""
-        chain = self.plan.candidates if candidates is None else candidates
+        left = deque(self.plan.candidates if candidates is None else candidates)
         best: Answer | None = None
-        for position, candidate in enumerate(chain):
+        busy: list[Candidate] = []
+        while left:
+            candidate = left.popleft()
             if self._used_up(candidate, ANSWER):
                 continue
             if best is not None and not self._improves_on(best, candidate):
                 continue
-            answer = await self._ask_with_tries(candidate, chain[position + 1 :])
+            try:
+                answer = await self._ask_with_tries(candidate, left, busy)
+            except Busy:
+                # Who is busy is asked again, and then waited for, before the offline model is.
+                if candidate not in busy:
+                    busy.append(candidate)
+                    left.insert(sum(other.model.source != Source.OFFLINE for other in left), candidate)
+                continue
             if answer is None:
                 continue
             if answer.verdict.ok and self._sure_enough(answer):
@@ -128,10 +149,10 @@ class Walk:
         if self._used_up(candidate, role):
             return None
         first_token = self.plan.options.first_token_seconds if hurry else None
-        step = _Step(request, role, first_token, _earlier(until, self.deadline))
+        step = _Step(request, role, first_token, _earlier(until, self.deadline), slot_seconds=first_token)
         try:
             return await self._ask_and_judge(candidate, step)
-        except ProviderError:
+        except (ProviderError, Busy):
             return None
 
     def note(self, answer: Answer, text: str, *, confidence: float | None = None) -> None:
@@ -162,10 +183,13 @@ class Walk:
             return True
         return answer.verdict.confidence >= minimum
 
-    async def _ask_with_tries(self, candidate: Candidate, later: Sequence[Candidate]) -> Answer | None:
-        """Asks one candidate, again after a passing failure if the rule grants it more tries."""
+    async def _ask_with_tries(
+        self, candidate: Candidate, later: Collection[Candidate], busy: Collection[Candidate]
+    ) -> Answer | None:
+        """Asks one candidate, again after a passing failure if the rule grants it more tries. Raises Busy."""
         tries = self.plan.options.local_tries if candidate.model.source == Source.LOCAL else 1
-        step = _Step(self.request, ANSWER, self._first_token_seconds(later), self.deadline)
+        slot_seconds = self._slot_seconds(candidate, later, busy)
+        step = _Step(self.request, ANSWER, self._first_token_seconds(later), self.deadline, slot_seconds)
         for number in range(1, tries + 1):
             try:
                 return await self._ask_and_judge(candidate, step)
@@ -188,6 +212,22 @@ class Walk:
         return None
 
     async def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
+        """One call of a candidate, once it has a slot: the time of the attempt counts from there.
+
+        Raises ProviderError for a failed attempt, and Busy where it came to none."""
+        waiting_since = time.monotonic()
+        async with AsyncExitStack() as held:
+            try:
+                await held.enter_async_context(self.observer.slot(candidate, wait_seconds=_patience(candidate, step)))
+            except (ProviderError, Unavailable) as busy:
+                seconds = time.monotonic() - waiting_since
+                model = candidate.model
+                skipped = Skipped(model.slug, model.provider.slug, model.source, step.role, busy.message, seconds)
+                self.skipped.append(skipped)
+                raise Busy(busy.message) from busy
+            return await self._asked(candidate, step, repair=repair)
+
+    async def _asked(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
         started_at, started = datetime.now(UTC), time.monotonic()
         collector = Collector()
         self._calls[id(candidate)] += 1
@@ -270,11 +310,27 @@ class Walk:
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
-    def _first_token_seconds(self, later: Sequence[Candidate]) -> float | None:
+    def _slot_seconds(
+        self, candidate: Candidate, later: Collection[Candidate], busy: Collection[Candidate]
+    ) -> float | None:
+        """A full provider is left for another one that may have room; not twice for the same reason."""
+        full = {other.model.provider.id for other in busy}
+        elsewhere = {other.model.provider.id for other in later if other.model.source != Source.OFFLINE}
+        if not elsewhere - full - {candidate.model.provider.id} or candidate in busy:
+            return None
+        return 0.0 if candidate.model.provider.id in full else self.plan.options.first_token_seconds
+
+    def _first_token_seconds(self, later: Collection[Candidate]) -> float | None:
         """A slow model is left only for another real one: the offline model is no reason to hurry."""
         if any(candidate.model.source != Source.OFFLINE for candidate in later):
             return self.plan.options.first_token_seconds
         return None
+
+
+def _patience(candidate: Candidate, step: _Step) -> float:
+    """How many seconds to wait for a slot: as long as the step says, and not beyond its end."""
+    granted = candidate.model.provider.timeout_seconds if step.slot_seconds is None else step.slot_seconds
+    return granted if step.until is None else min(granted, max(step.until - time.monotonic(), 0.0))
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

@@ -1,5 +1,6 @@
 """A batch's answer, put through the walk that every answer goes through: judged, counted, priced."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from routing.adapters import claude_batches
@@ -41,6 +42,9 @@ class Told:
 
 class Nobody:
     """What a batch says of its requests says nothing about how the provider answers calls."""
+
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def succeeded(self, candidate: Candidate) -> None: ...
 

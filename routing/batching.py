@@ -21,7 +21,7 @@ import orjson
 from django.db.models import F, Q
 from django.utils import timezone
 
-from routing import health, ledger, receipts, rules, service, snapshot
+from routing import bodies, health, ledger, receipts, rules, service, snapshot
 from routing.adapters import CODECS, claude_batches
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
@@ -310,7 +310,11 @@ async def _settle(
         reserved_microusd=max(hold.amounts.values(), default=0),
         seconds=(timezone.now() - datetime.fromisoformat(sent["at"])).total_seconds(),
     )
-    return await ledger.settle(hold, call=books.call, records=books.records, charges=books.charges)
+    ended = await ledger.settle(hold, call=books.call, records=books.records, charges=books.charges)
+    rule = next((rule for rule in configuration.policy.rules if rule.name == books.call.rule), None)
+    if ended and rule is not None and rule.options.store_bodies:
+        await bodies.keep(row.call_id, request, answer, configuration)
+    return ended
 
 
 def _hold_of(row: BatchItem) -> ledger.Hold:

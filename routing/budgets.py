@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest
 
 from routing.demand import Demand
-from routing.types import BudgetSpec, ModelSpec, Source, World
+from routing.pricing import is_free
+from routing.types import ENVELOPE, BudgetSpec, ModelSpec, Source, World
 
 _OF_REQUEST = {
     "api_keys": "api_key_id",
@@ -39,6 +40,21 @@ def watches_model(budget: BudgetSpec, model: ModelSpec) -> bool:
 def budgets_in_scope(budgets: Iterable[BudgetSpec], model: ModelSpec, demand: Demand) -> tuple[BudgetSpec, ...]:
     """The budgets that count what this model costs for this request."""
     return tuple(b for b in budgets if watches_model(b, model) and watches_request(b, demand))
+
+
+def envelope_budget(name: str, limit_microusd: int) -> BudgetSpec:
+    """An envelope's limit as a hard budget that watches every call and denies what does not fit."""
+    return BudgetSpec(ENVELOPE, name, {}, "total", limit_microusd, hard=True, on_exhausted="deny")
+
+
+def budgets_of_every_call(
+    budgets: Iterable[BudgetSpec], models: Iterable[ModelSpec], demand: Demand
+) -> tuple[BudgetSpec, ...]:
+    """The budgets that pay for such a request whichever of these models serves it, unless that costs nothing."""
+    paid = [model for model in models if model.price is not None and not is_free(model.price)]
+    if not paid:
+        return ()
+    return tuple(b for b in budgets if watches_request(b, demand) and all(watches_model(b, model) for model in paid))
 
 
 def left_microusd(budget: BudgetSpec, world: World) -> int:

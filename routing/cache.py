@@ -12,7 +12,9 @@ import json
 import logging
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -20,6 +22,7 @@ import psycopg
 
 from routing import database
 from routing.attempts import Answer, Walk
+from routing.handover import owned
 from routing.receipts import answer_json, result_from_json, task_usage
 from routing.types import CacheState, ChatRequest, ChatResult, Plan, Snapshot, Source
 from ziggie.errors import DeadlineExceeded, Unavailable
@@ -298,7 +301,7 @@ def _too_late() -> DeadlineExceeded:
 async def _first_of_all(key: str, owner: UUID, until: float) -> Turn:
     while True:
         row = await _fetch(READ, key)
-        if row is None and await _fetch(CLAIM, {"key": key, "owner": owner, "lease": LEASE_SECONDS}):
+        if row is None and await owned(_claim(key, owner), partial(_unclaim, key, owner)):
             turn = Turn("miss", key=key, owner=owner, claimed=True)
             turn.beat = asyncio.create_task(_keep_alive(key, owner, until))
             return turn
@@ -309,6 +312,17 @@ async def _first_of_all(key: str, owner: UUID, until: float) -> Turn:
         return Turn("miss", key=key)
 
 
+async def _claim(key: str, owner: UUID) -> bool:
+    return bool(await _fetch(CLAIM, {"key": key, "owner": owner, "lease": LEASE_SECONDS}))
+
+
+async def _unclaim(key: str, owner: UUID, claimed: bool) -> None:
+    """The caller was cancelled while it claimed the key."""
+    if claimed:
+        with suppress(Unavailable, psycopg.Error):  # then the lease runs out
+            await _execute(GIVE_UP, key, owner)
+
+
 async def _over(key: str, until: float) -> bool:
     """Waits while another process gets the answer. True: look again, an answer is there or the leader has died.
     False: it has failed, and an equal call may well fail in the same way: all try for themselves."""
@@ -316,9 +330,7 @@ async def _over(key: str, until: float) -> bool:
     while (left := until - time.monotonic()) > 0:
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 1.5, LONGEST_POLL_SECONDS)
-        row = await _fetch(
-            "SELECT answer IS NOT NULL OR expires_at <= now() FROM routing_cachedanswer WHERE key = %s", key
-        )
+        row = await _fetch(LOOK, key)
         if row is None:
             return False
         if row[0]:

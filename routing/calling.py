@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from routing import health, offline
 from routing.adapters import transport
@@ -14,7 +14,7 @@ LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
 async def ask(
     candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
 ) -> AsyncGenerator[Delta, None]:
-    """The answer of one candidate, piece by piece. Raises ProviderError or UnsupportedByProvider."""
+    """The answer of one candidate that has a slot, piece by piece. Raises ProviderError or UnsupportedByProvider."""
     provider = candidate.model.provider
     if provider.kind == "offline":
         # Ranking a long transcript takes a second of computing: not on the event loop.
@@ -26,15 +26,16 @@ async def ask(
     deltas = transport.stream(
         provider, candidate.model, request, max_output_tokens=candidate.max_output_tokens, timeouts=timeouts
     )
-    # Half of the patience is for a slot, so that the one who gets it late still has time for a first token.
-    wait_seconds = None if first_token_seconds is None else first_token_seconds / 2
-    async with health.slot(provider, candidate.model, wait_seconds=wait_seconds), aclosing(deltas):
+    async with aclosing(deltas):
         async for delta in deltas:
             yield delta
 
 
 class Breakers:
-    """Tells the shared circuits how each attempt went."""
+    """Holds a slot for each attempt, and tells the shared circuits how it went."""
+
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
+        return health.slot(candidate.model.provider, candidate.model, wait_seconds=wait_seconds)
 
     async def succeeded(self, candidate: Candidate) -> None:
         await health.record_success(candidate.model.provider, candidate.model)

@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from routing import cache, health, ledger, patterns, receipts, rules, shadowing, snapshot, streaming, worlds
+from routing import (
+    bodies,
+    cache,
+    envelopes,
+    health,
+    ledger,
+    patterns,
+    receipts,
+    rules,
+    shadowing,
+    snapshot,
+    streaming,
+    worlds,
+)
 from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
@@ -21,6 +34,7 @@ from ziggie.errors import (
     AllProvidersFailed,
     BudgetExceeded,
     DeadlineExceeded,
+    NoRoute,
     RoutingError,
     Unsupported,
     ZiggieError,
@@ -62,7 +76,7 @@ async def open_call(
     started = time.monotonic()
     deadline = started + (request.deadline_seconds or LONGEST_CALL_SECONDS)
     demand = measure(request)
-    planned = await _plan(request, demand, allowed_models)
+    planned = await _plan(call_id, request, demand, allowed_models)
     turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
     hold = ledger.Hold(call_id)
     if turn.entry is None:
@@ -85,11 +99,16 @@ class _Planned:
 
 
 async def _plan(
-    request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
+    call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
 ) -> _Planned:
     """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
     configuration = await snapshot.acurrent()
     world = await (health.world(configuration) if again else worlds.recent(configuration))
+    if request.envelope_id is not None:
+        envelope = await envelopes.look(request.envelope_id, call_id=call_id)
+        if envelope is None or not envelope.is_open:
+            raise BudgetExceeded(f"the budget of {envelope.name if envelope else 'this call'} is closed")
+        configuration, world = envelopes.seen_with(envelope, configuration, world)
     plan = rules.decide(demand, limited(configuration, allowed_models), world)
     seen = circumstances(configuration, world, allowed_models)
     return _Planned(configuration, plan, receipts.decision(request, demand, plan, seen))
@@ -113,12 +132,13 @@ async def _hold(
                 planned.snapshot,
                 expires_in_seconds=until - time.monotonic() + SETTLE_MARGIN_SECONDS,
                 context=receipts.context(planned.decision, planned.plan),
+                envelope_id=request.envelope_id,
             )
             break
         except BudgetExceeded:
             if chance == PLANS:
                 raise
-        planned = await _plan(request, demand, allowed_models, again=True)
+        planned = await _plan(call_id, request, demand, allowed_models, again=True)
     return planned, hold
 
 
@@ -126,14 +146,15 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     """The error of a walk that ended without an answer."""
     late = call.walk.deadline is not None and time.monotonic() >= call.walk.deadline
     attempts = call.walk.attempts
-    text = "; ".join(f"{attempt.model}: {attempt.error or attempt.outcome}" for attempt in attempts)
+    details = [{"model": a.model, "outcome": str(a.outcome), "error": a.error} for a in attempts]
+    details += [{"model": s.model, "outcome": "skipped", "error": s.reason} for s in call.walk.skipped]
+    text = "; ".join(f"{detail['model']}: {detail['error'] or detail['outcome']}" for detail in details)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
     if attempts and call.walk.unsupported == len(attempts):
         kind = Unsupported
-    error = kind(
-        f"no model gave a usable answer ({text or 'none was tried'})",
-        details=[{"model": a.model, "outcome": a.outcome, "error": a.error} for a in attempts],
-    )
+    elif call.walk.skipped and not attempts and not late:
+        kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
+    error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
     error.call_id = str(call.id)
     return error
 
@@ -164,8 +185,11 @@ async def settle(call: OpenCall, books: receipts.Books) -> bool:
         await call.turn.keep(call.walk, call.outcome)
     await call.turn.release(given_up=call.given_up)
     ended = await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+    if ended and call.plan.options.store_bodies:
+        await bodies.keep(call.id, call.request, call.outcome, call.snapshot)
     if ended and call.outcome is not None:
-        shadowing.offer(call.id, call.request, call.plan, call.outcome)
+        baseline = call.snapshot.settings.baseline_model
+        shadowing.offer(call.id, call.request, call.plan, call.outcome, baseline_model=baseline)
     return ended
 
 

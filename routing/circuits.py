@@ -5,14 +5,21 @@ Whoever tries is settled by one conditional UPDATE. In the common case, a call t
 was wrong, nothing is read or written.
 """
 
+import asyncio
 import random
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import LiteralString
 
+import psycopg
+
 from routing import database
+from routing.handover import beside, owned
 from routing.types import ErrorKind, ModelSpec, ProviderError, ProviderSpec
 from ziggie import live
+from ziggie.errors import Unavailable
 
 PROBE_SECONDS = 60.0  # a probe whose process died blocks nobody for longer
 LONGEST_COOL_DOWN_SECONDS = 300.0
@@ -68,6 +75,15 @@ class Known:
 
     def closed(self, key: Key) -> "Known":
         return Known(self.unclean - {key}, self.due - {key})
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """The right of one call to try what was open; `until` tells it from a later one's."""
+
+    provider_id: int
+    model_slug: str
+    until: datetime
 
 
 _known = Known()  # replaced as a whole: loops on other threads read it
@@ -139,17 +155,24 @@ FROM unnest(%(missing)s::varchar[]) AS slug
 ON CONFLICT (provider_id, model_slug) DO UPDATE SET state = 'open', failures = 1, open_until = EXCLUDED.open_until,
     probe_until = NULL, error_kind = EXCLUDED.error_kind, reason = EXCLUDED.reason,
     changed_at = CASE WHEN c.state = 'open' THEN c.changed_at ELSE now() END
+RETURNING c.model_slug, changed_at = now(), (extract(epoch FROM changed_at) * 1000)::bigint
 """
 PRESENT: LiteralString = """
 UPDATE routing_circuit SET state = 'closed', failures = 0, open_until = NULL, probe_until = NULL, reason = '',
     changed_at = now()
 WHERE provider_id = %(provider)s AND model_slug = ANY(%(present)s) AND state <> 'closed' AND error_kind = 'not_found'
+RETURNING model_slug, true, (extract(epoch FROM changed_at) * 1000)::bigint
 """
 PROBE: LiteralString = """
 UPDATE routing_circuit SET state = 'half_open', probe_until = now() + %(seconds)s * interval '1 second'
 WHERE provider_id = %(provider)s AND model_slug = %(model)s
     AND ((state = 'open' AND open_until <= now()) OR (state = 'half_open' AND probe_until <= now()))
-RETURNING id
+RETURNING probe_until
+"""
+NO_VERDICT: LiteralString = """
+UPDATE routing_circuit SET state = 'open', open_until = now(), probe_until = NULL
+WHERE provider_id = %(provider_id)s AND model_slug = %(model_slug)s
+    AND state = 'half_open' AND probe_until = %(until)s
 """
 STATE: LiteralString = "SELECT state FROM routing_circuit WHERE provider_id = %(provider)s AND model_slug = %(model)s"
 
@@ -209,19 +232,40 @@ async def record_success(provider: ProviderSpec, model: ModelSpec | None) -> Non
             await _tell(provider, slug, state="closed", reason="", version=version)
 
 
-async def win_probe(provider: ProviderSpec, model: ModelSpec | None) -> None:
-    """Returns if this call may go ahead. Raises ProviderError("busy") if another one is trying just now."""
-    for slug in dict.fromkeys(("", model.slug if model else "")):
-        if (provider.id, slug) not in _known.due:
-            continue
-        parameters = {"provider": provider.id, "model": slug, "seconds": PROBE_SECONDS}
-        async with database.connection() as connection:
-            won = await (await connection.execute(PROBE, parameters)).fetchone()
-            row = None if won else await (await connection.execute(STATE, parameters)).fetchone()
-        if won or row is None or row[0] == "closed":
-            continue
-        what = slug or provider.slug
-        raise ProviderError("busy", f"{what} had failed and another call is trying it", retryable=False)
+@asynccontextmanager
+async def probing(provider: ProviderSpec, model: ModelSpec | None) -> AsyncIterator[None]:
+    """Around a call, which may be the one that tries what was open. Raises ProviderError("busy") if another one is
+    trying it just now. A call that ends without a verdict, say because its caller went away, lets the next one try."""
+    won: list[_Probe] = []
+    try:
+        for slug in dict.fromkeys(("", model.slug if model else "")):
+            if (provider.id, slug) in _known.due and (probe := await owned(_win(provider, slug), _end_probe)):
+                won.append(probe)
+        yield
+    finally:
+        for probe in won:
+            await asyncio.shield(beside(_end_probe(probe)))
+
+
+async def _win(provider: ProviderSpec, slug: str) -> _Probe | None:
+    """The right to try it; None if there is nothing to try any more. Raises ProviderError."""
+    parameters = {"provider": provider.id, "model": slug, "seconds": PROBE_SECONDS}
+    async with database.connection() as connection:
+        won = await (await connection.execute(PROBE, parameters)).fetchone()
+        row = None if won else await (await connection.execute(STATE, parameters)).fetchone()
+    if won:
+        return _Probe(provider.id, slug, won[0])
+    if row is None or row[0] == "closed":
+        return None
+    raise ProviderError("busy", f"{slug or provider.slug} had failed and another call is trying it", retryable=False)
+
+
+async def _end_probe(probe: _Probe | None) -> None:
+    """Changes nothing once a verdict is there."""
+    if probe is not None:
+        with suppress(Unavailable, psycopg.Error):  # then it runs out
+            async with database.connection() as connection:
+                await connection.execute(NO_VERDICT, asdict(probe))
 
 
 async def confirm(provider: ProviderSpec, *, loaded: Iterable[str] | None) -> None:
@@ -247,9 +291,13 @@ async def set_missing(provider: ProviderSpec, missing: Collection[str], present:
         "seconds": NOT_PULLED_SECONDS,
     }
     async with database.connection() as connection:
-        if missing:
-            await connection.execute(MISSING, parameters)
-        await connection.execute(PRESENT, parameters)
+        gone = await (await connection.execute(MISSING, parameters)).fetchall() if missing else []
+        found = await (await connection.execute(PRESENT, parameters)).fetchall()
+    for state, rows in (("open", gone), ("closed", found)):
+        reason = str(parameters["reason"]) if state == "open" else ""
+        for slug, is_news, version in rows:
+            if is_news:
+                await _tell(provider, slug, state=state, reason=reason, version=version)
 
 
 def remember(known: Known) -> None:
@@ -263,7 +311,10 @@ def reason_of(error: ProviderError) -> str:
 
 
 async def _tell(provider: ProviderSpec, slug: str, *, state: str, reason: str, version: int) -> None:
-    """Pages show providers: what is wrong with one model of them is on the receipts."""
-    if not slug:
-        data: live.ProviderChanged = {"provider": provider.slug, "state": state, "reason": reason}
-        await live.apublish("providers", "provider.changed", version=version, data=data)
+    """Pages show providers, and below each the models of it that are not called for now."""
+    if slug:
+        model: live.ModelChanged = {"model": slug, "provider": provider.slug, "state": state, "reason": reason}
+        await live.apublish("providers", "model.changed", version=version, data=model)
+        return
+    data: live.ProviderChanged = {"provider": provider.slug, "state": state, "reason": reason}
+    await live.apublish("providers", "provider.changed", version=version, data=data)

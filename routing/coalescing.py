@@ -100,11 +100,14 @@ class Lane(Generic[Item, Result]):
                 return
             else:
                 for (_, future, _), result in zip(batch, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
-                    elif self._orphaned is not None:
-                        self._orphaned(result)
+                    self._hand_over(future, result)
                 return
+
+    def _hand_over(self, future: asyncio.Future[Result], result: Result) -> None:
+        if not future.done():
+            future.set_result(result)
+        elif self._orphaned is not None:
+            self._orphaned(result)
 
     async def _attempt(self, items: list[Item]) -> list[Result]:
         async with asyncio.timeout(BATCH_TIMEOUT_SECONDS), database.connection() as connection:
@@ -123,7 +126,7 @@ class Lane(Generic[Item, Result]):
             except Exception as second:  # goes to the one who waits for it
                 error = second
             else:
-                future.set_result(result)
+                self._hand_over(future, result)
                 return
         logger.error("an operation on the ledger was refused: %s", type(error).__name__)
         if not future.done():
@@ -132,11 +135,12 @@ class Lane(Generic[Item, Result]):
     def _patient(
         self, batch: list[tuple[Item, asyncio.Future[Result], float]], error: Exception
     ) -> list[tuple[Item, asyncio.Future[Result], float]]:
-        """The entries that wait on; the others fail with Unavailable."""
+        """The entries that wait on; the others fail with Unavailable. One whose waiter gave up is tried again like
+        them: it may have been done although the server did not say so, and then has to be undone."""
         now = asyncio.get_running_loop().time()
         for _, future, deadline in batch:
             if deadline <= now and not future.done():
                 unavailable = Unavailable("the ledger's database does not answer")
                 unavailable.__cause__ = error
                 future.set_exception(unavailable)
-        return [entry for entry in batch if not entry[1].done()]
+        return [entry for entry in batch if entry[2] > now and (entry[1].cancelled() or not entry[1].done())]

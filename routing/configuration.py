@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from routing.models import MAX_PRICE
+from routing.redaction import MAX_PATTERNS, PatternError, compiled
 
 Path = tuple[str | int, ...]
 
@@ -57,6 +58,14 @@ def _no_control_characters(text: Any) -> Any:
     return text
 
 
+def _expression(text: str) -> str:
+    try:
+        compiled(text)
+    except PatternError as error:
+        raise PydanticCustomError("expression", "{problem}", {"problem": str(error)}) from None
+    return text
+
+
 Number = Annotated[Decimal, BeforeValidator(_decimal)]
 Usd = Annotated[Number, Field(ge=0, le=MAX_PRICE, decimal_places=6)]
 Fraction = Annotated[Number, Field(ge=0, le=1, decimal_places=4)]
@@ -68,6 +77,7 @@ WireName = Annotated[str, BeforeValidator(_no_control_characters), StringConstra
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_length=1, max_length=100)]
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f,]+$", max_length=60)]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=10_000)]
+Expression = Annotated[str, AfterValidator(_expression)]
 Words = Annotated[list[Word], Field(max_length=100)]
 Chain = Annotated[list[ModelSlug], Field(max_length=20)]
 Level = Literal["L1", "L2", "L3"]
@@ -221,6 +231,10 @@ class SettingsEntry(Entry):
     electricity_usd_per_kwh: Annotated[Number, Field(ge=0, le=1000, decimal_places=4)] = Decimal("0.12")
     kimi_enabled: bool = False
     time_zone: Annotated[str, StringConstraints(max_length=60)] = "UTC"
+    usage_months: Annotated[int, Field(ge=1, le=1200)] | None = 24
+    body_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    body_kilobytes: Annotated[int, Field(ge=1, le=1024)] = 64
+    redact_patterns: Annotated[list[Expression], Field(max_length=MAX_PATTERNS)] = []
 
 
 E = TypeVar("E", bound=Entry)

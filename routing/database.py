@@ -71,7 +71,8 @@ class Pool:
     async def acquire(self) -> Connection:
         """Raises Unavailable if all connections stay busy or the server does not answer."""
         try:
-            await asyncio.wait_for(self._permits.acquire(), CHECKOUT_TIMEOUT_SECONDS)
+            async with asyncio.timeout(CHECKOUT_TIMEOUT_SECONDS):
+                await self._permits.acquire()
         except TimeoutError:
             raise Unavailable("all database connections are busy") from None
         try:
@@ -91,6 +92,9 @@ class Pool:
                 await connection.execute("")
             except psycopg.OperationalError:
                 await connection.close()
+            except BaseException:  # the caller was cancelled: nobody else holds this connection
+                await connection.close()
+                raise
             else:
                 return connection
         return await connect()

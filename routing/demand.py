@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from routing.tokens import estimate_tokens
-from routing.types import ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
+from routing.types import BudgetFit, ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
 from ziggie.errors import InvalidInput
 
 CHARACTERS_PER_TOKEN = 4
@@ -41,7 +41,8 @@ class Demand:
     `input_at_most` is an upper bound of its tokens, for money; `input_likely` an estimate, for whether it
     fits a context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
     `choices` is how many answers are asked for at once. `may_repair`: an answer that does not validate is
-    sent back once. `sticky` is a digest that tells runs and conversations apart for rollouts.
+    sent back once. `budget_fit` is the request's.
+    `sticky` is a digest that tells runs and conversations apart for rollouts.
     """
 
     model: str
@@ -62,6 +63,14 @@ class Demand:
     sticky: str
     api_key_id: str
     creator: str
+    budget_fit: BudgetFit = ""
+
+    @property
+    def may_clamp(self) -> bool:
+        """Whether a shorter answer is wanted where a budget has no room for the worst case."""
+        if self.budget_fit:
+            return self.budget_fit == "clamp"
+        return self.max_output_tokens is None
 
     def bucket(self, salt: str) -> int:
         """0..9999, always the same for the same run or conversation and the same salt."""
@@ -99,6 +108,7 @@ def measure(request: ChatRequest) -> Demand:
         sticky=_sticky(request),
         api_key_id=request.api_key_id or "",
         creator=request.creator,
+        budget_fit=request.budget_fit,
     )
 
 

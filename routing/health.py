@@ -17,7 +17,7 @@ from typing import Any, LiteralString
 from routing import circuits, database, slots
 from routing.adapters import transport
 from routing.adapters.base import ProviderStatus
-from routing.circuits import Known, record_failure, record_success, remember, win_probe
+from routing.circuits import Known, probing, record_failure, record_success, remember
 from routing.ledger import BALANCES
 from routing.snapshot import acurrent
 from routing.types import BudgetState, ModelSpec, ProviderError, ProviderSpec, Snapshot, Source, World
@@ -123,8 +123,7 @@ async def slot(
     failed, or if the provider has had its requests of today: nobody was called then.
     """
     patience = provider.timeout_seconds if wait_seconds is None else wait_seconds
-    async with slots.slot(provider, wait_seconds=patience):
-        await win_probe(provider, model)
+    async with slots.slot(provider, wait_seconds=patience), probing(provider, model):
         if provider.max_requests_per_day is not None:
             await _count_request(provider, provider.max_requests_per_day)
         yield

@@ -1,4 +1,5 @@
-"""Money: reserve the worst case, settle what was spent, release what was not. The only writer of budget counters.
+"""Money: reserve the worst case, settle what was spent, release what was not. The only writer of budget counters,
+with envelopes.py, which opens and closes what many calls draw from.
 
 A call is admitted by a committed hold against every budget in its scope, or refused. It ends once: whoever
 deletes the hold's row writes the receipt, the usage records, the counters and the rollups in that same
@@ -8,7 +9,7 @@ Nothing is ever admitted without the database, and nothing here waits on the net
 
 import asyncio
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -16,11 +17,12 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from psycopg.rows import TupleRow
 
 from routing import database
 from routing.coalescing import Lane
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
-from routing.types import BudgetState, Snapshot
+from routing.types import ENVELOPE, BudgetState, Snapshot
 from ziggie.errors import BudgetExceeded, InvalidInput
 
 MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bits
@@ -31,8 +33,12 @@ SWEEP_BATCH = 200
 
 RESERVE = "SELECT * FROM ledger_reserve(%s::json, %s::bigint[], coalesce(%s, now()))"
 SETTLE = "SELECT * FROM ledger_settle(%s::uuid[], %s::uuid[], %s::json, %s::json, %s::json, coalesce(%s, now()))"
+DRAW = "SELECT * FROM ledger_draw(%s::json, %s::bigint[], coalesce(%s, now()))"
+SETTLE_DRAWN = """
+SELECT * FROM ledger_settle_drawn(%s::uuid[], %s::bigint[], %s::json, %s::json, %s::json, coalesce(%s, now()))
+"""
 EXPIRED = """
-SELECT id, period_ids, amounts_microusd, context, created_at FROM routing_reservation
+SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
 """
 BALANCES = """
@@ -48,11 +54,13 @@ FROM routing_budget b LEFT JOIN LATERAL (
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A call's admitted worst case. `periods` says in which period of each budget the money is held; both
-    mappings are empty for a call that could cost nothing."""
+    mappings are empty for a call that could cost nothing. What it takes of its envelope's limit is the amount of
+    the budget ENVELOPE, which has no period."""
 
     call_id: UUID
     amounts: Mapping[int, int] = field(default_factory=dict)  # budget id -> micro-dollars
     periods: Mapping[int, int] = field(default_factory=dict)  # budget id -> period id
+    envelope_id: UUID | None = None
 
     @property
     def is_free(self) -> bool:
@@ -66,17 +74,19 @@ class _Request:
     expires_in_seconds: float
     context: Mapping[str, Any]
     at: datetime | None
+    envelope_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     budget_id: int
-    left_microusd: int
+    left_microusd: int | None  # None: the envelope is closed
 
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a call ends. Without `call` it is released. Charges are (budget id, period id, micro-dollars)."""
+    """How a call ends. Without `call` it is released. Charges are (budget id, period id, micro-dollars).
+    `spent_microusd` is what a call of an envelope cost in all, None for the others."""
 
     call_id: UUID
     is_free: bool
@@ -84,6 +94,7 @@ class _Ending:
     records: Sequence[UsageRow] = ()
     charges: Sequence[tuple[int | None, int | None, int]] = ()
     at: datetime | None = None
+    spent_microusd: int | None = None
 
 
 # --- what callers use ----------------------------------------------------------------------------
@@ -97,9 +108,12 @@ async def reserve(
     expires_in_seconds: float,
     context: Mapping[str, Any],
     at: datetime | None = None,
+    envelope_id: UUID | None = None,
 ) -> Hold:
     """Holds `amounts` (budget id -> micro-dollars, the worst case) in each budget's current period, all or none.
 
+    With an envelope, `amounts` has under ENVELOPE what the call takes of its limit, and the money comes from what
+    the envelope holds in each budget, then from the budget itself.
     `context` is what the sweep settles from if nobody else does: any columns of CallRow and UsageRow.
     Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None.
     Raises BudgetExceeded naming the budget, InvalidInput for an impossible amount, Unavailable.
@@ -109,8 +123,11 @@ async def reserve(
         return Hold(call_id)
     if any(not 0 < amount <= MAX_MICROUSD for amount in wanted.values()):
         raise InvalidInput("an amount to be held is out of range")
-    request = _Request(call_id, wanted, min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS), context, at)
-    admission = _lanes().reserving.submit(request)
+    if (envelope_id is not None) != (ENVELOPE in wanted):
+        raise InvalidInput("a call of an envelope takes of its limit, and no other call does")
+    seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
+    request = _Request(call_id, wanted, seconds, context, at, envelope_id)
+    admission = (_lanes().reserving if envelope_id is None else _lanes().drawing).submit(request)
     try:
         outcome = await admission
     except asyncio.CancelledError:
@@ -140,16 +157,21 @@ async def settle(
         raise InvalidInput("a receipt must bear its hold's id")
     if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
         raise InvalidInput("a charge is out of range")
-    lines = [(budget, hold.periods.get(budget), charges[budget]) for budget in sorted(charges) if charges[budget]]
-    ending = _Ending(hold.call_id, hold.is_free, call, records, lines, at)
-    return await asyncio.shield(_lanes().ending.submit(ending))
+    lines = [
+        (budget, hold.periods.get(budget), charges[budget])
+        for budget in sorted(charges)
+        if charges[budget] and budget != ENVELOPE
+    ]
+    spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
+    return await asyncio.shield(_end(_Ending(hold.call_id, hold.is_free, call, records, lines, at, spent)))
 
 
 async def release(hold: Hold) -> bool:
     """Gives a hold back without a receipt. False if the call had ended before. A free hold needs nothing."""
     if hold.is_free:
         return True
-    return await asyncio.shield(_lanes().ending.submit(_Ending(hold.call_id, is_free=False)))
+    spent = None if hold.envelope_id is None else 0
+    return await asyncio.shield(_end(_Ending(hold.call_id, is_free=False, spent_microusd=spent)))
 
 
 async def sweep(*, at: datetime | None = None) -> int:
@@ -158,9 +180,7 @@ async def sweep(*, at: datetime | None = None) -> int:
     while True:
         async with database.connection() as connection:
             rows = await (await connection.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()
-        endings = [_swept(*row) for row in rows]
-        lane = _lanes().ending
-        results = await asyncio.gather(*(asyncio.shield(lane.submit(ending)) for ending in endings))
+        results = await asyncio.gather(*(asyncio.shield(_end(_swept(row))) for row in rows))
         ended += sum(results)
         if len(rows) < SWEEP_BATCH or not any(results):
             return ended
@@ -176,8 +196,8 @@ async def balances() -> dict[int, BudgetState]:
 async def drain() -> None:
     """Returns once this loop's pending admissions and settlements are done: call it before a server stops."""
     lanes = _lanes()
-    await lanes.reserving.idle()
-    await lanes.ending.idle()
+    for lane in (lanes.reserving, lanes.drawing, lanes.ending, lanes.ending_drawn):
+        await lane.idle()
 
 
 # --- batches --------------------------------------------------------------------------------------
@@ -188,8 +208,14 @@ class _Lanes:
         self.reserving: Lane[_Request, Hold | _Refusal] = Lane(
             _reserve_batch, patience_seconds=RESERVE_PATIENCE_SECONDS, repair=_repaired_request, orphaned=_give_back
         )
+        self.drawing: Lane[_Request, Hold | _Refusal] = Lane(
+            _draw_batch, patience_seconds=RESERVE_PATIENCE_SECONDS, repair=_repaired_request, orphaned=_give_back
+        )
         self.ending: Lane[_Ending, bool] = Lane(
             _end_batch, patience_seconds=SETTLE_PATIENCE_SECONDS, repair=_repaired_ending
+        )
+        self.ending_drawn: Lane[_Ending, bool] = Lane(
+            _end_drawn_batch, patience_seconds=SETTLE_PATIENCE_SECONDS, repair=_repaired_ending
         )
 
 
@@ -204,43 +230,87 @@ def _lanes() -> _Lanes:
     return lanes
 
 
+def _end(ending: _Ending) -> asyncio.Future[bool]:
+    lanes = _lanes()
+    return (lanes.ending if ending.spent_microusd is None else lanes.ending_drawn).submit(ending)
+
+
 async def _reserve_batch(connection: database.Connection, requests: list[_Request]) -> list[Hold | _Refusal]:
     outcomes: dict[UUID, Hold | _Refusal] = {}
     for at, group in groupby(requests, key=lambda request: request.at):
         batch = list(group)
         budgets = sorted({budget for request in batch for budget in request.amounts})
         cursor = await connection.execute(RESERVE, (_requests_json(batch), budgets, at), prepare=True)
-        amounts = {request.call_id: request.amounts for request in batch}
-        for call_id, held_budgets, periods, refused_by, left in await cursor.fetchall():
-            if refused_by is None:
-                outcomes[call_id] = Hold(call_id, amounts[call_id], dict(zip(held_budgets, periods, strict=True)))
-            else:
-                outcomes[call_id] = _Refusal(refused_by, left)
+        outcomes |= _outcomes(batch, await cursor.fetchall())
     return [outcomes[request.call_id] for request in requests]
 
 
+async def _draw_batch(connection: database.Connection, requests: list[_Request]) -> list[Hold | _Refusal]:
+    outcomes: dict[UUID, Hold | _Refusal] = {}
+    for at, group in groupby(requests, key=lambda request: request.at):
+        batch = list(group)
+        budgets = sorted({budget for request in batch for budget in request.amounts} - {ENVELOPE})
+        cursor = await connection.execute(DRAW, (_requests_json(batch), budgets, at), prepare=True)
+        outcomes |= _outcomes(batch, await cursor.fetchall())
+    return [outcomes[request.call_id] for request in requests]
+
+
+def _outcomes(batch: list[_Request], rows: list[TupleRow]) -> dict[UUID, Hold | _Refusal]:
+    asked = {request.call_id: request for request in batch}
+    outcomes: dict[UUID, Hold | _Refusal] = {}
+    for call_id, held_budgets, periods, refused_by, left in rows:
+        if refused_by is None:
+            held = dict(zip(held_budgets, periods, strict=True))
+            outcomes[call_id] = Hold(call_id, asked[call_id].amounts, held, asked[call_id].envelope_id)
+        else:
+            outcomes[call_id] = _Refusal(refused_by, left)
+    return outcomes
+
+
 def _requests_json(batch: list[_Request]) -> str:
-    return orjson.dumps(
-        [
-            {
-                "id": request.call_id,
-                "budgets": list(request.amounts),
-                "amounts": list(request.amounts.values()),
-                "expires_in_seconds": request.expires_in_seconds,
-                "context": request.context,
-            }
-            for request in batch
-        ]
-    ).decode()
+    return orjson.dumps([_request_json(request) for request in batch]).decode()
+
+
+def _request_json(request: _Request) -> dict[str, Any]:
+    amounts, drawn = request.amounts, {}
+    if request.envelope_id is not None:
+        drawn = {"envelope": request.envelope_id, "taken": amounts[ENVELOPE]}
+        amounts = {budget: amount for budget, amount in amounts.items() if budget != ENVELOPE}
+    return {
+        "id": request.call_id,
+        "budgets": list(amounts),
+        "amounts": list(amounts.values()),
+        "expires_in_seconds": request.expires_in_seconds,
+        "context": request.context,
+        **drawn,
+    }
 
 
 async def _end_batch(connection: database.Connection, endings: list[_Ending]) -> list[bool]:
     ended: set[UUID] = set()
-    results: list[bool] = []
-    for at, group in groupby(endings, key=lambda ending: ending.at):
-        batch = {ending.call_id: ending for ending in group}.values()  # twice in one batch ends once
-        cursor = await connection.execute(SETTLE, (*_endings_parameters(list(batch)), at), prepare=True)
+    for at, batch in _by_time(endings):
+        cursor = await connection.execute(SETTLE, (*_endings_parameters(batch), at), prepare=True)
         ended.update(row[0] for row in await cursor.fetchall())
+    return _results(endings, ended)
+
+
+async def _end_drawn_batch(connection: database.Connection, endings: list[_Ending]) -> list[bool]:
+    ended: set[UUID] = set()
+    for at, batch in _by_time(endings):
+        held, _, *rows = _endings_parameters(batch)
+        spent = [ending.spent_microusd for ending in batch]
+        cursor = await connection.execute(SETTLE_DRAWN, (held, spent, *rows, at), prepare=True)
+        ended.update(row[0] for row in await cursor.fetchall())
+    return _results(endings, ended)
+
+
+def _by_time(endings: list[_Ending]) -> Iterator[tuple[datetime | None, list[_Ending]]]:
+    for at, group in groupby(endings, key=lambda ending: ending.at):
+        yield at, list({ending.call_id: ending for ending in group}.values())  # twice in one batch ends once
+
+
+def _results(endings: list[_Ending], ended: set[UUID]) -> list[bool]:
+    results = []
     for ending in endings:
         results.append(ending.call_id in ended)
         ended.discard(ending.call_id)
@@ -267,7 +337,8 @@ def _endings_parameters(batch: list[_Ending]) -> tuple[list[UUID], list[UUID], s
 def _give_back(outcome: Hold | _Refusal) -> None:
     """The caller was cancelled while its hold was being committed."""
     if isinstance(outcome, Hold):
-        _lanes().ending.submit(_Ending(outcome.call_id, is_free=False))
+        spent = None if outcome.envelope_id is None else 0
+        _end(_Ending(outcome.call_id, is_free=False, spent_microusd=spent))
 
 
 def _repaired_request(request: _Request) -> _Request:
@@ -280,20 +351,23 @@ def _repaired_ending(ending: _Ending) -> _Ending:
     return replace(ending, call=ending.call.fitting(), records=[record.fitting() for record in ending.records])
 
 
-def _swept(
-    call_id: UUID, periods: list[int], amounts: list[int], context: dict[str, Any], created_at: datetime
-) -> _Ending:
+def _swept(row: TupleRow) -> _Ending:
+    call_id, envelope_id, periods, amounts, taken, context, created_at = row
     known = context.get("cost_microusd")
-    cost = known if isinstance(known, int) and known >= 0 else max(amounts, default=0)
+    cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
     if context.get("release_when_expired"):
-        return _Ending(call_id, is_free=False)
+        return _Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
     call, records = abandoned_call(call_id, context, cost_microusd=cost, created_at=created_at, now=datetime.now(UTC))
     charges = [(None, period, min(cost, amount)) for period, amount in zip(periods, amounts, strict=True)]
-    return _Ending(call_id, is_free=False, call=call, records=records, charges=charges)
+    spent = None if envelope_id is None else cost
+    return _Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
 
 
 def _exceeded(refusal: _Refusal, needed_microusd: int, snapshot: Snapshot) -> BudgetExceeded:
-    slug = next((budget.slug for budget in snapshot.budgets if budget.id == refusal.budget_id), str(refusal.budget_id))
+    names = {ENVELOPE: "of its run"} | {budget.id: budget.slug for budget in snapshot.budgets}
+    slug = names.get(refusal.budget_id, str(refusal.budget_id))
+    if refusal.left_microusd is None:
+        return BudgetExceeded(f"the budget {slug} is closed", details=[{"budget": slug}])
     left_usd, needed_usd = (f"{amount / 1_000_000:.6f}" for amount in (refusal.left_microusd, needed_microusd))
     return BudgetExceeded(
         f"budget {slug} has ${left_usd} left, and this call could cost ${needed_usd}",

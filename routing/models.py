@@ -14,9 +14,12 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from routing.models_usage import Statement, StatementLine, StoredBody, UsageMonth
 from ziggie.fields import EncryptedTextField
 from ziggie.ids import uuid7
 from ziggie.queue import LeasedRow
+
+__all__ = ["Statement", "StatementLine", "StoredBody", "UsageMonth"]  # the rest of the app's rows
 
 AGENT_LEVELS = ("L1", "L2", "L3")
 CREATOR_TIERS = ("critical", "high", "medium", "low")
@@ -123,6 +126,27 @@ class RoutingSettings(models.Model):
     )
     kimi_enabled = models.BooleanField(default=False)
     time_zone = models.CharField(max_length=60, default="UTC", help_text="Budgets roll over at midnight here.")
+    usage_months = models.PositiveSmallIntegerField(
+        default=24,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(1200)],
+        help_text="Whole months of records and receipts that are kept beside the present one; empty keeps all.",
+    )
+    body_days = models.PositiveSmallIntegerField(
+        default=30, validators=[MinValueValidator(1), MaxValueValidator(3650)], help_text="How long bodies are kept."
+    )
+    body_kilobytes = models.PositiveSmallIntegerField(
+        default=64,
+        validators=[MinValueValidator(1), MaxValueValidator(1024)],
+        help_text="The most that is kept of a request, and of an answer.",
+    )
+    redact_patterns = ArrayField(
+        models.CharField(max_length=300),
+        default=list,
+        blank=True,
+        help_text="RE2 expressions: what they find is taken out of bodies, beside keys, addresses and numbers.",
+    )
 
     class Meta:
         verbose_name = verbose_name_plural = "settings"
@@ -326,16 +350,49 @@ class BudgetPeriod(models.Model):
         return f"{self.budget_id} from {self.starts_at:%Y-%m-%d}"
 
 
+class Envelope(models.Model):
+    """Money that a run, a swarm or a batch holds at once, for its calls to draw from. `amounts` stand beside
+    `period_ids`: what it holds and no call has taken yet; nothing once it is closed. The row outlives its closing,
+    so that an envelope that is opened again goes on with what was left of its limit."""
+
+    id = models.UUIDField(primary_key=True, editable=False)  # also the run's or the batch's
+    name = models.CharField(max_length=100)
+    api_key_id = models.CharField(max_length=64, blank=True, help_text="The key whose calls may draw from it.")
+    limit_microusd = models.BigIntegerField()
+    left_microusd = models.BigIntegerField(help_text="Of the limit, what calls neither hold nor have spent.")
+    period_ids = ArrayField(models.BigIntegerField(), default=list)
+    amounts_microusd = ArrayField(models.BigIntegerField(), default=list)
+    expires_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(left_microusd__lte=F("limit_microusd")), name="envelope_within_limit"),
+            models.CheckConstraint(
+                condition=Q(closed_at__isnull=True) | Q(amounts_microusd=[]), name="closed_envelope_holds_nothing"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=Q(closed_at=None), name="envelope_expiry"),
+            models.Index(fields=["closed_at"], name="envelope_closed"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Reservation(models.Model):
-    """Money held for one routed call, or for an envelope that calls draw from. The row lives exactly as long
-    as the hold: whoever deletes it settles or releases, so that happens once. `amounts` stand beside
-    `period_ids`. A hold that outlives `expires_at` is settled by the sweep from `context`."""
+    """Money held for one routed call. The row lives exactly as long as the hold: whoever deletes it settles or
+    releases, so that happens once. `amounts` stand beside `period_ids`. A hold that outlives `expires_at` is settled
+    by the sweep from `context`."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)  # also the call's id
     envelope_id = models.UUIDField(null=True, help_text="The envelope that this call draws from.")
     period_ids = ArrayField(models.BigIntegerField(), default=list)
     amounts_microusd = ArrayField(models.BigIntegerField(), default=list)
-    drawn_microusd = ArrayField(models.BigIntegerField(), null=True, help_text="An envelope's part that calls hold.")
+    drawn_microusd = ArrayField(models.BigIntegerField(), null=True, help_text="What of each amount the envelope held.")
+    taken_microusd = models.BigIntegerField(null=True, help_text="What the call takes of its envelope's limit.")
     expires_at = models.DateTimeField()
     context = models.JSONField(default=dict)
     created_at = models.DateTimeField(default=timezone.now)
@@ -390,7 +447,10 @@ class RoutedCall(models.Model):
 
 class UsageRecord(models.Model):
     """One attempt's tokens, cost and time. Token counts are null where the provider gave none;
-    `estimated` names those that we worked out ourselves."""
+    `estimated` names those that we worked out ourselves.
+
+    The table is partitioned by month (migration 0007): the database's key is (id, created_at), and it holds the
+    constraint below within a month. Across months the receipt, which is written once, does."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     call_id = models.UUIDField()
@@ -435,6 +495,8 @@ class UsageRecord(models.Model):
 
 class UsageRollup(models.Model):
     """Sums of usage records by hour and by all that pages group by, written in the records' own transaction.
+
+    `hour` is where an hour of UTC begins; or a quarter of one, where the staff's days do not begin with an hour.
 
     `calls` and `answered` count routed calls under the model that served them last; all else sums attempts.
     `latency` counts attempts by duration: element i (from 0) holds those of 2^(i/4) to 2^((i+1)/4) milliseconds."""

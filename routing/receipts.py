@@ -24,6 +24,7 @@ from routing.types import (
     Plan,
     Reasoning,
     Routed,
+    Skipped,
     Snapshot,
     Source,
     Text,
@@ -115,6 +116,19 @@ def dropped_json(dropped: Dropped) -> dict[str, str]:
     }
 
 
+def skipped_json(skipped: Skipped) -> dict[str, Any]:
+    return {
+        "model": skipped.model,
+        "provider": skipped.provider,
+        "source": str(skipped.source),
+        "reason": skipped.reason,
+        "kind": "busy",
+        "role": skipped.role,
+        "seconds": round(skipped.seconds, 3),
+        "state": "skipped",
+    }
+
+
 # --- after the walk ----------------------------------------------------------------------------
 
 
@@ -147,6 +161,8 @@ def books(
         _mark_served(walk, answer)
     model = answer.candidate.model if answer else None
     records = usage_rows(walk, answer if demand.task_kind != SHADOW else None, snapshot)
+    if walk.skipped:
+        decision = decision | {"candidates": [*decision["candidates"], *map(skipped_json, walk.skipped)]}
     row = CallRow(
         id=call_id,
         **decision,

@@ -21,7 +21,7 @@ from routing.models import RoutingPolicy
 from routing.pricing import microusd
 from routing.reading import read
 from routing.replay_report import Balance, BudgetPaths, Tally
-from routing.rerun import limited, world_of
+from routing.rerun import snapshot_of, world_of
 from routing.routing_file import apply
 from routing.routing_text import parse
 from routing.simulation import Receipt, as_planned, as_recorded
@@ -77,9 +77,9 @@ def _replay_one(row: tuple[Any, ...], configuration: Snapshot, tally: Tally) -> 
     before = as_recorded(receipt, configuration.models)
     kept = receipt.circumstances
     world = world_of(kept, receipt.at)
-    world = replace(world, budgets=tally.paths.states(kept, receipt.at))
+    world = replace(world, budgets={**world.budgets, **tally.paths.states(kept, receipt.at)})
     try:
-        plan = rules.decide(receipt.demand, limited(configuration, kept.get("allowed_models", ())), world)
+        plan = rules.decide(receipt.demand, snapshot_of(kept, configuration), world)
     except ZiggieError as error:
         tally.refused(receipt, before, error)
     else:
@@ -121,7 +121,7 @@ def _differences(row: tuple[Any, ...], receipt: Receipt, configuration: Snapshot
     kept = receipt.circumstances
     world = world_of(kept, receipt.at)
     try:
-        plan = rules.decide(receipt.demand, limited(configuration, kept.get("allowed_models", ())), world)
+        plan = rules.decide(receipt.demand, snapshot_of(kept, configuration), world)
     except ZiggieError as error:
         return [f"it would be refused: {error.message[:300]}"]
     again = {

@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from routing.types import BudgetState, Snapshot, World
+from routing.budgets import envelope_budget
+from routing.types import ENVELOPE, BudgetState, Snapshot, World
 
 Circumstances = dict[str, Any]  # JSON-like; what is not mentioned was empty, healthy or unspent
 
@@ -18,9 +19,11 @@ Circumstances = dict[str, Any]  # JSON-like; what is not mentioned was empty, he
 def circumstances(snapshot: Snapshot, world: World, allowed_models: Collection[str] = ()) -> Circumstances:
     """What a decision depends on beside the request and the policy, without what says nothing.
 
-    `budgets` maps ids to [left, limit] in micro-dollars, `circuits` are [provider, model or "", why].
+    `budgets` maps ids to [left, limit] in micro-dollars, `circuits` are [provider, model or "", why], `envelope`
+    is [name, limit] of the one that the call draws from.
     """
     limits = {budget.id: budget.limit_microusd for budget in snapshot.budgets}
+    envelope = next((budget for budget in snapshot.budgets if budget.id == ENVELOPE), None)
     said: Circumstances = {
         "budgets": {
             str(budget): [state.left_microusd, state.limit_microusd]
@@ -32,6 +35,7 @@ def circumstances(snapshot: Snapshot, world: World, allowed_models: Collection[s
         "today": {provider: calls for provider, calls in world.requests_today.items() if calls},
         "local_queue": world.local_queue,
         "allowed_models": sorted(allowed_models),
+        "envelope": envelope and [envelope.slug, envelope.limit_microusd],
     }
     return {"epoch": snapshot.epoch} | {name: value for name, value in said.items() if value}
 
@@ -46,6 +50,14 @@ def world_of(kept: Mapping[str, Any], at: datetime) -> World:
         requests_today=kept.get("today", {}),
         local_queue=kept.get("local_queue", 0),
     )
+
+
+def snapshot_of(kept: Mapping[str, Any], snapshot: Snapshot) -> Snapshot:
+    """The configuration as the call of these circumstances saw it."""
+    if "envelope" in kept:
+        spec = envelope_budget(*kept["envelope"])
+        snapshot = replace(snapshot, budgets=(*snapshot.budgets, spec))
+    return limited(snapshot, kept.get("allowed_models", ()))
 
 
 def limited(snapshot: Snapshot, allowed_models: Collection[str]) -> Snapshot:

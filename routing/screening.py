@@ -164,8 +164,8 @@ class Screen:
         return self.demand.input_at_most + self.others_output + WRAPPING_TOKENS
 
     def _affordable(self, model: ModelSpec, price: PriceSpec, calls: Calls, room: int) -> int | None:
-        """A shorter output with which the calls fit into `room`, if the caller left its length open."""
-        if self.demand.max_output_tokens is not None:
+        """A shorter output with which the calls fit into `room`, if the caller wants one."""
+        if not self.demand.may_clamp:
             return None
         tokens = affordable_output_tokens(
             price,
@@ -174,7 +174,7 @@ class Screen:
             calls=calls.total * self.demand.choices,
             left_microusd=room - calls.total,  # each call's worst case is rounded up
         )
-        least = min(LEAST_OUTPUT_TOKENS, model.max_output_tokens or LEAST_OUTPUT_TOKENS)
+        least = min(LEAST_OUTPUT_TOKENS, self.output_cap(model))
         return tokens if tokens is not None and tokens >= least else None
 
     def _does_not_fit(self, worst_case: int, budget: BudgetSpec) -> str:

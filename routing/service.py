@@ -5,6 +5,7 @@
     submit(request)          the same for code that is not async: a concurrent.futures.Future
     first_choice(hints)      the model that would serve first; calls nobody
     review(call_id, good=)   what a person says of an answer; confidence is calibrated by it
+    open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id)
     submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
@@ -19,8 +20,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from typing import cast
+from uuid import UUID
 
-from routing import health, receipts, rules, snapshot, streaming
+from routing import envelopes, health, receipts, rules, snapshot, streaming
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.batch_rows import BatchResult, batch_result, submit_batch
@@ -39,12 +41,14 @@ __all__ = [
     "answer",
     "batch_result",
     "close_books",
+    "close_envelope",
     "complete",
     "first_choice",
     "forget",
     "fresh_id",
     "is_live",
     "open_call",
+    "open_envelope",
     "review",
     "settle",
     "stream",
@@ -122,6 +126,25 @@ async def _settle(call: OpenCall, books: receipts.Books) -> None:
 def submit(request: ChatRequest) -> "Future[Routed]":
     """complete() on this process's own event loop. Cancelling the future cancels the call."""
     return background_loop().submit(complete(request))
+
+
+def open_envelope(
+    envelope_id: UUID, limit_microusd: int, *, like: ChatRequest, name: str, expires_in_seconds: float
+) -> envelopes.Envelope:
+    """Holds money for calls like this one, in the budgets that will pay for each of them. Raises Unavailable.
+
+    Opened again, it is the same envelope, with what is left of its limit.
+    """
+    return (
+        background_loop()
+        .submit(envelopes.open_for(like, envelope_id, limit_microusd, name=name, expires_in_seconds=expires_in_seconds))
+        .result()
+    )
+
+
+def close_envelope(envelope_id: UUID) -> bool:
+    """Gives back what is left, once: True if this did it. Raises Unavailable."""
+    return background_loop().submit(envelopes.close_envelope(envelope_id)).result()
 
 
 def first_choice(hints: Hints) -> ModelSpec:

@@ -81,9 +81,10 @@ def compare(comparison_id: str) -> bool:
 
 def _compared(row: ShadowComparison, fence: int) -> dict[str, Any]:
     configuration = snapshot.current()
-    judge = _judge(row, configuration)
-    _write(row, fence, judge_model=judge.slug)
-    for slug in (row.shadow_model, judge.slug):
+    judge = row.judge_model
+    if not judge:
+        raise _Skipped("there is no judge: set the rule's shadow_judge, or a baseline model")
+    for slug in (row.shadow_model, judge):
         _check_payable(configuration.models.get(slug), slug, configuration)
     kept = row.bodies or {}
     task = kept_requests.from_json(kept["request"])
@@ -91,20 +92,10 @@ def _compared(row: ShadowComparison, fence: int) -> dict[str, Any]:
     shadow = parts_text(_ask(row, fence, "answer", copy).result.parts)
     asked = {"model first": (kept["answer"], shadow), "shadow first": (shadow, kept["answer"])}
     first, second = (
-        preference_of(_ask(row, fence, name, question(task, *answers, judge=judge.slug)).result)
+        preference_of(_ask(row, fence, name, question(task, *answers, judge=judge)).result)
         for name, answers in asked.items()
     )
     return {"state": "judged", "winner": winner(first, second), "preferences": [first, second]}
-
-
-def _judge(row: ShadowComparison, configuration: Snapshot) -> ModelSpec:
-    """The rule's judge as it is now, else the baseline model."""
-    rule = next((rule for rule in configuration.policy.rules if rule.name == row.rule), None)
-    slug = (rule.options.shadow_judge if rule else None) or configuration.settings.baseline_model
-    judge = configuration.models.get(slug)
-    if judge is None:
-        raise _Skipped("there is no judge: set the rule's shadow_judge, or a baseline model")
-    return judge
 
 
 def _check_payable(model: ModelSpec | None, slug: str, configuration: Snapshot) -> None:

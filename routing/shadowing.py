@@ -25,9 +25,9 @@ MAX_WAITING = 1_000  # what waits beyond this is not sampled at all
 MAX_BYTES = 512 * 1024
 
 OFFER = """
-INSERT INTO routing_shadowcomparison (id, policy, policy_version, rule, task_kind, model, shadow_model, state, winner,
-    preferences, problem, cost_microusd, bodies, created_at, lease_owner, fence, tries)
-SELECT %s, %s, %s, %s, %s, %s, %s, 'waiting', '', '[]', '', 0, %s, now(), '', 0, 0
+INSERT INTO routing_shadowcomparison (id, policy, policy_version, rule, task_kind, model, shadow_model,
+    judge_model, state, winner, preferences, problem, cost_microusd, bodies, created_at, lease_owner, fence, tries)
+SELECT %s, %s, %s, %s, %s, %s, %s, %s, 'waiting', '', '[]', '', 0, %s, now(), '', 0, 0
 WHERE (SELECT count(*) FROM routing_shadowcomparison WHERE state = 'waiting') < %s
 ON CONFLICT DO NOTHING
 """
@@ -44,10 +44,12 @@ def is_sampled(call_id: UUID, plan: Plan, answer: Answer) -> bool:
     return call_id.int % SHARES < options.shadow_percent * SHARES // 100
 
 
-def offer(call_id: UUID, request: ChatRequest, plan: Plan, answer: Answer) -> None:
-    """Has a comparison written down if the call is in the sample; returns at once."""
+def offer(call_id: UUID, request: ChatRequest, plan: Plan, answer: Answer, *, baseline_model: str) -> None:
+    """Has a comparison written down if the call is in the sample; returns at once. Who will judge it is settled
+    here, by the rule that served the call."""
     if is_sampled(call_id, plan, answer):
-        task = asyncio.get_running_loop().create_task(_write(call_id, request, plan, answer))
+        judge = plan.options.shadow_judge or baseline_model
+        task = asyncio.get_running_loop().create_task(_write(call_id, request, plan, answer, judge))
         _offering.add(task)
         task.add_done_callback(_offering.discard)
 
@@ -59,7 +61,7 @@ async def offered() -> None:
         await asyncio.wait(tasks)
 
 
-async def _write(call_id: UUID, request: ChatRequest, plan: Plan, answer: Answer) -> None:
+async def _write(call_id: UUID, request: ChatRequest, plan: Plan, answer: Answer, judge: str) -> None:
     try:
         bodies = {"request": kept_requests.to_json(request), "answer": parts_text(answer.result.parts)}
         text = orjson.dumps(scrubbed(bodies)).decode()
@@ -67,6 +69,6 @@ async def _write(call_id: UUID, request: ChatRequest, plan: Plan, answer: Answer
             return
         columns = (call_id, plan.policy, plan.version, plan.rule, plan.features.task_kind, answer.candidate.model.slug)
         async with database.connection() as connection:
-            await connection.execute(OFFER, (*columns, plan.options.shadow_model, text, MAX_WAITING))
+            await connection.execute(OFFER, (*columns, plan.options.shadow_model, judge, text, MAX_WAITING))
     except (Unavailable, psycopg.Error, TypeError, ValueError) as error:
         logger.warning("call %s is not compared with its shadow: %s", call_id, type(error).__name__)

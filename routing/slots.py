@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from routing import database
+from routing.handover import beside, owned
 from routing.types import ProviderError, ProviderSpec
 from ziggie.errors import Unavailable
 
@@ -79,7 +80,6 @@ class _Keeper:
     held: set[tuple[int, int, int]] = field(default_factory=set)  # (kind, provider id, place)
     queues: dict[int, asyncio.Lock] = field(default_factory=dict)  # by provider id: first come, first served
     freed: dict[int, asyncio.Event] = field(default_factory=dict)
-    giving_back: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def wait_for_slot(self, provider: ProviderSpec, wait_seconds: float) -> _Taken:
         queue = self.queues.setdefault(provider.id, asyncio.Lock())
@@ -94,7 +94,7 @@ class _Keeper:
             raise ProviderError("busy", busy, retryable=False) from None
         finally:
             if waiting is not None:
-                self.give_back_later(waiting)
+                beside(self._give_back(waiting))
         return taken
 
     async def _poll(self, provider: ProviderSpec) -> _Taken:
@@ -106,17 +106,13 @@ class _Keeper:
             if taken := await self.take(RUNNING, provider.id, _limit(provider)):
                 return taken
             with suppress(TimeoutError):
-                await asyncio.wait_for(freed.wait(), pause * _random.uniform(0.75, 1.25))
+                async with asyncio.timeout(pause * _random.uniform(0.75, 1.25)):
+                    await freed.wait()
             pause = min(pause * 1.5, longest)
 
     async def take(self, kind: int, provider_id: int, places: int) -> _Taken | None:
         """A free place, or None. A caller that is cancelled meanwhile leaves nothing taken."""
-        attempt = asyncio.ensure_future(self._take(kind, provider_id, places))
-        try:
-            return await asyncio.shield(attempt)
-        except asyncio.CancelledError:
-            attempt.add_done_callback(self._return_unwanted)
-            raise
+        return await owned(self._take(kind, provider_id, places), self._give_back)
 
     async def _take(self, kind: int, provider_id: int, places: int) -> _Taken | None:
         async with self.using:
@@ -138,15 +134,11 @@ class _Keeper:
 
     async def give_back(self, taken: _Taken) -> None:
         """A caller that is cancelled here gives its slot back as well."""
-        await asyncio.shield(self.give_back_later(taken))
+        await asyncio.shield(beside(self._give_back(taken)))
 
-    def give_back_later(self, taken: _Taken) -> "asyncio.Task[None]":
-        task = asyncio.ensure_future(self._give_back(taken))
-        self.giving_back.add(task)  # the loop itself keeps no task alive
-        task.add_done_callback(self.giving_back.discard)
-        return task
-
-    async def _give_back(self, taken: _Taken) -> None:
+    async def _give_back(self, taken: _Taken | None) -> None:
+        if taken is None:
+            return
         async with self.using:
             if taken.holder is not self.connection:
                 return  # its connection is gone, and its locks with it
@@ -156,10 +148,6 @@ class _Keeper:
                 await taken.holder.execute(GIVE, (taken.kind, key))
         if taken.kind == RUNNING and (freed := self.freed.get(taken.provider_id)):
             freed.set()
-
-    def _return_unwanted(self, attempt: "asyncio.Future[_Taken | None]") -> None:
-        if not attempt.cancelled() and attempt.exception() is None and (taken := attempt.result()):
-            self.give_back_later(taken)
 
     async def _connected(self) -> database.Connection:
         """A connection that is there. With a broken one all locks went; calls that run go on uncounted."""

@@ -105,6 +105,8 @@ def _settings(row: Row) -> SettingsSpec:
         electricity_usd_per_kwh=Decimal(row["usd_per_kwh"]),
         kimi_enabled=row["kimi_enabled"],
         time_zone=row["time_zone"],
+        body_kilobytes=row["body_kilobytes"],
+        redact_patterns=tuple(row["redact_patterns"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from django.db.models import Q
 
-from routing import batching, cache, health, ledger, shadow, snapshot
+from routing import batching, cache, envelopes, health, ledger, retention, shadow, snapshot
 from routing.models import ShadowComparison
 from ziggie import queue
 from ziggie.background import background_loop
@@ -12,6 +12,7 @@ def sweep() -> None:
     """Settles what calls left held that nobody will end any more, keeps the cache within its bounds, and wakes
     workers for the comparisons that wait."""
     background_loop().submit(ledger.sweep()).result()
+    background_loop().submit(envelopes.sweep()).result()
     background_loop().submit(cache.evict()).result()
     shadow.forget_old()
     if batching.has_work():
@@ -26,6 +27,11 @@ def compare_shadow(comparison_id: str) -> None:
 def check_providers() -> None:
     """Asks each provider whether it is there, so that calls need not find out."""
     background_loop().submit(health.check_providers(snapshot.current())).result()
+
+
+def keep_house() -> None:
+    """Makes the tables of the next months' records, and drops details that are older than the settings keep."""
+    retention.keep_house()
 
 
 def run_batches() -> None:

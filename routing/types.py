@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
+ENVELOPE = 0  # the budget id that stands for an envelope's own limit: rows count from 1
 SHADOW = "shadow"  # the task kind of every call that only compares: it serves nobody, so it saves nothing
 
 
@@ -121,6 +122,9 @@ class Verdict:
     confidence: float | None = None
 
 
+BudgetFit = Literal["", "clamp", "refuse"]
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One task for a language model, independent of any wire format.
@@ -132,7 +136,10 @@ class ChatRequest:
     passed through unchanged (top_p, presence_penalty, ...). `end_user` names for whom the caller asks; it goes
     to providers that have a field for it and changes no answer. A request with a `call_id` of its own may
     be sent again after a crash: it is paid for and answered once. `on_output` is told how many
-    characters of the answer have come so far.
+    characters of the answer have come so far. A request with an `envelope_id` is paid from that envelope.
+
+    `budget_fit` says what becomes of a call whose worst case is more than a budget has left: "clamp" allows a
+    shorter answer, "refuse" does not; "" clamps where no `max_output_tokens` is stated and refuses where one is.
     """
 
     messages: tuple[Message, ...]
@@ -160,7 +167,8 @@ class ChatRequest:
     api_key_id: str | None = None
     run_id: str | None = None
     creator: str = ""
-    envelope_id: str | None = None
+    envelope_id: UUID | None = None
+    budget_fit: BudgetFit = ""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -465,6 +473,8 @@ class SettingsSpec:
     electricity_usd_per_kwh: Decimal = Decimal("0.12")
     kimi_enabled: bool = False
     time_zone: str = "UTC"
+    body_kilobytes: int = 64
+    redact_patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -623,6 +633,18 @@ class Attempt:
     repair: bool = False
     note: str = ""
     served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A candidate that was not asked when its turn came, because it was busy. `seconds` were waited for it."""
+
+    model: str
+    provider: str
+    source: str
+    role: str
+    reason: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""What was used, paid and saved: summaries from the rollups, records one by one, and the proof that both agree.
+"""What was used, paid and saved: summaries from the rollups, and records one by one. proof.py shows that both agree.
 
 A summary costs as much as it has groups and hours, however many calls there were. Sums are whole micro-dollars.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, LiteralString
 from zoneinfo import ZoneInfo
 
@@ -38,7 +38,8 @@ _SUMS: LiteralString = """
     coalesce(sum(calls), 0)::bigint, coalesce(sum(attempts), 0)::bigint, coalesce(sum(succeeded), 0)::bigint,
     coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
     coalesce(sum(cost_microusd), 0)::bigint, coalesce(sum(baseline_microusd), 0)::bigint,
-    coalesce(sum(energy_microusd), 0)::bigint, coalesce(sum(saved_microusd), 0)::bigint
+    coalesce(sum(energy_microusd), 0)::bigint, coalesce(sum(saved_microusd), 0)::bigint,
+    coalesce(sum(answered), 0)::bigint
 """
 _PERIOD: LiteralString = "FROM routing_usagerollup WHERE hour >= %(since)s AND hour < %(until)s"
 _LATENCY: LiteralString = """
@@ -49,7 +50,7 @@ _LATENCY: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Whole hours from `since` to before `until`."""
+    """From `since` to before `until`: whole hours, or quarters of one (UsageRollup.hour)."""
 
     since: datetime
     until: datetime
@@ -66,21 +67,32 @@ class Sums:
     baseline_microusd: int
     energy_microusd: int
     saved_microusd: int
+    answered: int
 
 
 def period(since: str, until: str) -> Period:
-    """From two dates (midnight at the staff's place; `until` is included) or ISO times, rounded outwards to
-    hours. Empty: the last 30 days until now. Raises InvalidInput."""
+    """From two dates (midnight at the staff's place; `until` is included) or ISO times, rounded outwards to what
+    rollups are made of. Empty: the last 30 days until now. Raises InvalidInput."""
     zone = ZoneInfo(time_zone())
     now = timezone.now()
     end = _moment(until, zone, is_end=True) if until else now
     begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
     if begin >= end:
         raise InvalidInput("from must be before to")
-    whole = end.replace(minute=0, second=0, microsecond=0)
-    return Period(
-        begin.replace(minute=0, second=0, microsecond=0), whole if whole == end else whole + timedelta(hours=1)
-    )
+    width = _rollup_width(zone, now)
+    whole = _floor(end, width)
+    return Period(_floor(begin, width), whole if whole == end else whole + width)
+
+
+def _rollup_width(zone: ZoneInfo, at: datetime) -> timedelta:
+    """How the ledger makes rollups in this zone (ledger_rollup_width)."""
+    offset = at.astimezone(zone).utcoffset() or timedelta()
+    return timedelta(minutes=15) if offset % timedelta(hours=1) else timedelta(hours=1)
+
+
+def _floor(moment: datetime, width: timedelta) -> datetime:
+    moment = moment.astimezone(UTC)
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % width
 
 
 def time_zone() -> str:
@@ -94,6 +106,7 @@ def _moment(said: str, zone: ZoneInfo, *, is_end: bool) -> datetime:
             day = date.fromisoformat(said) + timedelta(days=is_end)
             return datetime.combine(day, time.min, zone)
         moment = datetime.fromisoformat(said.replace(" ", "+"))  # a plus sign that a query string turned into a space
+        moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{said[:40]!r} is no date or ISO 8601 time") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=zone)
@@ -124,6 +137,16 @@ def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int
         for name, place, count in cursor.fetchall():
             latencies.setdefault(name, {})[place] = count
     return [(row[0], Sums(*row[1:]), latencies.get(row[0], {})) for row in rows]
+
+
+def latencies(during: Period) -> dict[int, int]:
+    """All attempts by latency bucket."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT place - 1, sum(bucket.count)::bigint FROM routing_usagerollup {_LATENCY} GROUP BY 1",  # noqa: S608 - the same
+            _parameters(during),
+        )
+        return dict(cursor.fetchall())
 
 
 def _parameters(during: Period) -> dict[str, Any]:
@@ -195,10 +218,10 @@ def csv_rows(found: Iterable[UsageRecord]) -> Iterator[list[str]]:
         if head is None:
             head = list(row)
             yield head
-        yield [_cell(row[name]) for name in head]
+        yield [cell(row[name]) for name in head]
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """A spreadsheet takes a text that begins like a formula for one."""
     if value is None:
         return ""
@@ -207,47 +230,3 @@ def _cell(value: Any) -> str:
     text = value.isoformat() if isinstance(value, datetime) else str(value)
     is_text = isinstance(value, str) and not value.lstrip("-").replace(".", "", 1).isdigit()
     return f"'{text}" if is_text and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-# --- the proof ------------------------------------------------------------------------------------
-
-_KEY: LiteralString = "model, provider, source, rule, task_kind, agent_level, creator, api_key_id"
-_COUNTED: LiteralString = """
-    sum(attempts)::bigint, sum(succeeded)::bigint, sum(input_tokens)::bigint, sum(output_tokens)::bigint,
-    sum(cost)::bigint, sum(baseline)::bigint, sum(energy)::bigint, sum(saved)::bigint
-"""
-_DIFFERENCES: LiteralString = f"""
-SELECT hour, {_KEY}, {_COUNTED} FROM (
-    SELECT hour, {_KEY}, attempts, succeeded, input_tokens, output_tokens, cost_microusd AS cost,
-           baseline_microusd AS baseline, energy_microusd AS energy, saved_microusd AS saved FROM routing_usagerollup
-    UNION ALL
-    SELECT date_trunc('hour', created_at, 'UTC'), {_KEY}, -1, -(outcome = 'ok')::integer,
-           -coalesce(input_tokens, 0), -coalesce(output_tokens, 0), -cost_microusd, -baseline_microusd,
-           -energy_microusd, -saved_microusd FROM routing_usagerecord
-) AS both_ways GROUP BY hour, {_KEY}
-HAVING ({_COUNTED}) IS DISTINCT FROM (0, 0, 0, 0, 0, 0, 0, 0)
-LIMIT 100
-"""  # noqa: S608 - literals of this file
-
-
-def differences() -> list[str]:
-    """Where rollups, records and receipts do not agree to the micro-dollar: nowhere, if all is well."""
-    found = []
-    with connection.cursor() as cursor:
-        cursor.execute(_DIFFERENCES)
-        for row in cursor.fetchall():
-            names = ("attempts", "succeeded", "input", "output", "cost", "baseline", "energy", "saved")
-            off = ", ".join(f"{name} {n:+}" for name, n in zip(names, row[9:], strict=True) if n)
-            found.append(f"{row[0]:%Y-%m-%d %H}h {row[1] or '-'}: the rollup is off by {off}")
-        cursor.execute(
-            "SELECT (SELECT coalesce(sum(calls), 0) FROM routing_usagerollup),"
-            " (SELECT count(*) FROM routing_routedcall),"
-            " (SELECT coalesce(sum(cost_microusd), 0) FROM routing_routedcall),"
-            " (SELECT coalesce(sum(cost_microusd), 0) FROM routing_usagerecord)"
-        )
-        rolled, receipts, receipt_cost, record_cost = cursor.fetchone()
-    if rolled != receipts:
-        found.append(f"the rollups count {rolled} calls, and there are {receipts} receipts")
-    if receipt_cost != record_cost:
-        found.append(f"receipts cost {receipt_cost} micro-dollars, records {record_cost}")
-    return found

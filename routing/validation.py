@@ -18,7 +18,6 @@ from routing.configuration import (
     Document,
     FractionRange,
     ModelEntry,
-    OptionsEntry,
     Path,
     Placed,
     PolicyEntry,
@@ -153,16 +152,21 @@ class _Check:
         for option in ("shadow_model", "shadow_judge"):
             if slug := getattr(rule.options, option):
                 self._names_model((*path, "options", option), slug)
-        self._shadow((*path, "options"), rule.options)
+        self._shadow((*path, "options"), rule)
         if rule.chain and all(slug in self.models for slug in rule.chain):
             self._can_serve(path, rule, [self.models[slug] for slug in rule.chain], live=live)
 
-    def _shadow(self, path: Path, options: OptionsEntry) -> None:
+    def _shadow(self, path: Path, rule: RuleEntry) -> None:
+        options = rule.options
         model = self.models.get(options.shadow_model or "")
         if model is None:
             return
-        if options.shadow_judge == options.shadow_model:
-            self.warn((*path, "shadow_judge"), "is one of the two models that it compares")
+        judge = options.shadow_judge or self.settings.baseline_model
+        if not judge:
+            problem = "needs a judge: name one in shadow_judge, or set a baseline model"
+            self.error((*path, "shadow_model"), problem)
+        elif judge in (options.shadow_model, *rule.chain[:1]):
+            self.warn((*path, "shadow_judge"), f"{judge!r} judges, and is one of the two models that it compares")
         own = [b.entry for b in self.document.budgets or () if SHADOW in b.entry.scope.task_kinds]
         if model.output_usd_per_mtok and not any(budget.hard and budget.enabled for budget in own):
             problem = f"costs money, and no hard budget counts the task kind {SHADOW!r}: nothing will be compared"

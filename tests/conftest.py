@@ -12,6 +12,11 @@ from ziggie import embedded
 pytest_plugins = ["tests.servers.fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that drive whole processes go first: one of them alone at the end would keep the run waiting."""
+    items.sort(key=lambda item: not (item.get_closest_marker("flow") or item.get_closest_marker("e2e")))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real recordings, collections and models that are too large or not ours to ship."""

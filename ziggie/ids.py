@@ -3,6 +3,7 @@
 import os
 import time
 import uuid
+from datetime import datetime
 
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
@@ -14,3 +15,8 @@ def uuid7() -> uuid.UUID:
     below = (nanoseconds * 4096 // 1_000_000) << 64
     chance = int.from_bytes(os.urandom(8), "big") >> 2
     return uuid.UUID(int=milliseconds << 80 | _VERSION | below | _VARIANT | chance)
+
+
+def first_uuid7(moment: datetime) -> uuid.UUID:
+    """The lowest UUIDv7 of a moment's millisecond: ids made before it are lower."""
+    return uuid.UUID(int=max(int(moment.timestamp() * 1000), 0) << 80 | _VERSION | _VARIANT)

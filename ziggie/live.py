@@ -86,15 +86,28 @@ class ProviderChanged(TypedDict):
     reason: str
 
 
+class ModelChanged(TypedDict):
+    model: str
+    provider: str
+    state: str
+    reason: str
+
+
 class AlertChanged(TypedDict):
     alert_id: str
     severity: str
     title: str
 
 
-Payload = RunChanged | VideoChanged | UsageRecorded | ProviderChanged | AlertChanged
+Payload = RunChanged | VideoChanged | UsageRecorded | ProviderChanged | ModelChanged | AlertChanged
 EventType = Literal[
-    "run.changed", "video.changed", "usage.recorded", "provider.changed", "alert.raised", "alert.cleared"
+    "run.changed",
+    "video.changed",
+    "usage.recorded",
+    "provider.changed",
+    "model.changed",
+    "alert.raised",
+    "alert.cleared",
 ]
 
 
@@ -112,6 +125,7 @@ EVENTS: dict[str, Event] = {
     "video.changed": Event(VideoChanged, "video:{video_id}", ("videos", "video:{video_id}")),
     "usage.recorded": Event(UsageRecorded, "call:{call_id}", ("usage",)),
     "provider.changed": Event(ProviderChanged, "provider:{provider}", ("providers",)),
+    "model.changed": Event(ModelChanged, "model:{model}", ("providers",)),
     "alert.raised": Event(AlertChanged, "alert:{alert_id}", ("alerts",)),
     "alert.cleared": Event(AlertChanged, "alert:{alert_id}", ("alerts",)),
 }

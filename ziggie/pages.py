@@ -16,7 +16,7 @@ def staff_page(view: View) -> View:
 
 
 # What the navigation leads to: the name of a page and what it is called there.
-NAVIGATION = (("dashboard", "Dashboard"), ("runs", "Runs"), ("videos", "Videos"))
+NAVIGATION = (("dashboard", "Dashboard"), ("runs", "Runs"), ("videos", "Videos"), ("usage", "Usage"))
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:

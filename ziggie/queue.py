@@ -7,18 +7,21 @@ rows that wait and for rows whose worker is gone.
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from django.conf import settings
-from django.db import models, transaction
+from django.db import InterfaceError, OperationalError, connection, models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+T = TypeVar("T")
 LEASE = timedelta(seconds=60)
+OUTAGE_SECONDS = 45.0  # of the database, that a job under way sits out; its lease lasts longer
 MAX_SWEPT = 200
 
 
@@ -99,6 +102,23 @@ def write_fenced(rows: models.QuerySet[Any], pk: Any, fence: int, **columns: Any
     columns.setdefault("lease_until", timezone.now() + LEASE)
     if not rows.filter(pk=pk, fence=fence, lease_until__isnull=False).update(**columns):
         raise LostLease(str(pk))
+
+
+def sit_out(write: Callable[[], T]) -> T:
+    """What `write` returns, tried again while the database is away, for OUTAGE_SECONDS at most.
+
+    For the writes of a job whose work would be lost, and paid for again. `write` is one transaction and fenced,
+    because it may have been committed by the connection that broke. Within a transaction it is tried once.
+    """
+    until = time.monotonic() + OUTAGE_SECONDS
+    while True:
+        try:
+            return write()
+        except (OperationalError, InterfaceError):
+            if connection.in_atomic_block or time.monotonic() > until:
+                raise
+            connection.close()
+            time.sleep(0.2)
 
 
 def end_lease() -> dict[str, Any]:

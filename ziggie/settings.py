@@ -48,6 +48,10 @@ SECRET_KEY = env.str("SECRET_KEY", default="") or (_generated_secret("secret_key
 FIELD_ENCRYPTION_KEY = env.str("FIELD_ENCRYPTION_KEY", default="") or (
     _generated_secret("field_key") if DEBUG else SECRET_KEY
 )
+# Signs what is sent to callers' addresses (docs/operations.md).
+CALLBACK_SECRET = env.str("CALLBACK_SECRET", default="") or (_generated_secret("callback_secret") if DEBUG else "")
+# Where callbacks may go beside the public internet: networks such as 10.0.0.0/8.
+CALLBACK_PRIVATE_NETWORKS: list[str] = env.list("CALLBACK_PRIVATE_NETWORKS", default=[])
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=[HOST, "127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("HTTPS", default=False)

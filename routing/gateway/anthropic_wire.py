@@ -90,7 +90,7 @@ def decode_messages(
     if limit is None and not counting:
         refuse("max_tokens", "is required")
     metadata = mapping(body, "metadata")
-    said, run_id, creator = hints(metadata, headers)
+    said, paying = hints({key: value for key, value in metadata.items() if key != "user_id"}, headers)
     config = mapping(body, "output_config")
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
@@ -108,9 +108,8 @@ def decode_messages(
         reasoning_effort=text(config, "effort", "output_config.", default=""),
         end_user=text(metadata, "user_id", "metadata.", default=""),
         extra={key: value for key, value in body.items() if key not in _READ},
-        run_id=run_id or None,
-        creator=creator,
         api_key_id=api_key_id,
+        **paying,
     )
     _count_images(request)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from routing import calling, health
+from routing import calling
 from routing.adapters.assembly import deltas_of
 from routing.adapters.errors import make_error
 from routing.adapters.transport import codec_for
@@ -29,16 +29,15 @@ class Asker:
                     await self._sink(candidate, [delta])
                 yield delta
             return
-        async with health.slot(provider, candidate.model):
-            if self._sink is None and first_token_seconds is None:
-                pieces = _whole(candidate, request)
-            else:
-                pieces = _streamed(candidate, request)
-            async for deltas in pieces:
-                if self._sink is not None:
-                    await self._sink(candidate, deltas)
-                for delta in deltas:
-                    yield delta
+        if self._sink is None and first_token_seconds is None:
+            pieces = _whole(candidate, request)
+        else:
+            pieces = _streamed(candidate, request)
+        async for deltas in pieces:
+            if self._sink is not None:
+                await self._sink(candidate, deltas)
+            for delta in deltas:
+                yield delta
 
 
 async def _whole(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

@@ -7,11 +7,12 @@ between, the hold is still there and the sweep settles it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
+from uuid import UUID
 
-from routing import receipts, service
+from routing import envelopes, receipts, service
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.gateway import anthropic_wire, openai_wire
@@ -79,6 +80,9 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
     await limits().admit(key)
+    if incoming.request.run_id is not None:
+        envelope_id = await envelope_of(incoming.request.run_id, key)
+        incoming = replace(incoming, request=replace(incoming.request, envelope_id=envelope_id))
     if not incoming.stream:
         await _answer_whole(http, dialect, key, incoming)
         return
@@ -95,6 +99,20 @@ def check_model(name: str, key: Key) -> None:
     """Raises Forbidden for a model asked for by a slug that the key may not use."""
     if key.allowed_models and name not in ("", "auto") and name not in key.allowed_models:
         raise Forbidden("this API key may not use that model")
+
+
+async def envelope_of(run_id: str, key: Key) -> UUID | None:
+    """The envelope that a run of this key holds; None for a run without one, whose calls the budgets pay.
+    Raises Forbidden for a run of somebody else."""
+    try:
+        envelope = await envelopes.look(UUID(run_id))
+    except ValueError:  # any word may name a run
+        return None
+    if envelope is None:
+        return None
+    if envelope.api_key_id != key.id:
+        raise Forbidden("this API key may not draw on that run's budget")
+    return envelope.id
 
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming) -> None:

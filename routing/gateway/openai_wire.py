@@ -89,7 +89,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     rows = objects(body, "messages", most=MAX_MESSAGES)
     if not rows:
         refuse("messages", "must be an array of at least one message")
-    said, run_id, creator = hints(mapping(body, "metadata"), headers)
+    said, paying = hints(mapping(body, "metadata"), headers)
     output = _response_format(mapping(body, "response_format"))
     limits = [whole(body, key, least=1, most=MAX_OUTPUT_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
     request = ChatRequest(
@@ -106,10 +106,9 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         reasoning_effort=text(body, "reasoning_effort", default=""),
         end_user=text(body, "user", default=""),
         extra={key: value for key, value in body.items() if key not in _READ},
-        run_id=run_id or None,
-        creator=creator,
         api_key_id=api_key_id,
         **output,
+        **paying,
     )
     _count_images(request)
     return Incoming(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from routing import ledger, pricing, snapshot
 from routing.adapters.transport import codec_for
@@ -10,15 +11,16 @@ from routing.budgets import budgets_in_scope
 from routing.collecting import prompt_tokens
 from routing.demand import Demand, measure
 from routing.gateway import anthropic_wire, other_wire
-from routing.gateway.chat import OPENAI, beside, check_model
+from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
-from routing.gateway.reading import parse
+from routing.gateway.reading import hints, parse
 from routing.gateway.upstream import Exchange
 from routing.ledger_rows import CallRow, UsageRow
 from routing.tokens import estimate_tokens
 from routing.types import (
+    ENVELOPE,
     ChatRequest,
     Embeddings,
     ModelSpec,
@@ -103,7 +105,11 @@ async def embeddings(http: Http, key: Key) -> None:
     asked = other_wire.decode_embeddings(parse(await http.body()))
     check_model(asked.model, key)
     await limits().admit(key)
-    request = ChatRequest(tuple(message("user", text) for text in asked.texts), model=asked.model, api_key_id=key.id)
+    said, paying = hints({}, http.hints)
+    if "run_id" in paying:
+        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
+    texts = tuple(message("user", text) for text in asked.texts)
+    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
     configuration = await snapshot.acurrent()
     call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
     try:
@@ -164,15 +170,18 @@ class _Embedding:
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
         self._error = ""
+        self._own_budget = () if request.envelope_id is None else (ENVELOPE,)
 
     async def run(self) -> tuple[Embeddings, ModelSpec]:
         """Raises BudgetExceeded, Unsupported, AllProvidersFailed."""
+        amounts = self._worst_case()
         self._hold = await ledger.reserve(
             self.id,
-            self._worst_case(),
+            amounts,
             self._configuration,
             expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
-            context={"rule": EMBEDDINGS, "model": self._models[0].slug, "api_key_id": self._request.api_key_id},
+            context={"rule": EMBEDDINGS, "model": self._models[0].slug, **self._labels()},
+            envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )
         failures: list[dict[str, str]] = []
         kind: type[RoutingError] = Unsupported
@@ -187,17 +196,26 @@ class _Embedding:
         failed.call_id = str(self.id)
         raise failed
 
+    def _labels(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "api_key_id": request.api_key_id or "",
+            "run_id": request.run_id or "",
+            "creator": request.creator,
+            "agent_level": request.hints.agent_level,
+        }
+
     def _worst_case(self) -> dict[int, int]:
         amounts: dict[int, int] = {}
         for model in self._models:
             budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
             if model.price is None:
-                if any(budget.hard for budget in budgets):
+                if self._own_budget or any(budget.hard for budget in budgets):
                     raise NoRoute(f"{model.slug} has no price, and a hard budget watches it")
                 continue
             cost = pricing.worst_case_microusd(model.price, input_tokens=self._demand.input_at_most, output_tokens=0)
-            for budget in budgets:
-                amounts[budget.id] = amounts.get(budget.id, 0) + cost
+            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+                amounts[budget_id] = amounts.get(budget_id, 0) + cost
         return amounts
 
     async def _ask(self, model: ModelSpec) -> Embeddings:
@@ -212,8 +230,9 @@ class _Embedding:
             raise
         finally:
             cost = pricing.cost_microusd(usage, model.price)
-            for budget in budgets_in_scope(self._configuration.budgets, model, self._demand):
-                self._charges[budget.id] = self._charges.get(budget.id, 0) + cost
+            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+                self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
             self.records.append(
                 UsageRow(
                     attempt=len(self.records) + 1,
@@ -271,6 +290,6 @@ class _Embedding:
             cost_microusd=sum(record.cost_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
             task_kind=EMBEDDINGS,
-            api_key_id=self._request.api_key_id or "",
+            **self._labels(),
         )
         await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

@@ -24,7 +24,8 @@ MAX_DIMENSIONS = 65_536
 MAX_TEXTS = 2_048  # of one embedding request
 
 HINTS = ("task_kind", "agent_level", "creator_tier", "complexity", "capabilities", "pattern", "run_id", "creator",
-         "strategy")  # fmt: skip
+         "strategy", "budget_fit")  # fmt: skip
+BUDGET_FITS = ("", "clamp", "refuse")
 MAX_HINT = 200
 
 
@@ -166,11 +167,11 @@ def model(body: Mapping[str, Any]) -> str:
 # --- hints ---------------------------------------------------------------------------------------
 
 
-def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hints, str, str]:
+def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hints, Json]:
     """What the client tells the router, in `metadata` or in headers (`x-ziggie-task-kind`), which go first;
-    then run_id and creator."""
+    then the fields of ChatRequest that say who pays: run_id, creator, budget_fit."""
     if not metadata and not headers:
-        return _NO_HINTS, "", ""
+        return _NO_HINTS, {}
     said: dict[str, str] = {}
     for name in HINTS:
         value = headers.get(name, metadata.get(name))
@@ -189,7 +190,10 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
         strategy=said.get("strategy", ""),
         pattern=said.get("pattern", ""),
     )
-    return found, said.get("run_id", ""), said.get("creator", "")
+    if said.get("budget_fit", "") not in BUDGET_FITS:
+        refuse("metadata.budget_fit", "must be clamp or refuse")
+    paying = {name: said[name] for name in ("run_id", "creator", "budget_fit") if said.get(name)}
+    return found, paying
 
 
 _NO_HINTS = Hints()

@@ -150,6 +150,13 @@ CREATE FUNCTION ledger_added(one bigint[], other bigint[]) RETURNS bigint[] LANG
     FROM unnest(one, other) WITH ORDINALITY AS pair(a, b, place)
 $$;
 
+-- How wide a rollup is: an hour, or a quarter of one where the staff's days do not begin with an hour of UTC.
+CREATE FUNCTION ledger_rollup_width(at timestamptz) RETURNS interval LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN date_part('minute', at AT TIME ZONE zone) = date_part('minute', at AT TIME ZONE 'UTC')
+                THEN interval '1 hour' ELSE interval '15 minutes' END
+    FROM (SELECT coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC')) AS place(zone)
+$$;
+
 -- Ends holds and writes receipts. `held` are calls whose reservation must still be there, `free` calls that held
 -- nothing, whose receipt must not be there unless it tells of an earlier failure. A held call without a receipt among `calls` is released.
 -- A charge goes to `period`, or where that is null to the current period of `budget`.
@@ -167,6 +174,7 @@ DECLARE
     charged bigint[];
     written uuid[];
     again uuid[];
+    width interval := ledger_rollup_width(at);
 BEGIN
     WITH gone AS (
         DELETE FROM routing_reservation r USING (
@@ -219,7 +227,7 @@ BEGIN
             hour, model, provider, source, rule, task_kind, agent_level, creator, api_key_id,
             calls, answered, attempts, succeeded, input_tokens, output_tokens, cached_input_tokens,
             cost_microusd, baseline_microusd, energy_microusd, saved_microusd, energy_wh, duration_ms, latency)
-        SELECT date_trunc('hour', created_at, 'UTC'), model, provider, source, rule, task_kind, agent_level, creator,
+        SELECT date_bin(width, created_at, 'epoch'), model, provider, source, rule, task_kind, agent_level, creator,
             api_key_id, sum(calls), sum(answered), sum(attempts), sum(succeeded), sum(input_tokens),
             sum(output_tokens), sum(cached_input_tokens), sum(cost), sum(baseline), sum(energy), sum(saved),
             sum(energy_wh), coalesce(sum(duration_ms), 0), ledger_latency(array_agg(duration_ms))
@@ -271,6 +279,6 @@ class Migration(migrations.Migration):
     operations = [
         migrations.RunSQL(
             PERIODS + RESERVE + SETTLE,
-            "DROP FUNCTION ledger_settle, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods",
+            "DROP FUNCTION ledger_settle, ledger_rollup_width, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods",
         )
     ]

@@ -51,9 +51,8 @@ def post_video(system: System, key: str, **changes: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def video_state(system: System, key: str, video_id: str) -> dict[str, Any]:
-    with system.client(key) as client:
-        return dict(client.get(f"/api/knowledge/videos/{video_id}/analysis").json())
+def video_state(client: httpx2.Client, video_id: str) -> dict[str, Any]:
+    return dict(client.get(f"/api/knowledge/videos/{video_id}/analysis").json())
 
 
 def analysed(system: System, key: str, video_id: str, seconds: float = 90) -> dict[str, Any]:
@@ -61,12 +60,13 @@ def analysed(system: System, key: str, video_id: str, seconds: float = 90) -> di
 
     def look() -> dict[str, Any] | None:
         try:
-            body = video_state(system, key, video_id)
+            body = video_state(client, video_id)
         except (httpx2.TransportError, ValueError):
             return None
         return body if body.get("state") in DONE else None
 
-    return until(look, seconds, system.output)
+    with system.client(key) as client:
+        return until(look, seconds, system.output)
 
 
 def assert_done_once(system: System, video_id: str) -> None:

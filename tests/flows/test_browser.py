@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.flows.jobs import TALK, post_video
-from tests.flows.system import System, running
+from tests.flows.system import System
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
@@ -16,14 +16,9 @@ WORK_MS = 60_000
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
+    pytest.mark.xdist_group("system"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
 ]
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("home")) as system:
-        yield system
 
 
 @pytest.fixture(scope="module")

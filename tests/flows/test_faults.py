@@ -17,12 +17,12 @@ from tests.flows.system import System, running, until
 from tests.servers import AnthropicServer, OllamaServer, Reply
 from tests.servers.redis_server import running_redis
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(400), pytest.mark.xdist_group("faults")]
 
 
 @dataclass
 class World:
-    """A system whose local and cloud models are servers of this test. The sample is out of the way."""
+    """A system whose local and cloud models are servers of these tests. The sample is out of the way."""
 
     system: System
     ollama: OllamaServer
@@ -35,28 +35,47 @@ class World:
         asked += [(r.at, "cloud") for r in self.anthropic.requests if r.path.startswith("/v1/messages")]
         return [who for _, who in sorted(asked)]
 
-    def reset(self) -> None:
+    def renew(self) -> None:
+        """Makes good what the test before did: to the processes, the servers, the rows."""
+        if self.system.process.poll() is not None:
+            self.system.start()
+        for server, reply in (
+            (self.ollama, Reply(text=json.dumps(insights(90)))),
+            (self.anthropic, Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500)),
+        ):
+            server.load({})
+            server.default = reply
+        idle = "SELECT 1 FROM knowledge_video WHERE state IN ('queued', 'analysing')"
+        until(lambda: not self.system.rows(idle), 90, self.system.output)
+        for table in (
+            "knowledge_analysis",
+            "routing_circuit",
+            "routing_routedcall",
+            "routing_usagerecord",
+            "routing_budgetperiod",
+        ):
+            self.system.rows(f"WITH gone AS (DELETE FROM {table} RETURNING 1) SELECT count(*) FROM gone")
+        self.system.rows("UPDATE routing_provider SET enabled = true WHERE slug = 'ollama' RETURNING 1")
         self.ollama.requests.clear()
         self.anthropic.requests.clear()
-        for table in ("knowledge_analysis", "routing_routedcall", "routing_usagerecord", "routing_budgetperiod"):
-            self.system.rows(f"WITH gone AS (DELETE FROM {table} RETURNING 1) SELECT count(*) FROM gone")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with OllamaServer() as ollama, AnthropicServer() as anthropic:
-        ollama.default = Reply(text=json.dumps(insights(90)))
-        anthropic.default = Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500)
         addresses = {
             "OLLAMA_BASE_URL": ollama.url,
             "ANTHROPIC_BASE_URL": anthropic.url,
             "ANTHROPIC_API_KEY": "sk-test",
         }
-        with running(tmp_path / "home", **addresses) as system:
-            made = World(system, ollama, anthropic, system.api_key())
-            until(lambda: not system.rows("SELECT 1 FROM knowledge_video WHERE state IN ('queued', 'analysing')"), 90)
-            made.reset()
-            yield made
+        with running(tmp_path_factory.mktemp("world") / "home", **addresses) as system:
+            yield World(system, ollama, anthropic, system.api_key())
+
+
+@pytest.fixture
+def world(running_world: World) -> World:
+    running_world.renew()
+    return running_world
 
 
 def test_a_low_confidence_local_answer_is_redone_on_cloud(world: World) -> None:
@@ -168,5 +187,5 @@ def test_queue_and_live_layer_run_on_redis_where_it_is_set(tmp_path: Path) -> No
         assert system.rows("SELECT count(*) FROM django_q_ormq") == [(0,)]
         with system.client(key) as client:
             ready = client.get("/readyz")
-        assert ready.status_code == 200, ready.text
-        assert video_state(system, key, video["id"])["state"] == "needs_review"
+            assert ready.status_code == 200, ready.text
+            assert video_state(client, video["id"])["state"] == "needs_review"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,9 @@ from jsonschema import Draft202012Validator
 
 from knowledge.insights import SCHEMA
 from tests.flows.jobs import DONE, TALK, analysed, post_video
-from tests.flows.system import System, running, until
+from tests.flows.system import System, until
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("home")) as system:
-        yield system
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(300), pytest.mark.xdist_group("system")]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from django.db import transaction
 
-from routing import snapshot, usage
+from routing import proof, snapshot
 from routing.gateway import keys
 from routing.models import (
     Budget,
@@ -149,7 +149,7 @@ def _books_balance() -> None:
     while Reservation.objects.exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert not Reservation.objects.exists()
-    assert usage.differences() == []
+    assert proof.differences() == []
     for period in BudgetPeriod.objects.filter(budget__slug="cloud"):
         assert period.held_microusd == 0
         cloud = UsageRecord.objects.filter(source="cloud").values_list("cost_microusd", flat=True)

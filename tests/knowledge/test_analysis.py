@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 from jsonschema import Draft202012Validator
 
@@ -116,6 +117,29 @@ def test_a_worker_that_lost_its_claim_writes_nothing_more(here: Installation) ->
     thief.join()
     assert not Analysis.objects.exists()
     until(lambda: RoutedCall.objects.filter(outcome="cancelled").exists(), 10)  # its books are closed all the same
+
+
+def test_connections_lost_while_a_model_reads_cost_no_second_call(here: Installation) -> None:
+    here.ollama.default = Reply(text=json.dumps(insights(90)), first_token=1.0)
+    made = video()
+
+    def break_all() -> None:
+        """As a database that dies and is back at once looks like from here."""
+        until(lambda: [r for r in here.ollama.requests if r.path == "/api/chat"], 30)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        connection.close()
+
+    breaker = threading.Thread(target=break_all)
+    breaker.start()
+    assert analysis.analyse(str(made.pk))
+    breaker.join()
+    assert Analysis.objects.count() == 1
+    assert [r.path for r in here.ollama.requests].count("/api/chat") == 1
+    here.assert_books_are_closed()
 
 
 def test_a_failed_analysis_says_why_and_may_be_asked_for_again(here: Installation) -> None:

@@ -196,13 +196,13 @@ def test_a_model_that_something_speaks_of_is_not_deleted(staff: Client) -> None:
     ],
 )
 def test_a_budget_that_counts_nothing_is_refused(staff: Client, edits: dict[str, str], reason: str) -> None:
-    assert reason in text_of(change(staff, Budget.objects.get(), BudgetForm, **edits))
+    assert reason in text_of(change(staff, Budget.objects.get(slug="monthly-cloud"), BudgetForm, **edits))
 
 
 def test_a_budget_is_entered_in_dollars_and_its_scope_in_names(staff: Client) -> None:
     edits = {"limit_usd": "12.5", "models": "claude-opus\nclaude-haiku-4-5", "agent_levels": ["L1"]}
-    assert change(staff, Budget.objects.get(), BudgetForm, **edits).status_code == 302
-    budget = Budget.objects.get()
+    assert change(staff, Budget.objects.get(slug="monthly-cloud"), BudgetForm, **edits).status_code == 302
+    budget = Budget.objects.get(slug="monthly-cloud")
     assert budget.limit_microusd == 12_500_000
     assert budget.scope == {
         "locations": ["cloud"],
@@ -212,7 +212,7 @@ def test_a_budget_is_entered_in_dollars_and_its_scope_in_names(staff: Client) ->
 
 
 def test_a_budget_that_has_counted_is_not_deleted(staff: Client) -> None:
-    budget = Budget.objects.get()
+    budget = Budget.objects.get(slug="monthly-cloud")
     BudgetPeriod.objects.create(
         budget=budget, period="month", starts_at="2026-01-01T00:00Z", limit_microusd=1, hard=True
     )

@@ -342,7 +342,7 @@ def test_nothing_is_held_while_waiting_for_another(here: Installation) -> None:
             await asyncio.sleep(0.02)
         balances = await ledger.balances()
         await asyncio.gather(*calls)
-        return min(state.limit_microusd - state.left_microusd for state in balances.values())
+        return max(state.limit_microusd - state.left_microusd for state in balances.values())
 
     held = asyncio.run(scenario())
     reserved = sorted(RoutedCall.objects.values_list("reserved_microusd", flat=True))

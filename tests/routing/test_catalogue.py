@@ -52,7 +52,7 @@ def as_seeded(django_db_setup: None, django_db_blocker: Any) -> Snapshot:
 
 def plan(configuration: Snapshot, *, left: float = 1.0, queue: int = 0, **hints: Any) -> Plan:
     """A plan with `left` of the cloud budget and every provider healthy."""
-    (budget,) = configuration.budgets
+    budget = next(budget for budget in configuration.budgets if budget.slug == "monthly-cloud")
     state = BudgetState(left_microusd=int(budget.limit_microusd * left), limit_microusd=budget.limit_microusd)
     world = World(NOON, budgets={budget.id: state}, local_queue=queue)
     return rules.plan(request_of(Hints(**hints)), configuration, world)
@@ -194,7 +194,9 @@ def test_the_limits_are_the_users(as_seeded: Snapshot) -> None:
     assert (options.max_attempts, options.first_token_seconds, options.cache_ttl_seconds) == (3, 5, 3600)
     cloud = [model.provider for model in as_seeded.models.values() if model.source == "cloud"]
     assert {provider.max_requests_per_day for provider in cloud} == {1000}
-    (budget,) = as_seeded.budgets
+    budget, shadow = sorted(as_seeded.budgets, key=lambda each: each.slug)
+    assert (shadow.slug, shadow.limit_microusd, shadow.hard, shadow.on_exhausted) == ("shadow", 500_000, True, "deny")
+    assert shadow.scope == {"task_kinds": frozenset({"shadow"})}
     assert (budget.limit_microusd, budget.hard, budget.on_exhausted) == (10_000_000, True, "local")
     assert budget.alert_at_percent == (50, 80, 100)
     assert as_seeded.settings.baseline_model == SONNET
@@ -286,7 +288,7 @@ def test_seeding_takes_addresses_budget_strategy_and_kimi_from_the_settings() ->
     with override_settings(SEED={**values, "kimi_enabled": True}):
         seeding.seed()
     assert set(Provider.objects.filter(kind="ollama").values_list("base_url", flat=True)) == {"http://gpu:1"}
-    assert Budget.objects.get().limit_microusd == 25_000_000
+    assert Budget.objects.get(slug="monthly-cloud").limit_microusd == 25_000_000
     assert list(RoutingSettings.objects.values_list("strategy", "kimi_enabled")) == [("cost-optimized", True)]
 
 

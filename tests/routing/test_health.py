@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -6,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from channels.layers import get_channel_layer
 from django.utils import timezone
 
 from routing import circuits, database, health, snapshot
@@ -62,10 +64,10 @@ async def open_circuits() -> dict[tuple[str, str], str]:
     return dict((await health.world(await snapshot.acurrent())).open_circuits)
 
 
-async def call(model: ModelSpec) -> bool:
+async def call(model: ModelSpec, *, until: asyncio.Event | None = None) -> bool:
     try:
         async with health.slot(model.provider, model, wait_seconds=5):
-            await asyncio.sleep(0.02)
+            await (until.wait() if until else asyncio.sleep(0.02))
     except ProviderError as error:
         assert error.kind == "busy"  # noqa: PT017 - nothing else may come
         return False
@@ -160,9 +162,15 @@ async def test_one_call_alone_tries_what_had_failed(llama: ModelSpec) -> None:
     await fail(llama, "connection", 2)
     await cool_down_is_over()
     wide = replace(llama, provider=replace(llama.provider, max_concurrency=None))
-    assert sum(await asyncio.gather(*(call(wide) for _ in range(30)))) == 1
+    over = asyncio.Event()
+    calls = [asyncio.create_task(call(wide, until=over)) for _ in range(30)]
+    while sum(task.done() for task in calls) < 29:
+        await asyncio.sleep(0.01)
+    assert not any(task.result() for task in calls if task.done())
     assert list(await open_circuits()) == [("ollama", "")]
     await health.record_success(llama.provider, llama)
+    over.set()
+    assert sum(await asyncio.gather(*calls)) == 1
     assert await open_circuits() == {}
     assert all(await asyncio.gather(*(call(wide) for _ in range(30))))
 
@@ -170,22 +178,55 @@ async def test_one_call_alone_tries_what_had_failed(llama: ModelSpec) -> None:
 async def test_a_probe_that_fails_opens_again_and_one_that_dies_is_replaced(llama: ModelSpec) -> None:
     await fail(llama, "connection", 2)
     await cool_down_is_over()
-    assert await call(llama)
-    await fail(llama, "connection")
+    async with health.slot(llama.provider, llama):
+        await fail(llama, "connection")
     assert (await circuit(llama, "")).state == "open"
     await cool_down_is_over()
-    assert await call(llama)  # and nobody hears of it again
-    assert not await call(llama)
-    await Circuit.objects.aupdate(probe_until=timezone.now() - timedelta(seconds=1))
-    await health.world(await snapshot.acurrent())
+    async with AsyncExitStack() as dead:
+        await dead.enter_async_context(health.slot(llama.provider, llama))  # and nobody hears of it again
+        assert not await call(llama)
+        await Circuit.objects.aupdate(probe_until=timezone.now() - timedelta(seconds=1))
+        await health.world(await snapshot.acurrent())
+        async with health.slot(llama.provider, llama):
+            await dead.aclose()  # should it live on, it takes nothing from the one that replaced it
+            assert (await circuit(llama, "")).state == "half_open"
+            assert not await call(llama)
+
+
+async def test_a_probe_without_a_verdict_lets_the_next_call_try_at_once(llama: ModelSpec) -> None:
+    await fail(llama, "connection", 2)
+    await cool_down_is_over()
     assert await call(llama)
+    assert await call(llama)
+    assert (await circuit(llama, "")).state == "open"
+
+
+async def test_pages_hear_of_models_as_well_as_of_providers(llama: ModelSpec) -> None:
+    layer = get_channel_layer()
+    assert layer is not None
+    channel = await layer.new_channel()
+    await layer.group_add("live.providers", channel)
+    await fail(llama, "server", 3)
+    await circuits.set_missing(llama.provider, {"mistral"}, set())
+    await circuits.set_missing(llama.provider, {"mistral"}, set())  # no news
+    await circuits.set_missing(llama.provider, set(), {"mistral"})
+    await fail(llama, "connection", 2)
+    told = [json.loads((await layer.receive(channel))["frame"]) for _ in range(4)]
+    assert [(event["type"], event["object"], event["data"]["state"]) for event in told] == [
+        ("model.changed", "model:llama3.2", "open"),
+        ("model.changed", "model:mistral", "open"),
+        ("model.changed", "model:mistral", "closed"),
+        ("provider.changed", "provider:ollama", "open"),
+    ]
+    assert told[0]["data"]["provider"] == "ollama"
+    assert "server" in told[0]["data"]["reason"]
 
 
 async def test_a_refused_request_ends_a_probe_well(llama: ModelSpec) -> None:
     await fail(llama, "connection", 2)
     await cool_down_is_over()
-    assert await call(llama)
-    await fail(llama, "context_overflow")
+    async with health.slot(llama.provider, llama):
+        await fail(llama, "context_overflow")
     assert (await circuit(llama, "")).state == "closed"
 
 

@@ -223,7 +223,7 @@ def test_budgets_say_what_is_left_before_and_after_the_first_call(admin: Api) ->
     }
     assert fresh["period_start"].endswith("-01T00:00:00Z")
     BudgetPeriod.objects.create(
-        budget=Budget.objects.get(),
+        budget=Budget.objects.get(slug="monthly-cloud"),
         period="month",
         starts_at=fresh["period_start"],
         ends_at=fresh["period_end"],

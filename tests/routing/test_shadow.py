@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from routing import policies, service, shadow, shadowing, snapshot, tasks
 from routing.comparing import Preference, question, win_rate, winner
-from routing.models import Budget, BudgetPeriod, RoutedCall, RoutingPolicy, ShadowComparison
+from routing.models import (
+    Budget,
+    BudgetPeriod,
+    RoutedCall,
+    RoutingPolicy,
+    RoutingRule,
+    RoutingSettings,
+    ShadowComparison,
+)
 from routing.types import ChatRequest, Hints, Routed, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
@@ -35,9 +43,7 @@ def here(transactional_db: None) -> Iterator[Installation]:
 
 @pytest.fixture
 def own_budget(here: Installation) -> Budget:
-    return Budget.objects.create(
-        slug="shadow", scope={"task_kinds": ["shadow"]}, limit_microusd=1_000_000, on_exhausted="deny"
-    )
+    return Budget.objects.get(slug="shadow")
 
 
 def ask(text: str = "What is a sprite?", **fields: Any) -> Routed:
@@ -183,6 +189,7 @@ def test_what_only_compares_saves_nothing(here: Installation) -> None:
 
 @live
 def test_without_a_budget_of_its_own_nothing_that_costs_money_is_asked(here: Installation) -> None:
+    Budget.objects.filter(slug="shadow").delete()
     routed = ask()
     assert shadow.compare(routed.call_id)
     row = ShadowComparison.objects.get()
@@ -206,6 +213,9 @@ def test_once_the_budget_is_used_up_nothing_is_asked(here: Installation, own_bud
 def test_free_models_need_no_budget(here: Installation) -> None:
     here.change_rule("system query", options={"shadow_model": "llama3.2:3b", "shadow_judge": "llama3.1:70b"})
     routed = ask()
+    # The judge is the one of the call's own rule, whatever becomes of that rule before the comparison is made.
+    here.change_rule("system query", options={"shadow_judge": "claude-sonnet-4-5"})
+    RoutingRule.objects.filter(name="system query").update(name="questions")
     here.ollama.queue(Reply(text="small"), verdict("first"), verdict("second"))
     assert shadow.compare(routed.call_id)
     row = ShadowComparison.objects.get()
@@ -257,11 +267,23 @@ def test_texts_that_nobody_came_for_are_dropped_by_the_sweep(here: Installation)
 @live
 def test_a_shadow_that_nothing_would_pay_for_is_warned_of(here: Installation) -> None:
     live_policy = policies.entry_of(RoutingPolicy.objects.get(state="live"))
+    Budget.objects.filter(slug="shadow").delete()
     (found,) = [problem for problem in policies.problems_if_live(live_policy) if "shadow" in problem.place]
     assert found.warning
     assert "no hard budget" in found.message
     Budget.objects.create(slug="shadow", scope={"task_kinds": ["shadow"]}, limit_microusd=1)
     assert not [problem for problem in policies.problems_if_live(live_policy) if "shadow" in problem.place]
+
+
+@live
+def test_a_shadow_without_a_judge_is_refused_and_one_that_judges_itself_is_warned_of(here: Installation) -> None:
+    live_policy = policies.entry_of(RoutingPolicy.objects.get(state="live"))
+    RoutingSettings.objects.update(baseline_model="")
+    found = [problem for problem in policies.problems_if_live(live_policy) if "shadow" in problem.place]
+    assert [(problem.warning, "needs a judge" in problem.message) for problem in found] == [(False, True)]
+    RoutingSettings.objects.update(baseline_model=SHADOW)
+    found = [problem for problem in policies.problems_if_live(live_policy) if "shadow" in problem.place]
+    assert [(problem.warning, "two models that it compares" in problem.message) for problem in found] == [(True, True)]
 
 
 # --- what comes of it ----------------------------------------------------------------------------

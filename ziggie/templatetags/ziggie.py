@@ -49,3 +49,15 @@ def at_second(url: str, seconds: float) -> str:
 def lists(insights: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """The lists of an analysis that are shown as tags."""
     return [(name.capitalize(), insights.get(name, [])) for name in ("tools", "settings", "topics")]
+
+
+@register.filter
+def seconds(milliseconds: int) -> str:
+    """Milliseconds as seconds, with more digits below a second."""
+    return f"{milliseconds / 1000:.1f}" if milliseconds >= 1000 else f"{milliseconds / 1000:.3f}"
+
+
+@register.filter
+def unlocalized(number: float) -> str:
+    """A number as an SVG drawing wants it, whatever the language."""
+    return f"{number:g}"

@@ -1,0 +1,51 @@
+"""What a run may spend: an envelope of its own, opened when a worker begins, closed once the run is over.
+
+A worker that takes a dead one's run over finds the envelope as that one left it. Should the one that ends a run
+die before it has closed the envelope, the sweep does it.
+"""
+
+import logging
+from uuid import UUID
+
+import psycopg
+
+from agents.models import AgentRun
+from routing import service
+from routing.models import Envelope
+from routing.types import ChatRequest
+from ziggie.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+EXPIRES_SECONDS = 7_200.0  # longer than a run and its leases last
+
+
+def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
+    """The envelope that the run's calls, which are like this one, draw from; None for a run without a budget."""
+    if run.budget_microusd is None:
+        return None
+    envelope = service.open_envelope(
+        run.pk,
+        run.budget_microusd,
+        like=like,
+        name=f"of run {run.pk}",
+        expires_in_seconds=EXPIRES_SECONDS,
+    )
+    return envelope.id
+
+
+def close_budget(run: AgentRun) -> None:
+    """Gives back what a run that is over did not spend."""
+    if run.budget_microusd is None:
+        return
+    try:
+        service.close_envelope(run.pk)
+    except (Unavailable, psycopg.Error):
+        logger.warning("the budget of run %s could not be closed now; the sweep will close it", run.pk)
+
+
+def close_left_open() -> int:
+    """Closes the envelopes of runs that are over; returns how many."""
+    open_ones = Envelope.objects.filter(closed_at=None).values("id")
+    over = AgentRun.objects.filter(status__in=AgentRun.FINAL, budget_microusd__isnull=False, pk__in=open_ones)
+    return sum(service.close_envelope(pk) for pk in over.values_list("pk", flat=True)[:500])

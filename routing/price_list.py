@@ -1,0 +1,220 @@
+"""Prices against the list of the genai-prices package: what differs is shown, and taken over only where a person says
+so. A price that is taken over is one more dated row; the old ones stay, and old records keep their arithmetic.
+
+The package's list is the one that is installed; nothing is fetched. What runs here is local costs nothing and is left
+alone.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.postgres.functions import TransactionNow
+from django.db import transaction
+
+from routing import rows
+from routing.models import LanguageModel, Price
+from ziggie.errors import InvalidInput
+
+SMALLEST = Decimal("0.000001")
+# Our columns, and what the package calls them.
+COLUMNS = {
+    "input_usd_per_mtok": "input_mtok",
+    "output_usd_per_mtok": "output_mtok",
+    "cached_input_usd_per_mtok": "cache_read_mtok",
+    "cache_write_usd_per_mtok": "cache_write_mtok",
+}
+Figures = dict[str, Decimal | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model whose price differs: dollars per million tokens in force, and in the list. `since` is when the list
+    says that its price began; `note` is what one figure cannot tell. `digest` stands for all that a person saw."""
+
+    model: str
+    provider: str
+    old: Figures | None
+    old_since: datetime | None
+    new: Figures
+    since: date | None
+    source: str
+    note: str
+
+    @property
+    def digest(self) -> str:
+        seen = repr((self.model, _shown(self.old), _shown(self.new), self.source))
+        return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+    @property
+    def changes(self) -> list[tuple[str, str, str]]:
+        """Each figure that differs: what it is, what it was, what it would be."""
+        old, new = _shown(self.old), _shown(self.new)
+        return [(name, old.get(name, "none"), new[name]) for name in new if old.get(name, "none") != new[name]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    source: str
+    offers: list[Offer]
+    same: list[str]
+    unmatched: list[tuple[str, str]]  # model, why
+    untouched: list[str]  # local and offline models
+
+
+def compare() -> Comparison:
+    """Every model's price in force beside the list's."""
+    from genai_prices import __version__, data_snapshot
+
+    listed = data_snapshot.get_snapshot()
+    comparison = Comparison(f"genai-prices {__version__}", [], [], [], [])
+    in_force = rows.prices_in_force()
+    for model in LanguageModel.objects.select_related("provider").order_by("slug"):
+        if model.provider.location != "cloud":
+            comparison.untouched.append(model.slug)
+            continue
+        offer, reason = _offer(model, in_force.get(model.pk), listed, comparison.source)
+        if offer is None:
+            comparison.unmatched.append((model.slug, reason))
+        elif offer.changes:
+            comparison.offers.append(offer)
+        else:
+            comparison.same.append(model.slug)
+    return comparison
+
+
+def _offer(model: LanguageModel, price: Price | None, listed: Any, source: str) -> tuple[Offer | None, str]:
+    provider = _provider_of(model, listed)
+    if provider is None:
+        return None, f"the list does not know the provider {model.provider.slug} or its address"
+    found = provider.find_model(model.name, all_providers=listed.providers)
+    if found is None:
+        return None, f"the list has no {model.name!r} of {provider.name}"
+    terms = found.get_prices(datetime.now(UTC))
+    new = {ours: _base(getattr(terms, theirs)) for ours, theirs in COLUMNS.items()}
+    if new["input_usd_per_mtok"] is None:
+        return None, f"the list does not price {model.name!r} by input tokens"
+    if new["output_usd_per_mtok"] is None:
+        new["output_usd_per_mtok"] = Decimal(0)  # an embedding model writes nothing
+    old = {name: getattr(price, name) for name in COLUMNS} if price else None
+    offer = Offer(
+        model=model.slug,
+        provider=model.provider.slug,
+        old=old,
+        old_since=price.effective_from if price else None,
+        new=new,
+        since=_since(found),
+        source=f"{source}: {provider.id}/{found.id}"[:150],
+        note=_note(terms),
+    )
+    return offer, ""
+
+
+def _provider_of(model: LanguageModel, listed: Any) -> Any:
+    """By the address that is called, else by the provider's slug; None if the list knows neither."""
+    for query in ({"provider_api_url": model.provider.base_url}, {"provider_id": model.provider.slug}):
+        known = {"model_ref": None, "provider_id": None, "provider_api_url": None} | query
+        try:
+            return listed.find_provider(**known)
+        except LookupError:
+            continue
+    return None
+
+
+def _base(amount: Any) -> Decimal | None:
+    base = getattr(amount, "base", amount)
+    return None if base is None else Decimal(base).quantize(SMALLEST)
+
+
+def _note(terms: Any) -> str:
+    """Prices that rise with the length of the input are taken at their base."""
+    steps = [
+        f"{theirs.removesuffix('_mtok')} {rows.money(Decimal(tier.price))} above {tier.start:,} input tokens"
+        for theirs in COLUMNS.values()
+        for tier in getattr(getattr(terms, theirs), "tiers", ())
+    ]
+    return "; ".join(steps)
+
+
+def _since(found: Any) -> date | None:
+    if not isinstance(found.prices, list):
+        return None
+    today = datetime.now(UTC)
+    starts = [getattr(p.constraint, "start_date", None) for p in found.prices if p.constraint is not None]
+    return max((start for start in starts if start and start <= today.date()), default=None)
+
+
+def accept(wanted: Mapping[str, str], *, by: str) -> list[str]:
+    """Takes over the list's price for these models: slug -> the digest of what was seen. Returns the slugs.
+
+    All or none. Raises InvalidInput if an offer is not there or is no longer what was seen."""
+    with transaction.atomic():
+        rows.lock_configuration()
+        comparison = compare()
+        offers = {offer.model: offer for offer in comparison.offers}
+        changed = [slug for slug, seen in wanted.items() if slug not in offers or offers[slug].digest != seen]
+        if changed:
+            raise InvalidInput(
+                f"the list offers no such price for {', '.join(sorted(changed))}; look at the differences again"
+            )
+        ids = dict(LanguageModel.objects.filter(slug__in=wanted).values_list("slug", "pk"))
+        for slug in wanted:
+            offer = offers[slug]
+            origin = f"{offer.source}, accepted by {by}"[:200]
+            Price.objects.create(model_id=ids[slug], **offer.new, effective_from=TransactionNow(), origin=origin)
+    return sorted(wanted)
+
+
+def digests(comparison: Comparison, models: Iterable[str]) -> dict[str, str]:
+    """What accept() wants of a person who saw this comparison. Raises InvalidInput for models without an offer."""
+    offers = {offer.model: offer.digest for offer in comparison.offers}
+    if unknown := sorted(set(models) - set(offers)):
+        raise InvalidInput(f"nothing differs for {', '.join(unknown)}")
+    return {model: offers[model] for model in models}
+
+
+def _shown(figures: Figures | None) -> dict[str, str]:
+    names = {name: name.removesuffix("_usd_per_mtok").replace("_", " ") for name in COLUMNS}
+    shown = {} if figures is None else figures
+    return {names[name]: "none" if amount is None else rows.money(amount) for name, amount in shown.items()}
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "source": comparison.source,
+        "differences": [
+            {
+                "model": offer.model,
+                "provider": offer.provider,
+                "old": None if offer.old is None else _shown(offer.old),
+                "old_since": offer.old_since,
+                "new": _shown(offer.new),
+                "since": offer.since,
+                "source": offer.source,
+                "note": offer.note,
+            }
+            for offer in comparison.offers
+        ],
+        "same": comparison.same,
+        "unmatched": [{"model": model, "reason": reason} for model, reason in comparison.unmatched],
+        "untouched": comparison.untouched,
+    }
+
+
+def as_text(comparison: Comparison) -> str:
+    lines = [f"Dollars per million tokens, in force -> {comparison.source}:"]
+    for offer in comparison.offers:
+        figures = ", ".join(f"{name} {old} -> {new}" for name, old, new in offer.changes)
+        told = [text for text in (offer.since and f"since {offer.since}", offer.source, offer.note) if text]
+        lines.append(f"  {offer.model}: {figures}  ({'; '.join(told)})")
+    if not comparison.offers:
+        lines.append("  nothing differs")
+    lines += [f"Not found: {model}: {reason}" for model, reason in comparison.unmatched]
+    same = ", ".join(comparison.same) or "none"
+    lines.append(f"As listed: {same}. Left alone, being local: {len(comparison.untouched)}.")
+    if comparison.offers:
+        lines.append("Nothing was changed. Take over with: manage.py usage prices --accept MODEL …")
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""What the usage page shows, from the rollups alone: a few statements, however many calls there were."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from routing import usage
+from routing.balances import balances
+from routing.chart import Amounts, draw
+from routing.models import RoutedCall
+from ziggie.errors import InvalidInput
+from ziggie.ids import first_uuid7
+from ziggie.models import ApiKey
+
+# What may be chosen, and the filter of receipts that a group of it leads to.
+GROUPS = {
+    "model": ("Model", "model"),
+    "provider": ("Provider", "provider"),
+    "source": ("Source", "source"),
+    "rule": ("Rule", "rule"),
+    "task_kind": ("Task kind", "task_kind"),
+    "creator": ("Creator", "creator"),
+    "api_key": ("API key", "api_key"),
+    "day": ("Day", ""),
+}
+FILTERS = ("model", "provider", "source", "rule", "task_kind", "creator", "outcome", "run_id")
+LONGEST_CALL = timedelta(days=30)  # between a call's first thought and its receipt: batches wait
+MAX_BARS = 92
+PAGE_SIZE = 50
+LATEST = 8
+LIST_COLUMNS = (
+    *("id", "created_at", "rule", "model", "provider", "source", "outcome", "cache", "task_kind"),
+    *("cost_microusd", "saved_microusd", "duration_ms"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What somebody asked to see. Days are the staff's, both included."""
+
+    first: date
+    last: date
+    group: str
+    zone: ZoneInfo
+
+    @property
+    def during(self) -> usage.Period:
+        return usage.period(self.first.isoformat(), self.last.isoformat())
+
+    @property
+    def query(self) -> str:
+        return urlencode({"from": self.first, "to": self.last, "group": self.group})
+
+
+def choice(asked: Mapping[str, str]) -> Choice:
+    """From a query string; seven days by model where it says nothing. Raises InvalidInput."""
+    zone = ZoneInfo(usage.time_zone())
+    today = timezone.now().astimezone(zone).date()
+    first = _day(asked.get("from", ""), today - timedelta(days=6))
+    last = _day(asked.get("to", ""), today)
+    group = asked.get("group") or "model"
+    if first > last:
+        raise InvalidInput("from must not be after to")
+    if group not in GROUPS:
+        raise InvalidInput(f"group must be one of {', '.join(GROUPS)}")
+    return Choice(first, last, group, zone)
+
+
+def _day(said: str, otherwise: date) -> date:
+    try:
+        day = date.fromisoformat(said) if said else otherwise
+    except ValueError:
+        raise InvalidInput(f"{said[:40]!r} is no date") from None
+    if not 2000 <= day.year <= 2200:
+        raise InvalidInput(f"{said[:40]!r} is too far away")
+    return day
+
+
+def presets(chosen: Choice) -> list[dict[str, Any]]:
+    """Links to the usual periods."""
+    today = timezone.now().astimezone(chosen.zone).date()
+    begins = {"Today": today, "7 days": today - timedelta(days=6), "This month": today.replace(day=1)}
+    begins["30 days"] = today - timedelta(days=29)
+    return [
+        {
+            "label": label,
+            "query": urlencode({"from": first, "to": today, "group": chosen.group}),
+            "current": (chosen.first, chosen.last) == (first, today),
+        }
+        for label, first in begins.items()
+    ]
+
+
+def figures(chosen: Choice) -> dict[str, Any]:
+    """Totals, groups, chart, budgets and the latest receipts."""
+    during = chosen.during
+    totals = usage.totals(during)
+    latencies = usage.latencies(during)
+    answered = {key: sums.answered for key, sums, _ in usage.groups(during, "source") if key}
+    by_models = sum(count for key, count in answered.items() if key != "offline")
+    groups = usage.groups(during, chosen.group)
+    if chosen.group == "day":
+        groups = sorted(groups, reverse=True)
+    return {
+        "chosen": chosen,
+        "totals": totals,
+        "success": 100 * totals.answered / totals.calls if totals.calls else None,
+        "local_share": 100 * answered.get("local", 0) / by_models if by_models else None,
+        "offline": answered.get("offline", 0),
+        "p50": usage.percentile(latencies, 0.50),
+        "p95": usage.percentile(latencies, 0.95),
+        "group_name": GROUPS[chosen.group][0],
+        "groups": [_group(chosen, *group) for group in groups],
+        "chart": draw(_amounts(chosen, during)),
+        "budgets": [budget | {"percent": _percent(budget)} for budget in balances()],
+        "latest": _newest(_in_period(RoutedCall.objects.all(), during), LATEST),
+    }
+
+
+def _group(chosen: Choice, key: str, sums: usage.Sums, buckets: dict[int, int]) -> dict[str, Any]:
+    names = _key_names() if chosen.group == "api_key" else {}
+    filter_name = GROUPS[chosen.group][1]
+    query = {"from": chosen.first, "to": chosen.last, **({filter_name: key} if filter_name else {})}
+    if chosen.group == "day":
+        query = {"from": key, "to": key}
+    return {
+        "key": names.get(key, key),
+        "query": urlencode(query) if key else "",
+        "sums": sums,
+        "p50": usage.percentile(buckets, 0.50),
+        "p95": usage.percentile(buckets, 0.95),
+        "success": 100 * sums.succeeded / sums.attempts if sums.attempts else None,
+    }
+
+
+def _key_names() -> dict[str, str]:
+    return {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
+
+
+def _amounts(chosen: Choice, during: usage.Period) -> list[Amounts]:
+    """By day, or by month where the days are too many; days on which nothing happened have their place."""
+    days = (chosen.last - chosen.first).days + 1
+    by_month = days > MAX_BARS
+    sums = {key: group for key, group, _ in usage.groups(during, "month" if by_month else "day")}
+    if by_month:
+        keys = sorted(sums)[-MAX_BARS:]
+    else:
+        keys = [(chosen.first + timedelta(days=ahead)).isoformat() for ahead in range(days)]
+    return [
+        Amounts(key, sums[key].cost_microusd, sums[key].saved_microusd) if key in sums else Amounts(key, 0, 0)
+        for key in keys
+    ]
+
+
+def _percent(budget: Mapping[str, Any]) -> int:
+    limit, left = Decimal(budget["limit_usd"]), Decimal(budget["left_usd"])
+    return min(100, round(100 * (1 - left / limit))) if limit else 100
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+
+def receipts(asked: Mapping[str, str]) -> tuple[list[RoutedCall], str]:
+    """One page of receipts, the newest first, and the query of the next page ("" at the end). Raises InvalidInput."""
+    chosen = {name: asked[name] for name in FILTERS if asked.get(name)}
+    if "\0" in "".join(chosen.values()) + asked.get("api_key", ""):
+        raise InvalidInput("a filter holds a NUL")
+    found = RoutedCall.objects.filter(**chosen)
+    if asked.get("api_key"):
+        found = found.filter(api_key_id=asked["api_key"])
+    if asked.get("from") or asked.get("to"):
+        found = _in_period(found, usage.period(asked.get("from", ""), asked.get("to", "")))
+    if asked.get("before"):
+        found = found.filter(pk__lt=_id(asked["before"]))
+    rows = _newest(found, PAGE_SIZE + 1)
+    more = ""
+    if len(rows) > PAGE_SIZE:
+        more = urlencode({**{k: v for k, v in asked.items() if v}, "before": str(rows[PAGE_SIZE - 1].pk)})
+    return rows[:PAGE_SIZE], more
+
+
+def _in_period(found: QuerySet[RoutedCall], during: usage.Period) -> QuerySet[RoutedCall]:
+    """Ids tell when a call began, which bounds where the database has to look."""
+    ids = {"pk__gte": first_uuid7(during.since - LONGEST_CALL), "pk__lt": first_uuid7(during.until)}
+    return found.filter(created_at__gte=during.since, created_at__lt=during.until, **ids)
+
+
+def _newest(found: QuerySet[RoutedCall], most: int) -> list[RoutedCall]:
+    return list(found.only(*LIST_COLUMNS).order_by("-id")[:most])
+
+
+def _id(said: str) -> UUID:
+    try:
+        return UUID(said)
+    except ValueError:
+        raise InvalidInput(f"{said[:40]!r} is no id of a call") from None

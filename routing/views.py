@@ -1,0 +1,230 @@
+"""Pages of usage: figures, receipts, prices, and providers' statements."""
+
+import csv
+import json
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import permission_required
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods
+
+from routing import price_list, statements, usage
+from routing import usage_page as figures_of
+from routing.models import Provider, RoutedCall, Statement, StoredBody, UsageRecord
+from routing.pricing import usd
+from ziggie.errors import InvalidInput, ZiggieError
+from ziggie.pages import staff_page
+
+MAX_STATEMENTS = 200
+MAX_SHOWN_LINES = 1_000
+FIGURES = {"input_tokens": "Tokens in", "output_tokens": "Tokens out", "cost_microusd": "Cost"}
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+@staff_page
+@require_GET
+def usage_page(request: HttpRequest) -> HttpResponse:
+    return render(request, "routing/usage.html", _figures(request))
+
+
+@staff_page
+@require_GET
+def usage_figures(request: HttpRequest) -> HttpResponse:
+    """The part of the usage page that changes, for a page that sits open."""
+    return render(request, "routing/_figures.html", _figures(request))
+
+
+def _figures(request: HttpRequest) -> dict[str, Any]:
+    """What was asked for, or the usual with a word about what could not be understood."""
+    problem = ""
+    try:
+        chosen = figures_of.choice(request.GET.dict())
+        shown = figures_of.figures(chosen)
+    except InvalidInput as error:
+        problem = error.message
+        chosen = figures_of.choice({})
+        shown = figures_of.figures(chosen)
+    groups = [(key, name) for key, (name, _) in figures_of.GROUPS.items()]
+    return shown | {"presets": figures_of.presets(chosen), "group_names": groups, "problem": problem}
+
+
+@staff_page
+@require_GET
+def usage_csv(request: HttpRequest) -> HttpResponse:
+    """The groups of the page as CSV; single records are at /api/usage/records.csv."""
+    try:
+        chosen = figures_of.choice(request.GET.dict())
+    except InvalidInput as error:
+        return HttpResponse(error.message, status=400, content_type="text/plain; charset=utf-8")
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="usage-by-{chosen.group}-{chosen.first}-{chosen.last}.csv"'
+    writer = csv.writer(response)
+    names = (
+        "calls",
+        "attempts",
+        "cost_usd",
+        "saved_usd",
+        "input_tokens",
+        "output_tokens",
+        "p50_ms",
+        "p95_ms",
+        "success",
+    )
+    writer.writerow([chosen.group, *names])
+    for group in usage.groups(chosen.during, chosen.group):
+        told = usage.group_json(*group)
+        writer.writerow([usage.cell(told["key"]), *("" if told[name] is None else told[name] for name in names)])
+    return response
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+
+@staff_page
+@require_GET
+def calls(request: HttpRequest) -> HttpResponse:
+    asked = request.GET.dict()
+    rows: list[RoutedCall] = []
+    problem = more = ""
+    try:
+        rows, more = figures_of.receipts(asked)
+    except InvalidInput as error:
+        problem = error.message
+    filters = {name: asked[name] for name in (*figures_of.FILTERS, "api_key", "from", "to") if asked.get(name)}
+    return render(request, "routing/calls.html", {"calls": rows, "more": more, "filters": filters, "problem": problem})
+
+
+@staff_page
+@require_GET
+def receipt(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """One call: what was decided, what was tried, what it cost, and its bodies for those who may see them."""
+    call = get_object_or_404(RoutedCall.objects.defer("bodies"), pk=pk)
+    stored = StoredBody.objects.filter(pk=pk).first()
+    may_see = request.user.has_perm("routing.view_storedbody")
+    context = {
+        "call": call,
+        "records": UsageRecord.objects.filter(call_id=pk).order_by("attempt"),
+        "is_stored": stored is not None,
+        "body": _shown_body(stored) if stored and may_see else None,
+    }
+    return render(request, "routing/receipt.html", context)
+
+
+def _shown_body(stored: StoredBody) -> dict[str, Any]:
+    texts = {
+        name: json.dumps(value, indent=2, ensure_ascii=False)
+        for name, value in (("Request", stored.request), ("Answer", stored.answer))
+        if value is not None
+    }
+    return {"texts": texts, "redactions": stored.redactions, "cut": stored.cut, "created_at": stored.created_at}
+
+
+# --- prices ---------------------------------------------------------------------------------------
+
+
+@staff_page
+@permission_required("routing.add_price", raise_exception=True)
+@require_http_methods(["GET", "POST"])
+def prices(request: HttpRequest) -> HttpResponse:
+    """What differs from the list; a person ticks what is taken over."""
+    if request.method == "POST":
+        wanted = {slug: request.POST.get(f"seen-{slug}", "") for slug in request.POST.getlist("accept")}
+        try:
+            if not wanted:
+                raise InvalidInput("nothing was ticked, and nothing was changed")
+            names = price_list.accept(wanted, by=request.user.get_username())
+        except ZiggieError as error:
+            messages.error(request, error.message)
+        else:
+            messages.success(request, f"New prices, in force from now on: {', '.join(names)}.")
+        return redirect("usage-prices")
+    return render(request, "routing/prices.html", {"comparison": price_list.compare()})
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+
+@staff_page
+@permission_required("routing.view_statement", raise_exception=True)
+@require_http_methods(["GET", "POST"])
+def statement_list(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        return _load(request)
+    context = {
+        "statements": Statement.objects.all()[:MAX_STATEMENTS],
+        "providers": Provider.objects.filter(location="cloud").order_by("slug"),
+        "may_load": request.user.has_perm("routing.add_statement"),
+    }
+    return render(request, "routing/statements.html", context)
+
+
+@permission_required("routing.add_statement", raise_exception=True)
+def _load(request: HttpRequest) -> HttpResponse:
+    file = request.FILES.get("file")
+    try:
+        if not isinstance(file, UploadedFile):
+            raise InvalidInput("choose a file first")
+        statement = statements.load(
+            file.read(statements.MAX_BYTES + 1),
+            file_name=file.name or "",
+            provider=request.POST.get("provider", ""),
+            by=request.user.get_username(),
+            replace=bool(request.POST.get("replace")),
+        )
+    except ZiggieError as error:
+        places = [f"{detail.get('place')}: {detail.get('problem')}" for detail in error.details[1:]]
+        messages.error(request, "; ".join([error.message, *places]))
+        return redirect("statements")
+    return redirect("statement", pk=statement.pk)
+
+
+@staff_page
+@permission_required("routing.view_statement", raise_exception=True)
+@require_GET
+def statement_page(request: HttpRequest, pk: UUID) -> HttpResponse:
+    report = statements.compare(get_object_or_404(Statement, pk=pk))
+    lines = sorted(report.lines, key=lambda line: line.state == "matched")  # what needs a look comes first
+    context = {
+        "statement": report.statement,
+        "counts": [(state, report.count(state)) for state in statements.STATES],
+        "sums": _sums(report),
+        "lines": [(line, _cells(report, line)) for line in lines[:MAX_SHOWN_LINES]],
+        "hidden": max(0, len(lines) - MAX_SHOWN_LINES),
+    }
+    return render(request, "routing/statement.html", context)
+
+
+def _sums(report: statements.Report) -> list[dict[str, str]]:
+    return [
+        {
+            "name": FIGURES[name],
+            "theirs": _amount(name, report.total("theirs", name)),
+            "ours": _amount(name, report.total("ours", name)),
+            "unexplained": _amount(name, report.unexplained(name)),
+        }
+        for name in report.told
+    ]
+
+
+def _cells(report: statements.Report, line: statements.Compared) -> list[tuple[str, ...]]:
+    """Theirs, ours and the difference of each figure."""
+    return [
+        (
+            _amount(name, getattr(line.theirs, name, None)),
+            _amount(name, getattr(line.ours, name, None)),
+            _amount(name, line.difference(name)),
+        )
+        for name in report.told
+    ]
+
+
+def _amount(name: str, value: int | None) -> str:
+    if value is None:
+        return "–"
+    return f"${usd(value)}" if name.endswith("_microusd") else f"{value:,}"

@@ -1,0 +1,13 @@
+"""The system that flow tests share which do it no harm."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.flows.system import System, running
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("system") / "home") as system:
+        yield system

@@ -1,0 +1,125 @@
+"""A record tells everything that was known of an attempt: through every dialect, of success and of failure."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import pytest
+
+from routing.models import Price, RoutingRule, UsageRecord
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_calls import ASKED, CHAT, post
+from tests.servers.script import Reply
+
+HINTS = {"task_kind": "analysis", "agent_level": "L2", "creator": "instasd", "run_id": "run-7"}
+OPENAI: dict[str, Any] = {
+    "id": "x", "object": "chat.completion", "model": "gpt-4o-mini",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi"}}],
+}  # fmt: skip
+ANTHROPIC: dict[str, Any] = {
+    "id": "m", "type": "message", "role": "assistant", "model": "claude", "stop_reason": "end_turn",
+    "content": [{"type": "text", "text": "Hi"}],
+}  # fmt: skip
+OLLAMA: dict[str, Any] = {"model": "llama", "done": True, "message": {"role": "assistant", "content": "Hi"}}
+COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
+def record(gateway: Gateway) -> UsageRecord:
+    gateway.settled(1)
+    return UsageRecord.objects.get()
+
+
+def test_every_column_of_a_successful_attempt_is_filled(gateway: Gateway) -> None:
+    gateway.openai.default = Reply("One two three.", input_tokens=100, output_tokens=20, cached_tokens=40,
+                                   reasoning_tokens=8, first_token=0.02)  # fmt: skip
+    with httpx2.stream(
+        "POST", gateway.url + CHAT, headers=gateway.headers, timeout=30,
+        json={**ASKED, "stream": True, "metadata": HINTS},
+    ) as answer:  # fmt: skip
+        answer.read()
+    row = record(gateway)
+    assert str(row.call_id) == answer.headers["x-ziggie-request-id"]
+    assert (row.attempt, row.role, row.outcome, row.status, row.error) == (1, "answer", "ok", 200, "")
+    assert (row.model, row.provider, row.source, row.rule) == (
+        "gpt",
+        "openai",
+        "cloud",
+        answer.headers["x-ziggie-rule"],
+    )
+    assert (row.api_key_id, row.run_id, row.creator, row.task_kind, row.agent_level) == (
+        gateway.key_id, "run-7", "instasd", "analysis", "L2",
+    )  # fmt: skip
+    assert [getattr(row, name) for name in COUNTS] == [100, 20, 40, None, 8]
+    assert row.estimated == []
+    assert row.price_id == Price.objects.get(model__slug="gpt").pk
+    assert (row.cost_microusd, row.baseline_microusd, row.saved_microusd) == (200, 600, 400)
+    assert 20 <= (row.first_token_ms or 0) <= row.duration_ms
+    assert (datetime.now(UTC) - row.created_at).total_seconds() < 30
+
+
+def test_a_failed_attempt_tells_its_status_and_error_and_the_local_one_its_energy(gateway: Gateway) -> None:
+    from routing.models import Provider
+
+    Provider.objects.filter(slug="ollama").update(power_watts=350)
+    gateway.openai.default = Reply(status=503, error="overloaded just now")
+    gateway.ollama.default = Reply("Hi", latency=0.05)
+    assert post(gateway, model="auto").status_code == 200
+    gateway.settled(1)
+    failed, served = UsageRecord.objects.order_by("attempt")
+    assert (failed.outcome, failed.status, served.status) == ("error", 503, 200)
+    assert "overloaded just now" in failed.error
+    assert (failed.input_tokens, failed.cost_microusd, failed.baseline_microusd) == (None, 0, 0)
+    assert served.energy_wh > 0
+    assert served.energy_microusd == round(served.energy_wh * 0.12 * 1000)
+    assert served.saved_microusd == served.baseline_microusd - served.energy_microusd
+
+
+@pytest.mark.parametrize(
+    ("server", "body", "counts", "estimated"),
+    [
+        ("openai", {**OPENAI, "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details":
+            {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}}}, [9, 4, 3, None, 2], []),
+        ("openai", {**OPENAI, "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details":
+            {"cached_tokens": 0}}}, [9, 4, 0, None, None], []),
+        ("openai", {**OPENAI, "usage": {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 6}},
+            [9, 4, 6, None, None], []),
+        ("openai", {**OPENAI, "choices": [{**OPENAI["choices"][0], "usage":
+            {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 6}}]}, [9, 4, 6, None, None], []),
+        ("openai", OPENAI, [1, 1, None, None, None], ["input_tokens", "output_tokens"]),
+        ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 7,
+            "cache_creation_input_tokens": 11}}, [23, 4, 7, 11, None], []),
+        ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 0,
+            "cache_creation_input_tokens": 0}}, [5, 4, 0, 0, None], []),
+        ("ollama", {**OLLAMA, "prompt_eval_count": 9, "eval_count": 4}, [9, 4, None, None, None], []),
+        ("ollama", {**OLLAMA, "eval_count": 4}, [1, 4, None, None, None], ["input_tokens"]),
+        ("ollama", {**OLLAMA, "prompt_eval_count": 9, "eval_count": 0}, [9, 0, None, None, None], []),
+    ],
+)  # fmt: skip
+def test_token_counts_are_reported_estimated_or_missing_in_every_dialect(
+    gateway: Gateway, server: str, body: dict[str, Any], counts: list[int | None], estimated: list[str]
+) -> None:
+    slug = {"openai": "gpt", "anthropic": "claude", "ollama": "llama"}[server]
+    RoutingRule.objects.update(options={"first_token_seconds": None}, chain=[slug])
+    getattr(gateway, server).default = Reply(body=body)
+    assert post(gateway, model=slug).status_code == 200
+    row = record(gateway)
+    known = [getattr(row, name) for name in COUNTS]
+    assert sorted(row.estimated) == estimated
+    for name, told, expected in zip(COUNTS, known, counts, strict=True):
+        assert (told is not None and told > 0) if name in estimated else told == expected, name
+
+
+def test_an_embedding_tells_its_energy_status_and_baseline_too(gateway: Gateway) -> None:
+    from routing.models import Provider
+
+    Provider.objects.filter(slug="openai").update(power_watts=350)
+    answer = httpx2.post(
+        gateway.url + "/v1/embeddings", json={"model": "embedder", "input": "hello there"},
+        headers={**gateway.headers, "x-ziggie-run-id": "run-7", "x-ziggie-creator": "instasd"},
+    )  # fmt: skip
+    assert answer.status_code == 200
+    row = record(gateway)
+    assert (row.role, row.task_kind, row.status, row.output_tokens) == ("embedding", "embeddings", 200, 0)
+    assert (row.run_id, row.creator) == ("run-7", "instasd")
+    assert row.energy_wh > 0
+    assert row.saved_microusd == row.baseline_microusd - row.cost_microusd - row.energy_microusd

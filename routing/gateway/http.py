@@ -45,6 +45,7 @@ class Http:
         self.address: str = client[0] if client else ""
         self.hints: dict[str, str] = {}
         self.raw_key = ""
+        self.forwarded = ""
         self.speaks_anthropic = False
         self.started = False
         self.gone = False
@@ -67,6 +68,8 @@ class Http:
                 api_key = value.decode("latin-1").strip()
             elif name == b"content-length":
                 self._length = int(value) if value.isdigit() and len(value) < 16 else 0
+            elif name == b"x-forwarded-for":  # several such headers are one list
+                self.forwarded += ("," if self.forwarded else "") + value.decode("latin-1")
             elif name == b"content-encoding":
                 self._encoding = value.strip().lower()
             elif name == b"anthropic-version":

@@ -14,7 +14,7 @@ import uvicorn
 from django.db import transaction
 
 from routing import proof, snapshot
-from routing.gateway import keys
+from routing.gateway import guesses
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -76,6 +76,7 @@ def gateway_address(django_db_setup: None) -> Iterator[str]:
         lifespan="off",
         log_level="warning",
         ws="none",
+        proxy_headers=False,
     )
     running = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listener])), daemon=True)
@@ -100,7 +101,7 @@ def gateway(transactional_db: None, gateway_address: str) -> Iterator[Gateway]:
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
-        keys.forget_guesses()  # all tests call from one address
+        guesses.forget_guesses()  # all tests call from one address
         yield made
         _books_balance()
 

@@ -40,6 +40,7 @@ from ziggie.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 ANSWER = "answer"
+HTTP_OK = 200
 MAX_RETRY_WAIT_SECONDS = 2.0
 
 
@@ -244,6 +245,7 @@ class Walk:
         verdict = ACCEPTED
         try:
             await self._consume(candidate, step, collector)
+            status = None if candidate.model.source == Source.OFFLINE else HTTP_OK
             result = with_estimates(collector.result(), step.request)
             reported = result.usage
             if not self.committed:  # what a client has seen cannot be refused any more

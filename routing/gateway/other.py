@@ -1,12 +1,14 @@
 """The gateway's smaller endpoints: models, token counts and embeddings."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from routing import ledger, pricing, snapshot
 from routing.adapters.transport import codec_for
+from routing.attempts import HTTP_OK
 from routing.budgets import budgets_in_scope
 from routing.collecting import prompt_tokens
 from routing.demand import Demand, measure
@@ -14,7 +16,7 @@ from routing.gateway import anthropic_wire, other_wire
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
-from routing.gateway.limits import limits
+from routing.gateway.limits import Admission, limits
 from routing.gateway.reading import hints, parse
 from routing.gateway.upstream import Exchange
 from routing.ledger_rows import CallRow, UsageRow
@@ -104,20 +106,11 @@ async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
     asked = other_wire.decode_embeddings(parse(await http.body()))
     check_model(asked.model, key)
-    await limits().admit(key)
-    said, paying = hints({}, http.hints)
-    if "run_id" in paying:
-        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
-    texts = tuple(message("user", text) for text in asked.texts)
-    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
-    configuration = await snapshot.acurrent()
-    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    admission = await limits().admit(key, sum(map(estimate_tokens, asked.texts)))
     try:
-        answer, model = await call.run()
+        call, answer, model = await _embedded(asked, http.hints, key, admission)
     finally:
-        beside(call.settle())
-    if key.tokens_per_minute is not None:
-        limits().count_tokens(key, answer.usage.input_tokens or 0)
+        limits().correct(key, admission)
     body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
     headers = [
         *OPENAI.request_id(str(call.id)),
@@ -130,6 +123,24 @@ async def embeddings(http: Http, key: Key) -> None:
         (b"x-ziggie-cost-usd", pricing.usd(sum(record.cost_microusd for record in call.records)).encode()),
     ]
     await http.respond(200, body, [JSON_TYPE, *headers])
+
+
+async def _embedded(
+    asked: other_wire.EmbeddingsAsked, headers: Mapping[str, str], key: Key, admission: Admission
+) -> tuple["_Embedding", Embeddings, ModelSpec]:
+    said, paying = hints({}, headers)
+    if "run_id" in paying:
+        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
+    texts = tuple(message("user", text) for text in asked.texts)
+    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
+    configuration = await snapshot.acurrent()
+    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    try:
+        answer, model = await call.run()
+    finally:
+        beside(call.settle())
+        admission.used = sum(record.input_tokens or 0 for record in call.records)
+    return call, answer, model
 
 
 def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
@@ -221,36 +232,45 @@ class _Embedding:
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
         usage, outcome, error = Usage(), "error", ""
+        status: int | None = None
         try:
             answer = await self._vectors(model)
-            usage, outcome = answer.usage, "ok"
+            usage, outcome, status = answer.usage, "ok", HTTP_OK
             return answer
         except (ProviderError, UnsupportedByProvider) as failure:
-            error = str(failure)
+            error, status = str(failure), getattr(failure, "status", None)
             raise
         finally:
-            cost = pricing.cost_microusd(usage, model.price)
-            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
-            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
-                self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
-            self.records.append(
-                UsageRow(
-                    attempt=len(self.records) + 1,
-                    model=model.slug,
-                    provider=model.provider.slug,
-                    source=str(model.source),
-                    outcome=outcome,
-                    created_at=started_at,
-                    role="embedding",
-                    error=error,
-                    input_tokens=usage.input_tokens,
-                    output_tokens=0 if outcome == "ok" else None,
-                    estimated=sorted(usage.estimated),
-                    price_id=model.price.id if model.price else None,
-                    cost_microusd=cost,
-                    duration_ms=round((time.monotonic() - started) * 1000),
-                )
-            )
+            record = self._record(model, usage, outcome, error, seconds=time.monotonic() - started)
+            self.records.append(replace(record, created_at=started_at, status=status))
+
+    def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
+        """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
+        cost = pricing.cost_microusd(usage, model.price)
+        budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+        for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+            self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
+        price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
+        watt_hours, electricity = pricing.energy(seconds, model.provider.power_watts, price_per_kwh)
+        return UsageRow(
+            attempt=len(self.records) + 1,
+            model=model.slug,
+            provider=model.provider.slug,
+            source=str(model.source),
+            outcome=outcome,
+            role="embedding",
+            error=error,
+            input_tokens=usage.input_tokens,
+            output_tokens=0 if outcome == "ok" else None,
+            estimated=sorted(usage.estimated),
+            price_id=model.price.id if model.price else None,
+            cost_microusd=cost,
+            baseline_microusd=cost,
+            energy_microusd=electricity,
+            saved_microusd=pricing.saved_microusd(baseline=cost, paid=cost, electricity=electricity),
+            energy_wh=watt_hours,
+            duration_ms=round(seconds * 1000),
+        )
 
     async def _vectors(self, model: ModelSpec) -> Embeddings:
         """In as many requests as the provider needs for so many texts."""
@@ -288,6 +308,7 @@ class _Embedding:
             source=served.source if served else "",
             reserved_microusd=max(self._hold.amounts.values(), default=0),
             cost_microusd=sum(record.cost_microusd for record in self.records),
+            saved_microusd=sum(record.saved_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
             task_kind=EMBEDDINGS,
             **self._labels(),

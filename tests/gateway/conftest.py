@@ -14,7 +14,7 @@ import uvicorn
 from django.db import transaction
 
 from routing import proof, snapshot
-from routing.gateway import chat, keys
+from routing.gateway import chat, guesses
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -88,6 +88,7 @@ def serving(django_db_setup: None) -> Iterator[Serving]:
         lifespan="off",
         log_level="warning",
         ws="none",
+        proxy_headers=False,
     )
     running = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []
@@ -119,7 +120,7 @@ def gateway(transactional_db: None, serving: Serving) -> Iterator[Gateway]:
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
-        keys.forget_guesses()  # all tests call from one address
+        guesses.forget_guesses()  # all tests call from one address
         yield made
         serving.has_settled()
         _books_balance()

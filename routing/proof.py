@@ -1,4 +1,4 @@
-"""The proof that records, rollups and receipts agree to the micro-dollar, and how far back it reaches.
+"""The proof that records, rollups, receipts and holds agree to the micro-dollar, and how far back it reaches.
 
 Months whose records were dropped are proved by their sums (UsageMonth), which were compared with the rollups hour by
 hour before anything was dropped.
@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 
 from django.db import connection
 
-from routing.models import UsageMonth
+from routing.models_usage import UsageMonth
 
 MAX_DIFFERENCES = 100
 NAMES = ("attempts", "succeeded", "input", "output", "cost", "baseline", "energy", "saved")
@@ -52,7 +52,8 @@ SELECT month, {_COUNTED} FROM (
     SELECT month, {_MINUS.strip()} FROM routing_usagemonth
     UNION ALL
     SELECT m.month, r.* FROM routing_usagemonth m JOIN LATERAL (SELECT {SUMS} FROM routing_usagerollup
-        WHERE hour >= m.month::timestamp AT TIME ZONE 'UTC' AND hour < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
+        WHERE hour >= m.month::timestamp AT TIME ZONE 'UTC'
+        AND hour < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
     UNION ALL
     SELECT m.month, r.* FROM routing_usagemonth m JOIN LATERAL (SELECT {_MINUS} FROM (
         SELECT {OF_RECORD} FROM routing_usagerecord WHERE created_at >= m.month::timestamp AT TIME ZONE 'UTC'
@@ -68,6 +69,20 @@ SELECT (SELECT coalesce(sum(calls), 0) FROM routing_usagerollup),
            + (SELECT coalesce(sum(receipts_microusd), 0) FROM routing_usagemonth),
        (SELECT coalesce(sum(cost_microusd), 0) FROM routing_usagerecord)
            + (SELECT coalesce(sum(cost_microusd), 0) FROM routing_usagemonth)
+"""
+# One statement, so that what moves meanwhile is seen on both sides or on neither.
+_HELD: LiteralString = """
+SELECT b.slug, p.held_microusd - coalesce(held.amount, 0) FROM routing_budgetperiod p
+JOIN routing_budget b ON b.id = p.budget_id
+LEFT JOIN (
+    SELECT period, sum(amount) AS amount FROM (
+        SELECT line.period, line.amount FROM routing_reservation,
+            LATERAL unnest(period_ids, amounts_microusd) AS line(period, amount)
+        UNION ALL SELECT line.period, line.amount FROM routing_envelope,
+            LATERAL unnest(period_ids, amounts_microusd) AS line(period, amount)
+    ) AS line GROUP BY 1
+) AS held ON held.period = p.id
+WHERE p.held_microusd <> coalesce(held.amount, 0) ORDER BY b.slug
 """
 
 
@@ -106,6 +121,11 @@ def differences() -> list[str]:
         ]
         cursor.execute(_WHOLE)
         rolled, receipts, receipt_cost, record_cost = cursor.fetchone()
+        cursor.execute(_HELD)
+        unheld = cursor.fetchall()
+    found += [
+        f"the budget {slug} holds {more:+} micro-dollars more than calls and envelopes do" for slug, more in unheld
+    ]
     if rolled != receipts:
         found.append(f"the rollups count {rolled} calls, and there are {receipts} receipts")
     if receipt_cost != record_cost:

@@ -3,10 +3,8 @@
 Only a request without a good key comes here: whatever an address has tried, a good key is served.
 """
 
-import asyncio
 import time
 import uuid
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from django.conf import settings
 
 from routing.gateway.limits import limits
+from routing.loops import OfLoop
 from ziggie.errors import RateLimited
 
 GUESSES = 20  # unknown keys that one address may try in a minute
@@ -46,21 +45,13 @@ class Guesses:
         self._shut_out.clear()
 
 
-_guesses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Guesses] = weakref.WeakKeyDictionary()
-
-
-def guesses() -> Guesses:
-    """The running loop's guesses."""
-    loop = asyncio.get_running_loop()
-    found = _guesses.get(loop)
-    if found is None:
-        found = _guesses[loop] = Guesses()
-    return found
+_guesses = OfLoop(Guesses)
+guesses = _guesses.get
 
 
 def forget_guesses() -> None:
     """Every address starts anew, in all loops of this process; the database keeps its count."""
-    for known in list(_guesses.values()):
+    for known in _guesses.all():
         known.forget()
 
 

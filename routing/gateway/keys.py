@@ -3,12 +3,12 @@
 import asyncio
 import hashlib
 import time
-import weakref
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from routing import database
+from routing.loops import OfLoop
 from ziggie.errors import Forbidden, Unauthorized
 
 CHECK_SECONDS = 0.5
@@ -115,13 +115,5 @@ def _key(row: tuple[Any, ...]) -> Key:
     return Key(str(key_id), name, frozenset(scopes), frozenset(allowed), requests, tokens, expires_at)
 
 
-_books: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, KeyBook] = weakref.WeakKeyDictionary()
-
-
-def book() -> KeyBook:
-    """The running loop's keys."""
-    loop = asyncio.get_running_loop()
-    found = _books.get(loop)
-    if found is None:
-        found = _books[loop] = KeyBook()
-    return found
+_books = OfLoop(KeyBook)
+book = _books.get

@@ -94,5 +94,6 @@ HEADS = [
     BadRequest("a name with a space", (400,), asked(), "bad name: x"),
     BadRequest("a NUL in a header", (400,), asked(), "x-odd: a\0b"),
     BadRequest("a head of 100,000 bytes", (400, 431), b"", "x-long: " + "a" * 100_000, may_hang_up=True),
-    BadRequest("a chunk that is no number", (400,), b"zz\r\nx\r\n0\r\n\r\n", "transfer-encoding: chunked", framed=False),
+    BadRequest("a chunk that is no number", (400,), b"zz\r\nx\r\n0\r\n\r\n", "transfer-encoding: chunked",
+               framed=False),
 ]  # fmt: skip

@@ -88,7 +88,7 @@ def test_a_run_that_is_over_pays_no_more(gateway: Gateway, run: UUID) -> None:
     assert answer.json()["error"]["message"] == f"the budget of run {run} is closed"
 
 
-@pytest.mark.parametrize("name", ["nightly", str(uuid7())], ids=["a word", "an id"])
+@pytest.mark.parametrize("name", ["nightly", "01a1fcd1-45ed-722c-a363-22af4e4e2f24"])
 def test_a_run_without_a_budget_is_only_a_name(gateway: Gateway, name: str) -> None:
     assert post(gateway, metadata={"run_id": name}).status_code == 200
     assert gateway.settled(1)[0].run_id == name

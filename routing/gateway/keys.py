@@ -16,7 +16,6 @@ CHECK_SECONDS = 0.5
 UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at this often
 STALE_SECONDS = 2.0  # older than this nobody is served from memory
 SCOPE = "gateway"
-MAX_KEY_CHARACTERS = 512
 USED_RESOLUTION_SECONDS = 60.0
 
 EPOCH = "SELECT epoch FROM routing_configepoch WHERE id = 1"

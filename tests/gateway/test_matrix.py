@@ -24,26 +24,26 @@ from tests.gateway.test_clients import (
 )
 from tests.servers.script import Call, Reply
 
-APIS = ("openai", "anthropic")
+WAYS: dict[str, tuple[Any, ...]] = {"api": ("openai", "anthropic"), "model": MODELS, "stream": (False, True)}
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ADDRESS = "https://example.org/cat.png"
-each_model = pytest.mark.parametrize("model", MODELS)
 
 
 def in_every_way(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs a test once for each `api`, and `stream` if it takes that: a database for each would cost a second."""
+    """Runs a test once for each `api`, `model`, and `stream` if it takes that: a database for each would cost a
+    second."""
     parameters = inspect.signature(test).parameters
-    streams = (False, True) if "stream" in parameters else (None,)
+    ways = {name: values for name, values in WAYS.items() if name in parameters}
 
     def run(**given: Any) -> None:
-        for api, stream in itertools.product(APIS, streams):
+        for way in itertools.product(*ways.values()):
             try:
-                test(api=api, **({} if stream is None else {"stream": stream}), **given)
+                test(**dict(zip(ways, way, strict=True)), **given)
             except BaseException as error:
-                error.add_note(f"{api}, stream: {stream}")
+                error.add_note(f"{way}")
                 raise
 
-    kept = [parameter for name, parameter in parameters.items() if name not in ("api", "stream")]
+    kept = [parameter for name, parameter in parameters.items() if name not in ways]
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     run.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]  # what pytest reads
     run.pytestmark = getattr(test, "pytestmark", [])  # type: ignore[attr-defined]
@@ -140,7 +140,6 @@ HEARD: dict[str, Callable[[Any], list[Any]]] = {
 
 
 @in_every_way
-@each_model
 def test_prompts_and_parameters_arrive_and_the_answer_comes_back(
     gateway: Gateway, api: str, model: str, stream: bool
 ) -> None:
@@ -158,7 +157,6 @@ def test_prompts_and_parameters_arrive_and_the_answer_comes_back(
 
 
 @in_every_way
-@each_model
 def test_an_answer_that_ran_out_of_tokens_says_so(gateway: Gateway, api: str, model: str, stream: bool) -> None:
     set_reply(gateway, Reply("Hello and", stop="length"))
     if stream and api == "openai":  # whose package makes an exception of it
@@ -197,7 +195,6 @@ def _results(body: Any, model: str) -> list[Any]:
 
 
 @in_every_way
-@each_model
 def test_parallel_calls_their_results_and_the_answer_make_a_round(
     gateway: Gateway, api: str, model: str, stream: bool
 ) -> None:
@@ -261,7 +258,6 @@ GEMINI_CHOICES = {
 
 
 @in_every_way
-@each_model
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_tool_choice_arrives_or_is_refused(gateway: Gateway, api: str, model: str, choice: str) -> None:
     set_reply(gateway, Reply('{"city": "Oslo"}'))
@@ -283,7 +279,6 @@ def test_a_tool_choice_arrives_or_is_refused(gateway: Gateway, api: str, model: 
 
 
 @in_every_way
-@each_model
 def test_one_call_at_a_time_is_asked_for_or_refused(gateway: Gateway, api: str, model: str) -> None:
     asked: dict[str, Any] = {"tools": [OPENAI_TOOL], "parallel_tool_calls": False}
     if api == "anthropic":
@@ -314,14 +309,12 @@ def _picture(api: str, *, by_address: bool) -> list[Any]:
 
 
 @in_every_way
-@each_model
 def test_an_image_by_value_arrives(gateway: Gateway, api: str, model: str) -> None:
     ask(gateway, api, model, messages=_picture(api, by_address=False))
     assert PIXEL in json.dumps(heard(gateway, model))
 
 
 @in_every_way
-@each_model
 def test_an_image_by_address_arrives_or_is_refused(gateway: Gateway, api: str, model: str) -> None:
     turns = _picture(api, by_address=True)
     if model in ("llama", "flash"):
@@ -340,7 +333,6 @@ SCHEMAS: dict[str, Callable[[Any], Any]] = {
 
 
 @in_every_way
-@each_model
 def test_a_schema_for_the_answer_arrives(gateway: Gateway, api: str, model: str, stream: bool) -> None:
     set_reply(gateway, Reply('{"city": "Oslo"}'))
     asked: dict[str, Any] = {"output_config": {"format": {"type": "json_schema", "schema": WEATHER}}}

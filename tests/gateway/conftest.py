@@ -91,12 +91,18 @@ def serving(django_db_setup: None) -> Iterator[Serving]:
         proxy_headers=False,
     )
     running = uvicorn.Server(config)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(running.serve(sockets=[listener])), daemon=True)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def serve() -> None:
+        with asyncio.Runner() as runner:
+            loops.append(runner.get_loop())
+            runner.run(running.serve(sockets=[listener]))
+
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.01)
-    yield Serving(f"http://127.0.0.1:{listener.getsockname()[1]}", loop)
+    yield Serving(f"http://127.0.0.1:{listener.getsockname()[1]}", loops[0])
     running.should_exit = True
     thread.join(10)
 

@@ -11,7 +11,17 @@ from django.utils import timezone
 
 from routing import batching, replay, service, snapshot, tasks
 from routing.batch_rows import in_window
-from routing.models import BatchItem, Budget, BudgetPeriod, Envelope, ProviderBatch, Reservation, RoutedCall
+from routing.models import (
+    BatchItem,
+    Budget,
+    BudgetPeriod,
+    Envelope,
+    ProviderBatch,
+    Reservation,
+    RoutedCall,
+    RoutingRule,
+)
+from routing.models_usage import StoredBody
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
@@ -87,6 +97,21 @@ def test_work_goes_as_one_batch_and_is_settled_once_at_half_price(here: Installa
     tick()
     assert RoutedCall.objects.count() == 3
     here.assert_books_are_closed()
+
+
+def test_a_rule_that_stores_bodies_does_so_for_work_that_waits(here: Installation) -> None:
+    for rule in RoutingRule.objects.all():
+        rule.options["store_bodies"] = True
+        rule.save()
+    snapshot.forget()
+    items = [hand_in("Ask ada@example.com"), hand_in("Ask ada@example.com", hints=LOCAL)]
+    tick()
+    tick()
+    calls = {service.batch_result(item).routed.call_id for item in items}  # type: ignore[union-attr]
+    stored = StoredBody.objects.all()
+    assert {str(body.call_id) for body in stored} == calls
+    assert {body.request["messages"][0]["parts"][0]["text"] for body in stored} == {"Ask [mail address]"}
+    assert {body.answer["parts"][0]["text"] for body in stored} == {"a batched answer", "a local answer"}
 
 
 def test_nothing_is_fetched_before_the_batch_has_ended(here: Installation) -> None:

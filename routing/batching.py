@@ -28,17 +28,18 @@ from routing.adapters.claude_batches import BatchLine
 from routing.attempts import Answer, Walk
 from routing.batch_answers import Nobody, Told, plan_of
 from routing.batch_rows import in_window, request_of
+from routing.batch_traces import SENDING_FOR, taken
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, measure
 from routing.models import BatchItem, ProviderBatch, RoutedCall
-from routing.pricing import halved, worst_case_microusd
+from routing.pricing import batched, worst_case_microusd
 from routing.rerun import circumstances
 from routing.types import (
     Candidate,
     ChatRequest,
-    ModelSpec,
     Plan,
     ProviderError,
+    ProviderSpec,
     Snapshot,
     World,
 )
@@ -54,7 +55,8 @@ MAX_IN_BATCH = 500
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 POLL_EVERY = timedelta(seconds=60)
 BATCH_LIFE = timedelta(hours=26)  # the provider's own limit is 24
-SENDING_FOR = timedelta(minutes=15)
+FOUND_WITHIN = timedelta(hours=1)
+PERHAPS_SENT = frozenset({"connection", "timeout", "cut", "protocol", "server"})
 WAITS_FOR = timedelta(days=7)
 HOLD_SECONDS = 7 * 86_400.0
 SUBMISSIONS = 2
@@ -150,8 +152,8 @@ def _give_up(row: BatchItem, error: ZiggieError) -> None:
 def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
     """Holds the money of each item, writes down that it is sent, and sends all of them in one batch.
 
-    A process that dies before it knows the batch's id leaves it `sending`: it is sent anew, and nothing is settled
-    for the first one.
+    Where nobody heard its id, because this process died or the answer was lost, it stays `sending` until it has been
+    looked for at the provider.
     """
     provider = items[0].candidate.model.provider
     batch = ProviderBatch.objects.create(provider=provider.slug)
@@ -174,7 +176,10 @@ def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
     try:
         remote_id = background_loop().submit(claude_batches.create(provider, wired)).result()
     except ProviderError as error:
-        _lose(batch, error.message, plain=not error.retryable)
+        if error.kind in PERHAPS_SENT:
+            ProviderBatch.objects.filter(pk=batch.pk).update(problem=error.message[:300])
+        else:
+            _lose(batch, error.message, plain=not error.retryable)
         return
     ProviderBatch.objects.filter(pk=batch.pk).update(remote_id=remote_id, state="open", checked_at=timezone.now())
 
@@ -184,7 +189,7 @@ def _hold(item: _Due, batch: ProviderBatch, configuration: Snapshot, world: Worl
     if queue.claim(BatchItem.objects.all(), item.row.pk, waiting=Q(state="queued")) is None:
         return False
     row = BatchItem.objects.get(pk=item.row.pk)
-    model = _at_half_price(item.candidate.model)
+    model = batched(item.candidate.model)
     assert model.price is not None  # _has_batches
     worst = worst_case_microusd(
         model.price,
@@ -192,7 +197,8 @@ def _hold(item: _Due, batch: ProviderBatch, configuration: Snapshot, world: Worl
         output_tokens=item.demand.choices * item.candidate.max_output_tokens,
     )
     amounts = {budget.id: worst for budget in budgets_in_scope(configuration.budgets, model, item.demand)}
-    decision = receipts.decision(item.request, item.demand, item.plan, circumstances(configuration, world))
+    seen = circumstances(configuration, world) | {"batch": True}
+    decision = receipts.decision(item.request, item.demand, item.plan, seen)
     context = receipts.context(decision, item.plan)
     reserving = ledger.reserve(row.call_id, amounts, configuration, expires_in_seconds=HOLD_SECONDS, context=context)
     try:
@@ -227,26 +233,22 @@ def _wire(request: ChatRequest, candidate: Candidate) -> WireRequest:
     return codec.encode_chat(request, candidate.model, max_output_tokens=candidate.max_output_tokens, stream=False)
 
 
-def _at_half_price(model: ModelSpec) -> ModelSpec:
-    return model if model.price is None else replace(model, price=halved(model.price))
-
-
 # --- fetching ------------------------------------------------------------------------------------
 
 
 def _look_after(pk: UUID) -> None:
     """Fetches a batch's answers if it has ended."""
     long_ago = Q(checked_at__isnull=True) | Q(checked_at__lt=timezone.now() - POLL_EVERY)
-    stuck = Q(state="sending", created_at__lt=timezone.now() - SENDING_FOR)
+    stuck = Q(state="sending") & (Q(created_at__lt=timezone.now() - SENDING_FOR) | ~Q(problem=""))
     fence = queue.claim(ProviderBatch.objects.all(), pk, waiting=(Q(state="open") & long_ago) | stuck)
     if fence is None:
         return
     batch = ProviderBatch.objects.get(pk=pk)
-    if batch.state == "sending":
-        _lose(batch, "the process that sent it died", plain=False)
-        return
     configuration = snapshot.current()
     provider = next((m.provider for m in configuration.models.values() if m.provider.slug == batch.provider), None)
+    if batch.state == "sending":
+        _look_for(batch, fence, provider)
+        return
     try:
         if provider is None:
             raise ProviderError("not_found", f"the provider {batch.provider} is gone", retryable=False)
@@ -261,6 +263,25 @@ def _look_after(pk: UUID) -> None:
         _lose(batch, "" if ended else "it did not end within its time", plain=False, state="ended")
     else:
         queue.write_fenced(ProviderBatch.objects.all(), pk, fence, checked_at=timezone.now(), **queue.end_lease())
+
+
+def _look_for(batch: ProviderBatch, fence: int, provider: ProviderSpec | None) -> None:
+    """A batch of which nobody heard whether it was taken: it is sent anew only if the provider has none like it."""
+    try:
+        found = background_loop().submit(taken(batch, provider)).result() if provider else None
+    except ProviderError as error:
+        logger.warning("a batch is looked for at %s: %s", batch.provider, error.message)
+        if timezone.now() - batch.created_at > FOUND_WITHIN:
+            _lose(batch, "it was not heard of again", plain=False)
+        else:
+            later = {"problem": error.message[:300], **queue.end_lease()}
+            queue.write_fenced(ProviderBatch.objects.all(), batch.pk, fence, **later)
+        return
+    if found is None:
+        _lose(batch, "the provider has not taken it", plain=False)
+        return
+    columns = {"remote_id": found, "state": "open", "problem": "", "checked_at": None}
+    queue.write_fenced(ProviderBatch.objects.all(), batch.pk, fence, **columns, **queue.end_lease())
 
 
 async def _fetch(batch: ProviderBatch, provider: Any, configuration: Snapshot) -> None:
@@ -280,7 +301,7 @@ async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) ->
     model = configuration.models.get(sent["model"])
     if model is None:
         return  # with the rest of the batch it is sent again, elsewhere
-    candidate = Candidate(_at_half_price(model), "by a batch at half price", sent["max_output_tokens"], 0)
+    candidate = Candidate(batched(model), "by a batch at half price", sent["max_output_tokens"], 0)
     walk = Walk(plan_of(sent["decision"], candidate), request, Told(line, _wire(request, candidate)).ask, Nobody())
     answer = await walk.run()
     settled = await _settle(row, request, walk, answer, configuration)

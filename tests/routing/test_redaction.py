@@ -72,7 +72,9 @@ def test_a_secret_is_taken_out_wherever_it_stands(secret: str) -> None:
         found = Redactor(10_000)
         assert secret not in found.of(text)
         assert found.found >= 1
-    assert redacted(f"before {secret.split(chr(10), maxsplit=1)[0] if 'END' not in secret else secret}").startswith("before [")
+    assert redacted(f"before {secret.split(chr(10), maxsplit=1)[0] if 'END' not in secret else secret}").startswith(
+        "before ["
+    )
 
 
 @pytest.mark.parametrize(("text", "secret"), NAMED)

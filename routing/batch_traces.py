@@ -1,4 +1,4 @@
-"""Whether a provider has taken a batch of which nobody heard: its sender died, or the answer to its sending was lost."""
+"""Whether a provider has taken a batch of which nobody heard: its sender died, or the answer to it was lost."""
 
 from datetime import timedelta
 

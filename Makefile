@@ -6,8 +6,8 @@ SHELL := /bin/sh
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# Further words for pytest: make test TESTS="tests/routing -x"
-TESTS ?= -n auto --maxprocesses 4 --dist loadgroup
+# Further words for pytest: make test TESTS="tests/routing -x". A file's tests share what they start, so they stay together.
+TESTS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help up test check bench lock fmt clean
 

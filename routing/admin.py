@@ -5,7 +5,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from unfold.admin import ModelAdmin, TabularInline
@@ -119,6 +120,11 @@ class LanguageModelAdmin(ConfigurationAdmin):
     list_filter = ("provider", "enabled")
     list_select_related = ("provider",)
     search_fields = ("slug", "name", "aliases")
+    actions_list = ("compare_prices",)
+
+    @action(description="Compare prices with the list")  # type: ignore[untyped-decorator]
+    def compare_prices(self, request: HttpRequest) -> HttpResponse:
+        return redirect("usage-prices")
 
     def get_readonly_fields(self, request: HttpRequest, obj: LanguageModel | None = None) -> tuple[str, ...]:
         return ("slug",) if obj else ()

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 from routing.models import BatchItem, ProviderBatch, ShadowComparison
+from routing.models_usage import Statement, UsageMonth
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
@@ -41,3 +42,19 @@ class BatchItemAdmin(ReadOnlyAdmin):
     search_fields = ("=id", "=call_id", "=run_id")
     show_full_result_count = False
     exclude = ("request", "sent")
+
+
+@admin.register(Statement)
+class StatementAdmin(ReadOnlyAdmin):
+    """Loaded and compared at /usage/statements/; here a statement may be deleted."""
+
+    list_display = ("loaded_at", "provider", "first_day", "last_day", "form", "file_name", "loaded_by")
+    list_filter = ("provider", "form")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(ModelAdmin.has_delete_permission(self, request, obj))
+
+
+@admin.register(UsageMonth)
+class UsageMonthAdmin(ReadOnlyAdmin):
+    list_display = ("month", "attempts", "receipts", "cost_microusd", "saved_microusd", "dropped_at")

@@ -9,7 +9,7 @@ Waiting for a slot is no attempt: no clock of one runs, and who waits in vain ha
 import asyncio
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
@@ -40,6 +40,7 @@ from ziggie.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 ANSWER = "answer"
+HTTP_OK = 200
 MAX_RETRY_WAIT_SECONDS = 2.0
 
 
@@ -52,14 +53,16 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]: ...
+    ) -> AsyncGenerator[Delta | ChatResult, None]:
+        """The answer's pieces, or the whole answer as the only one."""
 
 
 class Observer(Protocol):
     """The state of the providers that all processes share: slots before an attempt, circuits after it."""
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
-        """Held while the candidate is asked. Raises ProviderError("busy") if it may not be asked now."""
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+        """To be held while the candidate is asked; None where nothing has to be. Raises ProviderError("busy") when
+        it is entered, if the candidate may not be asked now."""
 
     async def succeeded(self, candidate: Candidate) -> None: ...
 
@@ -109,7 +112,7 @@ class Walk:
     skipped: list[Skipped] = field(default_factory=list)
     unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
-    _calls: Counter[int] = field(default_factory=Counter)  # by identity: a model may be a member twice
+    _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
 
     async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
         """The first acceptable answer of these candidates (the chain's, if None), else the best of the
@@ -167,11 +170,12 @@ class Walk:
 
     def _used_up(self, candidate: Candidate, role: str) -> bool:
         """The limits of a walk. The offline model is no provider: it stays the last resort beyond max_attempts."""
-        if self.committed or self.is_late or self._calls[id(candidate)] >= candidate.calls:
+        if self.committed or self.is_late or self._calls.get(id(candidate), 0) >= candidate.calls:
             return True
         if role != ANSWER or candidate.model.source == Source.OFFLINE:
             return False
-        return sum(attempt.role == ANSWER for attempt in self.attempts) >= self.plan.options.max_attempts
+        most = self.plan.options.max_attempts
+        return len(self.attempts) >= most and sum(attempt.role == ANSWER for attempt in self.attempts) >= most
 
     def _improves_on(self, best: Answer, candidate: Candidate) -> bool:
         """An unsure local answer is redone on cloud; another local model or offline would not help."""
@@ -215,10 +219,13 @@ class Walk:
         """One call of a candidate, once it has a slot: the time of the attempt counts from there.
 
         Raises ProviderError for a failed attempt, and Busy where it came to none."""
+        slot = self.observer.slot(candidate, wait_seconds=_patience(candidate, step))
+        if slot is None:
+            return await self._asked(candidate, step, repair=repair)
         waiting_since = time.monotonic()
         async with AsyncExitStack() as held:
             try:
-                await held.enter_async_context(self.observer.slot(candidate, wait_seconds=_patience(candidate, step)))
+                await held.enter_async_context(slot)
             except (ProviderError, Unavailable) as busy:
                 seconds = time.monotonic() - waiting_since
                 model = candidate.model
@@ -230,7 +237,7 @@ class Walk:
     async def _asked(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
         started_at, started = datetime.now(UTC), time.monotonic()
         collector = Collector()
-        self._calls[id(candidate)] += 1
+        self._calls[id(candidate)] = self._calls.get(id(candidate), 0) + 1
         outcome: Outcome = "cancelled"
         error = ""
         status: int | None = None
@@ -238,6 +245,7 @@ class Walk:
         verdict = ACCEPTED
         try:
             await self._consume(candidate, step, collector)
+            status = None if candidate.model.source == Source.OFFLINE else HTTP_OK
             result = with_estimates(collector.result(), step.request)
             reported = result.usage
             if not self.committed:  # what a client has seen cannot be refused any more
@@ -293,8 +301,10 @@ class Walk:
             async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
                 stream = self.call(candidate, step.request, first_token_seconds=first_token)
                 async with aclosing(stream):
-                    async for delta in stream:
-                        if collector.add(delta):
+                    async for piece in stream:
+                        if isinstance(piece, ChatResult):
+                            collector.take_whole(piece)
+                        elif collector.add(piece) and first_stop is not None:
                             limit.reschedule(hard_stop)
                         if step.request.on_output is not None:
                             step.request.on_output(collector.characters)
@@ -314,9 +324,11 @@ class Walk:
         self, candidate: Candidate, later: Collection[Candidate], busy: Collection[Candidate]
     ) -> float | None:
         """A full provider is left for another one that may have room; not twice for the same reason."""
+        if candidate in busy:
+            return None
         full = {other.model.provider.id for other in busy}
         elsewhere = {other.model.provider.id for other in later if other.model.source != Source.OFFLINE}
-        if not elsewhere - full - {candidate.model.provider.id} or candidate in busy:
+        if not elsewhere - full - {candidate.model.provider.id}:
             return None
         return 0.0 if candidate.model.provider.id in full else self.plan.options.first_token_seconds
 

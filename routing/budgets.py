@@ -21,11 +21,10 @@ _OF_REQUEST = {
 
 def watches_request(budget: BudgetSpec, demand: Demand) -> bool:
     """Whether what the caller says puts a request into the budget's scope; an empty list restricts nothing."""
-    return all(
-        getattr(demand, attribute) in budget.scope[name]
-        for name, attribute in _OF_REQUEST.items()
-        if budget.scope.get(name)
-    )
+    for name, allowed in budget.scope.items():
+        if allowed and name in _OF_REQUEST and getattr(demand, _OF_REQUEST[name]) not in allowed:
+            return False
+    return True
 
 
 def watches_model(budget: BudgetSpec, model: ModelSpec) -> bool:
@@ -39,7 +38,7 @@ def watches_model(budget: BudgetSpec, model: ModelSpec) -> bool:
 
 def budgets_in_scope(budgets: Iterable[BudgetSpec], model: ModelSpec, demand: Demand) -> tuple[BudgetSpec, ...]:
     """The budgets that count what this model costs for this request."""
-    return tuple(b for b in budgets if watches_model(b, model) and watches_request(b, demand))
+    return tuple([b for b in budgets if watches_model(b, model) and watches_request(b, demand)])
 
 
 def envelope_budget(name: str, limit_microusd: int) -> BudgetSpec:

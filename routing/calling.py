@@ -34,8 +34,9 @@ async def ask(
 class Breakers:
     """Holds a slot for each attempt, and tells the shared circuits how it went."""
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
-        return health.slot(candidate.model.provider, candidate.model, wait_seconds=wait_seconds)
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+        provider, model = candidate.model.provider, candidate.model
+        return health.slot(provider, model, wait_seconds=wait_seconds) if health.is_held_back(provider, model) else None
 
     async def succeeded(self, candidate: Candidate) -> None:
         await health.record_success(candidate.model.provider, candidate.model)

@@ -28,8 +28,8 @@ from routing.attempts import Answer, Caller, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
-from routing.rerun import circumstances, limited
-from routing.types import Attempt, Candidate, ChatRequest, Plan, Snapshot, Usage, Verdict
+from routing.rerun import Circumstances, circumstances, limited
+from routing.types import Attempt, Candidate, ChatRequest, Plan, Snapshot, Usage, Verdict, World
 from ziggie.errors import (
     AllProvidersFailed,
     BudgetExceeded,
@@ -98,6 +98,27 @@ class _Planned:
     decision: receipts.Decision
 
 
+class _View:
+    """What calls of the same moment have in common, by the models that they may use: worked out for one of them."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Snapshot, World, dict[frozenset[str], tuple[Snapshot, Circumstances]]] | None = None
+
+    def of(self, configuration: Snapshot, world: World, models: frozenset[str]) -> tuple[Snapshot, Circumstances]:
+        """The configuration as far as these models go, and what the receipt says of the circumstances."""
+        seen = self._seen
+        if seen is None or seen[0] is not configuration or seen[1] is not world:
+            seen = self._seen = configuration, world, {}
+        found = seen[2].get(models)
+        if found is None:
+            found = limited(configuration, models), circumstances(configuration, world, models)
+            seen[2][models] = found
+        return found
+
+
+_view = _View()  # of the process; replaced as a whole, so that threads do not meet in it
+
+
 async def _plan(
     call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
 ) -> _Planned:
@@ -109,8 +130,8 @@ async def _plan(
         if envelope is None or not envelope.is_open:
             raise BudgetExceeded(f"the budget of {envelope.name if envelope else 'this call'} is closed")
         configuration, world = envelopes.seen_with(envelope, configuration, world)
-    plan = rules.decide(demand, limited(configuration, allowed_models), world)
-    seen = circumstances(configuration, world, allowed_models)
+    allowed, seen = _view.of(configuration, world, allowed_models)
+    plan = rules.decide(demand, allowed, world)
     return _Planned(configuration, plan, receipts.decision(request, demand, plan, seen))
 
 

@@ -232,6 +232,12 @@ async def record_success(provider: ProviderSpec, model: ModelSpec | None) -> Non
             await _tell(provider, slug, state="closed", reason="", version=version)
 
 
+def is_due(provider: ProviderSpec, model: ModelSpec) -> bool:
+    """Whether the next call of it is to try what was open."""
+    due = _known.due
+    return bool(due) and ((provider.id, "") in due or (provider.id, model.slug) in due)
+
+
 @asynccontextmanager
 async def probing(provider: ProviderSpec, model: ModelSpec | None) -> AsyncIterator[None]:
     """Around a call, which may be the one that tries what was open. Raises ProviderError("busy") if another one is

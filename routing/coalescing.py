@@ -1,18 +1,18 @@
 """Many small database operations as few statements: what arrives while one batch is under way forms the next.
 
 Each caller still waits for its own operation to be committed. One bad operation never fails its neighbours,
-and a server that is away for a moment is waited for.
+and a server that is away for a moment is waited for. A lane has a connection of its own (lines.py).
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
 
-from routing import database
+from routing.lines import Line
 from ziggie.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -35,26 +35,40 @@ TRANSIENT = (
 )
 
 
+class Run(Protocol[Item, Result]):
+    """Does a batch in one transaction; one result an item. `again`: an earlier attempt at the same batch broke
+    off, so that it may have been done."""
+
+    def __call__(self, line: Line, items: list[Item], /, *, again: bool) -> Coroutine[Any, Any, list[Result]]: ...
+
+
 class Lane(Generic[Item, Result]):
     """One kind of operation on one event loop, one batch at a time.
 
-    `run` does a batch in one transaction and returns one result an item. `patience_seconds` is how long an
-    operation waits for a server that is away before it fails with Unavailable. `repair` makes an item that
-    the database refuses as data acceptable. An item whose waiter gave up is dropped while it still queues;
-    if it was done all the same, `orphaned` is told.
+    `patience_seconds` is how long an operation waits for a server that is away before it fails with
+    Unavailable. Batches begin at least `apart_seconds` after one another, so that those for which nobody
+    waits are fewer and larger. `repair` makes an item that the database refuses as data acceptable. An item
+    whose waiter gave up is dropped while it still queues, unless the lane is `steadfast`; if it was done all
+    the same, `orphaned` is told.
     """
 
     def __init__(
         self,
-        run: Callable[[database.Connection, list[Item]], Awaitable[list[Result]]],
+        run: Run[Item, Result],
         *,
         patience_seconds: float,
+        apart_seconds: float = 0.0,
         repair: Callable[[Item], Item] | None = None,
         orphaned: Callable[[Result], None] | None = None,
+        steadfast: bool = False,
     ) -> None:
         self._run = run
+        self._line = Line()
         self._patience_seconds = patience_seconds
+        self._apart_seconds = apart_seconds
+        self._began = float("-inf")
         self._repair = repair
+        self._steadfast = steadfast
         self._orphaned = orphaned
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -78,25 +92,34 @@ class Lane(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while self._waiting:
+                await self._keep_apart()
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
-                await self._finish([entry for entry in batch if not entry[1].done()])
+                await self._finish([entry for entry in batch if self._steadfast or not entry[1].done()])
         finally:
             self._worker = None
             while self._waiting:  # the loop is ending: nobody will do these any more
                 self._waiting.popleft()[1].cancel()
 
-    async def _finish(self, batch: list[tuple[Item, asyncio.Future[Result], float]]) -> None:
+    async def _keep_apart(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait_seconds = self._began + self._apart_seconds - loop.time()
+        if wait_seconds > 0:
+            await asyncio.sleep(wait_seconds)
+        self._began = loop.time()
+
+    async def _finish(self, batch: list[tuple[Item, asyncio.Future[Result], float]], *, again: bool = False) -> None:
         """Leaves every future of the batch with a result or an exception."""
         pause = FIRST_PAUSE_SECONDS
         while batch:
             try:
-                results = await self._attempt([item for item, _, _ in batch])
+                results = await self._attempt([item for item, _, _ in batch], again=again)
             except TRANSIENT as error:
+                again = True
                 batch = self._patient(batch, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             except Exception as error:  # whatever one item did, the others must be served
-                await self._isolate(batch, error)
+                await self._isolate(batch, error, again=again)
                 return
             else:
                 for (_, future, _), result in zip(batch, results, strict=True):
@@ -109,20 +132,22 @@ class Lane(Generic[Item, Result]):
         elif self._orphaned is not None:
             self._orphaned(result)
 
-    async def _attempt(self, items: list[Item]) -> list[Result]:
-        async with asyncio.timeout(BATCH_TIMEOUT_SECONDS), database.connection() as connection:
-            return await self._run(connection, items)
+    async def _attempt(self, items: list[Item], *, again: bool) -> list[Result]:
+        async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
+            return await self._run(self._line, items, again=again)
 
-    async def _isolate(self, batch: list[tuple[Item, asyncio.Future[Result], float]], error: Exception) -> None:
+    async def _isolate(
+        self, batch: list[tuple[Item, asyncio.Future[Result], float]], error: Exception, *, again: bool
+    ) -> None:
         """Serves a refused batch one by one; an item refused alone is repaired once, then fails."""
         if len(batch) > 1:
             for entry in batch:
-                await self._finish([entry])
+                await self._finish([entry], again=again)
             return
         item, future, _ = batch[0]
         if self._repair is not None:
             try:
-                (result,) = await self._attempt([self._repair(item)])
+                (result,) = await self._attempt([self._repair(item)], again=again)
             except Exception as second:  # goes to the one who waits for it
                 error = second
             else:

@@ -15,6 +15,13 @@ class Collector:
     characters: int = 0
     first_output: float | None = None  # on time.monotonic's clock
     _assembler: Assembler = field(default_factory=Assembler)
+    _whole: ChatResult | None = None
+
+    def take_whole(self, result: ChatResult) -> None:
+        """Takes in an answer that came in one piece."""
+        self._whole = result
+        self.first_output = time.monotonic()
+        self.characters = sum(len(part.text) for part in result.parts if isinstance(part, Text | Reasoning))
 
     def add(self, delta: Delta) -> bool:
         """Takes one delta in; True if it is the first that a client would see."""
@@ -26,14 +33,14 @@ class Collector:
         return first
 
     def result(self) -> ChatResult:
-        return self._assembler.result()
+        return self._assembler.result() if self._whole is None else self._whole
 
     def first_output_after(self, started: float) -> float | None:
         return None if self.first_output is None else self.first_output - started
 
     def spent(self, request: ChatRequest) -> Usage:
         """What an answer that broke off has used: what was reported, else an estimate if anything came."""
-        if self._assembler.usage != Usage() or self.first_output is None:
+        if self._whole is None and (self._assembler.usage != Usage() or self.first_output is None):
             return self._assembler.usage
         return with_estimates(self.result(), request).usage
 

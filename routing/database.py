@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from django.db import connections
@@ -60,13 +60,22 @@ async def connect(**overrides: Any) -> Connection:
         raise Unavailable("the database does not answer") from error
 
 
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
 class Pool:
     """At most MAX_CONNECTIONS connections of one event loop."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[float, Connection]] = []
         self._permits = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._kept: weakref.WeakSet[Closeable] = weakref.WeakSet()
         self._closed = False
+
+    def keep(self, connection: Closeable) -> None:
+        """Has a connection that is never lent closed with the others."""
+        self._kept.add(connection)
 
     async def acquire(self) -> Connection:
         """Raises Unavailable if all connections stay busy or the server does not answer."""
@@ -112,6 +121,8 @@ class Pool:
 
     async def close(self) -> None:
         self._closed = True
+        for connection in list(self._kept):
+            connection.close()
         while self._idle:
             await self._idle.pop()[1].close()
 

@@ -112,6 +112,12 @@ def _build(rows: dict[str, Any], providers: dict[int, ProviderSpec]) -> World:
 # --- around a call -------------------------------------------------------------------------------
 
 
+def is_held_back(provider: ProviderSpec, model: ModelSpec) -> bool:
+    """Whether a slot, a probe or a day's count stands between a call and its provider; else it needs no `slot`."""
+    limited = provider.max_concurrency is not None or provider.max_requests_per_day is not None
+    return limited or circuits.is_due(provider, model)
+
+
 @asynccontextmanager
 async def slot(
     provider: ProviderSpec, model: ModelSpec | None = None, *, wait_seconds: float | None = None

@@ -8,20 +8,19 @@ Nothing is ever admitted without the database, and nothing here waits on the net
 """
 
 import asyncio
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-import orjson
 from psycopg.rows import TupleRow
 
-from routing import database
+from routing import database, ledger_batches
 from routing.coalescing import Lane
+from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
+from routing.loops import OfLoop
 from routing.types import ENVELOPE, BudgetState, Snapshot
 from ziggie.errors import BudgetExceeded, InvalidInput
 
@@ -29,14 +28,10 @@ MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bi
 MAX_HOLD_SECONDS = 7 * 86_400.0
 RESERVE_PATIENCE_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 60.0
+SETTLEMENTS_APART_SECONDS = 0.005  # few wait for them, and a statement for several costs little more than for one
 SWEEP_BATCH = 200
+__all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "sweep"]
 
-RESERVE = "SELECT * FROM ledger_reserve(%s::json, %s::bigint[], coalesce(%s, now()))"
-SETTLE = "SELECT * FROM ledger_settle(%s::uuid[], %s::uuid[], %s::json, %s::json, %s::json, coalesce(%s, now()))"
-DRAW = "SELECT * FROM ledger_draw(%s::json, %s::bigint[], coalesce(%s, now()))"
-SETTLE_DRAWN = """
-SELECT * FROM ledger_settle_drawn(%s::uuid[], %s::bigint[], %s::json, %s::json, %s::json, coalesce(%s, now()))
-"""
 EXPIRED = """
 SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
@@ -49,52 +44,6 @@ FROM routing_budget b LEFT JOIN LATERAL (
     ORDER BY starts_at DESC LIMIT 1
 ) p ON true
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A call's admitted worst case. `periods` says in which period of each budget the money is held; both
-    mappings are empty for a call that could cost nothing. What it takes of its envelope's limit is the amount of
-    the budget ENVELOPE, which has no period."""
-
-    call_id: UUID
-    amounts: Mapping[int, int] = field(default_factory=dict)  # budget id -> micro-dollars
-    periods: Mapping[int, int] = field(default_factory=dict)  # budget id -> period id
-    envelope_id: UUID | None = None
-
-    @property
-    def is_free(self) -> bool:
-        return not self.amounts
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    call_id: UUID
-    amounts: Mapping[int, int]
-    expires_in_seconds: float
-    context: Mapping[str, Any]
-    at: datetime | None
-    envelope_id: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    budget_id: int
-    left_microusd: int | None  # None: the envelope is closed
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How a call ends. Without `call` it is released. Charges are (budget id, period id, micro-dollars).
-    `spent_microusd` is what a call of an envelope cost in all, None for the others."""
-
-    call_id: UUID
-    is_free: bool
-    call: CallRow | None = None
-    records: Sequence[UsageRow] = ()
-    charges: Sequence[tuple[int | None, int | None, int]] = ()
-    at: datetime | None = None
-    spent_microusd: int | None = None
 
 
 # --- what callers use ----------------------------------------------------------------------------
@@ -126,7 +75,7 @@ async def reserve(
     if (envelope_id is not None) != (ENVELOPE in wanted):
         raise InvalidInput("a call of an envelope takes of its limit, and no other call does")
     seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
-    request = _Request(call_id, wanted, seconds, context, at, envelope_id)
+    request = Request(call_id, wanted, seconds, context, at, envelope_id)
     admission = (_lanes().reserving if envelope_id is None else _lanes().drawing).submit(request)
     try:
         outcome = await admission
@@ -163,7 +112,7 @@ async def settle(
         if charges[budget] and budget != ENVELOPE
     ]
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    return await asyncio.shield(_end(_Ending(hold.call_id, hold.is_free, call, records, lines, at, spent)))
+    return await _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
 
 
 async def release(hold: Hold) -> bool:
@@ -171,7 +120,7 @@ async def release(hold: Hold) -> bool:
     if hold.is_free:
         return True
     spent = None if hold.envelope_id is None else 0
-    return await asyncio.shield(_end(_Ending(hold.call_id, is_free=False, spent_microusd=spent)))
+    return await _end(Ending(hold.call_id, is_free=False, spent_microusd=spent))
 
 
 async def sweep(*, at: datetime | None = None) -> int:
@@ -180,7 +129,7 @@ async def sweep(*, at: datetime | None = None) -> int:
     while True:
         async with database.connection() as connection:
             rows = await (await connection.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()
-        results = await asyncio.gather(*(asyncio.shield(_end(_swept(row))) for row in rows))
+        results = await asyncio.gather(*(_end(_swept(row)) for row in rows))
         ended += sum(results)
         if len(rows) < SWEEP_BATCH or not any(results):
             return ended
@@ -200,170 +149,77 @@ async def drain() -> None:
         await lane.idle()
 
 
-# --- batches --------------------------------------------------------------------------------------
+# --- lanes --------------------------------------------------------------------------------------
 
 
 class _Lanes:
     def __init__(self) -> None:
-        self.reserving: Lane[_Request, Hold | _Refusal] = Lane(
-            _reserve_batch, patience_seconds=RESERVE_PATIENCE_SECONDS, repair=_repaired_request, orphaned=_give_back
+        self.reserving: Lane[Request, Hold | Refusal] = Lane(
+            ledger_batches.reserve,
+            patience_seconds=RESERVE_PATIENCE_SECONDS,
+            repair=_repaired_request,
+            orphaned=_give_back,
         )
-        self.drawing: Lane[_Request, Hold | _Refusal] = Lane(
-            _draw_batch, patience_seconds=RESERVE_PATIENCE_SECONDS, repair=_repaired_request, orphaned=_give_back
+        self.drawing: Lane[Request, Hold | Refusal] = Lane(
+            ledger_batches.draw,
+            patience_seconds=RESERVE_PATIENCE_SECONDS,
+            repair=_repaired_request,
+            orphaned=_give_back,
         )
-        self.ending: Lane[_Ending, bool] = Lane(
-            _end_batch, patience_seconds=SETTLE_PATIENCE_SECONDS, repair=_repaired_ending
+        self.ending: Lane[Ending, bool] = Lane(
+            ledger_batches.end,
+            patience_seconds=SETTLE_PATIENCE_SECONDS,
+            apart_seconds=SETTLEMENTS_APART_SECONDS,
+            repair=_repaired_ending,
+            steadfast=True,
         )
-        self.ending_drawn: Lane[_Ending, bool] = Lane(
-            _end_drawn_batch, patience_seconds=SETTLE_PATIENCE_SECONDS, repair=_repaired_ending
+        self.ending_drawn: Lane[Ending, bool] = Lane(
+            ledger_batches.end_drawn,
+            patience_seconds=SETTLE_PATIENCE_SECONDS,
+            apart_seconds=SETTLEMENTS_APART_SECONDS,
+            repair=_repaired_ending,
+            steadfast=True,
         )
 
 
-_lanes_of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lanes] = weakref.WeakKeyDictionary()
+_lanes = OfLoop(_Lanes).get
 
 
-def _lanes() -> _Lanes:
-    loop = asyncio.get_running_loop()
-    lanes = _lanes_of.get(loop)
-    if lanes is None:
-        lanes = _lanes_of[loop] = _Lanes()
-    return lanes
-
-
-def _end(ending: _Ending) -> asyncio.Future[bool]:
+def _end(ending: Ending) -> asyncio.Future[bool]:
     lanes = _lanes()
     return (lanes.ending if ending.spent_microusd is None else lanes.ending_drawn).submit(ending)
 
 
-async def _reserve_batch(connection: database.Connection, requests: list[_Request]) -> list[Hold | _Refusal]:
-    outcomes: dict[UUID, Hold | _Refusal] = {}
-    for at, group in groupby(requests, key=lambda request: request.at):
-        batch = list(group)
-        budgets = sorted({budget for request in batch for budget in request.amounts})
-        cursor = await connection.execute(RESERVE, (_requests_json(batch), budgets, at), prepare=True)
-        outcomes |= _outcomes(batch, await cursor.fetchall())
-    return [outcomes[request.call_id] for request in requests]
-
-
-async def _draw_batch(connection: database.Connection, requests: list[_Request]) -> list[Hold | _Refusal]:
-    outcomes: dict[UUID, Hold | _Refusal] = {}
-    for at, group in groupby(requests, key=lambda request: request.at):
-        batch = list(group)
-        budgets = sorted({budget for request in batch for budget in request.amounts} - {ENVELOPE})
-        cursor = await connection.execute(DRAW, (_requests_json(batch), budgets, at), prepare=True)
-        outcomes |= _outcomes(batch, await cursor.fetchall())
-    return [outcomes[request.call_id] for request in requests]
-
-
-def _outcomes(batch: list[_Request], rows: list[TupleRow]) -> dict[UUID, Hold | _Refusal]:
-    asked = {request.call_id: request for request in batch}
-    outcomes: dict[UUID, Hold | _Refusal] = {}
-    for call_id, held_budgets, periods, refused_by, left in rows:
-        if refused_by is None:
-            held = dict(zip(held_budgets, periods, strict=True))
-            outcomes[call_id] = Hold(call_id, asked[call_id].amounts, held, asked[call_id].envelope_id)
-        else:
-            outcomes[call_id] = _Refusal(refused_by, left)
-    return outcomes
-
-
-def _requests_json(batch: list[_Request]) -> str:
-    return orjson.dumps([_request_json(request) for request in batch]).decode()
-
-
-def _request_json(request: _Request) -> dict[str, Any]:
-    amounts, drawn = request.amounts, {}
-    if request.envelope_id is not None:
-        drawn = {"envelope": request.envelope_id, "taken": amounts[ENVELOPE]}
-        amounts = {budget: amount for budget, amount in amounts.items() if budget != ENVELOPE}
-    return {
-        "id": request.call_id,
-        "budgets": list(amounts),
-        "amounts": list(amounts.values()),
-        "expires_in_seconds": request.expires_in_seconds,
-        "context": request.context,
-        **drawn,
-    }
-
-
-async def _end_batch(connection: database.Connection, endings: list[_Ending]) -> list[bool]:
-    ended: set[UUID] = set()
-    for at, batch in _by_time(endings):
-        cursor = await connection.execute(SETTLE, (*_endings_parameters(batch), at), prepare=True)
-        ended.update(row[0] for row in await cursor.fetchall())
-    return _results(endings, ended)
-
-
-async def _end_drawn_batch(connection: database.Connection, endings: list[_Ending]) -> list[bool]:
-    ended: set[UUID] = set()
-    for at, batch in _by_time(endings):
-        held, _, *rows = _endings_parameters(batch)
-        spent = [ending.spent_microusd for ending in batch]
-        cursor = await connection.execute(SETTLE_DRAWN, (held, spent, *rows, at), prepare=True)
-        ended.update(row[0] for row in await cursor.fetchall())
-    return _results(endings, ended)
-
-
-def _by_time(endings: list[_Ending]) -> Iterator[tuple[datetime | None, list[_Ending]]]:
-    for at, group in groupby(endings, key=lambda ending: ending.at):
-        yield at, list({ending.call_id: ending for ending in group}.values())  # twice in one batch ends once
-
-
-def _results(endings: list[_Ending], ended: set[UUID]) -> list[bool]:
-    results = []
-    for ending in endings:
-        results.append(ending.call_id in ended)
-        ended.discard(ending.call_id)
-    return results
-
-
-def _endings_parameters(batch: list[_Ending]) -> tuple[list[UUID], list[UUID], str, str, str]:
-    charges = [
-        {"call": ending.call_id, "budget": budget, "period": period, "amount": amount}
-        for ending in batch
-        for budget, period, amount in ending.charges
-    ]
-    calls = [vars(ending.call) for ending in batch if ending.call is not None]
-    records = [record.columns(ending.call) for ending in batch if ending.call is not None for record in ending.records]
-    return (
-        [ending.call_id for ending in batch if not ending.is_free],
-        [ending.call_id for ending in batch if ending.is_free],
-        orjson.dumps(charges).decode(),
-        orjson.dumps(calls).decode(),
-        orjson.dumps(records).decode(),
-    )
-
-
-def _give_back(outcome: Hold | _Refusal) -> None:
+def _give_back(outcome: Hold | Refusal) -> None:
     """The caller was cancelled while its hold was being committed."""
     if isinstance(outcome, Hold):
         spent = None if outcome.envelope_id is None else 0
-        _end(_Ending(outcome.call_id, is_free=False, spent_microusd=spent))
+        _end(Ending(outcome.call_id, is_free=False, spent_microusd=spent))
 
 
-def _repaired_request(request: _Request) -> _Request:
+def _repaired_request(request: Request) -> Request:
     return replace(request, context=scrubbed(request.context))
 
 
-def _repaired_ending(ending: _Ending) -> _Ending:
+def _repaired_ending(ending: Ending) -> Ending:
     if ending.call is None:
         return ending
     return replace(ending, call=ending.call.fitting(), records=[record.fitting() for record in ending.records])
 
 
-def _swept(row: TupleRow) -> _Ending:
+def _swept(row: TupleRow) -> Ending:
     call_id, envelope_id, periods, amounts, taken, context, created_at = row
     known = context.get("cost_microusd")
     cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
     if context.get("release_when_expired"):
-        return _Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
+        return Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
     call, records = abandoned_call(call_id, context, cost_microusd=cost, created_at=created_at, now=datetime.now(UTC))
     charges = [(None, period, min(cost, amount)) for period, amount in zip(periods, amounts, strict=True)]
     spent = None if envelope_id is None else cost
-    return _Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
+    return Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
 
 
-def _exceeded(refusal: _Refusal, needed_microusd: int, snapshot: Snapshot) -> BudgetExceeded:
+def _exceeded(refusal: Refusal, needed_microusd: int, snapshot: Snapshot) -> BudgetExceeded:
     names = {ENVELOPE: "of its run"} | {budget.id: budget.slug for budget in snapshot.budgets}
     slug = names.get(refusal.budget_id, str(refusal.budget_id))
     if refusal.left_microusd is None:

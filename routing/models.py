@@ -14,12 +14,10 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
-from routing.models_usage import Statement, StatementLine, StoredBody, UsageMonth
+from routing import models_usage  # noqa: F401 - Django finds an app's rows from here
 from ziggie.fields import EncryptedTextField
 from ziggie.ids import uuid7
 from ziggie.queue import LeasedRow
-
-__all__ = ["Statement", "StatementLine", "StoredBody", "UsageMonth"]  # the rest of the app's rows
 
 AGENT_LEVELS = ("L1", "L2", "L3")
 CREATOR_TIERS = ("critical", "high", "medium", "low")

@@ -107,6 +107,8 @@ def saved_microusd(*, baseline: int, paid: int, electricity: int) -> int:
 
 def energy(seconds: float, watts: int, usd_per_kwh: Decimal) -> tuple[float, int]:
     """Watt-hours and their cost in micro-dollars for a machine that draws `watts` for `seconds`."""
+    if not watts:
+        return 0.0, 0
     watt_hours = Decimal(str(max(seconds, 0.0))) * watts / SECONDS_PER_HOUR
     return float(watt_hours), _half_up(watt_hours * usd_per_kwh * 1000)
 

@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 
 from django.db import connection
 
-from routing.models import UsageMonth
+from routing.models_usage import UsageMonth
 
 MAX_DIFFERENCES = 100
 NAMES = ("attempts", "succeeded", "input", "output", "cost", "baseline", "energy", "saved")
@@ -52,7 +52,8 @@ SELECT month, {_COUNTED} FROM (
     SELECT month, {_MINUS.strip()} FROM routing_usagemonth
     UNION ALL
     SELECT m.month, r.* FROM routing_usagemonth m JOIN LATERAL (SELECT {SUMS} FROM routing_usagerollup
-        WHERE hour >= m.month::timestamp AT TIME ZONE 'UTC' AND hour < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
+        WHERE hour >= m.month::timestamp AT TIME ZONE 'UTC'
+        AND hour < (m.month + interval '1 month') AT TIME ZONE 'UTC') r ON true
     UNION ALL
     SELECT m.month, r.* FROM routing_usagemonth m JOIN LATERAL (SELECT {_MINUS} FROM (
         SELECT {OF_RECORD} FROM routing_usagerecord WHERE created_at >= m.month::timestamp AT TIME ZONE 'UTC'

@@ -184,7 +184,7 @@ def books(
 
 
 def _mark_served(walk: Walk, answer: Answer) -> None:
-    walk.attempts[answer.attempt - 1] = replace(walk.attempts[answer.attempt - 1], served=True)
+    walk.attempts[answer.attempt - 1].served = True
 
 
 def _outcome_of(failure: BaseException | None) -> str:

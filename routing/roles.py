@@ -44,12 +44,12 @@ def resolve(rule: RuleSpec, pattern: str, chain: Sequence[ModelSpec]) -> dict[st
 
     Raises InvalidInput for a pattern that does not exist.
     """
+    if pattern == "single":
+        return {}
     stated = {name: value for name, value in rule.roles.items() if value is not None}
     slugs = [model.slug for model in chain]
     first = slugs[:1]
     match pattern:
-        case "single":
-            return {}
         case "verify":
             return _one("verifier", stated, slugs[1:2] or first)
         case "cascade":
@@ -70,6 +70,8 @@ def resolve(rule: RuleSpec, pattern: str, chain: Sequence[ModelSpec]) -> dict[st
 
 def parts(roles: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(role, model slug) of every model that the pattern needs beside the chain."""
+    if not roles:
+        return []
     single = [(role, roles[role]) for role in ("draft", "refiner", "verifier") if role in roles]
     members = [("member", slug) for slug in roles.get("members", ())]
     synthesiser = [("synthesiser", roles["synthesiser"])] if "synthesiser" in roles else []

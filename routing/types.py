@@ -608,7 +608,7 @@ CacheState = Literal["hit", "miss", "off"]
 Outcome = Literal["ok", "error", "timeout", "invalid", "low_confidence", "cancelled", "cut"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
     """One call of one provider. `cost_microusd` is filled for every outcome: a failed attempt can cost money too.
 

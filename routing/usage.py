@@ -79,20 +79,19 @@ def period(since: str, until: str) -> Period:
     begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
     if begin >= end:
         raise InvalidInput("from must be before to")
-    width = _rollup_width(zone, now)
-    whole = _floor(end, width)
-    return Period(_floor(begin, width), whole if whole == end else whole + width)
+    whole = _rollup_start(end, zone)
+    return Period(_rollup_start(begin, zone), whole if whole == end else whole + _rollup_width(zone, end))
 
 
 def _rollup_width(zone: ZoneInfo, at: datetime) -> timedelta:
-    """How the ledger makes rollups in this zone (ledger_rollup_width)."""
     offset = at.astimezone(zone).utcoffset() or timedelta()
     return timedelta(minutes=15) if offset % timedelta(hours=1) else timedelta(hours=1)
 
 
-def _floor(moment: datetime, width: timedelta) -> datetime:
+def _rollup_start(moment: datetime, zone: ZoneInfo) -> datetime:
+    """Where the rollup begins that a moment is in: as ledger_rollup_start finds it."""
     moment = moment.astimezone(UTC)
-    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % width
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % _rollup_width(zone, moment)
 
 
 def time_zone() -> str:
@@ -120,6 +119,21 @@ def totals(during: Period) -> Sums:
 
 def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int]]]:
     """Key, sums and attempts by latency bucket of each group, the dearest first. Raises InvalidInput."""
+    rows = group_sums(during, group_by)
+    key = GROUPS[group_by]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {key}, place - 1, sum(bucket.count)::bigint FROM routing_usagerollup {_LATENCY} GROUP BY 1, 2",  # noqa: S608 - the same
+            _parameters(during),
+        )
+        latencies: dict[str, dict[int, int]] = {}
+        for name, place, count in cursor.fetchall():
+            latencies.setdefault(name, {})[place] = count
+    return [(name, sums, latencies.get(name, {})) for name, sums in rows]
+
+
+def group_sums(during: Period, group_by: str) -> list[tuple[str, Sums]]:
+    """Key and sums of each group, the dearest first. Raises InvalidInput."""
     key = GROUPS.get(group_by)
     if key is None:
         raise InvalidInput(f"group_by must be one of {', '.join(GROUPS)}")
@@ -128,15 +142,7 @@ def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int
             f"SELECT {key}, {_SUMS} {_PERIOD} GROUP BY 1 ORDER BY 7 DESC, 2 DESC, 1 LIMIT {MAX_GROUPS}",
             _parameters(during),
         )
-        rows = cursor.fetchall()
-        cursor.execute(
-            f"SELECT {key}, place - 1, sum(bucket.count)::bigint FROM routing_usagerollup {_LATENCY} GROUP BY 1, 2",  # noqa: S608 - the same
-            _parameters(during),
-        )
-        latencies: dict[str, dict[int, int]] = {}
-        for name, place, count in cursor.fetchall():
-            latencies.setdefault(name, {})[place] = count
-    return [(row[0], Sums(*row[1:]), latencies.get(row[0], {})) for row in rows]
+        return [(row[0], Sums(*row[1:])) for row in cursor.fetchall()]
 
 
 def latencies(during: Period) -> dict[int, int]:

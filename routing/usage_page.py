@@ -104,7 +104,7 @@ def figures(chosen: Choice) -> dict[str, Any]:
     during = chosen.during
     totals = usage.totals(during)
     latencies = usage.latencies(during)
-    answered = {key: sums.answered for key, sums, _ in usage.groups(during, "source") if key}
+    answered = {key: sums.answered for key, sums in usage.group_sums(during, "source") if key}
     by_models = sum(count for key, count in answered.items() if key != "offline")
     groups = usage.groups(during, chosen.group)
     if chosen.group == "day":
@@ -149,7 +149,7 @@ def _amounts(chosen: Choice, during: usage.Period) -> list[Amounts]:
     """By day, or by month where the days are too many; days on which nothing happened have their place."""
     days = (chosen.last - chosen.first).days + 1
     by_month = days > MAX_BARS
-    sums = {key: group for key, group, _ in usage.groups(during, "month" if by_month else "day")}
+    sums = dict(usage.group_sums(during, "month" if by_month else "day"))
     if by_month:
         keys = sorted(sums)[-MAX_BARS:]
     else:
@@ -188,9 +188,9 @@ def receipts(asked: Mapping[str, str]) -> tuple[list[RoutedCall], str]:
 
 
 def _in_period(found: QuerySet[RoutedCall], during: usage.Period) -> QuerySet[RoutedCall]:
-    """Ids tell when a call began, which bounds where the database has to look."""
-    ids = {"pk__gte": first_uuid7(during.since - LONGEST_CALL), "pk__lt": first_uuid7(during.until)}
-    return found.filter(created_at__gte=during.since, created_at__lt=during.until, **ids)
+    """Ids tell when a call began, which bounds how far back the database has to look."""
+    oldest = first_uuid7(during.since - LONGEST_CALL)
+    return found.filter(pk__gte=oldest, created_at__gte=during.since, created_at__lt=during.until)
 
 
 def _newest(found: QuerySet[RoutedCall], most: int) -> list[RoutedCall]:

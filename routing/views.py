@@ -14,7 +14,8 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from routing import price_list, statements, usage
 from routing import usage_page as figures_of
-from routing.models import Provider, RoutedCall, Statement, StoredBody, UsageRecord
+from routing.models import Provider, RoutedCall, UsageRecord
+from routing.models_usage import Statement, StoredBody
 from routing.pricing import usd
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import staff_page

@@ -6,9 +6,9 @@ too old to be trusted is waited for. Admission never relies on any of this.
 
 import asyncio
 import time
-import weakref
 
 from routing import health
+from routing.loops import OfLoop
 from routing.types import Snapshot, World
 
 FRESH_SECONDS = 0.5
@@ -56,13 +56,9 @@ def _heard(look: "asyncio.Task[World]") -> None:
         look.exception()
 
 
-_sights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Sight] = weakref.WeakKeyDictionary()
+_sights = OfLoop(_Sight)
 
 
 async def recent(snapshot: Snapshot) -> World:
     """The world of this moment, or one seen at most TRUSTED_SECONDS ago. Raises Unavailable."""
-    loop = asyncio.get_running_loop()
-    sight = _sights.get(loop)
-    if sight is None:
-        sight = _sights[loop] = _Sight()
-    return await sight.recent(snapshot)
+    return await _sights.get().recent(snapshot)

@@ -12,8 +12,13 @@ from ziggie import embedded
 pytest_plugins = ["tests.servers.fixtures"]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: two workers a core, because tests that drive processes mostly wait for them."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that drive whole processes go first: one of them alone at the end would keep the run waiting."""
+    """Tests that drive processes go first: one of their files at the end would keep the whole run waiting."""
     items.sort(key=lambda item: not (item.get_closest_marker("flow") or item.get_closest_marker("e2e")))
 
 

@@ -1,6 +1,7 @@
 """The settings under test: Ziggie's own, with a home apart from the one that holds real data."""
 
 import os
+import sys
 from pathlib import Path
 
 _checkout = Path(__file__).resolve().parent.parent
@@ -11,6 +12,8 @@ os.environ["ZIGGIE_HOME"] = os.environ["ZIGGIE_TEST_HOME"]
 # each would compile everything again, which is half of a start.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(os.environ["ZIGGIE_TEST_HOME"]) / "bytecode"))
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+    sys.dont_write_bytecode = False
 
 from ziggie.settings import *  # noqa: E402, F403
 

@@ -88,11 +88,17 @@ def _usage_of_timings(timings: Json) -> Usage | None:
 
 
 def _first_count(holder: Json, *keys: str) -> int | None:
-    return next((count for key in keys if (count := get_count(holder, key)) is not None), None)
+    for key in keys:
+        if (count := get_count(holder, key)) is not None:
+            return count
+    return None
 
 
 def _details(usage: Json, *keys: str) -> Json:
-    return next((usage[key] for key in keys if isinstance(usage.get(key), dict)), {})
+    for key in keys:
+        if isinstance(details := usage.get(key), dict):
+            return details
+    return {}
 
 
 # --- a complete choice -----------------------------------------------------------------------------

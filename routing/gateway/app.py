@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from routing import ledger, snapshot
 from routing.gateway import other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
-from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, Receive, Scope, Send
+from routing.gateway.http import JSON_TYPE, AsgiHttp, ClientGone, Headers, Http, Receive, Scope, Send
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
 from ziggie.errors import NotFound, RateLimited, RoutingError, ZiggieError
@@ -42,7 +42,7 @@ class Internal(ZiggieError):
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """ASGI 3."""
     if scope["type"] == "http":
-        await _serve(Http(scope, receive, send))
+        await serve(AsgiHttp(scope, receive, send))
     elif scope["type"] == "lifespan":
         await _lifespan(receive, send)
 
@@ -58,7 +58,8 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _serve(http: Http) -> None:
+async def serve(http: Http) -> None:
+    """Answers one request, whatever it is."""
     try:
         await _endpoint(http)
     except ClientGone:

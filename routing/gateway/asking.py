@@ -3,11 +3,10 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from routing import calling
-from routing.adapters.assembly import deltas_of
 from routing.adapters.errors import make_error
 from routing.adapters.transport import codec_for
 from routing.gateway.upstream import Exchange
-from routing.types import Candidate, ChatRequest, Delta
+from routing.types import Candidate, ChatRequest, ChatResult, Delta
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
@@ -21,7 +20,7 @@ class Asker:
 
     async def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> AsyncGenerator[Delta | ChatResult, None]:
         provider = candidate.model.provider
         if provider.kind == "offline":
             async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
@@ -30,23 +29,22 @@ class Asker:
                 yield delta
             return
         if self._sink is None and first_token_seconds is None:
-            pieces = _whole(candidate, request)
-        else:
-            pieces = _streamed(candidate, request)
-        async for deltas in pieces:
+            yield await _whole(candidate, request)
+            return
+        async for deltas in _streamed(candidate, request):
             if self._sink is not None:
                 await self._sink(candidate, deltas)
             for delta in deltas:
                 yield delta
 
 
-async def _whole(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
+async def _whole(candidate: Candidate, request: ChatRequest) -> ChatResult:
     model = candidate.model
     codec = codec_for(model.provider)
     sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=False)
     async with Exchange(sent, streaming=False, idle_seconds=model.provider.timeout_seconds) as exchange:
         response = await exchange.read()
-    yield deltas_of(codec.decode_chat(response, sent))
+    return codec.decode_chat(response, sent)
 
 
 async def _streamed(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

@@ -1,9 +1,9 @@
 """Tells the pages that calls were made, a few times a second however many there are."""
 
 import asyncio
-import weakref
 
 from routing import receipts
+from routing.loops import OfLoop
 from ziggie import live
 
 PAUSE_SECONDS = 0.25
@@ -32,13 +32,4 @@ class Feed:
             self._teller = None
 
 
-_feeds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Feed] = weakref.WeakKeyDictionary()
-
-
-def feed() -> Feed:
-    """The running loop's feed."""
-    loop = asyncio.get_running_loop()
-    found = _feeds.get(loop)
-    if found is None:
-        found = _feeds[loop] = Feed()
-    return found
+feed = OfLoop(Feed).get

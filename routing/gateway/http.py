@@ -1,6 +1,11 @@
-"""One HTTP exchange with a client, as ASGI tells it: limits on what comes in, headers on what goes out."""
+"""One HTTP exchange with a client: limits on what comes in, headers on what goes out.
+
+`Http` is what endpoints see. Its bytes come and go through ASGI (asgi.py's server) or through a connection of
+the gateway's own server (protocol.py).
+"""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -35,14 +40,14 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Http:
+class Http(ABC):
     """A request and the way to answer it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        client = scope.get("client")
-        self.address: str = client[0] if client else ""
+    def __init__(self, method: str, path: str, address: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """`headers` have lower-case names."""
+        self.method = method
+        self.path = path
+        self.address = address
         self.hints: dict[str, str] = {}
         self.raw_key = ""
         self.speaks_anthropic = False
@@ -50,12 +55,8 @@ class Http:
         self.gone = False
         self._length = 0
         self._encoding = b""
-        self._receive = receive
-        self._send = send
         self._task: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._read_headers(scope["headers"])
+        self._read_headers(headers)
 
     def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         bearer = api_key = ""
@@ -81,18 +82,69 @@ class Http:
         if self._encoding not in (b"", b"identity"):
             raise Compressed("a compressed body is not read here: send it without content-encoding")
         if self._length > MAX_BODY_BYTES:
-            raise TooLarge(f"a body may have at most {MAX_BODY_BYTES} bytes")
+            raise too_large()
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                message = await self._next_message()
-                received: bytes | bytearray = message.get("body", b"")
-                while message.get("more_body"):
-                    message = await self._next_message()
-                    received = _within_limit(bytearray(received) if isinstance(received, bytes) else received)
-                    received += message.get("body", b"")
+                return await self._read_body()
         except TimeoutError:
             raise RequestTimeout(f"the body did not arrive within {BODY_SECONDS:g} s") from None
-        return bytes(_within_limit(received))
+
+    @abstractmethod
+    async def _read_body(self) -> bytes: ...
+
+    def watch(self) -> None:
+        """From now on the running task is cancelled when the client goes away; `gone` then says so."""
+        self._task = asyncio.current_task()
+
+    def stop_watching(self) -> None:
+        self._task = None
+
+    def _client_went(self) -> None:
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()
+
+    @abstractmethod
+    async def respond(self, status: int, body: bytes, headers: Headers) -> None:
+        """A complete answer."""
+
+    @abstractmethod
+    async def start_stream(self, headers: Headers) -> None: ...
+
+    async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
+        """Raises ClientGone for a client that has stopped reading."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send_piece(piece, last=last)
+        except TimeoutError:
+            self.gone = True
+            raise ClientGone from None
+
+    @abstractmethod
+    async def _send_piece(self, piece: bytes, *, last: bool) -> None: ...
+
+
+class AsgiHttp(Http):
+    """An exchange as ASGI tells it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        super().__init__(scope["method"], scope["path"], client[0] if client else "", scope["headers"])
+        self._receive = receive
+        self._send = send
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def _read_body(self) -> bytes:
+        message = await self._next_message()
+        received: bytes | bytearray = message.get("body", b"")
+        while message.get("more_body"):
+            message = await self._next_message()
+            received = bytearray(received) if isinstance(received, bytes) else received
+            received += message.get("body", b"")
+            if len(received) > MAX_BODY_BYTES:
+                raise too_large()
+        return bytes(received)
 
     async def _next_message(self) -> MutableMapping[str, Any]:
         message = await self._receive()
@@ -100,11 +152,8 @@ class Http:
             raise ClientGone
         return message
 
-    # --- watching the client ---
-
     def watch(self) -> None:
-        """From now on the running task is cancelled when the client goes away; `gone` then says so."""
-        self._task = asyncio.current_task()
+        super().watch()
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start_watching)
 
     def _start_watching(self) -> None:
@@ -113,21 +162,16 @@ class Http:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.gone = True
-        if self._task is not None:
-            self._task.cancel()
+        self._client_went()
 
     def stop_watching(self) -> None:
+        super().stop_watching()
         if self._timer is not None:
             self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        self._task = None
-
-    # --- answering ---
 
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
-        """A complete answer."""
         self.started = True
         length = (b"content-length", b"%d" % len(body))
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
@@ -137,20 +181,12 @@ class Http:
         self.started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        """Raises ClientGone for a client that has stopped reading."""
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
-        except TimeoutError:
-            self.gone = True
-            raise ClientGone from None
+    async def _send_piece(self, piece: bytes, *, last: bool) -> None:
+        await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
 
 
-def _within_limit(body: Any) -> Any:
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLarge(f"a body may have at most {MAX_BODY_BYTES} bytes")
-    return body
+def too_large() -> TooLarge:
+    return TooLarge(f"a body may have at most {MAX_BODY_BYTES} bytes")
 
 
 def header_text(value: str) -> bytes:

@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import time
-import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from routing import database
+from routing.loops import OfLoop
 from ziggie.errors import Forbidden, RateLimited, Unauthorized
 
 CHECK_SECONDS = 0.5
@@ -137,19 +137,11 @@ def _key(row: tuple[Any, ...]) -> Key:
     return Key(str(key_id), name, frozenset(scopes), frozenset(allowed), requests, tokens, expires_at)
 
 
-_books: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, KeyBook] = weakref.WeakKeyDictionary()
-
-
-def book() -> KeyBook:
-    """The running loop's keys."""
-    loop = asyncio.get_running_loop()
-    found = _books.get(loop)
-    if found is None:
-        found = _books[loop] = KeyBook()
-    return found
+_books = OfLoop(KeyBook)
+book = _books.get
 
 
 def forget_guesses() -> None:
     """Every address starts anew, in all loops of this process."""
-    for known in list(_books.values()):
+    for known in _books.all():
         known.guesses.clear()

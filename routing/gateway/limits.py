@@ -8,14 +8,15 @@ spent soon; so the window is longer by that time, and no limit is ever passed.
 
 import asyncio
 import time
-import weakref
 from dataclasses import dataclass, field
+from typing import cast
 
 import orjson
 
-from routing import database
 from routing.coalescing import Lane
 from routing.gateway.keys import Key
+from routing.lines import Line
+from routing.loops import OfLoop
 from ziggie.errors import RateLimited
 
 MINUTE_SECONDS = 60
@@ -26,7 +27,7 @@ MAX_GRANT = 2_000
 PATIENCE_SECONDS = 5.0
 KEPT_KEYS = 10_000
 
-TAKE = "SELECT * FROM rate_take(%s::json, %s)"
+TAKE = "SELECT * FROM rate_take($1::json, $2::integer)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def _wait(grant: _Grant) -> float:
     return float(max(oldest + MINUTE_SECONDS + int(GRANT_SECONDS) - grant.at, 1))
 
 
-async def _take_batch(connection: database.Connection, asks: list[_Ask]) -> list[_Grant]:
+async def _take_batch(line: Line, asks: list[_Ask], *, again: bool) -> list[_Grant]:
     operations = [
         {
             "place": place,
@@ -177,20 +178,12 @@ async def _take_batch(connection: database.Connection, asks: list[_Ask]) -> list
         }
         for place, ask in enumerate(asks)
     ]
-    cursor = await connection.execute(
-        TAKE, (orjson.dumps(operations).decode(), MINUTE_SECONDS + int(GRANT_SECONDS)), prepare=True
-    )
-    grants = {row[0]: _Grant(*row[1:]) for row in await cursor.fetchall()}
-    return [grants[place] for place in range(len(asks))]
+    rows = await line.execute(TAKE, orjson.dumps(operations), b"%d" % (MINUTE_SECONDS + int(GRANT_SECONDS)))
+    grants: list[_Grant | None] = [None] * len(asks)
+    for row in rows:
+        place, granted, used, tokens_used, oldest, at = (None if value is None else int(value) for value in row)
+        grants[place or 0] = _Grant(granted or 0, used or 0, tokens_used or 0, oldest, at or 0)
+    return cast("list[_Grant]", grants)  # the statement gives a row for each
 
 
-_limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Limits] = weakref.WeakKeyDictionary()
-
-
-def limits() -> Limits:
-    """The running loop's limits."""
-    loop = asyncio.get_running_loop()
-    found = _limits.get(loop)
-    if found is None:
-        found = _limits[loop] = Limits()
-    return found
+limits = OfLoop(Limits).get

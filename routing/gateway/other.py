@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from routing import ledger, pricing, snapshot
 from routing.adapters.transport import codec_for
+from routing.attempts import HTTP_OK
 from routing.budgets import budgets_in_scope
 from routing.collecting import prompt_tokens
 from routing.demand import Demand, measure
@@ -221,36 +223,45 @@ class _Embedding:
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
         usage, outcome, error = Usage(), "error", ""
+        status: int | None = None
         try:
             answer = await self._vectors(model)
-            usage, outcome = answer.usage, "ok"
+            usage, outcome, status = answer.usage, "ok", HTTP_OK
             return answer
         except (ProviderError, UnsupportedByProvider) as failure:
-            error = str(failure)
+            error, status = str(failure), getattr(failure, "status", None)
             raise
         finally:
-            cost = pricing.cost_microusd(usage, model.price)
-            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
-            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
-                self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
-            self.records.append(
-                UsageRow(
-                    attempt=len(self.records) + 1,
-                    model=model.slug,
-                    provider=model.provider.slug,
-                    source=str(model.source),
-                    outcome=outcome,
-                    created_at=started_at,
-                    role="embedding",
-                    error=error,
-                    input_tokens=usage.input_tokens,
-                    output_tokens=0 if outcome == "ok" else None,
-                    estimated=sorted(usage.estimated),
-                    price_id=model.price.id if model.price else None,
-                    cost_microusd=cost,
-                    duration_ms=round((time.monotonic() - started) * 1000),
-                )
-            )
+            record = self._record(model, usage, outcome, error, seconds=time.monotonic() - started)
+            self.records.append(replace(record, created_at=started_at, status=status))
+
+    def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
+        """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
+        cost = pricing.cost_microusd(usage, model.price)
+        budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+        for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+            self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
+        price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
+        watt_hours, electricity = pricing.energy(seconds, model.provider.power_watts, price_per_kwh)
+        return UsageRow(
+            attempt=len(self.records) + 1,
+            model=model.slug,
+            provider=model.provider.slug,
+            source=str(model.source),
+            outcome=outcome,
+            role="embedding",
+            error=error,
+            input_tokens=usage.input_tokens,
+            output_tokens=0 if outcome == "ok" else None,
+            estimated=sorted(usage.estimated),
+            price_id=model.price.id if model.price else None,
+            cost_microusd=cost,
+            baseline_microusd=cost,
+            energy_microusd=electricity,
+            saved_microusd=pricing.saved_microusd(baseline=cost, paid=cost, electricity=electricity),
+            energy_wh=watt_hours,
+            duration_ms=round(seconds * 1000),
+        )
 
     async def _vectors(self, model: ModelSpec) -> Embeddings:
         """In as many requests as the provider needs for so many texts."""
@@ -288,6 +299,7 @@ class _Embedding:
             source=served.source if served else "",
             reserved_microusd=max(self._hold.amounts.values(), default=0),
             cost_microusd=sum(record.cost_microusd for record in self.records),
+            saved_microusd=sum(record.saved_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
             task_kind=EMBEDDINGS,
             **self._labels(),

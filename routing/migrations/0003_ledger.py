@@ -150,11 +150,12 @@ CREATE FUNCTION ledger_added(one bigint[], other bigint[]) RETURNS bigint[] LANG
     FROM unnest(one, other) WITH ORDINALITY AS pair(a, b, place)
 $$;
 
--- How wide a rollup is: an hour, or a quarter of one where the staff's days do not begin with an hour of UTC.
-CREATE FUNCTION ledger_rollup_width(at timestamptz) RETURNS interval LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN date_part('minute', at AT TIME ZONE zone) = date_part('minute', at AT TIME ZONE 'UTC')
-                THEN interval '1 hour' ELSE interval '15 minutes' END
-    FROM (SELECT coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC')) AS place(zone)
+-- Where the rollup begins that a moment is in: with an hour of UTC, or with a quarter of one where the staff's days
+-- do not begin with an hour.
+CREATE FUNCTION ledger_rollup_start(moment timestamptz, zone text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT date_bin(
+        CASE WHEN date_part('minute', moment AT TIME ZONE zone) = date_part('minute', moment AT TIME ZONE 'UTC')
+             THEN interval '1 hour' ELSE interval '15 minutes' END, moment, 'epoch')
 $$;
 
 -- Ends holds and writes receipts. `held` are calls whose reservation must still be there, `free` calls that held
@@ -174,7 +175,7 @@ DECLARE
     charged bigint[];
     written uuid[];
     again uuid[];
-    width interval := ledger_rollup_width(at);
+    zone text := coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC');
 BEGIN
     WITH gone AS (
         DELETE FROM routing_reservation r USING (
@@ -227,7 +228,7 @@ BEGIN
             hour, model, provider, source, rule, task_kind, agent_level, creator, api_key_id,
             calls, answered, attempts, succeeded, input_tokens, output_tokens, cached_input_tokens,
             cost_microusd, baseline_microusd, energy_microusd, saved_microusd, energy_wh, duration_ms, latency)
-        SELECT date_bin(width, created_at, 'epoch'), model, provider, source, rule, task_kind, agent_level, creator,
+        SELECT ledger_rollup_start(created_at, zone), model, provider, source, rule, task_kind, agent_level, creator,
             api_key_id, sum(calls), sum(answered), sum(attempts), sum(succeeded), sum(input_tokens),
             sum(output_tokens), sum(cached_input_tokens), sum(cost), sum(baseline), sum(energy), sum(saved),
             sum(energy_wh), coalesce(sum(duration_ms), 0), ledger_latency(array_agg(duration_ms))
@@ -279,6 +280,6 @@ class Migration(migrations.Migration):
     operations = [
         migrations.RunSQL(
             PERIODS + RESERVE + SETTLE,
-            "DROP FUNCTION ledger_settle, ledger_rollup_width, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods",
+            "DROP FUNCTION ledger_settle, ledger_rollup_start, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods",
         )
     ]

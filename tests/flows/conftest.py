@@ -1,4 +1,4 @@
-"""The system that flow tests share which do it no harm."""
+"""A system for flow tests that do it no harm."""
 
 from collections.abc import Iterator
 

@@ -16,7 +16,6 @@ WORK_MS = 60_000
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.xdist_group("system"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
 ]
 

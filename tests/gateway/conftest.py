@@ -14,7 +14,7 @@ import uvicorn
 from django.db import transaction
 
 from routing import proof, snapshot
-from routing.gateway import keys
+from routing.gateway import chat, keys
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -63,8 +63,20 @@ class Gateway:
         raise AssertionError(f"{RoutedCall.objects.count()} receipts, {Reservation.objects.count()} holds")
 
 
+@dataclass
+class Serving:
+    """Where the gateway listens, and the loop that it runs on."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop
+
+    def has_settled(self) -> None:
+        """Returns once the books of every call that has been answered are written."""
+        asyncio.run_coroutine_threadsafe(chat.settled(), self.loop).result(10)
+
+
 @pytest.fixture(scope="session")
-def gateway_address(django_db_setup: None) -> Iterator[str]:
+def serving(django_db_setup: None) -> Iterator[Serving]:
     """The gateway on a thread of its own, as `manage.py gateway` serves it."""
     from routing.gateway import server
 
@@ -72,23 +84,24 @@ def gateway_address(django_db_setup: None) -> Iterator[str]:
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         "routing.gateway.server:application",
-        http=server.BoundedProtocol,
+        http=server.GatewayConnection,
         lifespan="off",
         log_level="warning",
         ws="none",
     )
     running = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(running.serve(sockets=[listener])), daemon=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(running.serve(sockets=[listener])), daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield Serving(f"http://127.0.0.1:{listener.getsockname()[1]}", loop)
     running.should_exit = True
     thread.join(10)
 
 
 @pytest.fixture
-def gateway(transactional_db: None, gateway_address: str) -> Iterator[Gateway]:
+def gateway(transactional_db: None, serving: Serving) -> Iterator[Gateway]:
     """Four providers with one model each, a rule for all, a hard budget of one dollar, a key."""
     with (
         OpenAIServer(api_key="sk-upstream") as openai,
@@ -96,12 +109,13 @@ def gateway(transactional_db: None, gateway_address: str) -> Iterator[Gateway]:
         OllamaServer() as ollama,
         GeminiServer() as gemini,
     ):
-        made = Gateway(gateway_address, openai, anthropic, ollama, gemini)
+        made = Gateway(serving.url, openai, anthropic, ollama, gemini)
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
         keys.forget_guesses()  # all tests call from one address
         yield made
+        serving.has_settled()
         _books_balance()
 
 

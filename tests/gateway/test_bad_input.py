@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from routing.gateway import server
+from routing.gateway import protocol
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway
 
@@ -194,7 +194,7 @@ def raw_exchange(gateway: Gateway, sent: bytes, *, half_close: bool = False, sec
 
 
 def test_a_client_that_dribbles_its_head_is_sent_away(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
     assert raw_exchange(gateway, b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n").startswith(b"HTTP/1.1 408")
 
 

@@ -11,7 +11,8 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 
 from routing import service
-from routing.models import RoutingRule, RoutingSettings, StoredBody, UsageRecord
+from routing.models import RoutingRule, RoutingSettings, UsageRecord
+from routing.models_usage import StoredBody
 from routing.types import ChatRequest, message
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_calls import ASKED, CHAT, MESSAGES, post
@@ -60,6 +61,13 @@ def test_without_the_option_nothing_is_stored(gateway: Gateway) -> None:
     assert not StoredBody.objects.exists()
 
 
+def test_a_call_that_names_its_model_follows_no_rule_and_is_not_stored(gateway: Gateway) -> None:
+    store(gateway)
+    post(gateway, **{**asked(), "model": "gpt"})
+    gateway.settled(1)
+    assert not StoredBody.objects.exists()
+
+
 def test_a_call_without_an_answer_keeps_its_request(gateway: Gateway) -> None:
     store(gateway)
     gateway.openai.default = gateway.ollama.default = Reply(status=500, error="broken")
@@ -81,7 +89,7 @@ def test_long_bodies_are_cut_and_images_are_told_by_their_size(gateway: Gateway)
     store(gateway, body_kilobytes=1)
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgo=" * 100}}
     text = {"type": "text", "text": "long " * 2_000}
-    assert post(gateway, messages=[{"role": "user", "content": [image, text]}]).status_code == 200
+    assert post(gateway, model="auto", messages=[{"role": "user", "content": [image, text]}]).status_code == 200
     (body,) = stored()
     assert body.cut
     assert body.request["messages"][0]["parts"][0] == {"kind": "image", "media_type": "image/png", "bytes": 900}
@@ -90,7 +98,7 @@ def test_long_bodies_are_cut_and_images_are_told_by_their_size(gateway: Gateway)
 
 def test_the_staffs_patterns_and_the_providers_keys_are_taken_out(gateway: Gateway) -> None:
     store(gateway, redact_patterns=["(?i)project \\w+"])
-    post(gateway, messages=[{"role": "user", "content": "Project Nightjar uses sk-upstream"}])
+    post(gateway, model="auto", messages=[{"role": "user", "content": "Project Nightjar uses sk-upstream"}])
     (body,) = stored()
     assert body.request["messages"][0]["parts"][0]["text"] == "[redacted] uses [key]"
 

@@ -88,10 +88,10 @@ def test_what_is_no_stored_transcript_is_refused(stored: dict[str, object]) -> N
 
 def test_fifty_megabytes_are_refused_before_anything_is_read() -> None:
     data = b"\xff" * (50 * 1024 * 1024)
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(TooLarge, match=r"^talk.vtt, line 1: the file is 50.0 MB, the limit for a transcript is 20 MB"):
         parse(data, name="talk.vtt")
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_too_many_cues_are_refused() -> None:
@@ -146,11 +146,11 @@ def test_twenty_hostile_megabytes_are_done_in_linear_time(name: str, head: bytes
     """Quadratic work on these would take hours, so the bound is far from what a slow machine needs."""
     piece = filling()
     data = head + piece * ((MAX_BYTES - len(head)) // len(piece))
-    started = time.monotonic()
+    started = time.thread_time()
     problem = ""
     try:
         parse(data, name=name)
     except InvalidInput as error:
         problem = str(error)
-    assert time.monotonic() - started < 60
+    assert time.thread_time() - started < 60
     assert not problem or problem.startswith(f"{name}, line ")

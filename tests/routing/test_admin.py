@@ -68,7 +68,7 @@ def act(client: Client, kind: str, action: str, *rows: Any) -> HttpResponse:
 # --- pages -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [*PAGES, "routedcall", "usagerecord"])
+@pytest.mark.parametrize("page", [*PAGES, "routedcall", "usagerecord", "statement", "usagemonth"])
 def test_every_page_opens(staff: Client, page: str) -> None:
     assert staff.get(reverse(f"admin:routing_{page}_changelist")).status_code == 200
 
@@ -81,6 +81,24 @@ def test_every_row_opens(staff: Client) -> None:
         assert staff.get(url).status_code == 200
     for kind in (Provider, LanguageModel, Budget, RoutingPolicy, RoutingRule):
         assert staff.get(reverse(f"admin:routing_{kind._meta.model_name}_add")).status_code == 200
+
+
+def test_models_lead_to_the_list_of_prices(staff: Client) -> None:
+    page = staff.get(reverse("admin:routing_languagemodel_changelist"))
+    address = reverse("admin:routing_languagemodel_compare_prices")
+    assert address in page.content.decode()
+    assert staff.get(address).headers["location"] == "/usage/prices/"
+
+
+def test_redaction_patterns_stand_one_a_line_and_bad_ones_are_refused(staff: Client) -> None:
+    row = RoutingSettings.objects.get()
+    response = change(staff, row, SettingsForm, redact_patterns="ACME-\\d{2,3}\n\nproject, x\n", usage_months="")
+    assert response.status_code == 302
+    row.refresh_from_db()
+    assert (row.redact_patterns, row.usage_months) == (["ACME-\\d{2,3}", "project, x"], None)
+    response = change(staff, row, SettingsForm, redact_patterns="(\n")
+    assert "is no RE2 expression" in text_of(response)
+    assert "at least one character" in text_of(change(staff, row, SettingsForm, redact_patterns="a*"))
 
 
 def test_people_without_a_staff_login_see_nothing(client: Client) -> None:

@@ -327,7 +327,7 @@ def test_whoever_waits_keeps_its_own_deadline(here: Installation) -> None:
     answers = together(PLAIN, replace(PLAIN, deadline_seconds=0.6))
     assert isinstance(answers[0], Routed)
     assert isinstance(answers[1], DeadlineExceeded)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert len(here.ollama.calls) == 1
     here.assert_books_are_closed()
 

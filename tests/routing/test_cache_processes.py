@@ -19,7 +19,7 @@ from routing.models import CachedAnswer
 from tests.installation import Installation, installed
 from tests.servers import Reply
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.flow, pytest.mark.django_db(transaction=True)]
 QUESTION = "Is the disk almost full?"
 
 

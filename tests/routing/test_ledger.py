@@ -383,7 +383,7 @@ def test_lost_connections_are_replaced_and_nothing_is_done_twice() -> None:
     async def one() -> None:
         held = await hold({cloud: 10}, known)
         await asyncio.sleep(0.001)
-        await spend(held, {cloud: 5})
+        assert await spend(held, {cloud: 5})
 
     async def work() -> None:
         stop = asyncio.Event()

@@ -337,14 +337,14 @@ HOSTILE = {
 
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())
 def test_repetition_costs_time_in_proportion_to_its_length(unit: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     for prompt in (unit * (100_000 // len(unit)), "What is x?\n\n" + unit * (100_000 // len(unit))):
         offline.answer(ChatRequest((message("system", prompt), message("user", prompt))))
         offline.answer(
             ChatRequest((message("user", prompt),), json_schema={"type": "object", "required": ["settings", "topics"]})
         )
     # Two seconds here; a quadratic step took minutes.
-    assert time.monotonic() - started < 60
+    assert time.thread_time() - started < 60
 
 
 @settings(max_examples=200, deadline=None)

@@ -93,14 +93,14 @@ def test_this_schema_is_filled(schema: Any) -> None:
 def test_a_tree_of_wide_nodes_is_filled_in_bounded_time() -> None:
     node = {"$ref": "#/$defs/node"}
     children = {f"child{number}": {"anyOf": [node, {"type": "null"}]} for number in range(8)}
-    started = time.monotonic()
+    started = time.thread_time()
     filled(
         {
             "$defs": {"node": properties(label={"type": "string"}, more={"type": "array", "items": node}, **children)},
             **node,
         }
     )
-    assert time.monotonic() - started < 20
+    assert time.thread_time() - started < 20
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_pattern_that_never_ends_does_not_hold_the_process(pattern: str) -> No
     request = ChatRequest((message("user", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa! " * 9),), json_schema=schema)
     started = time.monotonic()
     offline.answer(request)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60  # without a limit: longer than the universe
 
 
 # --- what stands in the fields -------------------------------------------------------------------------

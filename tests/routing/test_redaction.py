@@ -72,9 +72,6 @@ def test_a_secret_is_taken_out_wherever_it_stands(secret: str) -> None:
         found = Redactor(10_000)
         assert secret not in found.of(text)
         assert found.found >= 1
-    assert redacted(f"before {secret.split(chr(10), maxsplit=1)[0] if 'END' not in secret else secret}").startswith(
-        "before ["
-    )
 
 
 @pytest.mark.parametrize(("text", "secret"), NAMED)
@@ -122,7 +119,7 @@ def test_a_body_is_cut_over_all_its_texts() -> None:
 
 @pytest.mark.parametrize("pattern", ["(", "a*", "(?=x)", "\\1", "x" * 301, "", "(a{1000}){1000}", "\ud800"])
 def test_an_expression_that_cannot_be_used_is_refused_with_the_reason(pattern: str) -> None:
-    with pytest.raises(PatternError, match="should|is no|would"):
+    with pytest.raises(PatternError, match=r"should|is no|would"):
         compiled(pattern)
 
 

@@ -11,7 +11,8 @@ from django.test import Client
 
 from monitoring import schedules
 from routing import proof, retention, usage
-from routing.models import RoutedCall, RoutingSettings, StoredBody, UsageMonth, UsageRecord, UsageRollup
+from routing.models import RoutedCall, RoutingSettings, UsageRecord, UsageRollup
+from routing.models_usage import StoredBody, UsageMonth
 from tests.routing.books import NOON, book
 from ziggie.ids import uuid7
 
@@ -86,6 +87,33 @@ def test_a_call_that_is_being_settled_is_not_stopped_by_making_months() -> None:
         done.set()
         thread.join()
     assert tables() == {"rest": 1}
+
+
+def test_calls_go_on_while_months_are_made_and_dropped() -> None:
+    """Records of every month keep coming; none is refused or lost, and each is counted or was proved."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def keep_on() -> None:
+        try:
+            while not done.is_set():
+                keep()
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=keep_on)
+    thread.start()
+    try:
+        for turn in range(8):
+            book(*({"at": datetime(2026, 1 + (turn * 5 + n) % 12, 7, tzinfo=UTC)} for n in range(25)))
+    finally:
+        done.set()
+        thread.join(60)
+    assert failures == []
+    assert proof.differences() == []
+    assert usage.totals(usage.period("2026-01-01", "2026-12-31")).calls == 200
 
 
 def test_django_reads_writes_and_deletes_single_records_by_their_id() -> None:

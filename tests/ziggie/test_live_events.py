@@ -258,7 +258,7 @@ def test_a_transport_that_is_down_neither_raises_nor_delays_the_work(
             publish()
         for _ in range(100):
             publish()
-    assert time.monotonic() - began < live.PUBLISH_SECONDS + 0.5  # the first one waits, the others do not
+    assert time.monotonic() - began < 50 * live.PUBLISH_SECONDS  # the first one waits, the other hundred do not
     assert len(caplog.records) == 1
     assert "127.0.0.1" not in caplog.text
 
@@ -269,9 +269,9 @@ async def test_apublish_neither_raises_nor_delays_when_the_transport_is_down(
 ) -> None:
     channel_layers.set("default", broken)
     began = time.monotonic()
-    for _ in range(20):
+    for _ in range(100):
         await live.apublish("usage", "usage.recorded", version=1, data=USAGE)
-    assert time.monotonic() - began < live.PUBLISH_SECONDS + 0.5
+    assert time.monotonic() - began < 50 * live.PUBLISH_SECONDS
 
 
 @pytest.mark.django_db(transaction=True)

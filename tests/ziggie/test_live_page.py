@@ -20,7 +20,7 @@ from tests.ziggie.live_process import CHROMIUM, database_url, web_server
 from ziggie import live
 from ziggie.pglayer import GAP_GROUP, GAP_TYPE, PostgresChannelLayer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True), pytest.mark.xdist_group("live page")]
+pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 APPLICATION = "tests.ziggie.live_site:application"
 RUNS = [f"01890a5d-ac96-774b-bcce-b302099a80{number:02x}" for number in range(10)]
 

@@ -20,10 +20,13 @@ from django.test import Client
 
 from tests.servers.redis_server import running_redis
 from tests.ziggie.live_process import database_url, listener, publisher, web_server
-from ziggie import embedded
+from ziggie import embedded, live
 from ziggie.embedded_disk import Place
 from ziggie.models import create_api_key
 
+pytestmark = pytest.mark.flow
+# Generous: others may use this machine. What it must not be is the length of the fault.
+LONGEST_PUBLISH_SECONDS = live.PUBLISH_SECONDS + 5
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 Environment = dict[str, str]
 
@@ -98,7 +101,7 @@ def test_listeners_and_workers_go_on_after_the_database_was_killed_and_started_a
             slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
         got = events(listening.documents(seconds=1))
     assert got[-1] == 399
-    assert slowest < 1.5
+    assert slowest < LONGEST_PUBLISH_SECONDS
 
 
 def test_a_database_that_stands_still_delays_no_worker_for_long_and_is_used_again(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_database_that_stands_still_delays_no_worker_for_long_and_is_used_agai
             assert worker.process.wait(60) == 0
             slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
         got = events(listening.documents(seconds=1))
-    assert slowest < 1.5
+    assert slowest < LONGEST_PUBLISH_SECONDS
     assert got[-1] == 299
 
 
@@ -141,7 +144,7 @@ def test_listeners_and_workers_go_on_after_redis_was_restarted(environment: Envi
                 got = events(listening.documents(seconds=1))
             finally:
                 restarted.close()
-    assert slowest < 1.5
+    assert slowest < LONGEST_PUBLISH_SECONDS
     assert got[-1] == 399
 
 

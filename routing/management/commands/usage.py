@@ -3,7 +3,7 @@ statements against the records."""
 
 import csv
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ class Command(ZiggieCommand):
         reconcile.add_argument("--provider", required=True, metavar="SLUG")
         reconcile.add_argument("--replace", action="store_true", help="Takes the place of the same file.")
         actions.add_parser("keep", help="Makes months' tables and drops what is too old, as the schedule does.")
+
+        for action in actions.choices.values():
+            action.add_argument("--json", action="store_true", default=SUPPRESS, help="Print one JSON document.")
 
     def handle(self, **options: Any) -> None:
         getattr(self, f"_{options['action']}")(options)

@@ -1,0 +1,281 @@
+"""Connections to providers, kept for each address and event loop and reused, one exchange at a time."""
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from functools import lru_cache
+
+import certifi
+import httptools
+
+from routing.types import ErrorKind
+
+KEEP_SECONDS = 4.0  # shorter than any server's own, so that a request seldom meets a connection being closed
+KEPT_CONNECTIONS = 512  # of one address
+CONNECT_SECONDS = 5.0
+MAX_HEAD_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_STREAM_BYTES = 256 * 1024 * 1024
+READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
+
+Address = tuple[bool, str, int]  # TLS, host, port
+
+
+class Broken(Exception):
+    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come."""
+
+    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+        self.clean = clean
+
+
+class Connection(asyncio.Protocol):
+    """One exchange at a time. The head resolves a future, the body is collected or handed on."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self.reused = False
+        self._heard_at = 0.0
+        self._idle_seconds = 0.0
+        self._is_asked = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._parser = httptools.HttpResponseParser(self)
+        self._keep_alive = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: dict[str, str] = {}
+        self._body: deque[bytes] = deque()
+        self._buffered = 0
+        self._received = 0
+        self._limit = MAX_ANSWER_BYTES
+        self._streaming = False
+        self._complete = False
+        self._error: Broken | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._paused = False
+        self.head: tuple[int, dict[str, str]] | None = None
+
+    # --- asyncio's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a stream transport, always
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        self._heard_at = self.loop.time()
+        if self._received > self._limit or (self.head is None and self._received > MAX_HEAD_BYTES):
+            self._fail(Broken("protocol", "the answer is too long"))
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail(Broken("protocol", "the answer is not HTTP"))
+        if self._streaming and self._buffered > READ_AHEAD_BYTES and not self._paused and self.transport:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._forget_timer()
+        if self._complete or self._error is not None:
+            return
+        if self.head is not None and "content-length" not in self._headers and "transfer-encoding" not in self._headers:
+            self._complete = True  # an answer that ends with its connection
+            self._wake()
+            return
+        if self.head is not None:
+            self._fail(Broken("cut", "the connection broke before the answer ended"))
+        else:
+            clean = self._received == 0
+            self._fail(Broken("connection", "the connection broke before an answer came", clean=clean))
+
+    # --- the parser's side ---
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = {}
+            return
+        self.head = (status, self._headers)
+        if self._streaming:
+            self._limit = MAX_STREAM_BYTES
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+        self._buffered += len(body)
+        if self._streaming:
+            self._wake()
+
+    def on_message_complete(self) -> None:
+        if self.head is not None:
+            self._keep_alive = self._parser.should_keep_alive()
+            self._complete = True
+            self._wake()
+
+    # --- the exchange's side ---
+
+    def send(self, payload: bytes, *, streaming: bool, idle_seconds: float) -> None:
+        if self.reused:
+            self._reset()
+        self._streaming = streaming
+        self._idle_seconds = idle_seconds
+        self._heard_at = self.loop.time()
+        self._is_asked = True
+        if self._timer is None or self._timer_at > self._heard_at + idle_seconds:
+            self._look_at(self._heard_at + idle_seconds)
+        if self.transport is None or self.transport.is_closing():
+            raise Broken("connection", "the connection broke before an answer came", clean=True)
+        self.transport.write(payload)
+
+    def _check_silence(self) -> None:
+        """One timer, which looks back when it fires, instead of being set anew by every exchange and piece."""
+        self._timer = None
+        at = self._heard_at + self._idle_seconds
+        if not self._is_asked:
+            return
+        if self._paused or at > self.loop.time() + 0.001:
+            self._look_at(max(at, self.loop.time() + 0.1))
+        else:
+            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s"))
+
+    def _look_at(self, at: float) -> None:
+        self._forget_timer()
+        self._timer, self._timer_at = self.loop.call_at(at, self._check_silence), at
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def done(self) -> None:
+        """The exchange is over, however it ended."""
+        self._is_asked = False
+
+    async def wait_head(self) -> tuple[int, dict[str, str]]:
+        while self.head is None:
+            await self._wait()
+        return self.head
+
+    async def wait_all(self) -> bytes:
+        while not self._complete:
+            await self._wait()
+        return self._taken()
+
+    async def next_chunk(self) -> bytes:
+        """What has come since the last time, at least a byte; b"" at the end."""
+        while not self._body:
+            if self._complete:
+                return b""
+            await self._wait()
+        taken = self._taken()
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+        return taken
+
+    def _taken(self) -> bytes:
+        taken = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._buffered = 0
+        return taken
+
+    async def _wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: Broken) -> None:
+        self._error = error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+        self.close()
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
+
+    @property
+    def reusable(self) -> bool:
+        return self._complete and self.transport is not None and not self.transport.is_closing() and self._keep_alive
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Pool:
+    """Kept connections of one event loop."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Address, deque[Connection]] = {}
+
+    def take(self, address: Address) -> Connection | None:
+        """The connection used last, if one is still fresh."""
+        idle = self._idle.get(address)
+        oldest = time.monotonic() - KEEP_SECONDS
+        while idle:
+            connection = idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                if connection.idle_since > oldest:
+                    return connection
+                connection.close()
+        return None
+
+    async def open(self, address: Address) -> Connection:
+        tls, host, port = address
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await loop.create_connection(
+                    Connection, host, port, ssl=_ssl_context() if tls else None
+                )
+        except TimeoutError:
+            raise Broken("connection", "nobody answered in time") from None
+        except ssl.SSLError as error:
+            raise Broken("connection", f"TLS failed: {error.reason}") from None
+        except (OSError, UnicodeError):
+            raise Broken("connection", "no connection to the provider") from None
+        return connection
+
+    def give_back(self, address: Address, connection: Connection) -> None:
+        if not connection.reusable:
+            connection.close()
+            return
+        connection.idle_since = time.monotonic()
+        connection.reused = True
+        idle = self._idle.setdefault(address, deque())
+        idle.append(connection)
+        while idle and (len(idle) > KEPT_CONNECTIONS or idle[0].idle_since < connection.idle_since - KEEP_SECONDS):
+            idle.popleft().close()
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            while idle:
+                idle.popleft().close()
+
+
+@lru_cache(maxsize=1)
+def _ssl_context() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certifi.where())

@@ -1,0 +1,297 @@
+"""Providers' exports: every documented form is read, mistakes are told with their place, and the comparison adds up."""
+
+import io
+import json
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.core.management import call_command
+from django.test import Client
+
+from routing import statement_files, statements
+from routing.models import LanguageModel, Provider
+from routing.models_usage import Statement, StatementLine
+from routing.statement_files import read
+from tests.routing.books import book
+from ziggie.errors import Conflict, InvalidInput
+
+DAY = date(2026, 5, 10)
+PLAIN = "date,model,input_tokens,output_tokens,cost_usd\n"
+ANTHROPIC_USAGE = {
+    "data": [
+        {
+            "starting_at": "2026-05-10T00:00:00Z", "ending_at": "2026-05-11T00:00:00Z",
+            "results": [
+                {"uncached_input_tokens": 1500, "cache_creation": {"ephemeral_1h_input_tokens": 1000,
+                 "ephemeral_5m_input_tokens": 500}, "cache_read_input_tokens": 200, "output_tokens": 500,
+                 "server_tool_use": {"web_search_requests": 10}, "api_key_id": None, "workspace_id": None,
+                 "model": "claude-sonnet-4-5-20250929", "service_tier": "standard", "context_window": "0-200k"},
+                {"uncached_input_tokens": 1, "cache_creation": None, "cache_read_input_tokens": 0, "output_tokens": 2,
+                 "model": "claude-sonnet-4-5-20250929", "service_tier": "batch"},
+            ],
+        },
+        {"starting_at": "2026-05-11T00:00:00Z", "ending_at": "2026-05-12T00:00:00Z", "results": []},
+    ],
+    "has_more": False, "next_page": None,
+}  # fmt: skip
+ANTHROPIC_COST = {
+    "data": [{"starting_at": "2026-05-10T00:00:00Z", "ending_at": "2026-05-11T00:00:00Z", "results": [
+        {"currency": "USD", "amount": "123.78912", "workspace_id": None, "description": "Input",
+         "cost_type": "tokens", "model": "claude-sonnet-4-5-20250929", "token_type": "uncached_input_tokens"},
+        {"currency": "USD", "amount": "6.21088", "cost_type": "tokens", "model": "claude-sonnet-4-5-20250929"},
+        {"currency": "USD", "amount": "10", "cost_type": "web_search", "model": None},
+    ]}],
+    "has_more": False, "next_page": None,
+}  # fmt: skip
+OPENAI_USAGE = {
+    "object": "page", "has_more": False, "next_page": None,
+    "data": [{"object": "bucket", "start_time": 1778371200, "end_time": 1778457600, "results": [
+        {"object": "organization.usage.completions.result", "input_tokens": 1000, "output_tokens": 500,
+         "input_cached_tokens": 800, "num_model_requests": 5, "model": "gpt-4o-2024-08-06", "batch": None},
+    ]}],
+}  # fmt: skip
+OPENAI_COSTS = {
+    "object": "page", "has_more": False, "next_page": None,
+    "data": [{"object": "bucket", "start_time": 1778371200, "end_time": 1778457600, "results": [
+        {"object": "organization.costs.result", "amount": {"value": 0.06, "currency": "usd"},
+         "line_item": "gpt-4o-2024-08-06, input", "project_id": None},
+        {"object": "organization.costs.result", "amount": {"value": 0.04, "currency": "usd"},
+         "line_item": "gpt-4o-2024-08-06, output", "project_id": None},
+    ]}],
+}  # fmt: skip
+FORMS: dict[str, tuple[str, str, tuple[int | None, int | None, str | None]]] = {
+    "Anthropic usage": (json.dumps(ANTHROPIC_USAGE), "claude-sonnet-4-5-20250929", (3201, 502, None)),
+    "Anthropic cost": (json.dumps(ANTHROPIC_COST), "claude-sonnet-4-5-20250929", (None, None, "1.3")),
+    "OpenAI usage": (json.dumps(OPENAI_USAGE), "gpt-4o-2024-08-06", (1000, 500, None)),
+    "OpenAI costs": (json.dumps(OPENAI_COSTS), "gpt-4o-2024-08-06", (None, None, "0.10")),
+    "plain table": (json.dumps([{"date": "2026-05-10", "model": "m", "input_tokens": 3, "cost_usd": 0.5}]), "m",
+                    (3, None, "0.5")),
+    "plain table (CSV)": (PLAIN + "2026-05-10,m,1,2,0.5\n2026-05-10,m,1,,0.25\n\n", "m", (2, 2, "0.75")),
+    "Anthropic usage (CSV)": (
+        "usage_date_utc,model_version,api_key,workspace,usage_input_tokens_no_cache,usage_input_tokens_cache_write_5m,"
+        "usage_input_tokens_cache_write_1h,usage_input_tokens_cache_read,usage_output_tokens,web_search_count\n"
+        "2026-05-10 15:04,claude-sonnet-4-5-20250929,k,Default,10,20,30,40,5,0\n",
+        "claude-sonnet-4-5-20250929", (100, 5, None)),
+    "Anthropic cost (CSV)": (
+        "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,cost_type\n"
+        "2026-05-10,Claude Sonnet 4.5,Default,k,message,0-200k,input_no_cache,0.90,token\n"
+        "2026-05-10,Claude Sonnet 4.5,Default,k,message,0-200k,output,0.10,token\n",
+        "Claude Sonnet 4.5", (None, None, "1.00")),
+    "OpenAI costs (CSV)": (
+        "start_time,end_time,start_time_iso,end_time_iso,amount_value,amount_currency,line_item,project_id\n"
+        "1778371200,1778457600,2026-05-10T00:00:00+00:00,x,0.8958740000000000,usd,\"gpt-4o-2024-08-06, input\",\n"
+        "1778457600,1778544000,2026-05-11T00:00:00+00:00,x,,,,\n",
+        "gpt-4o-2024-08-06", (None, None, "0.895874")),
+    "OpenAI usage (CSV)": (
+        "start_time\tend_time\tstart_time_iso\tmodel\tinput_tokens\toutput_tokens\tinput_cached_tokens\n"
+        "1778371200\t1778457600\t2026-05-10T00:00:00+00:00\tgpt-4o-2024-08-06\t7\t8\t3\n",
+        "gpt-4o-2024-08-06", (7, 8, None)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_every_known_form_is_read(form: str) -> None:
+    text, model, (tokens_in, tokens_out, cost) = FORMS[form]
+    export = read(text.encode("utf-8-sig" if "CSV" in form else "utf-8"))
+    figures = export.lines[DAY, model]
+    assert export.form == form
+    assert (figures.input_tokens, figures.output_tokens) == (tokens_in, tokens_out)
+    assert figures.cost_usd == (None if cost is None else Decimal(cost))
+    assert min(export.days) == DAY
+
+
+def test_several_pages_are_one_export_and_an_unfinished_one_is_refused() -> None:
+    unfinished = OPENAI_USAGE | {"has_more": True}
+    assert read(json.dumps([unfinished, OPENAI_USAGE]).encode()).lines[DAY, "gpt-4o-2024-08-06"].input_tokens == 2000
+    with pytest.raises(InvalidInput, match="has_more"):
+        read(json.dumps(unfinished).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "the file is empty"),
+        (PLAIN, "tells of no use"),
+        ("a,b\n1,2\n", "line 1: the columns 'a, b' are those of no known export"),
+        (PLAIN + "2026-05-10,m,1,2,3\n2026-05-10,m,x,2,3\n", "line 3: input_tokens 'x' is no number"),
+        (PLAIN + "2026-05-10,m,-1,2,3\n", "line 2: input_tokens '-1'"),
+        (PLAIN + "yesterday,m,1,2,3\n", "line 2: date 'yesterday' is no date"),
+        (PLAIN + "0001-01-01,m,1,2,3\n", "line 2: date '0001-01-01' is too far away"),
+        (PLAIN + "99999999999,m,1,2,3\n", "line 2: date '99999999999'"),
+        (PLAIN + "2026-05-10,m,1,2,nan\n", "line 2: cost_usd 'nan'"),
+        (PLAIN + "2026-05-10,m,1,2,1e400\n", "line 2: cost_usd '1e400'"),
+        (PLAIN + "2026-05-10,m,1,2\n", "line 2: has 4 cells, and the head has 5"),
+        (PLAIN + '2026-05-10,"m,1,2,3\n', "line 2: unexpected end of data"),
+        (PLAIN + "2026-05-10,m\x07,1,2,3\n", r"line 2: model 'm\x07' is no name"),
+        (PLAIN + f"2026-05-10,m,{'9' * 400},2,3\n", "line 2: input_tokens '999"),
+        (PLAIN + "2026-05-10,m,x,2,3\n" * 3, "(and 2 more)"),
+        ("start_time,amount_value,amount_currency\n1778371200,5,eur\n", "line 2: amounts in 'eur'"),
+        ('{"data": [', "line 1, column 11: no JSON"),
+        ('[\n{"date": "2026-05-10",\n}]', "line 3, column 1: no JSON"),
+        ("[" * 100_000, "no JSON|nested too deeply"),
+        ("[1]", "[0] should be an object"),
+        ('{"data": [3]}', "data[0] should be an object with results"),
+        ('{"data": [{"starting_at": "2026-05-10T00:00:00Z", "results": []}]}', "tells of no use"),
+        ('{"hello": 1}', "no known export"),
+        ('[{"date": "2026-05-10", "model": "m", "cost_usd": {}}]', "[0]: cost_usd '{}' is no amount"),
+        ('[{"date": "2026-05-10", "model": 3}]', "[0]: model '3' is no name"),
+        (json.dumps([{"date": "2026-05-10", "model": "m"}, {"x": 1}]), "[1]: is not like the first"),
+    ],
+)
+def test_a_bad_file_is_told_with_its_place(content: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as found:
+        read(content.encode())
+    assert any(part in found.value.message for part in told.split("|"))
+
+
+def test_files_have_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value, told in (("MAX_BYTES", 10, "larger than"), ("MAX_ROWS", 2, "line 4: the file has more than 2"),
+                              ("MAX_LINES", 2, "more than 2 days and models")):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(statement_files, name, value)
+            with pytest.raises(InvalidInput, match=told):
+                read((PLAIN + "".join(f"2026-05-1{n},m,1,1,1\n" for n in range(5))).encode())
+    with pytest.raises(InvalidInput, match="line 2: the file is not UTF-8"):
+        read(b"date\n\xff\xfe")
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def providers(transactional_db: None) -> None:
+    shared = {"location": "cloud", "base_url": "https://llm.example"}
+    anthropic = Provider.objects.create(slug="anthropic", kind="anthropic", **shared)
+    names: dict[str, Any] = {"name": "claude-sonnet-4-5", "aliases": ["claude-sonnet-4-5-latest"]}
+    LanguageModel.objects.create(slug="sonnet", provider=anthropic, context_window=999, **names)
+    Provider.objects.create(slug="openai", kind="openai", **shared)
+
+
+def ours(model: str, cost: int, *, days: int = 0, **columns: Any) -> None:
+    at = datetime(2026, 5, 10, 23, 59, tzinfo=UTC) + timedelta(days=days)
+    book(provider="anthropic", model=model, cost_microusd=cost, at=at, **columns)
+
+
+def load(text: str, provider: str = "anthropic", **options: Any) -> Statement:
+    return statements.load(text.encode(), file_name="may.csv", provider=provider, by="ada", **options)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_days_and_models_are_matched_missing_or_unexplained_and_the_sums_add_up() -> None:
+    ours("sonnet", 500_000)
+    ours("sonnet", 500_004)
+    ours("sonnet", 70_000, days=1)
+    ours("haiku", 30_000, days=2)
+    ours("sonnet", 99, days=3)
+    book(provider="openai", model="gpt", cost_microusd=77, at=datetime(2026, 5, 10, tzinfo=UTC))
+    report = statements.compare(load(
+        "date,model,cost_usd\n"
+        "2026-05-10,claude-sonnet-4-5-20250929,0.60\n2026-05-10,Claude Sonnet 4.5,0.40\n"
+        "2026-05-11,claude-sonnet-4-5-latest,0.09\n2026-05-12,claude-opus-4,1.25\n"
+    ))  # fmt: skip
+    assert [(line.day.day, line.model, line.state, line.difference("cost_microusd")) for line in report.lines] == [
+        (10, "sonnet", "matched", -4),
+        (11, "sonnet", "differs", 20_000),
+        (12, "claude-opus-4", "only theirs", 1_250_000),
+        (12, "haiku", "only ours", -30_000),
+    ]
+    assert report.told == ["cost_microusd"]
+    assert report.unexplained("cost_microusd") == 20_000 + 1_250_000 - 30_000 - 4
+    told = statements.as_json(report)
+    assert told["counts"] == {"matched": 1, "differs": 1, "only theirs": 1, "only ours": 1}
+    assert (told["theirs"], told["ours"]) == ({"cost_usd": "2.340000"}, {"cost_usd": "1.100004"})
+    assert told["unexplained"] == {"cost_usd": "1.239996"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_tokens_are_compared_one_by_one() -> None:
+    ours("sonnet", 5, input_tokens=3201, output_tokens=502)
+    report = statements.compare(load(json.dumps(ANTHROPIC_USAGE)))
+    assert [line.state for line in report.lines] == ["matched"]
+    assert (report.statement.first_day, report.statement.last_day) == (DAY, DAY + timedelta(days=1))
+    ours("sonnet", 5, input_tokens=1, output_tokens=0)
+    report = statements.compare(report.statement)
+    assert [line.state for line in report.lines] == ["differs"], "a kept statement sees what came later"
+    assert (report.unexplained("input_tokens"), report.unexplained("output_tokens")) == (-1, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_a_statement_without_models_is_compared_by_day() -> None:
+    ours("sonnet", 40_000)
+    ours("haiku", 60_000)
+    report = statements.compare(load("start_time,amount_value,amount_currency,line_item\n1778371200,0.1,usd,\n"))
+    assert [(line.model, line.state) for line in report.lines] == [("", "matched")]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_the_same_file_is_refused_unless_it_is_to_replace_itself() -> None:
+    first = load(PLAIN + "2026-05-10,m,1,2,3\n")
+    with pytest.raises(Conflict, match=r"loaded before, on .* by ada; nothing was changed"):
+        load(PLAIN + "2026-05-10,m,1,2,3\n")
+    second = load(PLAIN + "2026-05-10,m,1,2,3\n", replace=True)
+    assert second.pk != first.pk
+    assert Statement.objects.count() == StatementLine.objects.count() == 1
+    load(PLAIN + "2026-05-10,m,1,2,3\n", provider="openai")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_nothing_is_half_loaded() -> None:
+    for text, provider in ((PLAIN + "2026-05-10,m,1,2,3\n2026-05-11,m,1,2,x\n", "anthropic"), (PLAIN, "nobody")):
+        with pytest.raises(InvalidInput):
+            load(text, provider)
+    assert not Statement.objects.exists()
+    assert not StatementLine.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_the_command_tells_people_and_programs(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ours("sonnet", 90_000)
+    file = tmp_path / "may.csv"
+    file.write_text(PLAIN + "2026-05-10,claude-sonnet-4-5,10,5,0.10\n")
+    call_command("usage", "reconcile", str(file), "--provider", "anthropic")
+    said = capsys.readouterr().out
+    assert "0 matched, 1 differs, 0 only theirs, 0 only ours." in said
+    assert "cost_usd: theirs 0.100000, ours 0.090000, unexplained 0.010000" in said
+    call_command("usage", "reconcile", str(file), "--provider", "anthropic", "--replace", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["unexplained"] == {"input_tokens": 0, "output_tokens": 0, "cost_usd": "0.010000"}
+    assert told["loaded_by"] == "the command line"
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        call_command("usage", "reconcile", str(tmp_path / "none.csv"), "--provider", "anthropic")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_staff_with_the_permission_load_and_look_on_pages(client: Client, django_user_model: Any) -> None:
+    user = django_user_model.objects.create_user("grace", password="x", is_staff=True)
+    client.force_login(user)
+    assert client.get("/usage/statements/").status_code == 403
+    user.user_permissions.add(*Permission.objects.filter(codename__in=["view_statement", "add_statement"]))
+    assert "No statement has been loaded yet" in client.get("/usage/statements/").content.decode()
+
+    def send(text: str) -> str:
+        file = io.BytesIO(text.encode())
+        file.name = "<may>.csv"
+        sent: Any = {"provider": "anthropic", "file": file}
+        return client.post("/usage/statements/", sent, follow=True).content.decode()
+
+    ours("sonnet", 90_000)
+    page = send(PLAIN + "2026-05-10,claude-sonnet-4-5,10,5,0.10\n")
+    assert "loaded by grace" in page
+    assert "<strong>$0.010000</strong>" in page
+    assert "&lt;may&gt;.csv" in page
+    assert "nothing was changed" in send(PLAIN + "2026-05-10,claude-sonnet-4-5,10,5,0.10\n")
+    assert "line 2: input_tokens &#x27;x&#x27; is no number" in send(PLAIN + "2026-05-10,m,x,5,0.10\n")
+    assert "choose a file first" in client.post("/usage/statements/", {"provider": "x"}, follow=True).content.decode()
+    assert Statement.objects.count() == 1
+    user.user_permissions.remove(Permission.objects.get(codename="add_statement"))
+    assert client.post("/usage/statements/", {}).status_code == 403

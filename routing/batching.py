@@ -84,9 +84,7 @@ def tick() -> None:
     for pk in ProviderBatch.objects.filter(state__in=("sending", "open")).values_list("pk", flat=True):
         _look_after(pk)
     _dispatch()
-    from routing.tasks import run_batch_item
-
-    queue.wake_forgotten(BatchItem.objects.all(), Q(state="ready"), run_batch_item)
+    queue.wake_forgotten(BatchItem.objects.all(), Q(state="ready"), "routing.tasks.run_batch_item")
 
 
 def has_work() -> bool:

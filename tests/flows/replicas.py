@@ -26,7 +26,8 @@ ROUTING = """
 providers:
   - {{slug: north, kind: openai, location: cloud, base_url: "{north}/v1", enabled: true, timeout_seconds: 20}}
   - {{slug: south, kind: openai, location: cloud, base_url: "{south}/v1", enabled: true, timeout_seconds: 20}}
-  - {{slug: home, kind: openai, location: local, base_url: "{south}/v1", enabled: true, timeout_seconds: 20}}
+  - {{slug: home, kind: openai, location: local, base_url: "{south}/v1", enabled: true, timeout_seconds: 20,
+     max_concurrency: 64}}
 models:
   - {{slug: alpha, provider: north, name: alpha, context_window: 32768, max_output_tokens: 1000,
      capabilities: [chat, json], input_usd_per_mtok: "1", output_usd_per_mtok: "1"}}

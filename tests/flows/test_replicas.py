@@ -8,8 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from routing import slots
 from tests.flows.changes import CHANGED_WITHIN_SECONDS, CHANGES, seconds_until_in_force
-from tests.flows.replicas import MODELS, Load, Replicas, call, replicas
+from tests.flows.replicas import MODELS, Load, Replicas, Told, call, replicas
 from tests.flows.system import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(400), pytest.mark.xdist_group("replicas")]
@@ -156,3 +157,38 @@ def test_an_answer_cut_in_its_middle_is_made_whole_by_the_next_provider(here: Re
     told = asyncio.run(ask())
     assert [one.problem for one in told if one.problem] == []
     assert {one.text for one in told} == {"from south"}
+
+
+# --- overflow ------------------------------------------------------------------------------------------
+
+OVERFLOWING = """
+providers: [{slug: home, kind: openai, location: local, max_concurrency: 1}]
+policies:
+  - slug: replicas
+    live: true
+    rules:
+      - {name: overflow, when: {local_queue: {above: 3}}, chain: [beta]}
+      - {name: at home, chain: [gamma]}
+"""
+
+
+def test_a_long_local_queue_of_one_process_sends_the_next_task_of_another_to_the_cloud(here: Replicas) -> None:
+    here.apply(OVERFLOWING)
+    time.sleep(2.5)  # every process has seen it, and looks anew when it is asked
+
+    async def ask() -> tuple[list[Told], list[Told], Told]:
+        async with httpx2.AsyncClient(timeout=60) as client:
+            crowd = [asyncio.create_task(call(client, here, "web 1")) for _ in range(8)]
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            await asyncio.to_thread(until, lambda: here.system.rows(waiting, slots.WAITING)[0][0] > 3, 20)
+            next_ones = [await call(client, here, door) for door in ("web 2", "gateway")]
+            crowded = await asyncio.gather(*crowd)
+            await asyncio.sleep(2.5)
+            return next_ones, crowded, await call(client, here, "web 2")
+
+    here.south.play(latency=1.0)
+    next_ones, crowded, afterwards = asyncio.run(ask())
+    assert [one.problem for one in (*next_ones, *crowded, afterwards) if one.problem] == []
+    assert [(one.headers["x-ziggie-rule"], one.model) for one in next_ones] == [("overflow", "beta")] * 2
+    assert {one.model for one in crowded} == {"gamma"}
+    assert afterwards.headers["x-ziggie-rule"] == "at home"

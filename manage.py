@@ -6,7 +6,8 @@ import sys
 
 
 def main() -> int:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.settings")
+    serves_alone = sys.argv[1:2] == ["gateway"]
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.gateway_settings" if serves_alone else "ziggie.settings")
     from ziggie.commands import run
 
     return run(sys.argv)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agents.models import Agent, AgentRun, Callback
@@ -56,6 +57,7 @@ class RunSerializer(serializers.ModelSerializer[AgentRun]):
     def get_budget_usd(self, run: AgentRun) -> str | None:
         return None if run.budget_microusd is None else usd(run.budget_microusd)
 
+    @extend_schema_field(CallbackSerializer(allow_null=True))
     def get_callback(self, run: AgentRun) -> dict[str, Any] | None:
         """The latest delivery; null before the run is over, and where none was asked for."""
         latest = run.callback

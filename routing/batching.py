@@ -3,8 +3,8 @@
     tick()       now and then in a worker: fetches what providers have answered, sends what is due
     run(id)      in a worker: one item by a plain call
 
-Each item's worst case is held when it is sent and settled once, when its answer is there. A batch that expires is
-sent once more; after that, and for whatever a batch could not answer, a plain call is made.
+A batch's worst case is held when it is sent; each item is settled once, when its answer is there (batch_money.py).
+A batch that expires is sent once more; after that, and for whatever a batch could not answer, a plain call is made.
 """
 
 import logging
@@ -21,20 +21,21 @@ import orjson
 from django.db.models import F, Q
 from django.utils import timezone
 
-from routing import bodies, health, ledger, receipts, rules, service, snapshot
-from routing.adapters import CODECS, claude_batches
+from routing import batch_money, bodies, health, ledger, receipts, rules, service, snapshot
+from routing.adapters import claude_batches
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
 from routing.attempts import Answer, Walk
-from routing.batch_answers import Nobody, Told, plan_of
+from routing.batch_answers import Nobody, Told, plan_of, wire
 from routing.batch_rows import in_window, request_of
 from routing.batch_traces import SENDING_FOR, taken
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, measure
 from routing.models import BatchItem, ProviderBatch, RoutedCall
 from routing.pricing import batched, worst_case_microusd
-from routing.rerun import circumstances
+from routing.rerun import Circumstances, circumstances
 from routing.types import (
+    ENVELOPE,
     Candidate,
     ChatRequest,
     Plan,
@@ -45,7 +46,15 @@ from routing.types import (
 )
 from ziggie import queue
 from ziggie.background import background_loop
-from ziggie.errors import AllProvidersFailed, BudgetExceeded, InvalidInput, RoutingError, Unavailable, ZiggieError
+from ziggie.errors import (
+    AllProvidersFailed,
+    BudgetExceeded,
+    Conflict,
+    InvalidInput,
+    RoutingError,
+    Unavailable,
+    ZiggieError,
+)
 from ziggie.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -58,7 +67,6 @@ BATCH_LIFE = timedelta(hours=26)  # the provider's own limit is 24
 FOUND_WITHIN = timedelta(hours=1)
 PERHAPS_SENT = frozenset({"connection", "timeout", "cut", "protocol", "server"})
 WAITS_FOR = timedelta(days=7)
-HOLD_SECONDS = 7 * 86_400.0
 SUBMISSIONS = 2
 MAX_TRIES = 3
 CALL_SECONDS = 900.0
@@ -148,31 +156,31 @@ def _give_up(row: BatchItem, error: ZiggieError) -> None:
 
 
 def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
-    """Holds the money of each item, writes down that it is sent, and sends all of them in one batch.
+    """Holds the money of all of them once, writes down that they are sent, and sends them in one batch.
 
     Where nobody heard its id, because this process died or the answer was lost, it stays `sending` until it has been
     looked for at the provider.
     """
     provider = items[0].candidate.model.provider
     batch = ProviderBatch.objects.create(provider=provider.slug)
-    wired: list[tuple[str, WireRequest]] = []
-    size = 0
-    for item in items:
-        try:
-            sent = _wire(item.request, item.candidate)
-        except (ProviderError, RoutingError, ValueError):  # a plain call finds the words for it
+    wired = _wired(items)
+    stakes = {item.row.pk: _stake(item, configuration) for item, _ in wired}
+    affordable = batch_money.hold(batch.pk, stakes)
+    for item, _ in wired:
+        if item.row.pk not in affordable:  # a plain call turns to what is free, or is refused
             BatchItem.objects.filter(pk=item.row.pk, state="queued").update(plain=True)
-            continue
-        size += len(orjson.dumps(sent.body))
-        if size > MAX_BATCH_BYTES and wired:
-            break  # the rest goes with the next tick
-        if _hold(item, batch, configuration, world):
-            wired.append((item.row.pk.hex, sent))
-    if not wired:
+    seen = circumstances(configuration, world) | {"batch": True}
+    going = [
+        (item.row.pk.hex, sent)
+        for item, sent in wired
+        if item.row.pk in affordable and _take(item, batch, stakes[item.row.pk], seen)
+    ]
+    if not going:
+        batch_money.close(batch.pk)
         batch.delete()
         return
     try:
-        remote_id = background_loop().submit(claude_batches.create(provider, wired)).result()
+        remote_id = background_loop().submit(claude_batches.create(provider, going)).result()
     except ProviderError as error:
         if error.kind in PERHAPS_SENT:
             ProviderBatch.objects.filter(pk=batch.pk).update(problem=error.message[:300])
@@ -182,11 +190,25 @@ def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
     ProviderBatch.objects.filter(pk=batch.pk).update(remote_id=remote_id, state="open", checked_at=timezone.now())
 
 
-def _hold(item: _Due, batch: ProviderBatch, configuration: Snapshot, world: World) -> bool:
-    """Claims the item and holds its worst case at half price; False if somebody else has it or it does not fit."""
-    if queue.claim(BatchItem.objects.all(), item.row.pk, waiting=Q(state="queued")) is None:
-        return False
-    row = BatchItem.objects.get(pk=item.row.pk)
+def _wired(items: list[_Due]) -> list[tuple[_Due, WireRequest]]:
+    """The items as the provider reads them, as many as one batch takes; the rest goes with the next tick."""
+    wired: list[tuple[_Due, WireRequest]] = []
+    size = 0
+    for item in items:
+        try:
+            sent = wire(item.request, item.candidate)
+        except (ProviderError, RoutingError, ValueError):  # a plain call finds the words for it
+            BatchItem.objects.filter(pk=item.row.pk, state="queued").update(plain=True)
+            continue
+        size += len(orjson.dumps(sent.body))
+        if size > MAX_BATCH_BYTES and wired:
+            break
+        wired.append((item, sent))
+    return wired
+
+
+def _stake(item: _Due, configuration: Snapshot) -> dict[int, int]:
+    """What the item may cost at half price, by budget id."""
     model = batched(item.candidate.model)
     assert model.price is not None  # _has_batches
     worst = worst_case_microusd(
@@ -194,27 +216,25 @@ def _hold(item: _Due, batch: ProviderBatch, configuration: Snapshot, world: Worl
         input_tokens=item.demand.input_at_most,
         output_tokens=item.demand.choices * item.candidate.max_output_tokens,
     )
-    amounts = {budget.id: worst for budget in budgets_in_scope(configuration.budgets, model, item.demand)}
-    seen = circumstances(configuration, world) | {"batch": True}
-    decision = receipts.decision(item.request, item.demand, item.plan, seen)
-    context = receipts.context(decision, item.plan)
-    reserving = ledger.reserve(row.call_id, amounts, configuration, expires_in_seconds=HOLD_SECONDS, context=context)
-    try:
-        hold = background_loop().submit(reserving).result()
-    except BudgetExceeded:
-        _write(row, plain=True, **queue.end_lease())  # a plain call turns to what is free, or is refused
+    watching = budgets_in_scope(configuration.budgets, model, item.demand)
+    return dict.fromkeys((ENVELOPE, *(budget.id for budget in watching)), worst) if worst else {}
+
+
+def _take(item: _Due, batch: ProviderBatch, stake: dict[int, int], seen: Circumstances) -> bool:
+    """Writes down that the item goes with the batch; False if somebody else has it."""
+    if queue.claim(BatchItem.objects.all(), item.row.pk, waiting=Q(state="queued")) is None:
         return False
+    row = BatchItem.objects.get(pk=item.row.pk)
     _write(
         row,
         state="sent",
         batch=batch,
         submissions=F("submissions") + 1,
         sent={
-            "decision": decision,
-            "model": model.slug,
+            "decision": receipts.decision(item.request, item.demand, item.plan, seen),
+            "model": item.candidate.model.slug,
             "max_output_tokens": item.candidate.max_output_tokens,
-            "amounts": {str(budget): amount for budget, amount in hold.amounts.items()},
-            "periods": {str(budget): period for budget, period in hold.periods.items()},
+            "amounts": {str(budget): amount for budget, amount in stake.items()},
             "at": timezone.now().isoformat(),
         },
         **queue.end_lease(),
@@ -224,11 +244,6 @@ def _hold(item: _Due, batch: ProviderBatch, configuration: Snapshot, world: Worl
 
 def _write(row: BatchItem, **columns: Any) -> None:
     queue.write_fenced(BatchItem.objects.all(), row.pk, row.fence, **columns)
-
-
-def _wire(request: ChatRequest, candidate: Candidate) -> WireRequest:
-    codec = CODECS[candidate.model.provider.kind]()
-    return codec.encode_chat(request, candidate.model, max_output_tokens=candidate.max_output_tokens, stream=False)
 
 
 # --- fetching ------------------------------------------------------------------------------------
@@ -265,21 +280,16 @@ def _look_after(pk: UUID) -> None:
 
 def _look_for(batch: ProviderBatch, fence: int, provider: ProviderSpec | None) -> None:
     """A batch of which nobody heard whether it was taken: it is sent anew only if the provider has none like it."""
+    columns: dict[str, Any] = {"state": "open", "problem": "", "checked_at": None}
     try:
-        found = background_loop().submit(taken(batch, provider)).result() if provider else None
+        columns["remote_id"] = background_loop().submit(taken(batch, provider)).result() if provider else None
     except ProviderError as error:
-        logger.warning("a batch is looked for at %s: %s", batch.provider, error.message)
-        if timezone.now() - batch.created_at > FOUND_WITHIN:
-            _lose(batch, "it was not heard of again", plain=False)
-        else:
-            later = {"problem": error.message[:300], **queue.end_lease()}
-            queue.write_fenced(ProviderBatch.objects.all(), batch.pk, fence, **later)
-        return
-    if found is None:
+        young = timezone.now() - batch.created_at < FOUND_WITHIN
+        columns = {"problem": error.message[:300]} if young else {"remote_id": None}
+    if columns.get("remote_id", "") is None:
         _lose(batch, "the provider has not taken it", plain=False)
-        return
-    columns = {"remote_id": found, "state": "open", "problem": "", "checked_at": None}
-    queue.write_fenced(ProviderBatch.objects.all(), batch.pk, fence, **columns, **queue.end_lease())
+    else:
+        queue.write_fenced(ProviderBatch.objects.all(), batch.pk, fence, **columns, **queue.end_lease())
 
 
 async def _fetch(batch: ProviderBatch, provider: Any, configuration: Snapshot) -> None:
@@ -300,11 +310,11 @@ async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) ->
     if model is None:
         return  # with the rest of the batch it is sent again, elsewhere
     candidate = Candidate(batched(model), "by a batch at half price", sent["max_output_tokens"], 0)
-    walk = Walk(plan_of(sent["decision"], candidate), request, Told(line, _wire(request, candidate)).ask, Nobody())
+    walk = Walk(plan_of(sent["decision"], candidate), request, Told(line, wire(request, candidate)).ask, Nobody())
     answer = await walk.run()
     settled = await _settle(row, request, walk, answer, configuration)
     if not settled and not await RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).aexists():
-        answer = None  # it came so late that the sweep had settled its hold, and there is no receipt to keep it
+        answer = None  # it was settled before, and no receipt keeps it
     columns: dict[str, Any] = {"state": "done", "request": None, "finished_at": timezone.now()}
     if answer is None:
         columns = {"state": "queued", "plain": True, "call_id": uuid7(), "batch": None, "error": line.problem}
@@ -315,7 +325,10 @@ async def _settle(
     row: BatchItem, request: ChatRequest, walk: Walk, answer: Answer | None, configuration: Snapshot
 ) -> bool:
     sent = row.sent or {}
-    hold = _hold_of(row)
+    try:
+        hold = await batch_money.draw(row, configuration)
+    except Conflict:  # whoever did it died before it wrote so
+        return False
     books = receipts.books(
         call_id=row.call_id,
         request=request,
@@ -329,28 +342,23 @@ async def _settle(
         reserved_microusd=max(hold.amounts.values(), default=0),
         seconds=(timezone.now() - datetime.fromisoformat(sent["at"])).total_seconds(),
     )
-    ended = await ledger.settle(hold, call=books.call, records=books.records, charges=books.charges)
+    charges = {**books.charges, ENVELOPE: books.call.cost_microusd}
+    ended = await ledger.settle(hold, call=books.call, records=books.records, charges=charges)
     rule = next((rule for rule in configuration.policy.rules if rule.name == books.call.rule), None)
     if ended and rule is not None and rule.options.store_bodies:
         await bodies.keep(row.call_id, request, answer, configuration)
     return ended
 
 
-def _hold_of(row: BatchItem) -> ledger.Hold:
-    sent = row.sent or {}
-    amounts, periods = ({int(k): v for k, v in sent[name].items()} for name in ("amounts", "periods"))
-    return ledger.Hold(row.call_id, amounts, periods)
-
-
 def _lose(batch: ProviderBatch, problem: str, *, plain: bool, state: str = "lost") -> None:
     """Ends a batch. What it did not answer is queued again with its money given back: once for another batch, then
     for a plain call."""
     for row in BatchItem.objects.filter(batch=batch, state="sent"):
-        background_loop().submit(ledger.release(_hold_of(row))).result()
         last = plain or row.submissions >= SUBMISSIONS
         BatchItem.objects.filter(pk=row.pk, state="sent", call_id=row.call_id).update(
             state="queued", plain=last, batch=None, sent=None, call_id=uuid7()
         )
+    batch_money.close(batch.pk)
     ProviderBatch.objects.filter(pk=batch.pk).update(state=state, problem=problem[:300], **queue.end_lease())
 
 

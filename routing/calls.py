@@ -128,7 +128,7 @@ async def _plan(
     if request.envelope_id is not None:
         envelope = await envelopes.look(request.envelope_id, call_id=call_id)
         if envelope is None or not envelope.is_open:
-            raise BudgetExceeded(f"the budget of {envelope.name if envelope else 'this call'} is closed")
+            raise BudgetExceeded(f"the budget {envelope.name if envelope else 'of this call'} is closed")
         configuration, world = envelopes.seen_with(envelope, configuration, world)
     allowed, seen = _view.of(configuration, world, allowed_models)
     plan = rules.decide(demand, allowed, world)

@@ -22,7 +22,7 @@ from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
 from routing.loops import OfLoop
 from routing.types import ENVELOPE, BudgetState, Snapshot
-from ziggie.errors import BudgetExceeded, InvalidInput
+from ziggie.errors import BudgetExceeded, Conflict, InvalidInput
 
 MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bits
 MAX_HOLD_SECONDS = 7 * 86_400.0
@@ -30,6 +30,7 @@ RESERVE_PATIENCE_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 60.0
 SETTLEMENTS_APART_SECONDS = 0.005  # few wait for them, and a statement for several costs little more than for one
 SWEEP_BATCH = 200
+ANSWERED = -1  # refuses in a budget's place: the call is over
 __all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "sweep"]
 
 EXPIRED = """
@@ -65,7 +66,8 @@ async def reserve(
     the envelope holds in each budget, then from the budget itself.
     `context` is what the sweep settles from if nobody else does: any columns of CallRow and UsageRow.
     Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None.
-    Raises BudgetExceeded naming the budget, InvalidInput for an impossible amount, Unavailable.
+    Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
+    InvalidInput for an impossible amount, Unavailable.
     """
     wanted = {budget: amounts[budget] for budget in sorted(amounts) if amounts[budget]}
     if not wanted:
@@ -86,6 +88,8 @@ async def reserve(
         raise
     if isinstance(outcome, Hold):
         return outcome
+    if outcome.budget_id == ANSWERED:
+        raise Conflict("this call has been answered and settled")
     raise _exceeded(outcome, wanted[outcome.budget_id], snapshot)
 
 

@@ -39,6 +39,10 @@ def _is_random(text: str) -> bool:
     return any(character.isdecimal() for character in text) and any(character.isalpha() for character in text)
 
 
+def _is_mixed(text: str) -> bool:
+    return _is_random(text) and text != text.lower() and text != text.upper()
+
+
 _SECRETS = (
     r"(?:(?:api|access|auth|private|secret|encryption|signing)[-_ ]?key"
     r"|token|secret|password|passwd|passphrase|pwd|credentials?|cookie|authorization)"
@@ -53,7 +57,10 @@ KINDS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
     ("token", r"(?i)\b(?:bearer|basic|token)[ \t]+([A-Za-z0-9._~+/=-]{12,})", None),
     ("password", r"(?i)\b[a-z][a-z0-9+.-]*://[^\s/@:]*:([^\s/@]+)@", None),
     ("secret", rf"(?i)(?:\b|_){_SECRETS}\b\\?[\"']?\s*(?::=|=>|[:=])\s*\\?[\"']?([^\s\"'\\,;&]{{4,}})", None),
-    ("token", r"\b[A-Za-z0-9_]{32,}\b", _is_random),
+    ("token", r"[A-Za-z0-9]{32,}", _is_random),
+    ("token", r"\b[A-Za-z0-9_]{32,}\b", _is_mixed),
+    ("token", r"(?:^|[^A-Za-z0-9/+])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)", _is_mixed),
+    ("token", r"[A-Za-z0-9/+]{32,}={1,2}", _is_mixed),
     ("mail address", r"[\p{L}\p{N}._%+'-]+@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)+", None),
     ("card number", r"\b\d(?:[ -]?\d){12,18}\b", _is_card),
     ("phone number", r"\+\d{1,3}(?:[\s().-]{0,3}\d){6,13}\b", _is_phone),

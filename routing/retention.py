@@ -12,13 +12,14 @@ from typing import Any, LiteralString
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
-from routing.models import RoutingSettings
+from routing.models import RateBucket, RoutingSettings
 from routing.models_usage import StoredBody
 from routing.proof import OF_RECORD, SUMS, hourly_differences
 
 logger = logging.getLogger(__name__)
 
 MONTHS_AHEAD = 3
+COUNTED_SECONDS = 600
 LOCK_MILLISECONDS = 2_000
 RECEIPTS_AT_ONCE = 2_000
 MOST_RECEIPTS = 500_000  # in one run; the next goes on
@@ -185,3 +186,8 @@ def _drop_bodies(before: datetime) -> int:
         dropped += count
         if count < BODIES_AT_ONCE:
             return dropped
+
+
+def forget_old_seconds() -> None:
+    """Drops counts of requests that no sliding window sees any more, such as those of addresses that came once."""
+    RateBucket.objects.filter(second__lt=timezone.now().timestamp() - COUNTED_SECONDS).delete()

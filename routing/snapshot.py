@@ -1,8 +1,8 @@
 """All configuration in memory: one consistent state, hardly ever more than half a second behind the database.
 
 Every change of configuration bumps an epoch in the database. A process looks at that one number at most
-twice a second and reads everything again, in one statement, when it moved. A call takes one snapshot and
-keeps it to its end, so no call sees half of a change.
+twice a second and reads everything again, in one statement, when it moved; who listens (epochs.py) has it look
+at once. A call takes one snapshot and keeps it to its end, so no call sees half of a change.
 
     load()       the state now, past the cache
     policy()     one version of a policy, live or not
@@ -16,17 +16,18 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from django.db import InterfaceError, OperationalError
 from django.db import connection as django_connection
 
 from routing import database
+from routing.loops import OfLoop
 from routing.snapshot_rows import EPOCH, EVERYTHING, POLICY, build, build_policy
 from routing.types import PolicySpec, Snapshot
 from ziggie.errors import Unavailable
 
 CHECK_SECONDS = 0.5
+TRUSTED_SECONDS = 1.5  # up to then a call on an event loop goes on with what there is, while one looks beside it
 
 
 def load() -> Snapshot:
@@ -55,21 +56,29 @@ def current() -> Snapshot:
 
 
 async def acurrent() -> Snapshot:
-    """The same without a wait for any thread. One task of a loop looks, the others wait for what it finds."""
+    """The same without a wait for any thread, and without one for the database unless what is known is older than
+    TRUSTED_SECONDS. One task of a loop looks for all."""
     cache = _cache
     if (known := cache.fresh()) is not None:
         return known
-    async with cache.lock_of_loop():
-        if (known := cache.fresh()) is not None:
-            return known
-        asked_at = time.monotonic()
-        async with database.connection() as connection:
-            row = await (await connection.execute(EPOCH)).fetchone()
-            if (known := cache.unchanged(row[0] if row else 0)) is None:
-                row = await (await connection.execute(EVERYTHING)).fetchone()
-                assert row is not None  # a statement without FROM gives one row
-                known = build(row[0])
-        return cache.keep(known, asked_at)
+    look = cache.look_of_loop()
+    if (known := cache.fresh(TRUSTED_SECONDS)) is not None:
+        look.add_done_callback(_heard)
+        return known
+    return await asyncio.shield(look)
+
+
+def _heard(look: "asyncio.Task[Snapshot]") -> None:
+    """A look that failed beside a call is no news: once what is known is too old, calls fail by it."""
+    if not look.cancelled():
+        look.exception()
+
+
+def expire() -> None:
+    """The configuration has changed: whoever asks next looks first."""
+    cache = _cache
+    if cache.state is not None:
+        cache.state = cache.state[0], float("-inf")
 
 
 def forget() -> None:
@@ -83,14 +92,14 @@ class _Cache:
     """What this process knows. `state` is replaced as a whole, so that no lock is needed to read it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    loop_locks: "WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]" = field(default_factory=WeakKeyDictionary)
+    looks: OfLoop[list["asyncio.Task[Snapshot]"]] = field(default_factory=lambda: OfLoop(list))
     state: tuple[Snapshot, float] | None = None
 
-    def fresh(self) -> Snapshot | None:
+    def fresh(self, seconds: float = CHECK_SECONDS) -> Snapshot | None:
         if self.state is None:
             return None
         snapshot, checked_at = self.state
-        if time.monotonic() - checked_at >= CHECK_SECONDS or _is_over(snapshot):
+        if time.monotonic() - checked_at >= seconds or _is_over(snapshot):
             return None
         return snapshot
 
@@ -105,8 +114,25 @@ class _Cache:
         self.state = (snapshot, checked_at)
         return snapshot
 
-    def lock_of_loop(self) -> asyncio.Lock:
-        return self.loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    def look_of_loop(self) -> "asyncio.Task[Snapshot]":
+        """The look at the database that is under way on this loop; begun now if there is none."""
+        looks = self.looks.get()
+        if not looks:
+            looks.append(asyncio.get_running_loop().create_task(self._look(looks)))
+        return looks[0]
+
+    async def _look(self, looks: "list[asyncio.Task[Snapshot]]") -> Snapshot:
+        try:
+            asked_at = time.monotonic()
+            async with database.connection() as connection:
+                row = await (await connection.execute(EPOCH)).fetchone()
+                if (known := self.unchanged(row[0] if row else 0)) is None:
+                    row = await (await connection.execute(EVERYTHING)).fetchone()
+                    assert row is not None  # a statement without FROM gives one row
+                    known = build(row[0])
+            return self.keep(known, asked_at)
+        finally:
+            looks.clear()
 
 
 _cache = _Cache()

@@ -15,6 +15,7 @@ def sweep() -> None:
     background_loop().submit(envelopes.sweep()).result()
     background_loop().submit(cache.evict()).result()
     shadow.forget_old()
+    retention.forget_old_seconds()
     if batching.has_work():
         queue.enqueue(run_batches)
     queue.wake_forgotten(ShadowComparison.objects.all(), Q(state="waiting"), compare_shadow)

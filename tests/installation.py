@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from routing import snapshot
-from routing.models import BudgetPeriod, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
+from routing.models import BudgetPeriod, Envelope, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
 from routing.seeding import seed
 from tests.servers import AnthropicServer, OllamaServer
 
@@ -37,6 +37,7 @@ class Installation:
     def assert_books_are_closed(self) -> None:
         """Nothing is held, and the records add up to the receipts and to the budget."""
         assert not Reservation.objects.exists()
+        assert not Envelope.objects.filter(closed_at=None).exists()
         spent = sum(record.cost_microusd for record in self.records())
         assert spent == sum(call.cost_microusd for call in RoutedCall.objects.all())
         cloud = sum(record.cost_microusd for record in self.records() if record.source == "cloud")

@@ -56,6 +56,18 @@ def check_numbers(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
     return found
 
 
+@register(TAG)
+def check_proxies(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for entry in settings.TRUSTED_PROXIES:
+        try:
+            ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            hint = "Set TRUSTED_PROXIES to addresses or networks such as 10.0.0.0/8, separated by commas."
+            found.append(Error(f"TRUSTED_PROXIES: {entry!r} is no network.", hint=hint, id="ziggie.E007"))
+    return found
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens on `host`."""
     try:

@@ -53,6 +53,8 @@ CALLBACK_SECRET = env.str("CALLBACK_SECRET", default="") or (_generated_secret("
 # Where callbacks may go beside the public internet: networks such as 10.0.0.0/8.
 CALLBACK_PRIVATE_NETWORKS: list[str] = env.list("CALLBACK_PRIVATE_NETWORKS", default=[])
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=[HOST, "127.0.0.1", "localhost", "[::1]"])
+# Proxies (addresses or networks) whose X-Forwarded-For is believed; unset, whoever connects is the caller.
+TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("HTTPS", default=False)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SESSION_COOKIE_SECURE else None

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from routing import ledger, snapshot
 from routing.gateway import other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
+from routing.gateway.guesses import caller_address, guesses
 from routing.gateway.http import JSON_TYPE, AsgiHttp, ClientGone, Headers, Http, Receive, Scope, Send
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
-from ziggie.errors import NotFound, RateLimited, RoutingError, ZiggieError
+from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, ZiggieError
 from ziggie.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,16 @@ async def _endpoint(http: Http) -> None:
     method, endpoint = found
     if http.method != method:
         raise MethodNotAllowed(f"this endpoint takes {method}")
-    key = await book().authenticate(http.raw_key, http.address)
-    await endpoint(http, key)
+    await endpoint(http, await _authenticated(http))
+
+
+async def _authenticated(http: Http) -> Key:
+    """Raises Unauthorized, RateLimited after too many wrong keys, or Forbidden."""
+    try:
+        return await book().authenticate(http.raw_key)
+    except Unauthorized:
+        await guesses().count(caller_address(http.address, http.forwarded))
+        raise
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:

@@ -15,19 +15,21 @@ from uuid import UUID
 from routing import envelopes, receipts, service
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
+from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_wire, openai_wire
 from routing.gateway.asking import Asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
 from routing.gateway.keys import Key
-from routing.gateway.limits import limits
+from routing.gateway.limits import Admission, limits
 from routing.gateway.reading import Incoming, Json, parse
 from routing.pricing import usd
-from routing.types import Candidate, ChatResult, Delta, StopReason, Usage
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, StopReason, Usage
 from ziggie.errors import Forbidden, RateLimited, RoutingError, Unavailable, ZiggieError
 
 logger = logging.getLogger(__name__)
 
+UNBOUNDED_OUTPUT_TOKENS = 1_000  # what a call that names no limit is taken to write, until it has ended
 MAX_OPEN_STREAMS = 4_000  # of one key in one process
 STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -79,20 +81,36 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     """Answers one request. Raises ZiggieError only while nothing has been sent."""
     incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
-    await limits().admit(key)
+    admission = await limits().admit(key, _estimate(incoming.request, key))
+    try:
+        await _answer(http, dialect, key, incoming, admission)
+    finally:
+        limits().correct(key, admission)
+
+
+def _estimate(request: ChatRequest, key: Key) -> int:
+    """Tokens to count until it is known what the call used: looked for only where a limit needs it."""
+    if key.tokens_per_minute is None:
+        return 0
+    return prompt_tokens(request) + (request.max_output_tokens or UNBOUNDED_OUTPUT_TOKENS)
+
+
+async def _answer(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     if incoming.request.run_id is not None:
         envelope_id = await envelope_of(incoming.request.run_id, key)
         incoming = replace(incoming, request=replace(incoming.request, envelope_id=envelope_id))
     if not incoming.stream:
-        await _answer_whole(http, dialect, key, incoming)
+        await _answer_whole(http, dialect, key, incoming, admission)
         return
     if _open_streams.get(key.id, 0) >= MAX_OPEN_STREAMS:
         raise RateLimited(f"this API key has {MAX_OPEN_STREAMS} open streams already")
     _open_streams[key.id] = _open_streams.get(key.id, 0) + 1
     try:
-        await _answer_streaming(http, dialect, key, incoming)
+        await _answer_streaming(http, dialect, key, incoming, admission)
     finally:
         _open_streams[key.id] -= 1
+        if not _open_streams[key.id]:
+            del _open_streams[key.id]
 
 
 def check_model(name: str, key: Key) -> None:
@@ -115,10 +133,10 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
     return envelope.id
 
 
-async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming) -> None:
+async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     call = await service.open_call(incoming.request, caller=Asker(), allowed_models=key.allowed_models)
     answer, failure = await _walked(http, call)
-    books = _close(call, answer, failure, key)
+    books = _close(call, answer, failure, admission)
     if answer is None:
         raise _explained(failure, call)
     body = dialect.encode(answer.result, str(call.id), books.call.model)
@@ -126,12 +144,12 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", usd(books.call.cost_microusd).encode())])
 
 
-async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming) -> None:
+async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     stream = _Stream(http, dialect, include_usage=incoming.include_usage)
     call = await service.open_call(incoming.request, caller=Asker(stream.take), allowed_models=key.allowed_models)
     stream.call = call
     answer, failure = await _walked(http, call)
-    _close(call, answer, failure, key)
+    _close(call, answer, failure, admission)
     if answer is not None:
         await stream.end(answer)
         return
@@ -211,12 +229,12 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
 
 
 def _close(
-    call: service.OpenCall, answer: Answer | None, failure: BaseException | None, key: Key | None
+    call: service.OpenCall, answer: Answer | None, failure: BaseException | None, admission: Admission | None
 ) -> receipts.Books:
     """Closes the books and has them written beside the answer."""
     books = service.close_books(call, answer, failure)
-    if key is not None and key.tokens_per_minute is not None:
-        limits().count_tokens(key, sum((r.input_tokens or 0) + (r.output_tokens or 0) for r in books.records))
+    if admission is not None:
+        admission.used = sum((r.input_tokens or 0) + (r.output_tokens or 0) for r in books.records)
     beside(_settle(call, books))
     return books
 

@@ -70,13 +70,15 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         self._heard_at = self.loop.time()
-        if self._received > self._limit or (self.head is None and self._received > MAX_HEAD_BYTES):
+        if self._received > self._limit:
             self._fail(Broken("protocol", "the answer is too long"))
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._fail(Broken("protocol", "the answer is not HTTP"))
+        if self.head is None and self._received > MAX_HEAD_BYTES:  # a first read may hold much of the body, too
+            self._fail(Broken("protocol", "the head of the answer is too long"))
         if self._streaming and self._buffered > READ_AHEAD_BYTES and not self._paused and self.transport:
             self._paused = True
             self.transport.pause_reading()

@@ -50,6 +50,7 @@ class Http(ABC):
         self.address = address
         self.hints: dict[str, str] = {}
         self.raw_key = ""
+        self.forwarded = ""
         self.speaks_anthropic = False
         self.started = False
         self.gone = False
@@ -68,6 +69,8 @@ class Http(ABC):
                 api_key = value.decode("latin-1").strip()
             elif name == b"content-length":
                 self._length = int(value) if value.isdigit() and len(value) < 16 else 0
+            elif name == b"x-forwarded-for":  # several such headers are one list
+                self.forwarded += ("," if self.forwarded else "") + value.decode("latin-1")
             elif name == b"content-encoding":
                 self._encoding = value.strip().lower()
             elif name == b"anthropic-version":

@@ -1,25 +1,22 @@
-"""API keys in memory: looked up by hash, never more than half a second behind the database while in use."""
+"""API keys in memory: looked up by hash, and again as soon as the configuration's epoch moves."""
 
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from routing import database
+from routing.epochs import ear
 from routing.loops import OfLoop
-from ziggie.errors import Forbidden, RateLimited, Unauthorized
+from ziggie.errors import Forbidden, Unauthorized
 
 CHECK_SECONDS = 0.5
 UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at this often
 STALE_SECONDS = 2.0  # older than this nobody is served from memory
 SCOPE = "gateway"
 MAX_KEY_CHARACTERS = 512
-GUESSES = 20  # unknown keys that one address may try in GUESS_SECONDS
-GUESS_SECONDS = 60.0
-MAX_ADDRESSES = 10_000
 USED_RESOLUTION_SECONDS = 60.0
 
 EPOCH = "SELECT epoch FROM routing_configepoch WHERE id = 1"
@@ -51,11 +48,11 @@ class KeyBook:
         self._epoch = -1
         self._checked_at = float("-inf")
         self._checking: asyncio.Task[None] | None = None
-        self.guesses: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._used: dict[str, float] = {}
+        ear().follow(self._expire)
 
-    async def authenticate(self, raw_key: str, address: str) -> Key:
-        """Raises Unauthorized, Forbidden (a key without the scope), RateLimited after too many wrong keys."""
+    async def authenticate(self, raw_key: str) -> Key:
+        """Raises Unauthorized, or Forbidden for a key without the scope."""
         digest = hashlib.sha256(raw_key.encode("utf-8", "replace")).digest()
         age = time.monotonic() - self._checked_at
         if age >= STALE_SECONDS:
@@ -67,28 +64,11 @@ class KeyBook:
             await self._refresh()  # it may have been made a moment ago
             key = self._keys.get(digest)
         if key is None or (key.expires_at is not None and key.expires_at <= datetime.now(UTC)):
-            self._count_guess(address)  # raises RateLimited
             raise Unauthorized("this API key is unknown, disabled or expired" if raw_key else "an API key is needed")
         if SCOPE not in key.scopes:
             raise Forbidden(f"this API key lacks the scope {SCOPE!r}")
         self._note_use(key)
         return key
-
-    # --- guessing ---
-
-    def _count_guess(self, address: str) -> None:
-        """Raises RateLimited for an address that has tried too many."""
-        now = time.monotonic()
-        since, guesses = self.guesses.get(address, (now, 0))
-        if now - since >= GUESS_SECONDS:
-            since, guesses = now, 0
-        self.guesses[address] = (since, guesses + 1)
-        self.guesses.move_to_end(address)
-        if len(self.guesses) > MAX_ADDRESSES:
-            self.guesses.popitem(last=False)
-        if guesses >= GUESSES:
-            left = since + GUESS_SECONDS - now
-            raise RateLimited("too many unknown API keys from this address", retry_after_seconds=left)
 
     # --- following the database ---
 
@@ -119,6 +99,10 @@ class KeyBook:
         finally:
             self._checking = None
 
+    def _expire(self) -> None:
+        """The next request looks at the database first."""
+        self._checked_at = float("-inf")
+
     def _note_use(self, key: Key) -> None:
         """Remembers that the key was used: written at the next look, at most once a minute."""
         noted_at = self._used.get(key.id)
@@ -139,9 +123,3 @@ def _key(row: tuple[Any, ...]) -> Key:
 
 _books = OfLoop(KeyBook)
 book = _books.get
-
-
-def forget_guesses() -> None:
-    """Every address starts anew, in all loops of this process."""
-    for known in _books.all():
-        known.guesses.clear()

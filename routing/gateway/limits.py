@@ -4,6 +4,10 @@ A process takes grants from the shared window and spends them from memory. A gra
 process lately needed and never more than a small part of what is left, so that near the limit each request
 is counted in the database before it is served. What is granted is counted when it is taken and must be
 spent soon; so the window is longer by that time, and no limit is ever passed.
+
+A key with a limit of tokens asks the database for each call, together with the calls of the same moment: while
+the window has any tokens left a call is admitted, and its estimate is counted at once and corrected when it has
+ended. So the limit is passed at most by the call that used it up, however many run at a time.
 """
 
 import asyncio
@@ -21,7 +25,7 @@ from ziggie.errors import RateLimited
 
 MINUTE_SECONDS = 60
 GRANT_SECONDS = 2.0
-TOKEN_LOOK_SECONDS = 0.5  # how old our view of others' tokens may be
+CORRECTION_SECONDS = 0.25  # corrections of that time go together
 PART_OF_REST = 16
 MAX_GRANT = 2_000
 PATIENCE_SECONDS = 5.0
@@ -35,9 +39,12 @@ class _Ask:
     key_id: str
     asked: int
     most: int | None
-    tokens: int
-    unused: int
-    unused_at: int
+    hold: int = 0
+    most_tokens: int | None = None
+    tokens: int = 0
+    tokens_at: int = 0
+    unused: int = 0
+    unused_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +57,22 @@ class _Grant:
 
 
 @dataclass(slots=True)
+class Admission:
+    """A request that was let in: the tokens held for it, in which second, and what it came to use."""
+
+    held: int = 0
+    second: int = 0
+    used: int = 0
+
+
+@dataclass(slots=True)
 class _Window:
     """What this process knows of one key."""
 
     granted: int = 0
     granted_at: int = 0  # the second it is counted in
     valid_until: float = 0.0
-    tokens_used: int = 0
-    looked_at: float = float("-inf")
     used: int = 0
-    oldest: int | None = None
-    pending_tokens: int = 0
     spent_since: float = field(default_factory=time.monotonic)
     spent: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -72,24 +84,38 @@ class Limits:
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
         self._lane: Lane[_Ask, _Grant] = Lane(_take_batch, patience_seconds=PATIENCE_SECONDS)
-        self._flushing: asyncio.Task[None] | None = None
+        self._corrections: dict[tuple[str, int], int] = {}
+        self._correcting: asyncio.Task[None] | None = None
 
-    async def admit(self, key: Key) -> None:
-        """Counts one request. Raises RateLimited, or Unavailable where the database is away."""
-        if key.requests_per_minute is None and key.tokens_per_minute is None:
+    async def admit(self, key: Key, tokens: int = 0) -> Admission:
+        """Counts one request, which will use about `tokens`. Raises RateLimited, or Unavailable where the
+        database is away. `correct` tells later what it used."""
+        if key.tokens_per_minute is not None:
+            return await self._hold(key, tokens)
+        if key.requests_per_minute is not None:
+            window = self._window(key.id)
+            if not _spend(window):
+                async with window.lock:
+                    if not _spend(window):
+                        await self._take(window, key)
+            window.spent += 1
+        return Admission()
+
+    def correct(self, key: Key, admission: Admission) -> None:
+        """Counts what a call has used instead of what was held for it; all processes see it half a second later."""
+        difference = admission.used - admission.held
+        if key.tokens_per_minute is None or difference == 0:
             return
-        window = self._window(key.id)
-        if not self._spend(window, key):
-            async with window.lock:
-                if not self._spend(window, key):
-                    await self._take(window, key)
-        window.spent += 1
+        place = (key.id, admission.second if difference < 0 else 0)
+        self._corrections[place] = self._corrections.get(place, 0) + difference
+        if self._correcting is None:
+            self._correcting = asyncio.get_running_loop().create_task(self._correct())
 
-    def count_tokens(self, key: Key, tokens: int) -> None:
-        """Counts what a call has used; other processes learn of it within half a second."""
-        self._window(key.id).pending_tokens += tokens
-        if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().create_task(self._flush())
+    async def event(self, counter: str, *, most: int) -> float:
+        """Counts one event of `counter` (a UUID), of which the last minute may have `most`. Gives the seconds to
+        wait where it has had them, else 0."""
+        grant = await self._lane.submit(_Ask(counter, 1, most))
+        return 0.0 if grant.granted else _wait(grant)
 
     def _window(self, key_id: str) -> _Window:
         window = self._windows.get(key_id)
@@ -99,30 +125,20 @@ class Limits:
             window = self._windows[key_id] = _Window()
         return window
 
-    def _spend(self, window: _Window, key: Key) -> bool:
-        """Takes one from the grant in memory, if that may be done without a look at the database."""
-        now = time.monotonic()
-        if window.granted <= 0 or now >= window.valid_until:
-            return False
-        if key.tokens_per_minute is not None:
-            if now - window.looked_at > TOKEN_LOOK_SECONDS:
-                return False
-            if window.tokens_used + window.pending_tokens >= key.tokens_per_minute:
-                return False
-        window.granted -= 1
-        return True
+    async def _hold(self, key: Key, tokens: int) -> Admission:
+        most = key.tokens_per_minute
+        ask = _Ask(key.id, 1, key.requests_per_minute, hold=tokens, most_tokens=most)
+        grant = await self._lane.submit(ask)
+        if grant.granted:
+            return Admission(held=tokens, second=grant.at)
+        if most is not None and grant.tokens_used >= most:
+            raise RateLimited(f"this API key may use {most} tokens a minute", retry_after_seconds=_wait(grant))
+        raise _too_many(key, grant)
 
     async def _take(self, window: _Window, key: Key) -> None:
-        grant = await self._ask(window, key.id, self._need(window, key), key.requests_per_minute)
+        grant = await self._ask(window, key)
         if grant.granted <= 0:
-            raise RateLimited(
-                f"this API key may make {key.requests_per_minute} requests a minute",
-                retry_after_seconds=_wait(grant),
-            )
-        if key.tokens_per_minute is not None and grant.tokens_used >= key.tokens_per_minute:
-            raise RateLimited(
-                f"this API key may use {key.tokens_per_minute} tokens a minute", retry_after_seconds=_wait(grant)
-            )
+            raise _too_many(key, grant)
         window.granted -= 1
 
     def _need(self, window: _Window, key: Key) -> int:
@@ -134,29 +150,40 @@ class Limits:
         rest = MAX_GRANT * PART_OF_REST if key.requests_per_minute is None else key.requests_per_minute - window.used
         return max(1, min(lately, rest // PART_OF_REST, MAX_GRANT))
 
-    async def _ask(self, window: _Window, key_id: str, asked: int, most: int | None) -> _Grant:
-        tokens, window.pending_tokens = window.pending_tokens, 0
+    async def _ask(self, window: _Window, key: Key) -> _Grant:
         unused, window.granted = window.granted, 0
-        try:
-            grant = await self._lane.submit(_Ask(key_id, asked, most, tokens, unused, window.granted_at))
-        except BaseException:
-            window.pending_tokens += tokens
-            raise
-        now = time.monotonic()
-        window.granted, window.granted_at = grant.granted, grant.at
-        window.valid_until = now + GRANT_SECONDS
-        window.used, window.tokens_used, window.looked_at = grant.used, grant.tokens_used, now
+        ask = _Ask(key.id, self._need(window, key), key.requests_per_minute, unused=unused, unused_at=window.granted_at)
+        grant = await self._lane.submit(ask)
+        window.granted, window.granted_at, window.used = grant.granted, grant.at, grant.used
+        window.valid_until = time.monotonic() + GRANT_SECONDS
         return grant
 
-    async def _flush(self) -> None:
+    async def _correct(self) -> None:
+        """What cannot be told while the database is away is lost: a hold then stays counted for its minute."""
         try:
-            await asyncio.sleep(TOKEN_LOOK_SECONDS / 2)
-            for key_id, window in list(self._windows.items()):
-                if window.pending_tokens:
-                    async with window.lock:
-                        await self._ask(window, key_id, 0, None)
+            while self._corrections:
+                await asyncio.sleep(CORRECTION_SECONDS)
+                corrections, self._corrections = self._corrections, {}
+                asks = [
+                    self._lane.submit(_Ask(key_id, 0, None, tokens=tokens, tokens_at=second))
+                    for (key_id, second), tokens in corrections.items()
+                ]
+                await asyncio.gather(*asks, return_exceptions=True)
         finally:
-            self._flushing = None
+            self._correcting = None
+
+
+def _spend(window: _Window) -> bool:
+    """Takes one from the grant in memory, if there is any that is not too old."""
+    if window.granted <= 0 or time.monotonic() >= window.valid_until:
+        return False
+    window.granted -= 1
+    return True
+
+
+def _too_many(key: Key, grant: _Grant) -> RateLimited:
+    text = f"this API key may make {key.requests_per_minute} requests a minute"
+    return RateLimited(text, retry_after_seconds=_wait(grant))
 
 
 def _wait(grant: _Grant) -> float:
@@ -172,7 +199,10 @@ async def _take_batch(line: Line, asks: list[_Ask], *, again: bool) -> list[_Gra
             "key": ask.key_id,
             "asked": ask.asked,
             "most": ask.most,
+            "hold": ask.hold,
+            "most_tokens": ask.most_tokens,
             "tokens": ask.tokens,
+            "tokens_at": ask.tokens_at,
             "unused": ask.unused,
             "unused_at": ask.unused_at,
         }

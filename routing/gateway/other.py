@@ -1,7 +1,7 @@
 """The gateway's smaller endpoints: models, token counts and embeddings."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from routing.gateway import anthropic_wire, other_wire
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
-from routing.gateway.limits import limits
+from routing.gateway.limits import Admission, limits
 from routing.gateway.reading import hints, parse
 from routing.gateway.upstream import Exchange
 from routing.ledger_rows import CallRow, UsageRow
@@ -106,20 +106,11 @@ async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
     asked = other_wire.decode_embeddings(parse(await http.body()))
     check_model(asked.model, key)
-    await limits().admit(key)
-    said, paying = hints({}, http.hints)
-    if "run_id" in paying:
-        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
-    texts = tuple(message("user", text) for text in asked.texts)
-    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
-    configuration = await snapshot.acurrent()
-    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    admission = await limits().admit(key, sum(map(estimate_tokens, asked.texts)))
     try:
-        answer, model = await call.run()
+        call, answer, model = await _embedded(asked, http.hints, key, admission)
     finally:
-        beside(call.settle())
-    if key.tokens_per_minute is not None:
-        limits().count_tokens(key, answer.usage.input_tokens or 0)
+        limits().correct(key, admission)
     body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
     headers = [
         *OPENAI.request_id(str(call.id)),
@@ -132,6 +123,24 @@ async def embeddings(http: Http, key: Key) -> None:
         (b"x-ziggie-cost-usd", pricing.usd(sum(record.cost_microusd for record in call.records)).encode()),
     ]
     await http.respond(200, body, [JSON_TYPE, *headers])
+
+
+async def _embedded(
+    asked: other_wire.EmbeddingsAsked, headers: Mapping[str, str], key: Key, admission: Admission
+) -> tuple["_Embedding", Embeddings, ModelSpec]:
+    said, paying = hints({}, headers)
+    if "run_id" in paying:
+        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
+    texts = tuple(message("user", text) for text in asked.texts)
+    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
+    configuration = await snapshot.acurrent()
+    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    try:
+        answer, model = await call.run()
+    finally:
+        beside(call.settle())
+        admission.used = sum(record.input_tokens or 0 for record in call.records)
+    return call, answer, model
 
 
 def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:

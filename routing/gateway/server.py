@@ -7,7 +7,7 @@ from typing import Any
 import django
 import uvicorn
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.gateway_settings")
 django.setup()
 
 from routing.gateway import app  # noqa: E402 - needs the app registry

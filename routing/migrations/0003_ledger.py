@@ -40,7 +40,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- A period from its boundary on the staff's calendar, or from the end of the one before it if that is later.
+-- A period from its boundary on the staff's calendar, or from the end of the one before it if that is later. Where
+-- the time zone has changed so that most of this day, week or month has been counted in the one before, that one goes
+-- on to its end: nobody gets a second budget for the same month by moving the staff.
 CREATE FUNCTION ledger_open_period(
     budget bigint, kind text, limit_microusd bigint, hard boolean, zone text, at timestamptz
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -52,6 +54,13 @@ BEGIN
     IF kind <> 'total' THEN
         begins := date_trunc(kind, at, zone);
         ends := (begins AT TIME ZONE zone + ('1 ' || kind)::interval) AT TIME ZONE zone;
+        UPDATE routing_budgetperiod p SET ends_at = ends WHERE p.period = kind AND p.id = (
+            SELECT last.id FROM routing_budgetperiod last WHERE last.budget_id = budget AND last.ends_at <= at
+            ORDER BY last.ends_at DESC LIMIT 1
+        ) AND p.ends_at - greatest(p.starts_at, begins) > (ends - begins) / 2;
+        IF FOUND THEN
+            RETURN;
+        END IF;
     END IF;
     SELECT greatest(begins, max(p.ends_at)) INTO begins
     FROM routing_budgetperiod p WHERE p.budget_id = budget AND p.ends_at <= at;

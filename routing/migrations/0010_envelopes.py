@@ -54,6 +54,7 @@ DRAW = """
 -- As ledger_reserve, for calls of envelopes. Each operation takes `taken` of its envelope's limit; what it is to hold
 -- in a budget comes from what the envelope holds there, and where that is not enough, from the budget's own room.
 -- Refused by budget 0: the envelope's limit has not so much left, or (nothing said of what is left) it is closed.
+-- Refused by -1: the call has been answered and settled.
 CREATE FUNCTION ledger_draw(operations json, budget_ids bigint[], at timestamptz)
 RETURNS TABLE (id uuid, held_budgets bigint[], held_periods bigint[], refused_by bigint, left_microusd bigint)
 LANGUAGE plpgsql AS $$
@@ -85,6 +86,11 @@ BEGIN
             SELECT coalesce(array_agg(p.budget_id), '{}'), coalesce(array_agg(p.id), '{}')
             INTO held_budgets, held_periods FROM routing_reservation r, routing_budgetperiod p
             WHERE r.id = operation.id AND p.id = ANY(r.period_ids);
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        IF EXISTS (SELECT FROM routing_routedcall r WHERE r.id = operation.id AND r.outcome = 'ok') THEN
+            refused_by := -1;
             RETURN NEXT;
             CONTINUE;
         END IF;

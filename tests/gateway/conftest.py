@@ -14,7 +14,7 @@ import uvicorn
 from django.db import transaction
 
 from routing import proof, snapshot
-from routing.gateway import chat, keys
+from routing.gateway import chat, guesses
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -88,14 +88,21 @@ def serving(django_db_setup: None) -> Iterator[Serving]:
         lifespan="off",
         log_level="warning",
         ws="none",
+        proxy_headers=False,
     )
     running = uvicorn.Server(config)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(running.serve(sockets=[listener])), daemon=True)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def serve() -> None:
+        with asyncio.Runner() as runner:
+            loops.append(runner.get_loop())
+            runner.run(running.serve(sockets=[listener]))
+
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.01)
-    yield Serving(f"http://127.0.0.1:{listener.getsockname()[1]}", loop)
+    yield Serving(f"http://127.0.0.1:{listener.getsockname()[1]}", loops[0])
     running.should_exit = True
     thread.join(10)
 
@@ -113,7 +120,7 @@ def gateway(transactional_db: None, serving: Serving) -> Iterator[Gateway]:
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
-        keys.forget_guesses()  # all tests call from one address
+        guesses.forget_guesses()  # all tests call from one address
         yield made
         serving.has_settled()
         _books_balance()

@@ -216,15 +216,3 @@ def test_a_rule_or_model_name_cannot_smuggle_headers(gateway: Gateway) -> None:
     answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], "model": "auto"}).encode())
     assert answer.status_code == 200
     assert "set-cookie" not in answer.headers
-
-
-def test_guessing_keys_is_slowed_down_and_good_keys_still_work(gateway: Gateway) -> None:
-    from routing.gateway import keys
-
-    answers = [
-        httpx2.get(f"{gateway.url}/v1/models", headers={"x-api-key": f"zg_guess{n}"}) for n in range(keys.GUESSES + 3)
-    ]
-    assert {answer.status_code for answer in answers[: keys.GUESSES - 1]} <= {401, 429}
-    assert answers[-1].status_code == 429
-    assert int(answers[-1].headers["retry-after"]) > 0
-    assert httpx2.get(f"{gateway.url}/v1/models", headers=gateway.headers).status_code == 200

@@ -15,12 +15,14 @@ from routing.models import (
     BatchItem,
     Budget,
     BudgetPeriod,
+    Envelope,
     ProviderBatch,
     Reservation,
     RoutedCall,
     RoutingPolicy,
     RoutingRule,
 )
+from routing.models_usage import StoredBody
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
@@ -80,8 +82,9 @@ def test_work_goes_as_one_batch_and_is_settled_once_at_half_price(here: Installa
     tick()
     assert [state_of(item) for item in items] == ["sent"] * 3
     assert len(here.anthropic.batches["msgbatch_1"]) == 3
-    assert Reservation.objects.count() == 3
-    # Each holds its worst case, and no more than half of the full price's.
+    # Their worst cases are held once, at no more than half of the full price's.
+    assert not Reservation.objects.exists()
+    assert Envelope.objects.get().amounts_microusd == [BudgetPeriod.objects.get().held_microusd]
     held = BudgetPeriod.objects.get().held_microusd
     assert 3 * 5000 * 7.5 < held < 3 * 5000 * 15
     tick()
@@ -95,6 +98,21 @@ def test_work_goes_as_one_batch_and_is_settled_once_at_half_price(here: Installa
     tick()
     assert RoutedCall.objects.count() == 3
     here.assert_books_are_closed()
+
+
+def test_a_rule_that_stores_bodies_does_so_for_work_that_waits(here: Installation) -> None:
+    for rule in RoutingRule.objects.all():
+        rule.options["store_bodies"] = True
+        rule.save()
+    snapshot.forget()
+    items = [hand_in("Ask ada@example.com"), hand_in("Ask ada@example.com", hints=LOCAL)]
+    tick()
+    tick()
+    calls = {service.batch_result(item).routed.call_id for item in items}  # type: ignore[union-attr]
+    stored = StoredBody.objects.all()
+    assert {str(body.call_id) for body in stored} == calls
+    assert {body.request["messages"][0]["parts"][0]["text"] for body in stored} == {"Ask [mail address]"}
+    assert {body.answer["parts"][0]["text"] for body in stored} == {"a batched answer", "a local answer"}
 
 
 def test_nothing_is_fetched_before_the_batch_has_ended(here: Installation) -> None:
@@ -290,6 +308,29 @@ def test_a_batch_that_would_pass_a_budget_is_done_for_nothing(here: Installation
     routed = service.batch_result(item).routed
     assert routed is not None
     assert routed.source == "local"
+    here.assert_books_are_closed()
+
+
+def test_a_batch_takes_as_many_as_the_budget_has_room_for(here: Installation) -> None:
+    Budget.objects.update(limit_microusd=100_000)  # each could cost $0.0375 and a little
+    items = [hand_in(f"question {number}") for number in range(4)]
+    tick()
+    assert sorted(map(state_of, items)) == ["queued", "queued", "sent", "sent"]
+    assert 75_000 < BudgetPeriod.objects.get().held_microusd < 80_000
+    for _ in range(3):
+        tick()
+    assert {state_of(item) for item in items} == {"done"}
+    assert BudgetPeriod.objects.get().settled_microusd <= 100_000
+    here.assert_books_are_closed()
+
+
+def test_an_answer_that_comes_after_its_money_was_given_back_is_paid_and_kept(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    service.close_envelope(Envelope.objects.get().pk)
+    tick()
+    assert state_of(item) == "done"
+    assert BudgetPeriod.objects.get().settled_microusd == 45_000
     here.assert_books_are_closed()
 
 

@@ -99,11 +99,14 @@ def test_an_idle_connection_that_the_server_closed_is_replaced_unnoticed() -> No
 
 
 def test_a_connection_that_the_server_closes_while_it_is_lent_fails_once_and_is_replaced() -> None:
+    async def lose() -> None:
+        async with database.connection() as own:
+            await end(own.info.backend_pid)
+            await own.execute("SELECT 1")
+
     async def work() -> None:
         with pytest.raises(Unavailable, match="went away"):
-            async with database.connection() as own:
-                await end(own.info.backend_pid)
-                await own.execute("SELECT 1")
+            await lose()
         assert await backend()
 
     asyncio.run(work())

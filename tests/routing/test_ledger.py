@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.db import IntegrityError
@@ -186,6 +187,7 @@ def test_the_database_itself_refuses_an_overspent_hard_budget() -> None:
     [
         ("day", "2026-03-28T22:59:59Z", "2026-03-28T23:00:00Z"),
         ("day", "2026-03-29T21:59:59Z", "2026-03-29T22:00:00Z"),  # a day of 23 hours
+        ("day", "2026-10-25T22:59:59Z", "2026-10-25T23:00:00Z"),  # a day of 25 hours
         ("week", "2026-03-29T21:59:59Z", "2026-03-29T22:00:00Z"),  # weeks begin on Monday
         ("month", "2026-03-31T21:59:59Z", "2026-03-31T22:00:00Z"),
     ],
@@ -202,6 +204,35 @@ def test_a_period_rolls_over_at_its_boundary_in_the_staffs_time_zone(period: str
     old, new = BudgetPeriod.objects.order_by("starts_at")
     assert (old.settled_microusd, old.held_microusd, old.ends_at) == (60, 0, first)
     assert (new.settled_microusd, new.held_microusd, new.starts_at) == (0, 100, first)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Beirut", "America/Santiago", "Asia/Kathmandu", "Etc/GMT-14"])
+def test_days_follow_one_another_without_gap_or_overlap_also_when_clocks_change(zone: str) -> None:
+    """In Beirut and Santiago the clocks change at midnight, so that a day may begin at one."""
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": zone})
+    cloud, known = budget(limit=10**6, period="day").id, snapshot()
+    for month, day in ((3, 27), (10, 23), (9, 5), (4, 3)):
+        begins = datetime(2026, month, day, tzinfo=UTC)
+        for hours in range(0, 72, 6):
+            at = begins + timedelta(hours=hours, minutes=30)
+            run(hold({cloud: 1}, known, at=at))
+            period = BudgetPeriod.objects.get(starts_at__lte=at, ends_at__gt=at)
+            assert period.starts_at.astimezone(ZoneInfo(zone)).date() == at.astimezone(ZoneInfo(zone)).date()
+            assert timedelta(hours=23) <= period.ends_at - period.starts_at <= timedelta(hours=25)
+    held = BudgetPeriod.objects.aggregate(held=Sum("held_microusd"))["held"]
+    assert held == Reservation.objects.count() == 4 * 12
+
+
+def test_moving_the_staff_west_gives_no_second_budget_for_the_same_month() -> None:
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": "Asia/Tokyo"})
+    cloud, known = budget(limit=100, period="month").id, snapshot()
+    run(hold({cloud: 100}, known, at=datetime(2026, 5, 10, tzinfo=UTC)))
+    RoutingSettings.objects.update(time_zone="America/New_York")
+    with pytest.raises(BudgetExceeded):
+        run(hold({cloud: 1}, known, at=datetime(2026, 5, 31, 16, tzinfo=UTC)))  # June in Tokyo, May in New York
+    run(hold({cloud: 1}, known, at=datetime(2026, 6, 1, 4, tzinfo=UTC)))
+    old, new = BudgetPeriod.objects.order_by("starts_at")
+    assert old.ends_at == new.starts_at == datetime(2026, 6, 1, 4, tzinfo=UTC)
 
 
 def test_a_total_budget_never_rolls_over() -> None:

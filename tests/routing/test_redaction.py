@@ -23,6 +23,8 @@ SECRETS = [
     "hf_abcdefghijklmnop",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
     "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKE1",
+    "dGhpcyBpcy9h+c2VjcmV0IGtleSBvZiBvdXJzMTIz4A==",
     "ada@example.co.uk",
     "søren.o'neil+tag@bücher.example",
     "4111 1111 1111 1111",
@@ -56,6 +58,8 @@ HARMLESS = [
     "1234567890123456",  # no card: its digits do not add up
     "0000 0000 0000 0000",
     "3.14159265358979",
+    "/usr/local/lib/python3.11/site-packages/django/contrib/postgres",
+    "knowledge/migrations/0003_something_with_a_long_name_in_it.py",
     "steps=20, cfg=7, seed 8675309",
     "a@b",
     "@property def f(self) -> None: pass",

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.conf import settings
 
+from ziggie.checks import TAG
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import InvalidInput
 
@@ -13,6 +14,7 @@ DEFAULT_PORT = 8400
 
 
 class Command(ZiggieCommand):
+    requires_system_checks = (TAG,)  # Django's own are of pages and admin, which this process has not
     help = "Serves /v1/ alone, without pages and REST, as fast as it goes."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -1,0 +1,187 @@
+"""What a key may do, as its owner sees it: limits that hold over all processes, and guesses that do not pay."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import pytest
+
+from routing.gateway import guesses
+from routing.gateway.guesses import caller_address
+from routing.gateway.keys import Key
+from routing.gateway.limits import Admission, Limits
+from routing.models import RateBucket
+from routing.retention import forget_old_seconds
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_calls import CHAT, code, post
+from tests.servers.script import Reply
+from ziggie.errors import RateLimited
+from ziggie.models import ApiKey, create_api_key
+
+
+def models(gateway: Gateway, key: str = "", **headers: str) -> httpx2.Response:
+    return httpx2.get(f"{gateway.url}/v1/models", headers={"x-api-key": key or gateway.key, **headers})
+
+
+# --- guessing ------------------------------------------------------------------------------------
+
+
+def test_guessing_keys_is_slowed_down_and_good_keys_still_work(gateway: Gateway) -> None:
+    answers = [models(gateway, f"zg_guess{n}") for n in range(guesses.GUESSES + 2)]
+    assert [answer.status_code for answer in answers] == [401] * guesses.GUESSES + [429] * 2
+    assert int(answers[-1].headers["retry-after"]) > 0
+    assert models(gateway).status_code == 200
+    guesses.forget_guesses()  # as another process, which has seen none of them
+    assert models(gateway, "zg_another").status_code == 429
+    assert models(gateway).status_code == 200
+
+
+def test_an_address_is_believed_only_of_a_proxy_of_ours(gateway: Gateway, settings: pytest.FixtureRequest) -> None:
+    for n in range(guesses.GUESSES):
+        models(gateway, "zg_wrong", **{"x-forwarded-for": f"203.0.113.{n}"})
+    assert models(gateway, "zg_wrong", **{"x-forwarded-for": "203.0.113.99"}).status_code == 429
+    settings.TRUSTED_PROXIES = ["127.0.0.0/8"]  # type: ignore[attr-defined]
+    assert models(gateway, "zg_wrong", **{"x-forwarded-for": "203.0.113.99"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "found"),
+    [
+        ("198.51.100.7", "1.2.3.4", "198.51.100.7"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "1.2.3.4", "1.2.3.4"),
+        ("10.0.0.1", "6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),  # what stands before is the client's own word
+        ("10.0.0.1", "nonsense", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
+        ("2001:db8::1", "", "2001:db8::/64"),
+        ("::ffff:198.51.100.7", "", "198.51.100.7"),
+        ("", "", ""),
+    ],
+)
+def test_a_guess_is_counted_for_the_one_who_made_it(
+    settings: pytest.FixtureRequest, peer: str, forwarded: str, found: str
+) -> None:
+    settings.TRUSTED_PROXIES = ["10.0.0.0/8"]  # type: ignore[attr-defined]
+    assert caller_address(peer, forwarded) == found
+
+
+def test_counts_that_no_window_sees_any_more_are_dropped(db: None) -> None:
+    now = int(time.time())
+    for second in (now, now - 30, now - 3600):
+        RateBucket.objects.create(api_key_id=uuid.uuid4(), second=second, requests=1)
+    forget_old_seconds()
+    assert sorted(RateBucket.objects.values_list("second", flat=True)) == [now - 30, now]
+
+
+# --- tokens a minute -----------------------------------------------------------------------------
+
+
+def on_processes(count: int, work: Callable[[Limits], Awaitable[list[Admission | None]]]) -> list[Admission | None]:
+    """Does `work` on `count` event loops that share nothing but the database, as processes do."""
+    with ThreadPoolExecutor(count) as pool:
+        parts = list(pool.map(lambda _: asyncio.run(work(Limits())), range(count)))
+    return [admission for part in parts for admission in part]
+
+
+def small_key(tokens: int) -> Key:
+    return Key(str(uuid.uuid4()), "small", frozenset(), frozenset(), None, tokens, None)
+
+
+def test_calls_that_run_at_once_in_all_processes_pass_a_limit_of_tokens_by_one_call_at_most(
+    transactional_db: None,
+) -> None:
+    key = small_key(1_000)
+
+    async def work(limits: Limits) -> list[Admission | None]:
+        async def one() -> Admission | None:
+            try:
+                return await limits.admit(key, 90)
+            except RateLimited:
+                return None
+
+        return await asyncio.gather(*(one() for _ in range(20)))
+
+    admitted = [admission for admission in on_processes(3, work) if admission]
+    assert len(admitted) == 12  # 11 * 90 = 990 leave something; the twelfth uses it up
+    assert sum(RateBucket.objects.values_list("tokens", flat=True)) == 1_080
+
+
+def test_what_was_held_and_not_used_is_given_back(transactional_db: None) -> None:
+    key = small_key(1_000)
+
+    async def work(limits: Limits) -> list[Admission | None]:
+        admission = await limits.admit(key, 5_000)
+        with pytest.raises(RateLimited, match="1000 tokens"):
+            await limits.admit(key, 1)
+        admission.used = 100
+        limits.correct(key, admission)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            try:
+                return [await limits.admit(key, 1)]
+            except RateLimited:
+                await asyncio.sleep(0.05)
+        return [None]
+
+    assert on_processes(1, work) != [None]
+    assert sum(RateBucket.objects.values_list("tokens", flat=True)) == 101
+
+
+def test_a_burst_through_the_gateway_stays_within_the_limit_of_tokens(gateway: Gateway) -> None:
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=50, latency=0.3)
+    _, key = create_api_key("small", tokens_per_minute=200)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: post(gateway, key=key, max_tokens=50), range(20)))
+    served = [answer for answer in answers if answer.status_code == 200]
+    assert 3 <= len(served) <= 4  # 60 tokens each, of which 50 and the prompt are held
+    assert {code(answer) for answer in answers if answer.status_code != 200} == {"rate_limited"}
+
+
+def test_a_refused_call_gives_its_tokens_back(gateway: Gateway) -> None:
+    _, key = create_api_key("small", tokens_per_minute=100)
+    assert post(gateway, key=key, model="nobody", max_tokens=4_000).status_code == 404
+    until = time.monotonic() + 5
+    while sum(RateBucket.objects.values_list("tokens", flat=True)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert post(gateway, key=key).status_code == 200
+
+
+# --- the rest of a key's life --------------------------------------------------------------------
+
+
+def test_an_expired_key_is_refused_at_its_moment(gateway: Gateway) -> None:
+    _, key = create_api_key("short", expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    assert models(gateway, key).status_code == 200
+    time.sleep(1.6)
+    assert models(gateway, key).status_code == 401
+
+
+def test_a_renewed_secret_works_and_the_old_one_stops(gateway: Gateway) -> None:
+    key = ApiKey.objects.get(pk=gateway.key_id)
+    fresh = key.renew_secret()
+    key.save()
+    assert models(gateway, fresh).status_code == 200
+    assert models(gateway).status_code == 401
+
+
+def test_the_last_use_of_a_key_is_written_down(gateway: Gateway) -> None:
+    assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is None
+    assert models(gateway).status_code == 200
+    until = time.monotonic() + 10
+    while ApiKey.objects.get(pk=gateway.key_id).last_used_at is None and time.monotonic() < until:
+        models(gateway)
+        time.sleep(0.2)
+    assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is not None
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens"])
+def test_no_endpoint_serves_a_model_that_the_key_may_not_ask_for(gateway: Gateway, path: str) -> None:
+    _, key = create_api_key("local only", allowed_models=["llama"])
+    for name in ("gpt", "gpt-4o-mini"):
+        answer = post(gateway, path, key=key, model=name, **({"input": "x"} if "embed" in path else {}))
+        assert answer.status_code in (400, 403)
+    assert not gateway.openai.calls

@@ -1,0 +1,162 @@
+"""Programs that people already have, pointed at the gateway: the `llm` command and LangChain."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routing.models import RoutedCall
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_clients import MODELS, WEATHER, set_reply
+from tests.servers.script import Call, Reply
+
+RAIN = Reply("It rains in Oslo.", input_tokens=11, output_tokens=5)
+CALLS = Reply("", calls=(Call("weather", {"city": "Oslo"}),))
+WEATHER_FUNCTION = """
+def weather(city: str) -> str:
+    "Tells it."
+    return f"rain in {city}"
+"""
+
+
+def reply_with_a_tool_first(gateway: Gateway, model: str) -> Any:
+    """The model's provider calls the tool, and answers once it has the result."""
+    set_reply(gateway, RAIN)
+    server = {"gpt": gateway.openai, "claude": gateway.anthropic, "llama": gateway.ollama, "flash": gateway.gemini}
+    server[model].queue(CALLS)
+    return server[model]
+
+
+# --- llm -----------------------------------------------------------------------------------------
+
+
+class Llm:
+    """The command with a home of its own, where the gateway's models are made known to it."""
+
+    def __init__(self, gateway: Gateway, home: Path) -> None:
+        self._environment = {**os.environ, "LLM_USER_PATH": str(home), "OPENAI_API_KEY": ""}
+        models = [
+            {"model_id": f"ziggie-{model}", "model_name": model, "api_base": f"{gateway.url}/v1",
+             "api_key_name": "ziggie", "supports_tools": True, "supports_schema": True, "vision": True}
+            for model in MODELS
+        ]  # fmt: skip
+        (home / "extra-openai-models.yaml").write_text(json.dumps(models))
+        (home / "keys.json").write_text(json.dumps({"ziggie": gateway.key}))
+        (home / "tools.py").write_text(WEATHER_FUNCTION)
+        self._home = home
+
+    def __call__(self, *words: str) -> str:
+        command = [sys.executable, "-m", "llm", *words]
+        done = subprocess.run(
+            command, env=self._environment, cwd=self._home, check=False, capture_output=True, text=True, timeout=90
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def llm(gateway: Gateway, tmp_path: Path) -> Llm:
+    return Llm(gateway, tmp_path)
+
+
+def test_the_llm_command_streams_and_counts_tokens(gateway: Gateway, llm: Llm, tmp_path: Path) -> None:
+    set_reply(gateway, RAIN)
+    assert llm("-m", "ziggie-claude", "-s", "Be brief.", "Weather?", "-o", "temperature", "0.5") == RAIN.text
+    sent = gateway.anthropic.calls[-1].json
+    assert (sent["stream"], sent["system"], sent["temperature"]) == (True, "Be brief.", 0.5)
+    with closing(sqlite3.connect(tmp_path / "logs.db")) as log:
+        assert log.execute("SELECT input_tokens, output_tokens FROM responses").fetchall() == [(11, 5)]
+    assert gateway.settled(1)[0].outcome == "ok"
+
+
+def test_the_llm_command_gets_a_whole_answer_of_a_schema(gateway: Gateway, llm: Llm) -> None:
+    set_reply(gateway, Reply('{"city": "Oslo"}'))
+    answer = llm("-m", "ziggie-llama", "--no-stream", "--schema", json.dumps(WEATHER), "Where?")
+    assert json.loads(answer) == {"city": "Oslo"}
+    sent = gateway.ollama.calls[-1].json
+    assert (sent["stream"], sent["format"]) == (False, WEATHER)
+
+
+def test_the_llm_command_calls_tools_and_answers(gateway: Gateway, llm: Llm) -> None:
+    server = reply_with_a_tool_first(gateway, "flash")
+    assert llm("-m", "ziggie-flash", "--functions", "tools.py", "Weather?") == RAIN.text
+    assert "rain in Oslo" in json.dumps(server.calls[-1].json)
+    gateway.settled(2)
+
+
+# --- LangChain -----------------------------------------------------------------------------------
+
+
+def langchain(gateway: Gateway, api: str, model: str) -> Any:
+    """LangChain's chat model for one of the APIs. Its packages take seconds to load, so only these tests do."""
+    if api == "openai":
+        from langchain_openai import ChatOpenAI
+
+        return ChatOpenAI(model=model, base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0)  # type: ignore[arg-type]
+    from langchain_anthropic import ChatAnthropic
+
+    return ChatAnthropic(
+        model_name=model, base_url=gateway.url, api_key=gateway.key, max_retries=0, max_tokens_to_sample=60,
+        timeout=30, stop=None,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+def test_langchain_streams_calls_tools_and_reads_schemas(gateway: Gateway, api: str) -> None:
+    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_core.tools import tool
+
+    @tool
+    def weather(city: str) -> str:
+        """Tells it."""
+        return f"rain in {city}"
+
+    for model in MODELS:
+        server = reply_with_a_tool_first(gateway, model)
+        chat = langchain(gateway, api, model)
+        with_tools = chat.bind_tools([weather])
+        turns: list[Any] = [HumanMessage("Weather?")]
+        turns.append(with_tools.invoke(turns))
+        (call,) = turns[-1].tool_calls
+        assert (call["name"], call["args"]) == ("weather", {"city": "Oslo"})
+        turns.append(ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"]))
+        assert with_tools.invoke(turns).text == RAIN.text
+        assert "rain in Oslo" in json.dumps(server.calls[-1].json)
+
+        pieces = list(chat.stream("Weather?"))
+        assert "".join(piece.text for piece in pieces) == RAIN.text
+        assert len(pieces) > 2
+
+        set_reply(gateway, Reply('{"city": "Oslo"}'))
+        schema = {"title": "place", "description": "Where.", **WEATHER}
+        assert chat.with_structured_output(schema, method="json_schema").invoke("Where?") == {"city": "Oslo"}
+    gateway.settled(4 * len(MODELS))
+    assert set(RoutedCall.objects.values_list("outcome", flat=True)) == {"ok"}
+
+
+def test_langchain_streams_tool_calls_piece_by_piece(gateway: Gateway) -> None:
+    for api in ("openai", "anthropic"):
+        for model in MODELS:
+            set_reply(gateway, CALLS)
+            whole: Any = None
+            for piece in langchain(gateway, api, model).bind_tools([WEATHER_TOOL]).stream("Weather?"):
+                whole = piece if whole is None else whole + piece
+            assert [(call["name"], call["args"]) for call in whole.tool_calls] == [("weather", {"city": "Oslo"})]
+
+
+WEATHER_TOOL = {"name": "weather", "description": "Tells it.", "parameters": WEATHER}
+
+
+def test_langchain_embeds(gateway: Gateway) -> None:
+    from langchain_openai import OpenAIEmbeddings
+
+    embeddings = OpenAIEmbeddings(
+        model="embedder", base_url=f"{gateway.url}/v1", api_key=gateway.key, check_embedding_ctx_length=False
+    )  # type: ignore[arg-type]
+    assert len(embeddings.embed_documents(["one", "two"])) == 2

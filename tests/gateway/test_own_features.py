@@ -1,0 +1,250 @@
+"""What only one of the two APIs has: it works, is put in the provider's words, or is refused with 400."""
+
+import json
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from routing.gateway import chat
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
+from tests.servers.script import Reply
+from ziggie.models import create_api_key
+
+TURNS: Any = QUESTION
+THOUGHT = Reply("Four.", reasoning="Two and two …", reasoning_tokens=5)
+
+
+# --- Anthropic's ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_signed_thinking_comes_and_goes_back_as_it_was(gateway: Gateway, stream: bool) -> None:
+    gateway.anthropic.default = THOUGHT
+    messages = anthropic_client(gateway).messages
+    asked: Any = {"model": "claude", "max_tokens": 4000, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    if stream:
+        with messages.stream(messages=TURNS, **asked) as events:
+            answer: Any = events.get_final_message()
+    else:
+        answer = messages.create(messages=TURNS, **asked)
+    assert gateway.anthropic.calls[-1].json["thinking"] == asked["thinking"]
+    assert [block.type for block in answer.content] == ["thinking", "text"]
+    said = [block.model_dump(exclude_none=True) for block in answer.content]
+    turns: Any = [*TURNS, {"role": "assistant", "content": said}, {"role": "user", "content": "Why?"}]
+    messages.create(messages=turns, **asked)
+    thinking = gateway.anthropic.calls[-1].json["messages"][1]["content"][0]
+    assert thinking == {"type": "thinking", "thinking": "Two and two …", "signature": "c2lnbmVk"}
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "heard"),
+    [
+        ("thinker", {"type": "enabled", "budget_tokens": 1024}, ("openai", "reasoning_effort", "low")),
+        ("thinker", {"type": "enabled", "budget_tokens": 30_000}, ("openai", "reasoning_effort", "high")),
+        ("llama", {"type": "enabled", "budget_tokens": 1024}, ("ollama", "think", True)),
+        ("llama", {"type": "disabled"}, ("ollama", "think", False)),
+        ("flash", {"type": "disabled"}, ("gemini", "generationConfig", {"thinkingConfig": {"thinkingBudget": 0}})),
+        ("gpt", {"type": "disabled"}, ("openai", "reasoning_effort", None)),
+        ("gpt", {"type": "enabled", "budget_tokens": 1024}, None),
+    ],
+)
+def test_thinking_is_asked_for_in_each_providers_words_or_refused(
+    gateway: Gateway, model: str, thinking: Any, heard: tuple[str, str, Any] | None
+) -> None:
+    messages = anthropic_client(gateway).messages
+    if heard is None:
+        with pytest.raises(anthropic.BadRequestError, match="thinking"):
+            messages.create(model=model, max_tokens=50, messages=TURNS, thinking=thinking)
+        return
+    messages.create(model=model, max_tokens=50, messages=TURNS, thinking=thinking)
+    server, field, expected = heard
+    body = getattr(gateway, server).calls[-1].json
+    assert "thinking" not in body
+    found = body.get(field)
+    assert found == expected or (isinstance(expected, dict) and expected.items() <= found.items())
+
+
+def test_thinking_without_a_signature_is_not_sent_to_anthropic(gateway: Gateway) -> None:
+    """As of a model of another house, or signed by Google for itself alone."""
+    for signature in ("", "gemini:c2ln"):
+        thinking = {"type": "thinking", "thinking": "Hm.", "signature": signature}
+        said = [thinking, {"type": "text", "text": "Four."}]
+        turns: Any = [*TURNS, {"role": "assistant", "content": said}, {"role": "user", "content": "Why?"}]
+        anthropic_client(gateway).messages.create(model="claude", max_tokens=50, messages=turns)
+        assert [block["type"] for block in gateway.anthropic.calls[-1].json["messages"][1]["content"]] == ["text"]
+
+
+def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gateway: Gateway) -> None:
+    marked: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    for model, server in (("claude", gateway.anthropic), ("llama", gateway.ollama)):
+        anthropic_client(gateway).messages.create(
+            model=model, max_tokens=50, messages=TURNS, system=marked, metadata={"user_id": "u" * 300}
+        )
+        told = server.calls[-1].json.get("metadata", {}).get("user_id", "")
+        assert (0 < len(told) <= 256) == (model == "claude")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_stop_sequence_that_ended_an_answer_is_named(gateway: Gateway, stream: bool) -> None:
+    usage = {"input_tokens": 3, "output_tokens": 1}
+    head: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "usage": usage}
+    ended = {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    if stream:
+        events = [
+            {"type": "message_start", "message": {**head, "content": []}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": ended, "usage": usage},
+            {"type": "message_stop"},
+        ]
+        body: Any = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    else:
+        body = {**head, **ended, "content": [{"type": "text", "text": "Hi"}]}
+    gateway.anthropic.default = Reply(body=body, headers={"content-type": "text/event-stream"} if stream else {})
+    with anthropic_client(gateway).messages.stream(
+        model="claude", max_tokens=9, messages=TURNS, stop_sequences=["END"]
+    ) as events_read:
+        answer = events_read.get_final_message()
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "END")
+
+
+@pytest.mark.parametrize("field", ["container", "mcp_servers", "context_management"])
+def test_what_only_anthropic_itself_could_do_is_refused(gateway: Gateway, field: str) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=field):
+        anthropic_client(gateway).messages.create(
+            model="claude", max_tokens=9, messages=TURNS, extra_body={field: {"x": 1}}
+        )
+
+
+# --- OpenAI's ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"n": 2}, {"logprobs": True}, {"top_logprobs": 2}, {"store": True}, {"modalities": ["audio"]}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_no_answer_has_a_place_for_is_refused(gateway: Gateway, asked: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match=next(iter(asked))):
+        openai_client(gateway).chat.completions.create(model="gpt", messages=TURNS, **asked)
+    assert not gateway.openai.calls
+
+
+@pytest.mark.parametrize(
+    "asked", [{"logit_bias": {"5": 1}}, {"frequency_penalty": 0.5}, {"prediction": {"type": "content", "content": "x"}}]
+)
+def test_a_parameter_goes_to_a_provider_that_knows_it_and_is_refused_elsewhere(gateway: Gateway, asked: Any) -> None:
+    completions = openai_client(gateway).chat.completions
+    completions.create(model="gpt", messages=TURNS, **asked)
+    assert asked.items() <= gateway.openai.calls[-1].json.items()
+    with pytest.raises(openai.BadRequestError, match=next(iter(asked))):
+        completions.create(model="claude", messages=TURNS, **asked)
+
+
+def test_what_states_the_default_is_no_reason_to_refuse(gateway: Gateway) -> None:
+    asked: Any = {"n": 1, "logprobs": False, "store": False, "presence_penalty": 0, "frequency_penalty": 0}
+    for model in ("gpt", "claude", "llama", "flash"):
+        openai_client(gateway).chat.completions.create(
+            model=model, messages=TURNS, user="ada", parallel_tool_calls=True, tools=[OPENAI_TOOL], **asked
+        )
+    assert gateway.openai.calls[-1].json["user"] == "ada"
+    assert gateway.anthropic.calls[-1].json["metadata"] == {"user_id": "ada"}
+
+
+@pytest.mark.parametrize("model", ["gpt", "claude", "llama", "flash"])
+def test_any_json_object_may_be_asked_for(gateway: Gateway, model: str) -> None:
+    set_reply(gateway, Reply('{"a": 1}'))
+    answer = openai_client(gateway).chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "Say JSON."}],
+        response_format={"type": "json_object"},
+        max_completion_tokens=50,
+    )
+    assert answer.choices[0].message.content == '{"a": 1}'
+
+
+def test_thinking_is_shown_where_openais_imitators_show_it(gateway: Gateway) -> None:
+    gateway.anthropic.default = THOUGHT
+    answer = openai_client(gateway).chat.completions.create(model="claude", messages=TURNS)
+    assert answer.choices[0].message.reasoning_content == "Two and two …"  # type: ignore[attr-defined]
+
+
+def test_usage_comes_in_a_stream_only_if_it_is_asked_for(gateway: Gateway) -> None:
+    completions = openai_client(gateway).chat.completions
+    assert all(chunk.usage is None for chunk in completions.create(model="llama", messages=TURNS, stream=True))
+    options: Any = {"include_usage": True}
+    last = list(completions.create(model="llama", messages=TURNS, stream=True, stream_options=options))[-1]
+    assert last.usage
+    assert last.choices == []
+
+
+# --- embeddings and models -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["embedder", "local-embedder"])
+def test_more_texts_than_a_provider_takes_at_once_go_in_several_requests(gateway: Gateway, model: str) -> None:
+    texts = [f"text {number}" for number in range(700)]
+    answer = openai_client(gateway).embeddings.create(model=model, input=texts)
+    assert [row.index for row in answer.data] == list(range(700))
+    server = gateway.openai if model == "embedder" else gateway.ollama
+    assert [len(call.json["input"]) for call in server.calls] == [512, 188]
+    assert gateway.settled(1)[0].outcome == "ok"
+
+
+def test_shorter_vectors_are_made_or_refused(gateway: Gateway) -> None:
+    embeddings = openai_client(gateway).embeddings
+    assert len(embeddings.create(model="embedder", input="x", dimensions=64).data[0].embedding) == 64
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        embeddings.create(model="local-embedder", input="x", dimensions=64)  # the server ignores it
+
+
+@pytest.mark.parametrize("asked", [{"input": [[1, 2, 3]]}, {"input": [1, 2]}, {"input": "x", "task": "y"}])
+def test_an_embedding_that_cannot_be_made_is_refused(gateway: Gateway, asked: Any) -> None:
+    body = {"model": "embedder", **asked}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_one_model_is_shown_by_its_slug_to_those_who_may_ask_for_it(gateway: Gateway) -> None:
+    assert openai_client(gateway).models.retrieve("claude").owned_by == "anthropic"
+    assert anthropic_client(gateway).models.retrieve("claude").display_name == "claude"
+    _, key = create_api_key("local only", allowed_models=["llama"])
+    for client, name in ((openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key), "gpt"),
+                         (openai_client(gateway), "nobody/at:all")):  # fmt: skip
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve(name)
+
+
+# --- ids -----------------------------------------------------------------------------------------
+
+
+def test_every_answer_and_error_names_its_request_where_the_client_looks_for_it(gateway: Gateway) -> None:
+    completion = openai_client(gateway).chat.completions.create(model="gpt", messages=TURNS)
+    message = anthropic_client(gateway).messages.create(model="gpt", max_tokens=9, messages=TURNS)
+    receipts = {str(receipt.id) for receipt in gateway.settled(2)}
+    assert {completion._request_id, message._request_id} == receipts
+    with pytest.raises(openai.NotFoundError) as of_openai:
+        openai_client(gateway).chat.completions.create(model="nobody", messages=TURNS)
+    with pytest.raises(anthropic.NotFoundError) as of_anthropic:
+        anthropic_client(gateway).messages.create(model="nobody", max_tokens=9, messages=TURNS)
+    assert of_openai.value.request_id
+    body: Any = of_anthropic.value.body
+    assert of_anthropic.value.request_id == body["request_id"]
+
+
+def test_a_key_has_only_so_many_open_streams(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MAX_OPEN_STREAMS", 1)
+    gateway.openai.default = Reply("word " * 40, per_piece=0.05)
+    completions = openai_client(gateway).chat.completions
+    with completions.create(model="gpt", messages=TURNS, stream=True) as first:
+        next(iter(first))
+        with pytest.raises(openai.RateLimitError, match="open streams"):
+            completions.create(model="gpt", messages=TURNS, stream=True)
+    gateway.settled(1)
+    gateway.openai.default = Reply("x")
+    assert list(completions.create(model="gpt", messages=TURNS, stream=True))

@@ -1,0 +1,155 @@
+"""The gateway's own HTTP/1.1: connections, framing, clients that come early, leave or read slowly."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from routing import snapshot
+from routing.gateway import keys, protocol
+from routing.models import RoutedCall
+from tests.gateway.conftest import Gateway
+from ziggie.models import ApiKey
+
+CHAT = "/v1/chat/completions"
+
+
+@contextmanager
+def connected(gateway: Gateway) -> Iterator[socket.socket]:
+    where = urlsplit(gateway.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=10) as client:
+        yield client
+
+
+def request(gateway: Gateway, *, version: str = "1.1", headers: str = "", stream: bool = False) -> bytes:
+    body = json.dumps({"model": "gpt", "messages": [{"role": "user", "content": "hello"}], "stream": stream})
+    head = f"POST {CHAT} HTTP/{version}\r\nhost: x\r\nx-api-key: {gateway.key}\r\n{headers}"
+    return f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def read_answer(client: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of an answer that says how long it is."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += client.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+    while len(body) < length:
+        body += client.recv(65536)
+    assert len(body) == length
+    return head, body
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    while chunk := client.recv(65536):
+        received += chunk
+    return received
+
+
+def test_one_connection_serves_many_requests(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        for _ in range(3):
+            client.sendall(request(gateway))
+            head, body = read_answer(client)
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            assert b"connection: close" not in head
+            assert json.loads(body)["choices"]
+
+
+def test_requests_that_come_before_their_turn_are_answered_in_order(gateway: Gateway) -> None:
+    head = f"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\n\r\n".encode()
+    with connected(gateway) as client:
+        client.sendall(request(gateway) + head + request(gateway, headers="connection: close\r\n"))
+        received = read_all(client)
+    kinds = [json.loads(part.partition(b"\r\n\r\n")[2])["object"] for part in received.split(b"HTTP/1.1 200 OK")[1:]]
+    assert kinds == ["chat.completion", "list", "chat.completion"]
+
+
+def test_a_body_may_come_in_pieces_and_late(gateway: Gateway) -> None:
+    sent = request(gateway)
+    with connected(gateway) as client:
+        for place in range(0, len(sent), 40):
+            client.sendall(sent[place : place + 40])
+            time.sleep(0.005)
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_asks_whether_to_send_its_body_is_told_to(gateway: Gateway) -> None:
+    head, _, body = request(gateway, headers="expect: 100-continue\r\n").partition(b"\r\n\r\n")
+    with connected(gateway) as client:
+        client.sendall(head + b"\r\n\r\n")
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+
+
+def test_an_answer_to_head_has_no_body(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        client.sendall(b"HEAD /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = read_all(client)
+    assert received.startswith(b"HTTP/1.1 405")
+    assert received.endswith(b"\r\n\r\n")
+
+
+def test_a_client_of_http_1_0_gets_its_stream_unchunked_and_then_the_end(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        client.sendall(request(gateway, version="1.0", stream=True))
+        head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body.startswith(b"data: ")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_what_is_not_http_is_refused(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        client.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        assert read_all(client).startswith(b"HTTP/1.1 400")
+
+
+def test_a_length_and_chunks_together_are_refused(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        client.sendall(request(gateway, headers="transfer-encoding: chunked\r\n"))
+        assert read_all(client).startswith(b"HTTP/1.1 400")
+    assert not RoutedCall.objects.exists()
+
+
+def test_the_rest_of_a_body_that_nobody_reads_is_passed_over(gateway: Gateway) -> None:
+    body = b"x" * 3_000_000
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: wrong\r\ncontent-length: {len(body)}\r\n\r\n"
+    with connected(gateway) as client:
+        client.sendall(head.encode())
+        client.sendall(body)
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 401")
+        client.sendall(request(gateway))
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_is_closed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 0.2)
+    with connected(gateway) as client:
+        client.sendall(request(gateway))
+        read_answer(client)
+        assert client.recv(1) == b""
+
+
+def test_a_change_is_heard_at_once_and_not_at_the_next_look(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected(gateway) as client:
+        client.sendall(request(gateway))
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+        for module in (snapshot, keys):
+            monkeypatch.setattr(module, "CHECK_SECONDS", 60.0)
+        monkeypatch.setattr(snapshot, "TRUSTED_SECONDS", 60.0)
+        monkeypatch.setattr(keys, "STALE_SECONDS", 60.0)
+        ApiKey.objects.filter(pk=gateway.key_id).update(enabled=False)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            client.sendall(request(gateway))
+            if read_answer(client)[0].startswith(b"HTTP/1.1 401"):
+                return
+    pytest.fail("the key still works")

@@ -27,7 +27,7 @@ def plan_of(decision: dict[str, Any], candidate: Candidate) -> Plan:
 
 
 def wire(request: ChatRequest, candidate: Candidate) -> WireRequest:
-    """A request as a batch holds it. Raises ProviderError, RoutingError or ValueError for one that no batch can hold."""
+    """A request as a batch holds it. Raises ProviderError, RoutingError or ValueError where none can hold it."""
     codec = CODECS[candidate.model.provider.kind]()
     return codec.encode_chat(request, candidate.model, max_output_tokens=candidate.max_output_tokens, stream=False)
 

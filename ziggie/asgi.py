@@ -1,6 +1,7 @@
 """What the web server runs: pages and REST through Django, /ws/live/ through channels."""
 
 import os
+import sys
 from typing import Any
 
 from channels.routing import ProtocolTypeRouter
@@ -11,6 +12,11 @@ http = get_asgi_application()  # fills the app registry, which the import below 
 
 from routing.gateway.app import application as gateway  # noqa: E402 - see above
 from ziggie.consumers import live_socket  # noqa: E402 - see above
+
+if "daphne.http_protocol" in sys.modules:  # it runs us: it is to read no more than we take
+    from routing.gateway import mounted
+
+    mounted.install()
 
 
 async def web(scope: Any, receive: Any, send: Any) -> None:

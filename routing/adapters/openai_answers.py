@@ -18,7 +18,7 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
-from routing.types import Delta, Part, Reasoning, StopReason, Text, ToolCall, Usage
+from routing.types import Delta, ErrorKind, Part, Reasoning, StopReason, Text, ToolCall, Usage
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
@@ -37,12 +37,21 @@ _STOP_REASONS: dict[str, StopReason] = {
 }
 
 
+_GIVEN_UP: dict[str, ErrorKind] = {"error": "server", "insufficient_system_resource": "overloaded"}
+
+
 def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
     """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse."""
     if refused:
         return "content_filter"
     reason = _STOP_REASONS.get(finish.lower(), "stop")
     return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def _refuse_given_up(finish: str, sent: WireRequest, usage: Usage | None = None) -> None:
+    """Raises ProviderError for a finish_reason that says that there is no more, though there should be."""
+    if finish in _GIVEN_UP:
+        raise make_error(_GIVEN_UP[finish], f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
 # --- usage -----------------------------------------------------------------------------------------
@@ -110,8 +119,7 @@ def read_choice(choice: Json, sent: WireRequest) -> tuple[tuple[Part, ...], Stop
     if not message and not isinstance(choice.get("text"), str):
         raise protocol_error("the choice holds no message")
     finish = get_str(choice, "finish_reason")
-    if finish == "error":
-        raise make_error("server", "the server gave up on its answer", sent)
+    _refuse_given_up(finish, sent)
     text, reasoning = read_content(message or {"content": choice["text"]})
     refusal = get_str(message, "refusal")
     calls = _calls(message)
@@ -227,6 +235,8 @@ class ChatDecoder(EventDecoder):
             return
         if name == b"error" or chunk.get("error") or chunk.get("object") == "error":
             raise error_from_event(chunk, self.sent, usage=self.usage)
+        if isinstance(chunk.get("x_groq"), dict) and chunk["x_groq"].get("error"):
+            raise error_from_event(chunk["x_groq"], self.sent, usage=self.usage)
         choices = get_dicts(chunk, "choices")
         choice = choices[0] if choices else {}
         if not choices and "usage" not in chunk and ("message" in chunk or "detail" in chunk):
@@ -308,8 +318,7 @@ class ChatDecoder(EventDecoder):
         return None
 
     def _stop(self, finish: str, out: list[Delta]) -> None:
-        if finish == "error":
-            raise make_error("server", "the server gave up on its answer", self.sent, usage=self.usage)
+        _refuse_given_up(finish, self.sent, self.usage)
         for index in range(len(self._calls)):
             if index not in self._with_arguments:
                 out.append(Delta(tool_index=index, tool_arguments="{}"))

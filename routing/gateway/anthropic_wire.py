@@ -298,8 +298,6 @@ def _usage(usage: Usage) -> Json:
 class StreamEncoder:
     """One answer as Anthropic's events: blocks that open, grow and close one after another."""
 
-    content_type = b"text/event-stream; charset=utf-8"
-
     def __init__(self, *, call_id: str, model: str, input_tokens: int = 0) -> None:
         self._call_id, self._model, self._input_tokens = call_id, model, input_tokens
         self._begun = False

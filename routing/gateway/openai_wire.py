@@ -304,8 +304,6 @@ def _usage(usage: Usage) -> Json:
 class StreamEncoder:
     """One answer as server-sent chunks."""
 
-    content_type = b"text/event-stream; charset=utf-8"
-
     def __init__(self, *, call_id: str, model: str, include_usage: bool) -> None:
         head = orjson.dumps(_head(call_id, model, "chat.completion.chunk"))[:-1]
         self._head = b"data: " + head + b',"choices":[{"index":0,"delta":'

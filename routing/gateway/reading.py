@@ -13,6 +13,9 @@ from ziggie.errors import InvalidInput, TooLarge
 Json = dict[str, Any]
 
 MAX_MESSAGES = 5_000
+MOST_ROLES = 2 * MAX_MESSAGES  # tools and schemas may have properties of that name
+MOST_EMPTY_OBJECTS = 100_000
+SMALL_BODY_BYTES = 128 * 1024  # parsed in a millisecond, whatever it holds
 MAX_PARTS = 2_000  # of one message
 MAX_TOOLS = 512
 MAX_IMAGES = 100
@@ -39,7 +42,9 @@ class Incoming:
 
 
 def parse(body: bytes) -> Json:
-    """The JSON object in a request's body. Raises InvalidInput."""
+    """The JSON object in a request's body. Raises InvalidInput or TooLarge."""
+    if len(body) > SMALL_BODY_BYTES:
+        _refuse_masses(body)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -47,6 +52,13 @@ def parse(body: bytes) -> Json:
     if not isinstance(value, dict):
         raise InvalidInput("the body must be a JSON object")
     return value
+
+
+def _refuse_masses(body: bytes) -> None:
+    """Hundreds of thousands of messages would take a second to parse, in which nobody else is served. Inside a text
+    the first of these words cannot stand: its quotes would be escaped."""
+    if body.count(b'"role"') > MOST_ROLES or body.count(b"{}") > MOST_EMPTY_OBJECTS:
+        raise TooLarge(f"messages: at most {MAX_MESSAGES} are accepted, and there are many more")
 
 
 def refuse(where: str, expected: str) -> NoReturn:

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anthropic._models import construct_type
+from anthropic.lib.streaming._messages import accumulate_event
+from anthropic.types import Message as AnthropicMessage
+from anthropic.types import RawMessageStreamEvent
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler
+from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, WireRequest, WireResponse
+from routing.gateway import anthropic_wire, openai_wire
 from routing.types import ChatResult, ProviderError, ToolCall
 from tests.routing.adapters_support import run_decoder
 
@@ -278,14 +285,14 @@ def _documented() -> list[Any]:
         return []
     found = []
     for number, example in enumerate(json.loads(DOCUMENTED.read_text())["examples"]):
-        if "/api/chat" in example["curl"] and example["responses"]:
+        if ("/api/chat" in example["curl"] or "/api/generate" in example["curl"]) and example["responses"]:
             found.append(pytest.param(example["responses"], id=f"example-{number}"))
     return found
 
 
 @pytest.mark.parametrize("responses", _documented())
 def test_a_documented_answer_is_read(responses: list[str]) -> None:
-    lines = [json.loads(response) for response in responses]
+    lines = [line for line in map(json.loads, responses) if "model" in line]  # one shows its text once more
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     codec = CODECS["ollama"]()
     deltas, error = run_decoder(lambda: codec.chat_stream(WireRequest("POST", "x", body={})), [body])
@@ -301,3 +308,70 @@ def test_a_documented_answer_is_read(responses: list[str]) -> None:
     assert result.text == _texts("ollama", lines)
     assert {call.name for call in result.tool_calls} == _calls("ollama", lines)
     assert result.usage.output_tokens == lines[-1].get("eval_count")
+
+
+# --- through the gateway's writers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "recording"), _chats(ok=True))
+def test_a_recorded_answer_is_told_in_full_to_either_client(kind: str, recording: Path) -> None:
+    """Whole and streamed, read back by the types and the accumulators of the official packages."""
+    meta, body, request = _load(recording)
+    result = _read(kind, meta, body, request)
+    calls = [(call.name, json.loads(call.arguments)) for call in result.tool_calls]
+    for told in (
+        _openai_whole(result),
+        _openai_streamed(result),
+        _anthropic_whole(result),
+        _anthropic_streamed(result),
+    ):
+        assert told == (result.text, calls, result.usage.input_tokens or 0, result.usage.output_tokens or 0)
+
+
+Told = tuple[str, list[tuple[str, Any]], int, int]
+
+
+def _openai_whole(result: ChatResult) -> Told:
+    answer = ChatCompletion.model_validate_json(openai_wire.encode_result(result, call_id="1", model="m"))
+    message, usage = answer.choices[0].message, answer.usage
+    assert usage is not None
+    calls: Any = message.tool_calls or ()
+    found = [(call.function.name, json.loads(call.function.arguments)) for call in calls]
+    return message.content or "", found, usage.prompt_tokens, usage.completion_tokens
+
+
+def _openai_streamed(result: ChatResult) -> Told:
+    encoder = openai_wire.StreamEncoder(call_id="1", model="m", include_usage=True)
+    sent = encoder.deltas(deltas_of(result)) + encoder.end(result.stop_reason, result.usage)
+    state: Any = ChatCompletionStreamState()
+    for line in sent.split(b"\n\n"):
+        if line.startswith(b"data: {"):
+            state.handle_chunk(ChatCompletionChunk.model_validate_json(line.removeprefix(b"data: ")))
+    answer = state.current_completion_snapshot
+    message = answer.choices[0].message
+    found = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
+    return message.content or "", found, answer.usage.prompt_tokens, answer.usage.completion_tokens
+
+
+def _of_message(answer: Any) -> Told:
+    text = "".join(block.text for block in answer.content if block.type == "text")
+    calls = [(block.name, block.input) for block in answer.content if block.type == "tool_use"]
+    usage = answer.usage
+    cached = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+    return text, calls, usage.input_tokens + cached, usage.output_tokens
+
+
+def _anthropic_whole(result: ChatResult) -> Told:
+    body = anthropic_wire.encode_result(result, call_id="1", model="m")
+    return _of_message(AnthropicMessage.model_validate_json(body))
+
+
+def _anthropic_streamed(result: ChatResult) -> Told:
+    encoder = anthropic_wire.StreamEncoder(call_id="1", model="m")
+    sent = encoder.deltas(deltas_of(result)) + encoder.end(result.stop_reason, result.usage)
+    snapshot, pieces = None, dict[int, bytes]()
+    for event in sent.split(b"\n\n"):
+        if event:
+            data: Any = construct_type(type_=RawMessageStreamEvent, value=json.loads(event.partition(b"data: ")[2]))
+            snapshot = accumulate_event(event=data, current_snapshot=snapshot, json_bufs=pieces)
+    return _of_message(snapshot)

@@ -1,0 +1,102 @@
+"""What daphne, which serves pages and gateway under one address, takes of a request before anybody looks at it.
+
+By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked.
+"""
+
+from typing import Any
+
+import orjson
+from daphne import http_protocol
+from django.conf import settings
+from twisted.internet import reactor as twisted_reactor
+
+from routing.gateway import http as limits
+from routing.gateway.chat import ANTHROPIC, OPENAI
+from routing.gateway.http import RequestTimeout
+from ziggie.errors import TooLarge, ZiggieError, error_body
+from ziggie.ids import uuid7
+
+reactor: Any = twisted_reactor
+REQUEST_SECONDS = 45.0  # from a request's first line to its last byte
+LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
+PHRASES = {408: "Request Timeout", 413: "Content Too Large"}
+
+
+class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the package has no types
+    """Bodies must be short and come soon; everything else is daphne's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._received = 0
+        self._is_refused = False
+        self._deadline: Any = reactor.callLater(REQUEST_SECONDS, self._too_slow)
+
+    def gotLength(self, length: int | None) -> None:
+        too_long = length is not None and length > self._most
+        super().gotLength(0 if too_long else length)
+        if too_long:
+            self._refuse(TooLarge(f"a body may have at most {self._most} bytes"))
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self._most and not self._is_refused:
+            self._refuse(TooLarge(f"a body may have at most {self._most} bytes"))
+        if not self._is_refused:
+            super().handleContentChunk(data)
+
+    def process(self) -> Any:
+        self._forget_deadline()
+        return None if self._is_refused else super().process()
+
+    def connectionLost(self, reason: Any) -> None:
+        self._forget_deadline()
+        super().connectionLost(reason)
+
+    @property
+    def _address(self) -> bytes:
+        """The path that was asked for; known to the channel before it is known to the request."""
+        return getattr(self.channel, "_path", b"") or b""
+
+    @property
+    def _most(self) -> int:
+        most: int = limits.MAX_BODY_BYTES if self._address.startswith(b"/v1/") else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return most
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self._refuse(RequestTimeout(f"the request did not arrive within {REQUEST_SECONDS:g} s"))
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, error: ZiggieError) -> None:
+        """Answers in the words of the API that was called, and closes."""
+        self._is_refused = True
+        if self.channel is None:
+            return
+        self._forget_deadline()
+        self.channel.transport.write(refusal(error, self._address))
+        reactor.callLater(LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        if self.channel is not None:
+            self.channel.transport.abortConnection()
+
+
+def refusal(error: ZiggieError, path: bytes) -> bytes:
+    """A whole answer that ends the connection."""
+    status, request_id = error.http_status, str(uuid7())
+    body, headers = orjson.dumps(error_body(error)), []
+    if path.startswith(b"/v1/"):
+        dialect = ANTHROPIC if path.startswith(b"/v1/messages") else OPENAI
+        body, headers = dialect.error(error, status, request_id), dialect.request_id(request_id)
+    lines = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
+    head = f"HTTP/1.1 {status} {PHRASES[status]}\r\ncontent-length: {len(body)}\r\n".encode()
+    return head + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
+
+
+def install() -> None:
+    """Has daphne make its requests bounded ones."""
+    http_protocol.WebRequest = BoundedRequest

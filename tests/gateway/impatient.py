@@ -1,0 +1,7 @@
+"""The web server's application with little patience, for tests that would wait too long otherwise."""
+
+from ziggie.asgi import application  # noqa: F401, I001 - first: it fills the app registry
+
+from routing.gateway import mounted
+
+mounted.REQUEST_SECONDS = 1.0

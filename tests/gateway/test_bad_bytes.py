@@ -1,0 +1,220 @@
+"""Bytes that no honest client sends, to both ways in which the gateway is served: alone, and mounted beside Django."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.db import connection
+
+from routing.gateway import http as gateway_http
+from routing.gateway import server
+from routing.models import RoutedCall
+from tests.gateway.bad_requests import BODIES, CHAT, HEADS, MESSAGES, BadRequest, asked
+from tests.gateway.conftest import Gateway
+from tests.ziggie.live_process import database_url, web_server
+
+
+@pytest.fixture(scope="module")
+def mounted(django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
+    """daphne, as `manage.py up` runs it, on the database of this test."""
+    with django_db_blocker.unblock():
+        url = database_url(connection.settings_dict)
+    environment = {
+        "DATABASE_URL": url,
+        "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"],
+        "DJANGO_SETTINGS_MODULE": "ziggie.settings",
+    }
+    with web_server(environment=environment) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def slow_daphne(gateway: Gateway) -> Iterator[str]:
+    """daphne with little patience."""
+    url = database_url(connection.settings_dict)
+    environment = {"DATABASE_URL": url, "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
+    with web_server(environment=environment, application="tests.gateway.impatient:application") as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["alone", "mounted"])
+def served(request: pytest.FixtureRequest, gateway: Gateway) -> Gateway:
+    """The same rows, keys and providers behind either server."""
+    if request.param == "alone":
+        return gateway
+    return dataclasses.replace(gateway, url=request.getfixturevalue("mounted"))
+
+
+def exchange(gateway: Gateway, sent: bytes, *, seconds: float = 20.0) -> bytes:
+    """What comes back until the server closes."""
+    where = urlsplit(gateway.url)
+    received = b""
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=seconds) as client:
+        with contextlib.suppress(ConnectionError):  # refused while we still send
+            client.sendall(sent)
+        with contextlib.suppress(ConnectionError):
+            while chunk := client.recv(65536):
+                received += chunk
+    return received
+
+
+def read(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(first.split(" ")[1]), headers, body
+
+
+def is_alive(gateway: Gateway) -> bool:
+    return read(exchange(gateway, BadRequest("", (), b"", verb="GET").encoded("/v1/models", gateway.key)))[0] == 200
+
+
+def test_every_bad_request_gets_its_own_error_and_holds_nothing(served: Gateway) -> None:
+    for bad in (*BODIES, *HEADS):
+        for path in (CHAT, MESSAGES):
+            answer = exchange(served, bad.encoded(path, served.key))
+            if not answer and bad.may_hang_up:
+                continue
+            assert answer, bad.name
+            status, headers, body = read(answer)
+            assert status in bad.statuses, (bad.name, path, answer[:300])
+            if headers.get("content-type", "").startswith("application/json") and status != 200:
+                error = json.loads(body)
+                assert error["error"]["message"], bad.name
+                assert (error.get("type") == "error") == (path == MESSAGES), bad.name
+                assert headers["request-id" if path == MESSAGES else "x-request-id"], bad.name
+            else:
+                assert bad in HEADS or status == 200, (bad.name, answer[:300])
+    assert is_alive(served)
+    served.settled(RoutedCall.objects.count())
+
+
+# --- connections that behave oddly ---------------------------------------------------------------
+
+
+def head(gateway: Gateway, *lines: str, version: str = "1.1", path: str = CHAT) -> bytes:
+    given = [f"POST {path} HTTP/{version}", "host: x", f"x-api-key: {gateway.key}", *lines, "", ""]
+    return "\r\n".join(given).encode()
+
+
+def once_served(gateway: Gateway) -> None:
+    """The other process may not have seen this test's rows yet."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        answer = exchange(gateway, BadRequest("", (), asked()).encoded(CHAT, gateway.key))
+        if read(answer)[0] == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError(answer)
+
+
+def test_a_length_of_100_megabytes_is_refused_before_anything_is_read(served: Gateway) -> None:
+    began = time.monotonic()
+    answer = exchange(served, head(served, f"content-length: {100 << 20}", path=MESSAGES) + b"{")
+    assert read(answer)[0] == 413
+    assert json.loads(read(answer)[2])["error"]["type"] == "request_too_large"
+    assert time.monotonic() - began < 5
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(served: Gateway) -> None:
+    once_served(served)
+    where = urlsplit(served.url)
+    body = asked()
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=20) as client:
+        client.sendall(head(served, f"content-length: {len(body)}", "expect: 100-continue", "connection: close"))
+        assert client.recv(1024).startswith(b"HTTP/1.1 100")
+        client.sendall(body)
+        received = b""
+        while chunk := client.recv(65536):
+            received += chunk
+    assert b"200 OK" in received
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_http_1_0_is_answered_and_closed(served: Gateway, stream: bool) -> None:
+    if stream and not hasattr(server, "GatewayConnection"):
+        pytest.skip("uvicorn's own protocol sends chunks whatever the version")
+    once_served(served)
+    body = asked(stream=stream)
+    answer = exchange(served, head(served, f"content-length: {len(body)}", version="1.0") + body)
+    status, headers, text = read(answer)
+    assert status == 200
+    assert "transfer-encoding" not in headers
+    assert text.endswith(b"data: [DONE]\n\n") if stream else json.loads(text)["choices"]
+
+
+def test_requests_sent_without_waiting_are_answered_in_their_order(served: Gateway) -> None:
+    once_served(served)
+    good = asked()
+    sent = head(served, f"content-length: {len(good)}") + good
+    sent += head(served, "content-length: 2") + b"{}"
+    sent += head(served, f"content-length: {len(good)}", "connection: close", path=MESSAGES) + good
+    answer = exchange(served, sent)
+    kinds = [answer.index(mark) for mark in (b'"chat.completion"', b"invalid_request_error", b'"type":"message"')]
+    assert kinds == sorted(kinds)
+    assert answer.count(b"HTTP/1.1 ") == 3
+
+
+def test_no_second_request_is_smuggled_in(served: Gateway) -> None:
+    """A length and chunks at once: whatever is believed, the body is no request of its own."""
+    hidden = BadRequest("", (), b"", verb="GET").encoded("/v1/models", served.key)
+    body = b"0\r\n\r\n" + hidden
+    answer = exchange(served, head(served, f"content-length: {len(body)}", "transfer-encoding: chunked") + body)
+    assert b'"owned_by"' not in answer
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing(served: Gateway) -> None:
+    before = RoutedCall.objects.count()
+    where = urlsplit(served.url)
+    for lines, part in ((["content-length: 500"], b'{"model"'), (["transfer-encoding: chunked"], b'5\r\n{"mo')):
+        for half in (False, True):
+            with socket.create_connection((where.hostname or "", where.port or 0), timeout=5) as client:
+                client.sendall(head(served, *lines) + part)
+                if half:
+                    client.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(TimeoutError, ConnectionError):
+                        client.settimeout(1)
+                        client.recv(1024)
+    assert is_alive(served)
+    assert RoutedCall.objects.count() == before
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_body_in_chunks_without_end_is_given_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(gateway_http, "BODY_SECONDS", 0.5)
+    answer = exchange(gateway, head(gateway, "transfer-encoding: chunked", path=path) + b'5\r\n{"mod\r\n')
+    assert read(answer)[0] == 408
+    assert json.loads(read(answer)[2])["error"]["code"] == "request_timeout"
+
+
+def test_what_a_client_names_is_in_no_header_of_its_answer(served: Gateway) -> None:
+    once_served(served)
+    body = asked(model="nobody\r\nset-cookie: a=b")
+    answer = exchange(served, head(served, f"content-length: {len(body)}", "connection: close") + body)
+    assert read(answer)[0] == 404
+    assert "set-cookie" not in read(answer)[1]
+
+
+@pytest.mark.parametrize(("verb", "path", "status"), [
+    ("GET", "/v1/nothing", 404), ("POST", "/v1/models", 405), ("DELETE", "/v1/models/gpt", 405), ("GET", "/v1/", 404),
+    ("OPTIONS", CHAT, 405), ("PUT", MESSAGES, 405), ("GET", "/v1/%2e%2e/admin", 404), ("GET", "/v1//models", 404),
+])  # fmt: skip
+def test_wrong_doors_say_so(served: Gateway, verb: str, path: str, status: int) -> None:
+    found, _, body = read(exchange(served, BadRequest("", (), b"", verb=verb).encoded(path, served.key)))
+    assert found == status
+    assert json.loads(body)["error"]["code"]
+
+
+def test_daphne_gives_up_a_request_that_does_not_arrive(gateway: Gateway, slow_daphne: str) -> None:
+    at = dataclasses.replace(gateway, url=slow_daphne)
+    for sent in (b"POST /v1/messages HTTP/1.1\r\nx-slow: ", head(at, "content-length: 50", path=MESSAGES) + b"{"):
+        status, headers, body = read(exchange(at, sent))
+        assert (status, headers["connection"]) == (408, "close")
+        assert json.loads(body)["error"]["code"] == "request_timeout"

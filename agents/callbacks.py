@@ -37,10 +37,8 @@ def check_url(url: str) -> None:
 
 def owe(run: AgentRun) -> None:
     """Has a run that has just ended delivered, if its caller wants that. Belongs into the transaction that ends it."""
-    from agents.tasks import deliver_callback
-
     if run.callback_url and run.status in AgentRun.FINAL:
-        queue.enqueue(deliver_callback, str(Callback.objects.create(run=run).pk))
+        queue.enqueue("agents.tasks.deliver_callback", str(Callback.objects.create(run=run).pk))
 
 
 def due() -> Q:

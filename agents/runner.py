@@ -48,7 +48,7 @@ def execute(run_id: str) -> bool:
         if run.tries > MAX_TRIES:
             raise ZiggieError(f"given up: {MAX_TRIES} workers died or were stopped during this run")
         routed = _ask(run, fence)
-        queue.sit_out(lambda: _write(run, fence, **_result(routed), **queue.end_lease()))
+        queue.sit_out(lambda: _write(run, fence, **_result(routed), **_spent(run), **queue.end_lease()))
         service.forget(run.call_id)
         close_budget(run)
     except ZiggieError as error:
@@ -108,7 +108,6 @@ def _result(routed: Routed) -> dict[str, Any]:
         "answer": routed.result.text,
         "model": routed.model,
         "source": routed.source,
-        "cost_microusd": routed.cost_microusd,
         "saved_microusd": routed.saved_microusd,
         "input_tokens": sum(attempt.usage.input_tokens or 0 for attempt in routed.attempts),
         "output_tokens": sum(attempt.usage.output_tokens or 0 for attempt in routed.attempts),
@@ -117,7 +116,7 @@ def _result(routed: Routed) -> dict[str, Any]:
 
 
 def _spent(run: AgentRun) -> dict[str, int]:
-    """What the calls of a run that gave no answer have cost all the same."""
+    """What all calls of the run have cost: those that failed too, and those that name it at the gateway."""
     calls = RoutedCall.objects.filter(run_id=str(run.pk))
     return {"cost_microusd": calls.aggregate(cost=Sum("cost_microusd"))["cost"] or 0}
 

@@ -43,8 +43,6 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
 
     Raises InvalidInput or NotFound; nothing is stored then.
     """
-    from agents.tasks import execute_run
-
     if not new.prompt.strip():
         raise InvalidInput("prompt: must not be empty")
     if len(new.prompt) > MAX_PROMPT_CHARACTERS:
@@ -74,7 +72,7 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
                 callback_url=new.callback_url,
             )
             announce(run)
-            queue.enqueue(execute_run, str(run.pk))
+            queue.enqueue("agents.tasks.execute_run", str(run.pk))
     except IntegrityError:
         earlier = _earlier(new)  # the same key came twice at once
         if earlier is None:

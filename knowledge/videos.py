@@ -112,8 +112,6 @@ def store_transcript(video: Video, transcript: Transcript) -> bool:
 
 def request_analysis(video: Video, *, wake_worker: bool = True) -> None:
     """Queues an analysis. Raises Conflict while one is under way, InvalidInput without a transcript."""
-    from knowledge.tasks import analyse_video
-
     if not VideoTranscript.objects.filter(video=video).exists():
         raise InvalidInput("this video has no transcript yet: send one first")
     with transaction.atomic():
@@ -133,7 +131,7 @@ def request_analysis(video: Video, *, wake_worker: bool = True) -> None:
         video.refresh_from_db()
         announce(video)
         if wake_worker:
-            queue.enqueue(analyse_video, str(video.pk))
+            queue.enqueue("knowledge.tasks.analyse_video", str(video.pk))
 
 
 def announce(video: Video) -> None:

@@ -13,6 +13,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action
 
 from routing import policies, replay, rows
+from routing.admin_file import FileActions
 from routing.admin_forms import (
     BudgetForm,
     LanguageModelForm,
@@ -205,7 +206,7 @@ class RuleInline(TabularInline):  # type: ignore[misc]
 
 
 @admin.register(RoutingPolicy)
-class PolicyAdmin(ModelAdmin):  # type: ignore[misc]
+class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
     inlines = (RuleInline,)
     list_display = ("slug", "version", "state", "created_by", "published_by", "published_at")
     list_filter = ("state", "slug")

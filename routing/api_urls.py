@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from routing import api, api_evidence, api_policies, usage_api
+from routing import api, api_evidence, api_file, api_policies, usage_api
 
 VERSION = "routing/policies/<slug:slug>/<int:version>"
 
@@ -25,6 +25,8 @@ urlpatterns = [
     path(f"{VERSION}/rollback", api_policies.RollBackPolicy.as_view()),
     path(f"{VERSION}/duplicate", api_policies.DuplicatePolicy.as_view()),
     path(f"{VERSION}/replay", api_evidence.ReplayPolicy.as_view()),
+    path("routing/file", api_file.RoutingFile.as_view()),
+    path("routing/import-cortex", api_file.CortexFile.as_view()),
     path("routing/shadow", api_evidence.Shadows.as_view()),
     path("routing/rules", api_policies.Rules.as_view()),
     path("routing/rules/<str:name>", api_policies.RuleDetail.as_view()),

@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-from routing.adapters import claude_batches
+from routing.adapters import CODECS, claude_batches
 from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
@@ -24,6 +24,12 @@ def plan_of(decision: dict[str, Any], candidate: Candidate) -> Plan:
         candidates=(candidate,),
         dropped=(),
     )
+
+
+def wire(request: ChatRequest, candidate: Candidate) -> WireRequest:
+    """A request as a batch holds it. Raises ProviderError, RoutingError or ValueError where none can hold it."""
+    codec = CODECS[candidate.model.provider.kind]()
+    return codec.encode_chat(request, candidate.model, max_output_tokens=candidate.max_output_tokens, stream=False)
 
 
 class Told:

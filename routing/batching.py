@@ -22,24 +22,25 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from routing import batch_money, bodies, health, ledger, receipts, rules, service, snapshot
-from routing.adapters import CODECS, claude_batches
+from routing.adapters import claude_batches
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
 from routing.attempts import Answer, Walk
-from routing.batch_answers import Nobody, Told, plan_of
+from routing.batch_answers import Nobody, Told, plan_of, wire
 from routing.batch_rows import in_window, request_of
+from routing.batch_traces import SENDING_FOR, taken
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, measure
 from routing.models import BatchItem, ProviderBatch, RoutedCall
-from routing.pricing import halved, worst_case_microusd
+from routing.pricing import batched, worst_case_microusd
 from routing.rerun import Circumstances, circumstances
 from routing.types import (
     ENVELOPE,
     Candidate,
     ChatRequest,
-    ModelSpec,
     Plan,
     ProviderError,
+    ProviderSpec,
     Snapshot,
     World,
 )
@@ -63,7 +64,8 @@ MAX_IN_BATCH = 500
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 POLL_EVERY = timedelta(seconds=60)
 BATCH_LIFE = timedelta(hours=26)  # the provider's own limit is 24
-SENDING_FOR = timedelta(minutes=15)
+FOUND_WITHIN = timedelta(hours=1)
+PERHAPS_SENT = frozenset({"connection", "timeout", "cut", "protocol", "server"})
 WAITS_FOR = timedelta(days=7)
 SUBMISSIONS = 2
 MAX_TRIES = 3
@@ -90,9 +92,7 @@ def tick() -> None:
     for pk in ProviderBatch.objects.filter(state__in=("sending", "open")).values_list("pk", flat=True):
         _look_after(pk)
     _dispatch()
-    from routing.tasks import run_batch_item
-
-    queue.wake_forgotten(BatchItem.objects.all(), Q(state="ready"), run_batch_item)
+    queue.wake_forgotten(BatchItem.objects.all(), Q(state="ready"), "routing.tasks.run_batch_item")
 
 
 def has_work() -> bool:
@@ -158,8 +158,8 @@ def _give_up(row: BatchItem, error: ZiggieError) -> None:
 def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
     """Holds the money of all of them once, writes down that they are sent, and sends them in one batch.
 
-    A process that dies before it knows the batch's id leaves it `sending`: it is sent anew, and nothing is settled
-    for the first one.
+    Where nobody heard its id, because this process died or the answer was lost, it stays `sending` until it has been
+    looked for at the provider.
     """
     provider = items[0].candidate.model.provider
     batch = ProviderBatch.objects.create(provider=provider.slug)
@@ -169,20 +169,23 @@ def _send(items: list[_Due], configuration: Snapshot, world: World) -> None:
     for item, _ in wired:
         if item.row.pk not in affordable:  # a plain call turns to what is free, or is refused
             BatchItem.objects.filter(pk=item.row.pk, state="queued").update(plain=True)
-    seen = circumstances(configuration, world)
-    taken = [
+    seen = circumstances(configuration, world) | {"batch": True}
+    going = [
         (item.row.pk.hex, sent)
         for item, sent in wired
         if item.row.pk in affordable and _take(item, batch, stakes[item.row.pk], seen)
     ]
-    if not taken:
+    if not going:
         batch_money.close(batch.pk)
         batch.delete()
         return
     try:
-        remote_id = background_loop().submit(claude_batches.create(provider, taken)).result()
+        remote_id = background_loop().submit(claude_batches.create(provider, going)).result()
     except ProviderError as error:
-        _lose(batch, error.message, plain=not error.retryable)
+        if error.kind in PERHAPS_SENT:
+            ProviderBatch.objects.filter(pk=batch.pk).update(problem=error.message[:300])
+        else:
+            _lose(batch, error.message, plain=not error.retryable)
         return
     ProviderBatch.objects.filter(pk=batch.pk).update(remote_id=remote_id, state="open", checked_at=timezone.now())
 
@@ -193,7 +196,7 @@ def _wired(items: list[_Due]) -> list[tuple[_Due, WireRequest]]:
     size = 0
     for item in items:
         try:
-            sent = _wire(item.request, item.candidate)
+            sent = wire(item.request, item.candidate)
         except (ProviderError, RoutingError, ValueError):  # a plain call finds the words for it
             BatchItem.objects.filter(pk=item.row.pk, state="queued").update(plain=True)
             continue
@@ -206,7 +209,7 @@ def _wired(items: list[_Due]) -> list[tuple[_Due, WireRequest]]:
 
 def _stake(item: _Due, configuration: Snapshot) -> dict[int, int]:
     """What the item may cost at half price, by budget id."""
-    model = _at_half_price(item.candidate.model)
+    model = batched(item.candidate.model)
     assert model.price is not None  # _has_batches
     worst = worst_case_microusd(
         model.price,
@@ -243,31 +246,22 @@ def _write(row: BatchItem, **columns: Any) -> None:
     queue.write_fenced(BatchItem.objects.all(), row.pk, row.fence, **columns)
 
 
-def _wire(request: ChatRequest, candidate: Candidate) -> WireRequest:
-    codec = CODECS[candidate.model.provider.kind]()
-    return codec.encode_chat(request, candidate.model, max_output_tokens=candidate.max_output_tokens, stream=False)
-
-
-def _at_half_price(model: ModelSpec) -> ModelSpec:
-    return model if model.price is None else replace(model, price=halved(model.price))
-
-
 # --- fetching ------------------------------------------------------------------------------------
 
 
 def _look_after(pk: UUID) -> None:
     """Fetches a batch's answers if it has ended."""
     long_ago = Q(checked_at__isnull=True) | Q(checked_at__lt=timezone.now() - POLL_EVERY)
-    stuck = Q(state="sending", created_at__lt=timezone.now() - SENDING_FOR)
+    stuck = Q(state="sending") & (Q(created_at__lt=timezone.now() - SENDING_FOR) | ~Q(problem=""))
     fence = queue.claim(ProviderBatch.objects.all(), pk, waiting=(Q(state="open") & long_ago) | stuck)
     if fence is None:
         return
     batch = ProviderBatch.objects.get(pk=pk)
-    if batch.state == "sending":
-        _lose(batch, "the process that sent it died", plain=False)
-        return
     configuration = snapshot.current()
     provider = next((m.provider for m in configuration.models.values() if m.provider.slug == batch.provider), None)
+    if batch.state == "sending":
+        _look_for(batch, fence, provider)
+        return
     try:
         if provider is None:
             raise ProviderError("not_found", f"the provider {batch.provider} is gone", retryable=False)
@@ -282,6 +276,20 @@ def _look_after(pk: UUID) -> None:
         _lose(batch, "" if ended else "it did not end within its time", plain=False, state="ended")
     else:
         queue.write_fenced(ProviderBatch.objects.all(), pk, fence, checked_at=timezone.now(), **queue.end_lease())
+
+
+def _look_for(batch: ProviderBatch, fence: int, provider: ProviderSpec | None) -> None:
+    """A batch of which nobody heard whether it was taken: it is sent anew only if the provider has none like it."""
+    columns: dict[str, Any] = {"state": "open", "problem": "", "checked_at": None}
+    try:
+        columns["remote_id"] = background_loop().submit(taken(batch, provider)).result() if provider else None
+    except ProviderError as error:
+        young = timezone.now() - batch.created_at < FOUND_WITHIN
+        columns = {"problem": error.message[:300]} if young else {"remote_id": None}
+    if columns.get("remote_id", "") is None:
+        _lose(batch, "the provider has not taken it", plain=False)
+    else:
+        queue.write_fenced(ProviderBatch.objects.all(), batch.pk, fence, **columns, **queue.end_lease())
 
 
 async def _fetch(batch: ProviderBatch, provider: Any, configuration: Snapshot) -> None:
@@ -301,8 +309,8 @@ async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) ->
     model = configuration.models.get(sent["model"])
     if model is None:
         return  # with the rest of the batch it is sent again, elsewhere
-    candidate = Candidate(_at_half_price(model), "by a batch at half price", sent["max_output_tokens"], 0)
-    walk = Walk(plan_of(sent["decision"], candidate), request, Told(line, _wire(request, candidate)).ask, Nobody())
+    candidate = Candidate(batched(model), "by a batch at half price", sent["max_output_tokens"], 0)
+    walk = Walk(plan_of(sent["decision"], candidate), request, Told(line, wire(request, candidate)).ask, Nobody())
     answer = await walk.run()
     settled = await _settle(row, request, walk, answer, configuration)
     if not settled and not await RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).aexists():

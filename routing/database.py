@@ -7,6 +7,7 @@ each have their own. After a fork the child starts with empty pools. No transact
 
 import asyncio
 import os
+import select
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -64,6 +65,13 @@ class Closeable(Protocol):
     def close(self) -> None: ...
 
 
+def _is_quiet(connection: Connection) -> bool:
+    """False if something has come on an idle connection: its end, nearly always."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
+
+
 class Pool:
     """At most MAX_CONNECTIONS connections of one event loop."""
 
@@ -95,7 +103,7 @@ class Pool:
             since, connection = self._idle.pop()
             if connection.closed:
                 continue
-            if time.monotonic() - since < TRUSTED_IDLE_SECONDS:
+            if time.monotonic() - since < TRUSTED_IDLE_SECONDS and _is_quiet(connection):
                 return connection
             try:
                 await connection.execute("")

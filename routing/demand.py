@@ -118,18 +118,21 @@ def upper_bound_tokens(request: ChatRequest) -> int:
 
 
 _FIELDS = tuple(field.name for field in fields(Demand))
+_SETS = ("needs", "estimated")
 
 
 def to_json(demand: Demand) -> dict[str, Any]:
     """For the receipt. `from_json(to_json(d)) == d`."""
-    values = ((name, getattr(demand, name)) for name in _FIELDS)
-    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values}
+    kept = {name: getattr(demand, name) for name in _FIELDS}
+    for name in _SETS:
+        kept[name] = sorted(kept[name])
+    return kept
 
 
 def from_json(kept: Mapping[str, Any]) -> Demand:
     """What else the receipt keeps there is passed over. Raises TypeError for a receipt that lacks a field."""
     known: dict[str, Any] = {name: kept[name] for name in _FIELDS if name in kept}
-    sets: dict[str, Any] = {name: frozenset(known[name]) for name in ("needs", "estimated") if name in known}
+    sets: dict[str, Any] = {name: frozenset(known[name]) for name in _SETS if name in known}
     return Demand(**(known | sets))
 
 

@@ -7,10 +7,11 @@ nothing is divided before the one rounding at the end.
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 
-from routing.types import PriceSpec, Usage
+from routing.types import ModelSpec, PriceSpec, Usage
 
 MICRO = Decimal(1_000_000)
 SECONDS_PER_HOUR = 3600
+HALF_PRICE_BATCHES = frozenset({"anthropic"})  # kinds of providers
 _ONE = Decimal(1)
 
 
@@ -64,6 +65,13 @@ def affordable_output_tokens(
     if left < 0:
         return 0
     return int(left / each) if each else None
+
+
+def batched(model: ModelSpec) -> ModelSpec:
+    """The model as it is paid for within its provider's batch."""
+    if model.price is None or model.provider.kind not in HALF_PRICE_BATCHES:
+        return model
+    return replace(model, price=halved(model.price))
 
 
 def halved(price: PriceSpec) -> PriceSpec:

@@ -133,7 +133,8 @@ def _differences(row: tuple[Any, ...], receipt: Receipt, configuration: Snapshot
     recorded = {
         "rule": receipt.rule,
         "pattern": receipt.pattern,
-        "candidates": orjson.loads(row[8]),
+        # What was found busy when its turn came was no part of the decision.
+        "candidates": [each for each in orjson.loads(row[8]) if each["state"] != "skipped"],
         "features": orjson.loads(row[12]),
     }
     return [name for name, value in again.items() if orjson.loads(orjson.dumps(value)) != recorded[name]]

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from routing.demand import Demand
-from routing.pricing import cost_microusd
+from routing.pricing import batched, cost_microusd
 from routing.roles import part_calls
 from routing.types import Candidate, ModelSpec, Plan, Source, Usage
 
@@ -39,6 +39,11 @@ class Receipt:
     circumstances: Mapping[str, Any]
     attempts: Attempts
 
+    @property
+    def by_batch(self) -> bool:
+        """A provider's batch answered it, at half price."""
+        return bool(self.circumstances.get("batch"))
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -63,7 +68,8 @@ def as_recorded(receipt: Receipt, models: Models) -> Outcome:
     for attempt in receipt.attempts:
         model = models.get(attempt["model"])
         if model is not None and not receipt.from_cache:
-            spent[model.slug] = spent.get(model.slug, 0) + cost_microusd(_usage(attempt), model.price)
+            price = batched(model).price if receipt.by_batch else model.price
+            spent[model.slug] = spent.get(model.slug, 0) + cost_microusd(_usage(attempt), price)
     return Outcome(models.get(receipt.model), spent)
 
 
@@ -98,6 +104,7 @@ class _Walk:
         self.guessed = False
         self.asked = 0
         self.is_late = receipt.is_late
+        self.by_batch = receipt.by_batch and plan.pattern == "single"
         self._known: dict[str, list[Mapping[str, Any]]] = {}
         for attempt in receipt.attempts:
             self._known.setdefault(attempt["model"], []).append(attempt)
@@ -159,7 +166,9 @@ class _Walk:
             self.spend(model, usage, times)
 
     def spend(self, model: ModelSpec, usage: Usage, times: int = 1) -> None:
-        self.spent[model.slug] = self.spent.get(model.slug, 0) + times * cost_microusd(usage, model.price)
+        # What could wait still can: another model's batch costs half as well.
+        price = batched(model).price if self.by_batch else model.price
+        self.spent[model.slug] = self.spent.get(model.slug, 0) + times * cost_microusd(usage, price)
 
 
 def task_usage(receipt: Receipt) -> Usage | None:

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, LiteralString
 from zoneinfo import ZoneInfo
 
+from django.core.exceptions import ValidationError
 from django.db import connection
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -200,12 +201,15 @@ def records(filters: dict[str, str]) -> QuerySet[UsageRecord]:
     if filters.get("from") or filters.get("to"):
         during = period(filters.get("from", ""), filters.get("to", ""))
         found = found.filter(created_at__gte=during.since, created_at__lt=during.until)
-    if filters.get("api_key"):
-        found = found.filter(api_key_id=filters["api_key"])
     chosen = {name: filters[name] for name in FILTERS if filters.get(name)}
+    if filters.get("api_key"):
+        chosen["api_key_id"] = filters["api_key"]
     if "\0" in "".join(chosen.values()):
         raise InvalidInput("a filter holds a NUL")
-    return found.filter(**chosen)
+    try:
+        return found.filter(**chosen)
+    except ValidationError:
+        raise InvalidInput(f"call_id: {chosen['call_id'][:40]!r} is not an id") from None
 
 
 def record_json(record: UsageRecord) -> dict[str, Any]:

@@ -20,18 +20,21 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 T = TypeVar("T")
+# A function, or its dotted name where the module of the function imports the caller's.
+Task = Callable[..., Any] | str
+
 LEASE = timedelta(seconds=60)
 OUTAGE_SECONDS = 45.0  # of the database, that a job under way sits out; its lease lasts longer
 MAX_SWEPT = 200
 
 
-def enqueue(task: Callable[..., Any], *args: Any) -> None:
+def enqueue(task: Task, *args: Any) -> None:
     """Runs `task(*args)` in a worker once the present transaction is committed.
 
     `args` must be JSON-like. With the queue in PostgreSQL the wake-up is part of the transaction; with
     Redis it is sent on commit, and lost if Redis is away just then: the sweep finds the row.
     """
-    path = f"{task.__module__}.{task.__qualname__}"
+    path = task if isinstance(task, str) else f"{task.__module__}.{task.__qualname__}"
     if settings.REDIS_URL:
         transaction.on_commit(lambda: _send(path, *args), robust=True)
     else:
@@ -146,7 +149,7 @@ def pending() -> int:
     return int(get_broker().queue_size())
 
 
-def wake_forgotten(rows: models.QuerySet[Any], waiting: Q, task: Callable[..., Any]) -> int:
+def wake_forgotten(rows: models.QuerySet[Any], waiting: Q, task: Task) -> int:
     """Enqueues `task(id)` for rows whose worker is gone and, while the queue is empty, for rows that
     still wait: nobody is coming for those. Returns how many."""
     found = abandoned(rows)

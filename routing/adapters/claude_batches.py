@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from routing.adapters import CODECS, transport
@@ -19,6 +20,7 @@ KIND = "anthropic"
 CREATE_SECONDS = 300.0
 POLL_SECONDS = 30.0
 RESULTS_SECONDS = 900.0
+MOST_LISTED = 1_000
 _STATUS_PATH = "/v1/models?limit=1000"
 
 
@@ -41,6 +43,28 @@ async def create(provider: ProviderSpec, requests: Sequence[tuple[str, WireReque
     async with _client(provider, CREATE_SECONDS) as client:
         batch = await client.messages.batches.create(requests=wanted)
         return batch.id
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteBatch:
+    """A batch that the provider has, with how many requests."""
+
+    id: str
+    created_at: datetime
+    requests: int
+
+
+async def since(provider: ProviderSpec, moment: datetime) -> list[RemoteBatch]:
+    """The provider's batches that were made since, the oldest first, at most MOST_LISTED. Raises ProviderError."""
+    found: list[RemoteBatch] = []
+    async with _client(provider, POLL_SECONDS) as client:
+        async for batch in client.messages.batches.list(limit=100):  # the newest come first
+            if batch.created_at < moment or len(found) >= MOST_LISTED:
+                break
+            counts = batch.request_counts
+            told = (counts.processing, counts.succeeded, counts.errored, counts.canceled, counts.expired)
+            found.append(RemoteBatch(batch.id, batch.created_at, sum(told)))
+    return found[::-1]
 
 
 async def has_ended(provider: ProviderSpec, batch_id: str) -> bool:

@@ -11,7 +11,7 @@ from routing import ledger, snapshot
 from routing.gateway import other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
 from routing.gateway.guesses import caller_address, guesses
-from routing.gateway.http import JSON_TYPE, AsgiHttp, ClientGone, Headers, Http, Receive, Scope, Send
+from routing.gateway.http import END_CONNECTION, JSON_TYPE, AsgiHttp, ClientGone, Headers, Http, Receive, Scope, Send
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
 from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, ZiggieError
@@ -110,5 +110,5 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     if status in CLOSING:
-        headers.append((b"connection", b"close"))
+        headers.append(END_CONNECTION)
     await http.respond(status, body, headers)

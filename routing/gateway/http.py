@@ -22,6 +22,7 @@ SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
 WATCH_AFTER_SECONDS = 0.2  # most answers are out before a client could have gone
 HINT_PREFIX = b"x-ziggie-"
 JSON_TYPE = (b"content-type", b"application/json")
+END_CONNECTION = (b"connection", b"close")
 
 
 class RequestTimeout(ZiggieError):

@@ -15,7 +15,7 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from routing.gateway.http import MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
+from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
@@ -367,9 +367,9 @@ class DirectHttp(Http):
             self._end()
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        if any(name == b"connection" for name, _ in headers):
+        if END_CONNECTION in headers:
             self.keep_alive = False
-            headers = [header for header in headers if header[0] != b"connection"]
+            headers = [header for header in headers if header != END_CONNECTION]
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         ending = b"\r\n" if self.keep_alive and not self._connection.is_stopping else CLOSE + b"\r\n"
         return STATUS_LINES[status] + lines + framing + ending

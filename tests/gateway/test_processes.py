@@ -66,7 +66,7 @@ def free_port() -> int:
 @pytest.fixture
 def gateways(gateway: Gateway) -> Iterator[dict[int, str]]:
     """Real gateways on the database of this test: process ids and addresses."""
-    env = {**os.environ, "DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "ziggie.settings"}
+    env = {**os.environ, "DATABASE_URL": database_url(), "DJANGO_SETTINGS_MODULE": "ziggie.gateway_settings"}
     ports = [free_port() for _ in range(PROCESSES)]
     words = [sys.executable, "-m", "tests.gateway.gateways", *map(str, ports)]
     starter = subprocess.Popen(words, cwd=settings.BASE_DIR, env=env, stdout=subprocess.PIPE, text=True)

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from routing import batching, replay, service, snapshot, tasks
+from routing import batching, policies, replay, service, snapshot, tasks
 from routing.batch_rows import in_window
 from routing.models import (
     BatchItem,
@@ -19,6 +19,7 @@ from routing.models import (
     ProviderBatch,
     Reservation,
     RoutedCall,
+    RoutingPolicy,
     RoutingRule,
 )
 from routing.models_usage import StoredBody
@@ -214,15 +215,77 @@ def test_a_batch_that_is_gone_is_sent_again(here: Installation) -> None:
     here.assert_books_are_closed()
 
 
-def test_a_process_that_died_while_sending_leaves_nothing_behind(here: Installation) -> None:
+def forget_the_id_of_the_batch() -> None:
+    """What is there if the process dies between the provider's taking the batch and its writing that down."""
+    moment = timezone.now() - timedelta(minutes=20)
+    ProviderBatch.objects.update(state="sending", remote_id="", created_at=moment)
+
+
+def test_a_batch_whose_sender_died_is_found_again_and_not_paid_twice(here: Installation) -> None:
     item = hand_in()
     tick()
-    long_ago = timezone.now() - timedelta(hours=1)
-    ProviderBatch.objects.update(state="sending", remote_id="", created_at=long_ago)
+    forget_the_id_of_the_batch()
+    made = (timezone.now() - timedelta(minutes=19)).isoformat()
+    here.anthropic.batches_made = {"msgbatch_1": made, "msgbatch_other": made}
+    here.anthropic.batches["msgbatch_other"] = [1, 2, 3]  # somebody else's, with the same key
+    tick()
+    assert ProviderBatch.objects.get().remote_id == "msgbatch_1"
+    tick()
+    assert state_of(item) == "done"
+    assert sum("params" in str(requests) for requests in here.anthropic.batches.values()) == 1
+    here.assert_books_are_closed()
+
+
+def test_a_batch_that_the_provider_never_took_is_sent_again(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    forget_the_id_of_the_batch()
+    here.anthropic.batches.clear()
     tick()
     tick()
     assert state_of(item) == "done"
+    assert ProviderBatch.objects.filter(state="lost").count() == 1
     here.assert_books_are_closed()
+
+
+def test_a_batch_whose_answer_is_lost_is_found_with_the_next_round(here: Installation) -> None:
+    here.anthropic.queue(Reply(fault="reset"))
+    item = hand_in()
+    tick()
+    assert ProviderBatch.objects.get().state == "sending"
+    tick()
+    tick()
+    assert state_of(item) == "done"
+    assert len(here.anthropic.batches) == 1
+    here.assert_books_are_closed()
+
+
+def test_a_batch_of_somebody_else_is_not_taken_for_ours_for_long(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    forget_the_id_of_the_batch()
+    foreign = [{"custom_id": "theirs", "params": here.anthropic.batches["msgbatch_1"][0]["params"]}]
+    here.anthropic.batches = {"msgbatch_x": foreign}
+    here.anthropic.batches_made = {"msgbatch_x": (timezone.now() - timedelta(minutes=19)).isoformat()}
+    for _ in range(4):
+        tick()
+    assert state_of(item) == "done"
+    here.assert_books_are_closed()
+
+
+def test_a_replay_knows_what_batches_cost(here: Installation) -> None:
+    hand_in()
+    tick()
+    tick()
+    live = RoutingPolicy.objects.get(state="live")
+    report = replay.replay(replay.target_of(live))
+    assert (report["cost"]["before_usd"], report["cost"]["after_usd"]) == ("0.045000", "0.045000")
+    draft = policies.duplicate(live, by="test")
+    chain = ["claude-haiku-4-5", "offline"]
+    RoutingRule.objects.filter(policy=draft, name="critical and high analysis").update(chain=chain)
+    report = replay.replay(replay.target_of(draft))
+    # 10,000 in at $0.50 and 4,000 out at $2.50 a million
+    assert report["cost"]["after_usd"] == "0.015000"
 
 
 def test_a_process_that_died_between_settling_and_writing_settles_once(here: Installation) -> None:

@@ -83,15 +83,31 @@ def test_a_forked_child_opens_its_own_connection_and_leaves_its_parents_alone() 
     assert before == after
 
 
-def test_a_connection_that_the_server_closed_fails_once_and_is_replaced() -> None:
+async def end(pid: int) -> None:
+    killer = await database.connect()
+    await killer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    await killer.close()
+
+
+def test_an_idle_connection_that_the_server_closed_is_replaced_unnoticed() -> None:
     async def work() -> None:
         pid = await backend()
-        killer = await database.connect()
-        await killer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        await killer.close()
-        with pytest.raises(Unavailable, match="went away"):
-            await backend()
+        await end(pid)
         assert await backend() != pid
+
+    asyncio.run(work())
+
+
+def test_a_connection_that_the_server_closes_while_it_is_lent_fails_once_and_is_replaced() -> None:
+    async def lose() -> None:
+        async with database.connection() as own:
+            await end(own.info.backend_pid)
+            await own.execute("SELECT 1")
+
+    async def work() -> None:
+        with pytest.raises(Unavailable, match="went away"):
+            await lose()
+        assert await backend()
 
     asyncio.run(work())
 

@@ -9,13 +9,21 @@ from django.conf import settings as django_settings
 from django.core.management import call_command
 
 from routing import snapshot
+from routing.routing_file import apply
 from routing.rules import plan
 from routing.seeding import seed
 from tests.routing.specs import ask, budget, left, rule
 from tests.routing.specs import snapshot as configuration
+from ziggie.errors import InvalidInput
 
 DOCUMENT = (django_settings.BASE_DIR / "docs" / "routing.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```console\n\$ python manage\.py (routing explain .*)\n((?:.*\n)*?)```", DOCUMENT)
+EXAMPLES = re.findall(r"```console\n\$ python manage\.py (routing .*)\n((?:.*\n)*?)```", DOCUMENT)
+ROLLOUT = DOCUMENT.split("### 6. A rule for a part of its traffic")[1].split("\n## ")[0]
+BAD_FILE = DOCUMENT.split("its line, its column and its path. This file")[1].split("What may be meant")[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n((?:.*\n)*?)```", text)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -25,13 +33,24 @@ def test_an_example_prints_what_the_page_shows(
 ) -> None:
     settings.PROVIDER_API_KEYS = {"ANTHROPIC_API_KEY": "sk-test"}
     seed()
+    if command in ROLLOUT:
+        apply(blocks(ROLLOUT, "yaml")[0], by="docs")
     snapshot.forget()
     call_command(*shlex.split(command))
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.django_db
+def test_a_bad_file_is_refused_in_the_words_of_the_page() -> None:
+    seed()
+    with pytest.raises(InvalidInput) as refused:
+        apply(blocks(BAD_FILE, "yaml")[0], by="docs", name="routing.yaml")
+    told = [f"  {detail['place']}: {detail['problem']}" for detail in refused.value.details]
+    assert "\n".join([refused.value.message, *told]) + "\n" == blocks(BAD_FILE.split("is refused with")[1], "")[0]
+
+
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 8
 
 
 def test_the_worked_arithmetic_is_right() -> None:

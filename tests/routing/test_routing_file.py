@@ -69,7 +69,7 @@ def test_an_export_restores_what_was_changed_since(seeded: None) -> None:
 
 def test_the_example_of_the_documentation_applies_to_a_seeded_installation(seeded: None) -> None:
     section = Path(__file__).parents[2].joinpath("docs/routing.md").read_text().split("## The routing file")[1]
-    example = section.split("```yaml")[1].split("```")[0]
+    example = section.split("```yaml")[2].split("```")[0]
     changes = apply(example, by="test")
     assert "policies default version 2, live" in changes.written
     assert LanguageModel.objects.get(slug="llama3.2").aliases  # what the file leaves out stays

@@ -101,6 +101,8 @@ def test_records_are_listed_filtered_paged_and_exported(staff: Client) -> None:
     assert len(page["results"]) == 2
     assert page["next"]
     assert len(staff.get("/api/usage/records?model=gpt").json()["results"]) == 2
+    for wrong in ("call_id=accept", "api_key=%00", "model=a%00b"):
+        assert staff.get(f"/api/usage/records?{wrong}").status_code == 400
     body = b"".join(staff.get("/api/usage/records.csv").streaming_content).decode()  # type: ignore[attr-defined]
     rows = list(csv.DictReader(io.StringIO(body)))
     assert [row["cost_usd"] for row in rows] == [f"0.00000{number}" for number in range(5)]

@@ -6,10 +6,11 @@ roles, results of tools in the user's turn.
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse
-from tests.servers.http import Exchange
+from tests.servers.http import Disconnect, Exchange
 from tests.servers.script import Received, Reply
 
 _TYPES = {
@@ -31,6 +32,7 @@ class AnthropicServer(ProviderServer):
     def __init__(self, *, port: int = 0, api_key: str = "") -> None:
         super().__init__(port=port, api_key=api_key)
         self.batches: dict[str, list[Any]] = {}  # id -> its requests
+        self.batches_made: dict[str, str] = {}  # id -> when
         self.batches_end = True  # False: they stay in progress
         self.batch_kinds: dict[str, str] = {}  # "expired" or "errored" by words in a request; else it succeeds
 
@@ -51,13 +53,19 @@ class AnthropicServer(ProviderServer):
 
     async def _batches(self, exchange: Exchange, received: Received) -> None:
         _, _, _, _, *rest = received.path.split("?")[0].split("/")
-        if not rest:
+        if not rest and exchange.method == "GET":
+            rows = [self._batch(batch_id) for batch_id in reversed(self.batches)]
+            await exchange.send_json(200, {"data": rows, "has_more": False, "first_id": None, "last_id": None})
+        elif not rest:
             reply = self.script.choose(received, "")
             if reply.status != 200:
                 await exchange.send_json(reply.status, self.error(reply.status, reply.error, reply.error_type))
                 return
             batch_id = f"msgbatch_{len(self.batches) + 1}"
             self.batches[batch_id] = received.json["requests"]
+            self.batches_made[batch_id] = datetime.now(UTC).isoformat()
+            if reply.fault == "reset":  # it was taken, and nobody hears of that
+                raise Disconnect
             await exchange.send_json(200, self._batch(batch_id))
         elif rest[0] not in self.batches:
             await exchange.send_json(404, self.error(404, "no such batch", ""))
@@ -68,7 +76,7 @@ class AnthropicServer(ProviderServer):
             await exchange.send_json(200, self._batch(rest[0]))
 
     def _batch(self, batch_id: str) -> dict[str, Any]:
-        at, count = "2026-01-01T00:00:00Z", len(self.batches[batch_id])
+        at, count = self.batches_made.get(batch_id, "2026-01-01T00:00:00Z"), len(self.batches[batch_id])
         counts = {"processing": 0, "succeeded": count, "errored": 0, "canceled": 0, "expired": 0}
         ended = {"processing_status": "ended", "results_url": f"{self.url}/v1/messages/batches/{batch_id}/results"}
         state = ended if self.batches_end else {"processing_status": "in_progress", "results_url": None}

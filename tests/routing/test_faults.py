@@ -1,0 +1,135 @@
+"""Every fault of a provider, in every way of asking it, for every adapter: the next one answers, or nobody can."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
+import pytest
+
+from routing import calling, rules
+from routing.adapters import transport
+from routing.attempts import Answer, Caller, Walk
+from routing.batch_answers import Nobody
+from routing.gateway import upstream
+from routing.gateway.asking import Asker
+from routing.types import (
+    Candidate,
+    Delta,
+    ModelSpec,
+    Outcome,
+    PolicySpec,
+    RuleOptions,
+    RuleSpec,
+    SettingsSpec,
+    Snapshot,
+    When,
+    World,
+)
+from tests.routing.adapters_support import KEY, ask, model, provider
+from tests.servers import AnthropicServer, GeminiServer, OllamaServer, OpenAIServer, Reply
+from tests.servers.base import ProviderServer
+
+SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
+    "ollama": (OllamaServer, "llama3.2"),
+    "openai": (OpenAIServer, "gpt-4o-mini"),
+    "anthropic": (AnthropicServer, "claude-haiku-4-5"),
+    "gemini": (GeminiServer, "gemini-2.5-flash"),
+}
+SILENCE_SECONDS, PATIENT_SECONDS = 0.4, 5.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    reply: Reply
+    outcome: Outcome
+    late: bool = False  # pieces of an answer come before it
+
+
+FAULTS = {
+    "hangs": Fault(Reply(fault="hang"), "timeout"),
+    "cuts before the first piece": Fault(Reply(fault="cut", fault_after=0), "cut"),
+    "cuts in mid-answer": Fault(Reply(fault="cut", fault_after=3), "cut", late=True),
+    "stalls after the first token": Fault(Reply(fault="stall", fault_after=3), "timeout", late=True),
+    "resets": Fault(Reply(fault="reset"), "error"),
+    "says 429": Fault(Reply(status=429, error="slow down", headers={"retry-after": "30"}), "error"),
+    "says 500": Fault(Reply(status=500, error="it broke"), "error"),
+    "says 529": Fault(Reply(status=529, error="overloaded"), "error"),
+    "says garbage": Fault(Reply(fault="garbage", fault_after=0), "error"),
+    "has another schema": Fault(Reply(fault="wrong_schema"), "error"),
+    "ends early": Fault(Reply(fault="end_early", fault_after=3), "cut", late=True),
+    "fails within a 200": Fault(Reply(fault="error_in_stream", fault_after=3, error="it broke"), "error", late=True),
+}
+# Inside; the gateway's whole answers; its whole answers for which somebody else could serve; its streams.
+WAYS = ("inside", "whole", "hurried", "streamed")
+
+
+@pytest.fixture(params=sorted(SERVERS))
+def chain(request: pytest.FixtureRequest) -> Iterator[tuple[ProviderServer, list[ModelSpec]]]:
+    """The server that is to fail, and its model followed by one of a server that is sound."""
+    server_class, name = SERVERS[request.param]
+    with server_class(api_key=KEY) as first, OllamaServer(api_key=KEY) as second:
+        second.default = Reply(text="sound")
+        failing = provider(request.param, first.url, slug="first", timeout_seconds=PATIENT_SECONDS)
+        sound = provider("ollama", second.url, slug="second", id=2)
+        yield first, [model(failing, name), replace(model(sound, "llama3.2"), id=2, slug="sound")]
+
+
+def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk, list[str]]:
+    """A walk through these models, which may be silent for so long, and what of the first one's answer has reached
+    a client so far."""
+    models = [replace(each, provider=replace(each.provider, timeout_seconds=seconds)) for each in models]
+    hurry = seconds if way in ("inside", "hurried") else None
+    options = RuleOptions(first_token_seconds=hurry)
+    rule = RuleSpec(1, "all", When(), tuple(each.slug for each in models), options=options)
+    free = [replace(each, capabilities=frozenset({"chat"})) for each in models]
+    configuration = Snapshot(1, {m.slug: m for m in free}, PolicySpec(1, "p", 1, (rule,)), (), SettingsSpec(), {})
+    plan = rules.plan(ask(), configuration, World(datetime.now(UTC)))
+    seen: list[str] = []
+
+    async def sink(candidate: Candidate, deltas: list[Delta]) -> None:
+        texts = [delta.text for delta in deltas if delta.is_output]
+        walk.committed = walk.committed or bool(texts)
+        seen.extend(texts if candidate.model.slug == models[0].slug else ())
+
+    callers: dict[str, Caller] = {"inside": calling.ask, "streamed": Asker(sink)}
+    walk = Walk(plan, ask(), callers.get(way, Asker()), Nobody())
+    return walk, seen
+
+
+async def run(walk: Walk) -> Answer | None:
+    try:
+        async with asyncio.timeout(10):
+            return await walk.run()
+    finally:
+        await transport.close()
+        upstream.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_next_candidate_answers_unless_a_client_has_seen_a_piece(
+    chain: tuple[ProviderServer, list[ModelSpec]], name: str, way: str
+) -> None:
+    server, models = chain
+    fault = FAULTS[name]
+    server.default = replace(fault.reply, text=fault.reply.text * 3)
+    seconds = SILENCE_SECONDS if fault.outcome == "timeout" else PATIENT_SECONDS
+    walk, seen = walk_of(models, way, seconds=seconds)
+    answer = asyncio.run(run(walk))
+    first = walk.attempts[0]
+    assert first.model == models[0].slug
+    if seen:
+        assert fault.late
+        assert answer is None
+        assert len(walk.attempts) == 1
+    else:
+        assert answer is not None
+        assert answer.result.text == "sound"
+        assert len(walk.attempts) == 2
+    # A body that is not whole, of a length that was told, is a cut to one and no JSON to the other.
+    expected = {fault.outcome} | ({"error", "cut"} if fault.outcome == "cut" else set())
+    assert first.outcome in expected, first
+    assert first.error
+    assert KEY not in first.error

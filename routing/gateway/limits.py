@@ -127,6 +127,7 @@ class Limits:
 
     async def _hold(self, key: Key, tokens: int) -> Admission:
         most = key.tokens_per_minute
+        self._correct_first(key.id)
         ask = _Ask(key.id, 1, key.requests_per_minute, hold=tokens, most_tokens=most)
         grant = await self._lane.submit(ask)
         if grant.granted:
@@ -134,6 +135,12 @@ class Limits:
         if most is not None and grant.tokens_used >= most:
             raise RateLimited(f"this API key may use {most} tokens a minute", retry_after_seconds=_wait(grant))
         raise _too_many(key, grant)
+
+    def _correct_first(self, key_id: str) -> None:
+        """What this process knows already of the key's use goes to the database with the call that is asked for."""
+        for place in [place for place in self._corrections if place[0] == key_id]:
+            ask = _Ask(key_id, 0, None, tokens=self._corrections.pop(place), tokens_at=place[1])
+            self._lane.submit(ask).add_done_callback(_lost)
 
     async def _take(self, window: _Window, key: Key) -> None:
         grant = await self._ask(window, key)
@@ -171,6 +178,12 @@ class Limits:
                 await asyncio.gather(*asks, return_exceptions=True)
         finally:
             self._correcting = None
+
+
+def _lost(correction: "asyncio.Future[_Grant]") -> None:
+    """A correction that cannot be told while the database is away."""
+    if not correction.cancelled():
+        correction.exception()
 
 
 def _spend(window: _Window) -> bool:

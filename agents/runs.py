@@ -1,10 +1,12 @@
 """Runs of agents: taking them in, changing them, and telling open pages."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -12,6 +14,8 @@ from agents import callbacks
 from agents.models import LEVELS, Agent, AgentRun
 from agents.run_budgets import close_budget
 from routing import snapshot
+from routing.models import RoutedCall
+from routing.owners import Owner
 from routing.pricing import usd
 from ziggie import live, queue
 from ziggie.errors import Conflict, InvalidInput, NotFound, UnknownModel, is_storable
@@ -162,3 +166,12 @@ def announce(run: AgentRun) -> None:
             "error": run.error,
         },
     )
+
+
+def owner_of(call: RoutedCall) -> Owner | None:
+    """The run that a call was made for; a client's own run id is none of ours."""
+    wanted = Q(call_id=call.pk)
+    with suppress(ValueError):
+        wanted |= Q(pk=UUID(call.run_id))
+    run = AgentRun.objects.filter(wanted).select_related("agent").first()
+    return Owner("run", f"{run.agent.name}: {run.prompt[:80]}", run.get_absolute_url()) if run else None

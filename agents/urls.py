@@ -11,4 +11,5 @@ urlpatterns = [
     path("<uuid:pk>/row/", views.run_row, name="run-row"),
     path("<uuid:pk>/body/", views.run_body, name="run-body"),
     path("<uuid:pk>/cancel/", views.run_cancel, name="run-cancel"),
+    path("<uuid:pk>/review/", views.run_review, name="run-review"),
 ]

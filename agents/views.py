@@ -9,9 +9,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from agents.models import LEVELS, Agent, AgentRun
+from agents.reviewing import review_of, say
 from agents.runs import NewRun, cancel_run, create_run
+from routing.models import RoutedCall
+from routing.reviews import REVIEWING, said_in
 from ziggie.errors import ZiggieError
-from ziggie.pages import staff_page
+from ziggie.pages import needs, staff_page, told
 
 PAGE_SIZE = 30
 
@@ -44,7 +47,7 @@ def run_row(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_GET
 def run_page(request: HttpRequest, pk: UUID) -> HttpResponse:
     run = get_object_or_404(AgentRun.objects.select_related("agent"), pk=pk)
-    return render(request, "agents/run.html", {"run": run, "over": run.status in AgentRun.FINAL})
+    return render(request, "agents/run.html", _run_context(request, run))
 
 
 @staff_page
@@ -52,7 +55,18 @@ def run_page(request: HttpRequest, pk: UUID) -> HttpResponse:
 def run_body(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The part of the run page that changes, for a page that sits open."""
     run = get_object_or_404(AgentRun.objects.select_related("agent"), pk=pk)
-    return render(request, "agents/_run.html", {"run": run, "over": run.status in AgentRun.FINAL})
+    return render(request, "agents/_run.html", _run_context(request, run))
+
+
+def _run_context(request: HttpRequest, run: AgentRun) -> dict[str, object]:
+    over = run.status in AgentRun.FINAL
+    return {
+        "run": run,
+        "over": over,
+        "has_receipt": over and RoutedCall.objects.filter(pk=run.call_id).exists(),
+        "review": review_of(run),
+        "can_review": run.status == "completed" and request.user.has_perm(REVIEWING),
+    }
 
 
 @staff_page
@@ -76,8 +90,15 @@ def run_create(request: HttpRequest) -> HttpResponse:
 @require_POST
 def run_cancel(request: HttpRequest, pk: UUID) -> HttpResponse:
     run = get_object_or_404(AgentRun, pk=pk)
-    try:
-        cancel_run(run)
-    except ZiggieError as error:
-        messages.error(request, error.message)
+    told(request, lambda: cancel_run(run))
+    return redirect(run)
+
+
+@staff_page
+@needs(REVIEWING)
+@require_POST
+def run_review(request: HttpRequest, pk: UUID) -> HttpResponse:
+    run = get_object_or_404(AgentRun, pk=pk)
+    by = request.user.get_username()
+    told(request, lambda: say(run, said_in(request.POST, by=by)), "Your review is noted.")
     return redirect(run)

@@ -1,7 +1,8 @@
 """From a transcript to insights, through the router. Each step is kept in the database as it is done, so
 that an analysis whose worker, web server or database dies is finished by the next one, and paid once.
 
-Nothing of a transcript is cut off: what does not fit a model's context is analysed in parts.
+Nothing of a transcript is cut off: what does not fit a model's context is analysed in parts, and one more call
+writes the summary of all of them.
 """
 
 import json
@@ -16,16 +17,18 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from knowledge import summary
 from knowledge.chunking import split
 from knowledge.insights import SCHEMA, InvalidInsights, merge_insights, read_insights
 from knowledge.models import Analysis, AnalysisPart, Video
 from knowledge.transcripts import Transcript
 from knowledge.videos import announce
 from routing import service
+from routing.models import RoutedCall
 from routing.pricing import usd
-from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
+from routing.types import ChatRequest, ChatResult, Hints, Routed, Source, Verdict, message
 from ziggie import queue
-from ziggie.errors import ZiggieError
+from ziggie.errors import RoutingError, ZiggieError
 
 MAX_OUTPUT_TOKENS = 4000
 PROMPT_TOKENS = 1500  # what the instructions and the schema take of a model's context
@@ -64,7 +67,8 @@ def analyse(video_id: str) -> bool:
         parts = _parts(job)
         for job.part, part in enumerate(parts):
             _analyse_part(job, part)
-        queue.sit_out(lambda: _finish(job, parts))
+        summed_up = _summarised(job, parts)
+        queue.sit_out(lambda: _finish(job, parts, summed_up))
     except ZiggieError as error:
         job.write(state="failed", step="", error=error.message, finished_at=timezone.now(), **queue.end_lease())
     except queue.LostLease:
@@ -79,6 +83,7 @@ class _Job:
     video: Video
     fence: int
     parts: int = 1
+    steps: int = 1  # the parts, and their summary if there are several
     part: int = 0
 
     def write(self, **columns: Any) -> None:
@@ -90,13 +95,14 @@ class _Job:
 
     def show(self, fraction: float, step: str) -> None:
         """Progress within the current part, 0-1. A database that is away for a moment costs no call under way."""
-        progress = 5 + int(90 * (self.part + fraction) / self.parts)
+        progress = 5 + int(90 * (self.part + fraction) / self.steps)
         queue.sit_out(lambda: self.write(progress=progress, step=step))
 
 
 def _parts(job: _Job) -> list[AnalysisPart]:
     """The parts of this round, made once: a worker that takes over goes on with the same ones."""
-    parts = list(AnalysisPart.objects.filter(video=job.video, round=job.video.round))
+    found = AnalysisPart.objects.filter(video=job.video, round=job.video.round).exclude(number=AnalysisPart.SUMMARY)
+    parts = list(found.all())
     if not parts:
         transcript = Transcript.from_json(job.video.transcript.segments)
         pieces = split(transcript, max_tokens=_part_tokens(job.video))
@@ -104,14 +110,15 @@ def _parts(job: _Job) -> list[AnalysisPart]:
             AnalysisPart(video=job.video, round=job.video.round, number=number, segments=piece.to_json())
             for number, piece in enumerate(pieces)
         )
-        parts = list(AnalysisPart.objects.filter(video=job.video, round=job.video.round))
+        parts = list(found.all())
     job.parts = len(parts)
+    job.steps = len(parts) + (len(parts) > 1)
     return parts
 
 
 def _part_tokens(video: Video) -> int:
     """How many tokens of transcript the model that is first in line can take at once."""
-    chosen = service.first_choice(Hints(task_kind="analysis", creator_tier=video.tier))
+    chosen = service.first_choice(Hints(task_kind="analysis", creator_tier=video.asked_tier))
     answer = min(MAX_OUTPUT_TOKENS, chosen.max_output_tokens or MAX_OUTPUT_TOKENS)
     return max(chosen.context_window - answer - PROMPT_TOKENS, MIN_PART_TOKENS)
 
@@ -119,24 +126,30 @@ def _part_tokens(video: Video) -> int:
 def _analyse_part(job: _Job, part: AnalysisPart) -> None:
     if part.insights is None:
         transcript = Transcript.from_json(part.segments)
-        call_id = service.fresh_id(part.call_id)
-        if call_id != part.call_id:
-            part.call_id = call_id
-            part.save(update_fields=["call_id"])
-        routed = _ask(job, _request(transcript, job.video, call_id))
+        _freshen(part)
+        label = f"part {job.part + 1} of {job.parts}" if job.parts > 1 else "the transcript"
+        routed = _ask(job, _request(transcript, job.video, part.call_id), f"a model reads {label}")
         part.insights = read_insights(routed.result.text, duration_seconds=_bound(transcript))
         part.outcome = _outcome(routed)
-        queue.sit_out(lambda: _keep(job, part))
+        queue.sit_out(lambda: _keep(job, part, f"part {part.number + 1} of {job.parts} is read"))
         service.forget(part.call_id)
 
 
-def _keep(job: _Job, part: AnalysisPart) -> None:
+def _freshen(part: AnalysisPart) -> None:
+    """Gives the part a new call id if its call was given up before."""
+    call_id = service.fresh_id(part.call_id)
+    if call_id != part.call_id:
+        part.call_id = call_id
+        part.save(update_fields=["call_id"])
+
+
+def _keep(job: _Job, part: AnalysisPart, step: str) -> None:
     with transaction.atomic():
-        job.show(1, f"part {part.number + 1} of {job.parts} is read")
+        job.show(1, step)
         part.save(update_fields=["insights", "outcome"])
 
 
-def _ask(job: _Job, request: ChatRequest) -> Routed:
+def _ask(job: _Job, request: ChatRequest, step: str) -> Routed:
     """One routed call; meanwhile the row shows its progress and its lease is kept."""
     said = 0
 
@@ -144,7 +157,6 @@ def _ask(job: _Job, request: ChatRequest) -> Routed:
         nonlocal said
         said = characters
 
-    label = f"part {job.part + 1} of {job.parts}" if job.parts > 1 else "the transcript"
     call = service.submit(replace(request, on_output=count))
     shown, shown_at = -1, 0.0
     try:
@@ -152,7 +164,7 @@ def _ask(job: _Job, request: ChatRequest) -> Routed:
             wait([call], timeout=POLL_SECONDS)
             now = time.monotonic()
             if said != shown or now - shown_at > HEARTBEAT_SECONDS:
-                job.show(1 - math.exp(-said / TYPICAL_ANSWER_CHARACTERS), f"a model reads {label}")
+                job.show(1 - math.exp(-said / TYPICAL_ANSWER_CHARACTERS), step)
                 shown, shown_at = said, now
     finally:
         call.cancel()
@@ -177,7 +189,7 @@ def _request(transcript: Transcript, video: Video, call_id: UUID) -> ChatRequest
             message("system", INSTRUCTIONS),
             message("user", f"Video: {title}\nTranscript:\n{transcript.to_prompt()}"),
         ),
-        hints=Hints(task_kind="analysis", creator_tier=video.tier),
+        hints=Hints(task_kind="analysis", creator_tier=video.asked_tier),
         max_output_tokens=MAX_OUTPUT_TOKENS,
         temperature=0.2,
         json_schema=SCHEMA,
@@ -187,6 +199,64 @@ def _request(transcript: Transcript, video: Video, call_id: UUID) -> ChatRequest
         deadline_seconds=CALL_DEADLINE_SECONDS,
         call_id=call_id,
     )
+
+
+# --- the summary of several parts ----------------------------------------------------------------
+
+
+def _summarised(job: _Job, parts: list[AnalysisPart]) -> AnalysisPart | None:
+    """The further part that holds one summary of all parts, or why there is none; None where one part is all,
+    or where no model was there for any of them."""
+    if len(parts) < 2 or all((part.outcome or {}).get("source") == Source.OFFLINE for part in parts):
+        return None
+    job.part = len(parts)
+    part, _ = AnalysisPart.objects.get_or_create(
+        video=job.video, round=job.video.round, number=AnalysisPart.SUMMARY, defaults={"segments": []}
+    )
+    if part.outcome is None:
+        _freshen(part)
+        part.insights, part.outcome = _summary_of(job, parts, part)
+        queue.sit_out(lambda: _keep(job, part, "the parts are put together"))
+        service.forget(part.call_id)
+    return part
+
+
+def _summary_of(job: _Job, parts: list[AnalysisPart], part: AnalysisPart) -> tuple[dict[str, str], dict[str, Any]]:
+    """`{summary}` or `{problem}`, and what the call came to. The parts' own summaries do where it fails."""
+    texts = [(part.insights or {})["summary"] for part in parts]
+    request = summary.request(texts, job.video, call_id=part.call_id, deadline_seconds=CALL_DEADLINE_SECONDS)
+    try:
+        routed = _ask(job, request, f"a model sums up {len(parts)} parts")
+    except RoutingError as error:
+        return {"problem": error.message}, _failed_outcome(part.call_id)
+    if routed.source == Source.OFFLINE:
+        return {"problem": "no model was there to do it"}, _outcome(routed)
+    return {"summary": summary.read(routed.result.text)}, _outcome(routed)
+
+
+def _failed_outcome(call_id: UUID) -> dict[str, Any]:
+    """What a call without an answer came to, by its receipt; nothing if it was refused before any model was asked."""
+    call = RoutedCall.objects.filter(pk=call_id).first()
+    attempts = call.attempts if call else []
+    return {
+        "source": "",
+        "cost_microusd": call.cost_microusd if call else 0,
+        "saved_microusd": call.saved_microusd if call else 0,
+        "input_tokens": sum(attempt["usage"]["input_tokens"] or 0 for attempt in attempts),
+        "output_tokens": sum(attempt["usage"]["output_tokens"] or 0 for attempt in attempts),
+        "seconds": call.duration_ms / 1000 if call else 0.0,
+        "attempts": [
+            {
+                **{name: attempt[name] for name in ("model", "source", "outcome", "seconds", "confidence", "error")},
+                "cost_usd": usd(attempt["cost_microusd"]),
+            }
+            for attempt in attempts
+        ],
+        "refused": call is None,
+    }
+
+
+# --- the end -------------------------------------------------------------------------------------
 
 
 def _outcome(routed: Routed) -> dict[str, Any]:
@@ -213,14 +283,19 @@ def _outcome(routed: Routed) -> dict[str, Any]:
     }
 
 
-def _finish(job: _Job, parts: list[AnalysisPart]) -> None:
+def _finish(job: _Job, parts: list[AnalysisPart], summed_up: AnalysisPart | None) -> None:
     """The insights of all parts become the round's one analysis, in the transaction that ends the job."""
-    outcomes = [part.outcome or {} for part in parts]
     insights = merge_insights(
         [part.insights or {} for part in parts], weights=[len(json.dumps(part.segments)) for part in parts]
     )
     confidence = float(insights["confidence"])
-    longest = max(outcomes, key=lambda outcome: outcome["output_tokens"])
+    longest = max((part.outcome or {} for part in parts), key=lambda outcome: outcome["output_tokens"])
+    note = ""
+    if summed_up is not None:
+        insights["summary"] = (summed_up.insights or {}).get("summary", insights["summary"])
+        note = _note(summed_up)
+    calls = [*parts, summed_up] if summed_up else parts
+    outcomes = [call.outcome or {} for call in calls]
     with transaction.atomic():
         Analysis.objects.create(
             video=job.video,
@@ -230,7 +305,8 @@ def _finish(job: _Job, parts: list[AnalysisPart]) -> None:
             model=longest["model"],
             source=longest["source"],
             attempts=[attempt for outcome in outcomes for attempt in outcome["attempts"]],
-            call_ids=[str(part.call_id) for part in parts],
+            call_ids=[str(call.call_id) for call in calls if not (call.outcome or {}).get("refused")],
+            note=note,
             **{
                 name: sum(outcome[name] for outcome in outcomes)
                 for name in ("cost_microusd", "saved_microusd", "input_tokens", "output_tokens", "seconds")
@@ -243,3 +319,10 @@ def _finish(job: _Job, parts: list[AnalysisPart]) -> None:
             finished_at=timezone.now(),
             **queue.end_lease(),
         )
+
+
+def _note(summed_up: AnalysisPart) -> str:
+    problem = (summed_up.insights or {}).get("problem")
+    if problem is None:
+        return ""
+    return f"The summary is those of the parts, one after another, since putting them together failed: {problem}"[:500]

@@ -34,7 +34,7 @@ def read_insights(answer: str, *, duration_seconds: float | None) -> dict[str, A
     `duration_seconds` bounds the key points' times; None for a transcript without times, whose key
     points then get no time at all.
     """
-    insights = _normalised(_json_object(answer), timed=duration_seconds is not None)
+    insights = _normalised(json_object(answer), timed=duration_seconds is not None)
     problems = [_problem(error) for error in _validator.iter_errors(insights)]
     if not problems and duration_seconds is not None:
         problems = _times_outside(insights["key_points"], duration_seconds)
@@ -44,7 +44,7 @@ def read_insights(answer: str, *, duration_seconds: float | None) -> dict[str, A
     return insights
 
 
-def _json_object(answer: str) -> dict[str, Any]:
+def json_object(answer: str) -> dict[str, Any]:
     """The one JSON object of an answer, be it fenced, preceded by thinking, or wrapped in prose."""
     text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL).strip()
     start = text.find("{")

@@ -69,6 +69,9 @@ class Video(LeasedRow):
     error = models.TextField(blank=True)
     version = models.PositiveIntegerField(default=0, editable=False)
     round = models.PositiveIntegerField(default=0, editable=False)
+    on_cloud = models.BooleanField(
+        default=False, editable=False, help_text="This round asks for what critical work gets, whatever the tier."
+    )
     created_at = models.DateTimeField(default=timezone.now)
     queued_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -92,6 +95,11 @@ class Video(LeasedRow):
     def tier(self) -> str:
         return self.priority or self.creator.tier
 
+    @property
+    def asked_tier(self) -> str:
+        """The tier that this round's calls are routed by."""
+        return "critical" if self.on_cloud else self.tier
+
     def newest_analysis(self) -> "Analysis | None":
         """The analysis of the latest finished round; free of queries where `analyses` is prefetched."""
         return max(self.analyses.all(), key=lambda analysis: analysis.round, default=None)
@@ -113,11 +121,13 @@ class VideoTranscript(models.Model):
 
 
 class AnalysisPart(models.Model):
-    """One routed call of an analysis: a stretch of the transcript.
+    """One routed call of an analysis: a stretch of the transcript, or the summary of all of them.
 
     The call id is fixed before the call is made, so that a part that is taken up again after a crash
     is paid for once.
     """
+
+    SUMMARY = 32_767  # this number is the summary's: it comes after every stretch
 
     video = models.ForeignKey(Video, on_delete=models.CASCADE, related_name="parts")
     round = models.PositiveIntegerField()
@@ -152,6 +162,7 @@ class Analysis(models.Model):
     seconds = models.FloatField(default=0)
     attempts = models.JSONField(default=list)
     call_ids = models.JSONField(default=list)
+    note = models.CharField(max_length=500, blank=True, help_text="What to know of how it was made.")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

@@ -10,8 +10,10 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from knowledge.models import TIERS, Creator, Video, VideoTranscript
+from knowledge.models import TIERS, AnalysisPart, Creator, Video, VideoTranscript
 from knowledge.transcripts import Transcript
+from routing.models import RoutedCall
+from routing.owners import Owner
 from routing.pricing import usd
 from ziggie import live, queue
 from ziggie.errors import Conflict, InvalidInput, is_storable
@@ -110,8 +112,9 @@ def store_transcript(video: Video, transcript: Transcript) -> bool:
     return True
 
 
-def request_analysis(video: Video, *, wake_worker: bool = True) -> None:
-    """Queues an analysis. Raises Conflict while one is under way, InvalidInput without a transcript."""
+def request_analysis(video: Video, *, on_cloud: bool = False, wake_worker: bool = True) -> None:
+    """Queues an analysis; `on_cloud` by what critical work gets. Raises Conflict while one is under way,
+    InvalidInput without a transcript."""
     if not VideoTranscript.objects.filter(video=video).exists():
         raise InvalidInput("this video has no transcript yet: send one first")
     with transaction.atomic():
@@ -121,6 +124,7 @@ def request_analysis(video: Video, *, wake_worker: bool = True) -> None:
             step="waiting for a worker",
             error="",
             tries=0,
+            on_cloud=on_cloud,
             round=F("round") + 1,
             version=F("version") + 1,
             queued_at=timezone.now(),
@@ -157,3 +161,9 @@ def announce(video: Video) -> None:
             "confidence": analysis.confidence if analysis else None,
         },
     )
+
+
+def owner_of(call: RoutedCall) -> Owner | None:
+    """The video that a call was made for."""
+    part = AnalysisPart.objects.filter(call_id=call.pk).select_related("video").first()
+    return Owner("video", part.video.title, part.video.get_absolute_url()) if part else None

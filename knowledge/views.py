@@ -9,10 +9,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from knowledge.models import TIERS, Creator, Video
+from knowledge.reviewing import redo_on_cloud, review_of, say
 from knowledge.transcripts import parse
 from knowledge.videos import NewVideo, add_video, request_analysis
+from routing.reviews import REVIEWING, said_in
 from ziggie.errors import InvalidInput, ZiggieError
-from ziggie.pages import staff_page
+from ziggie.pages import needs, staff_page, told
 
 PAGE_SIZE = 30
 
@@ -46,7 +48,7 @@ def video_row(request: HttpRequest, pk: UUID) -> HttpResponse:
 @require_GET
 def video_page(request: HttpRequest, pk: UUID) -> HttpResponse:
     video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
-    return render(request, "knowledge/video.html", _video_context(video))
+    return render(request, "knowledge/video.html", _video_context(request, video))
 
 
 @staff_page
@@ -54,13 +56,17 @@ def video_page(request: HttpRequest, pk: UUID) -> HttpResponse:
 def video_body(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The part of the video page that changes, for a page that sits open."""
     video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
-    return render(request, "knowledge/_video.html", _video_context(video))
+    return render(request, "knowledge/_video.html", _video_context(request, video))
 
 
-def _video_context(video: Video) -> dict[str, object]:
+def _video_context(request: HttpRequest, video: Video) -> dict[str, object]:
+    analysis = video.newest_analysis()
     return {
         "video": video,
-        "analysis": video.newest_analysis(),
+        "analysis": analysis,
+        "review": review_of(analysis) if analysis else None,
+        "needs_review": video.state == "needs_review",
+        "can_review": request.user.has_perm(REVIEWING) and video.state in ("analysed", "needs_review"),
         "transcript": getattr(video, "transcript", None),
         "can_analyse": video.state not in ("queued", "analysing", "fetching"),
     }
@@ -71,10 +77,27 @@ def _video_context(video: Video) -> dict[str, object]:
 def video_analyse(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The button on the video page."""
     video = get_object_or_404(Video, pk=pk)
-    try:
-        request_analysis(video)
-    except ZiggieError as error:
-        messages.error(request, error.message)
+    told(request, lambda: request_analysis(video))
+    return redirect(video)
+
+
+@staff_page
+@needs(REVIEWING)
+@require_POST
+def video_review(request: HttpRequest, pk: UUID) -> HttpResponse:
+    video = get_object_or_404(Video, pk=pk)
+    by = request.user.get_username()
+    told(request, lambda: say(video, said_in(request.POST, by=by)), "Your review is noted.")
+    return redirect(video)
+
+
+@staff_page
+@needs(REVIEWING)
+@require_POST
+def video_redo(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The button that has a video analysed again on cloud."""
+    video = get_object_or_404(Video, pk=pk)
+    told(request, lambda: redo_on_cloud(video), "It is analysed again, by what critical work gets.")
     return redirect(video)
 
 

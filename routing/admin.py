@@ -246,7 +246,12 @@ class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
             report = replay.replay(replay.target_of(policy), max_calls=REPLAYED_CALLS)
         except ZiggieError as error:
             return error.message
-        return format_html('<pre class="overflow-x-auto text-xs">{}</pre>', replay.as_text(report))
+        page = reverse("policy-publish", args=[policy.slug, policy.version])
+        return format_html(
+            '<pre class="text-xs">{}</pre><a class="underline" href="{}">All of it, and the button that publishes</a>',
+            replay.as_text(report),
+            page,
+        )
 
     def save_model(self, request: HttpRequest, obj: RoutingPolicy, form: Any, change: bool) -> None:
         if change:

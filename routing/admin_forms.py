@@ -399,6 +399,10 @@ class RuleOrderForm(forms.ModelForm):  # type: ignore[type-arg]
         model = RoutingRule
         fields = ("position",)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["position"].widget.attrs["aria-label"] = f"Position of {self.instance.name}"
+
     def validate_constraints(self) -> None:
         """See RuleOrderFormSet."""
 

@@ -1,7 +1,7 @@
 """Work that may wait, as rows: handed in here, and asked for here when it is done. batching.py does the work."""
 
 from dataclasses import dataclass, replace
-from datetime import time
+from datetime import datetime, time, timedelta
 from uuid import UUID
 
 from routing import kept_requests, receipts
@@ -66,3 +66,16 @@ def in_window(window: str, now: time) -> bool:
     if begins <= ends:
         return begins <= now < ends
     return now >= begins or now < ends
+
+
+def next_change(window: str, now: datetime) -> datetime | None:
+    """When the window opens, or closes if it is open; None for one that is always open. `now` bears the staff's
+    time zone."""
+    if not window:
+        return None
+    begins, ends = (time.fromisoformat(side) for side in window.split("-"))
+    if begins == ends:
+        return None
+    at = ends if in_window(window, now.time()) else begins
+    day = now.date() + timedelta(days=at <= now.time().replace(tzinfo=None))
+    return datetime.combine(day, at, now.tzinfo)

@@ -9,11 +9,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from uuid import UUID
+
+from django.db.models import Count, Q
 
 from routing import database
-from routing.models import ReviewedOutcome, RoutedCall
-from ziggie.errors import Conflict, NotFound
+from routing.models import ReviewedOutcome
 
 ENOUGH_OUTCOMES = 50
 MOST_OUTCOMES = 2_000  # the newest ones count
@@ -22,7 +22,7 @@ MAX_CURVES = 1_000
 
 OUTCOMES = """
 SELECT confidence, good, model = %s FROM routing_reviewedoutcome
-WHERE task_kind = %s ORDER BY reviewed_at DESC LIMIT %s
+WHERE task_kind = %s AND confidence IS NOT NULL ORDER BY reviewed_at DESC LIMIT %s
 """
 
 
@@ -113,24 +113,8 @@ def _fitted(rows: Sequence[tuple[float, bool, bool]]) -> Curve | None:
     return None
 
 
-def review(call_id: UUID, *, good: bool) -> ReviewedOutcome:
-    """Keeps what a person says of a routed call's answer; said again, it replaces what was said before.
-
-    Raises NotFound, or Conflict for a call whose answer came without a confidence.
-    """
-    call = RoutedCall.objects.filter(pk=call_id).first()
-    if call is None:
-        raise NotFound("there is no such call")
-    served = next((attempt for attempt in call.attempts if attempt.get("served")), None)
-    if served is None or served.get("confidence") is None:
-        raise Conflict("this call's answer came without a confidence")
-    outcome, _ = ReviewedOutcome.objects.update_or_create(
-        call_id=call_id,
-        defaults={
-            "task_kind": call.task_kind,
-            "model": served["model"],
-            "confidence": served["confidence"],
-            "good": good,
-        },
-    )
-    return outcome
+def outcomes_known(task_kind: str, model: str) -> tuple[int, int]:
+    """How many reviewed outcomes there are to calibrate by: the model's own, and those of all models at this task."""
+    known = ReviewedOutcome.objects.filter(task_kind=task_kind, confidence__isnull=False)
+    counts = known.aggregate(own=Count("pk", filter=Q(model=model)), all=Count("pk"))
+    return counts["own"], counts["all"]

@@ -67,6 +67,7 @@ class CallRow(_Row):
     run_id: str = ""
     api_key_id: str = ""
     bodies: Mapping[str, Any] | None = None
+    findings: Mapping[str, Any] | None = None
 
 
 @dataclass

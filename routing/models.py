@@ -431,6 +431,7 @@ class RoutedCall(models.Model):
     run_id = models.CharField(max_length=64, blank=True)
     api_key_id = models.CharField(max_length=64, blank=True)
     bodies = models.JSONField(null=True, blank=True)
+    findings = models.JSONField(null=True, blank=True, help_text="What the pattern learned: docs/routing.md.")
 
     class Meta:
         ordering = ("-id",)
@@ -441,6 +442,10 @@ class RoutedCall(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} {self.rule}"
+
+    @property
+    def seconds(self) -> float:
+        return self.duration_ms / 1000
 
 
 class UsageRecord(models.Model):
@@ -584,20 +589,24 @@ class CachedAnswer(models.Model):
 
 
 class ReviewedOutcome(models.Model):
-    """What a person said of an answer that came with a confidence: calibration learns from it."""
+    """What a person said of an answer. Calibration learns from those that came with a confidence."""
 
     call_id = models.UUIDField(primary_key=True)
     task_kind = models.CharField(max_length=40, blank=True)
     model = models.CharField(max_length=100)
-    confidence = models.FloatField(validators=[MinValueValidator(0), MaxValueValidator(100)])  # raw, 0-100
+    confidence = models.FloatField(
+        null=True, validators=[MinValueValidator(0), MaxValueValidator(100)], help_text="The raw figure, 0-100."
+    )
     good = models.BooleanField()
+    note = models.CharField(max_length=500, blank=True)
+    reviewed_by = models.CharField(max_length=150, blank=True)
     reviewed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         indexes = [models.Index(fields=["task_kind", "-reviewed_at"], name="reviewed_kind")]
 
     def __str__(self) -> str:
-        return f"{self.model} {self.confidence:.0f} {'good' if self.good else 'bad'}"
+        return f"{self.model} {'good' if self.good else 'bad'}"
 
 
 class ShadowComparison(LeasedRow):

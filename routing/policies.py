@@ -6,6 +6,8 @@ to the version that was live before.
 """
 
 import difflib
+import hashlib
+import json
 from dataclasses import replace
 
 import yaml
@@ -61,24 +63,34 @@ def problems_if_live(entry: PolicyEntry, document: Document | None = None) -> li
     return [problem for problem in found if problem.path[:1] not in own and problem.path[:1] != ("settings",)]
 
 
-def publish(draft: RoutingPolicy, *, by: str) -> RoutingPolicy:
+def fingerprint(policy: RoutingPolicy) -> str:
+    """Tells whether the policy's rules, or which policy is live, have changed since somebody looked at both."""
+    live = RoutingPolicy.objects.filter(state="live").values_list("slug", "version").first()
+    known = json.dumps([live, policy.pk, rows.plain(entry_of(policy))], sort_keys=True, default=str)
+    return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
+
+
+def publish(draft: RoutingPolicy, *, by: str, seen: str = "") -> RoutingPolicy:
     """Makes a draft the live policy; the one that was live is kept as retired.
 
-    Raises InvalidInput with every mistake; Conflict if it is no draft by now.
+    `seen` is the fingerprint of what the publisher has looked at. Raises InvalidInput with every mistake;
+    Conflict if it is no draft by now, or not what was seen.
     """
     with transaction.atomic():
         rows.lock_configuration()
         draft = _locked(draft, "draft")
+        _check_seen(draft, seen)
         refuse_errors(problems_if_live(entry_of(draft)), f"{draft.slug} version {draft.version} cannot be published")
         _go_live(draft, by)
     return draft
 
 
-def roll_back(policy: RoutingPolicy, *, by: str) -> RoutingPolicy:
-    """Publishes the rules of an earlier version as a new one. Raises InvalidInput, as publish() does."""
+def roll_back(policy: RoutingPolicy, *, by: str, seen: str = "") -> RoutingPolicy:
+    """Publishes the rules of an earlier version as a new one. Raises what publish() does."""
     with transaction.atomic():
         rows.lock_configuration()
         policy = _locked(policy, "retired")
+        _check_seen(policy, seen)
         draft = create_draft(
             entry_of(policy).model_copy(update={"notes": f"Rolled back to version {policy.version}."}), by=by
         )
@@ -187,6 +199,11 @@ def _locked(policy: RoutingPolicy, state: str) -> RoutingPolicy:
     if locked.state != state:
         raise Conflict(f"{locked} is {locked.state} by now, not {state}")
     return locked
+
+
+def _check_seen(policy: RoutingPolicy, seen: str) -> None:
+    if seen and seen != fingerprint(policy):
+        raise Conflict("these rules, or the policy that is live, have changed since you looked: look at them again")
 
 
 def _next_version(slug: str) -> int:

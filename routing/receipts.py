@@ -179,6 +179,7 @@ def books(
         saved_microusd=sum(record.saved_microusd for record in records),
         duration_ms=round(seconds * 1000),
         bodies=answer_json(answer) if answer and request.call_id else None,
+        findings=answer.findings or None if answer else None,
     )
     return Books(row, records, charges(walk, demand, snapshot))
 

@@ -4,7 +4,7 @@
     stream(request)          its pieces as they come, then the receipt
     submit(request)          the same for code that is not async: a concurrent.futures.Future
     first_choice(hints)      the model that would serve first; calls nobody
-    review(call_id, good=)   what a person says of an answer; confidence is calibrated by it
+    review(call_id, good=)   what a person says of an answer; confidence is calibrated by it (reviews.py)
     open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id)
     submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
@@ -26,10 +26,10 @@ from routing import envelopes, health, receipts, rules, snapshot, streaming
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.batch_rows import BatchResult, batch_result, submit_batch
-from routing.calibration import review
 from routing.calling import ask
 from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, settle_soon, why_no_answer
 from routing.kept_calls import answered, forget, fresh_id
+from routing.reviews import newest_review, review, withdraw
 from routing.types import ChatRequest, Delta, Hints, ModelSpec, Routed, message
 from ziggie import live
 from ziggie.background import background_loop
@@ -47,6 +47,7 @@ __all__ = [
     "forget",
     "fresh_id",
     "is_live",
+    "newest_review",
     "open_call",
     "open_envelope",
     "review",
@@ -56,6 +57,7 @@ __all__ = [
     "submit",
     "submit_batch",
     "why_no_answer",
+    "withdraw",
 ]
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import wait
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from django.db import connection
 from django.db.models import Q
@@ -25,6 +25,7 @@ from routing.pricing import is_free, usd
 from routing.types import SHADOW, ChatRequest, Hints, ModelSpec, Routed, Snapshot
 from ziggie import queue
 from ziggie.errors import BudgetExceeded, InvalidInput, RoutingError
+from ziggie.ids import derived
 
 CALLS = ("answer", "model first", "shadow first")
 MAX_TRIES = 3
@@ -37,13 +38,15 @@ MAX_GROUPS = 500
 SUMMARY = """
 SELECT policy, rule, model, shadow_model, judge_model,
     count(*) FILTER (WHERE winner = 'shadow'), count(*) FILTER (WHERE winner = 'tie'),
-    count(*) FILTER (WHERE winner = 'model'), count(*) FILTER (WHERE state = 'waiting'),
+    count(*) FILTER (WHERE winner = 'model'),
+    count(*) FILTER (WHERE winner = 'tie' AND preferences <> '["tie", "tie"]'),
+    count(*) FILTER (WHERE state = 'waiting'),
     count(*) FILTER (WHERE state = 'skipped'), count(*) FILTER (WHERE state = 'failed'), sum(cost_microusd)::bigint
 FROM routing_shadowcomparison GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT %s
 """
 COLUMNS = (
     *("policy", "rule", "model", "shadow_model", "judge_model"),
-    *("wins", "ties", "losses", "waiting", "skipped", "failed", "cost_microusd"),
+    *("wins", "ties", "losses", "split", "waiting", "skipped", "failed", "cost_microusd"),
 )
 
 
@@ -123,7 +126,7 @@ def _ask(row: ShadowComparison, fence: int, name: str, request: ChatRequest) -> 
 
 def call_id_of(comparison_id: UUID, name: str) -> UUID:
     """The id of one of a comparison's calls, the same for every worker that makes it."""
-    return uuid5(comparison_id, name)
+    return derived(comparison_id, name)
 
 
 def _spent(row: ShadowComparison) -> int:
@@ -146,7 +149,8 @@ def forget_old() -> int:
 
 
 def summary() -> list[dict[str, Any]]:
-    """One entry for each rule, model, shadow and judge. `win_rate` and `interval` are null without a verdict."""
+    """One entry for each rule, model, shadow and judge. `split` counts the ties in which the judge chose otherwise
+    in the other order. `win_rate` and `interval` are null without a verdict."""
     with connection.cursor() as cursor:
         cursor.execute(SUMMARY, [MAX_GROUPS])
         return [_summed(dict(zip(COLUMNS, row, strict=True))) for row in cursor.fetchall()]

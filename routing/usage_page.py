@@ -6,18 +6,14 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from django.db.models import QuerySet
 from django.utils import timezone
 
-from routing import usage
+from routing import call_search, usage
 from routing.balances import balances
 from routing.chart import Amounts, draw
-from routing.models import RoutedCall
 from ziggie.errors import InvalidInput
-from ziggie.ids import first_uuid7
 from ziggie.models import ApiKey
 
 # What may be chosen, and the filter of receipts that a group of it leads to.
@@ -31,15 +27,8 @@ GROUPS = {
     "api_key": ("API key", "api_key"),
     "day": ("Day", ""),
 }
-FILTERS = ("model", "provider", "source", "rule", "task_kind", "creator", "outcome", "run_id")
-LONGEST_CALL = timedelta(days=30)  # between a call's first thought and its receipt: batches wait
 MAX_BARS = 92
-PAGE_SIZE = 50
 LATEST = 8
-LIST_COLUMNS = (
-    *("id", "created_at", "rule", "model", "provider", "source", "outcome", "cache", "task_kind"),
-    *("cost_microusd", "saved_microusd", "duration_ms"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +110,7 @@ def figures(chosen: Choice) -> dict[str, Any]:
         "groups": [_group(chosen, *group) for group in groups],
         "chart": draw(_amounts(chosen, during)),
         "budgets": [budget | {"percent": _percent(budget)} for budget in balances()],
-        "latest": _newest(_in_period(RoutedCall.objects.all(), during), LATEST),
+        "latest": call_search.latest(during, LATEST),
     }
 
 
@@ -163,42 +152,3 @@ def _amounts(chosen: Choice, during: usage.Period) -> list[Amounts]:
 def _percent(budget: Mapping[str, Any]) -> int:
     limit, left = Decimal(budget["limit_usd"]), Decimal(budget["left_usd"])
     return min(100, round(100 * (1 - left / limit))) if limit else 100
-
-
-# --- receipts -------------------------------------------------------------------------------------
-
-
-def receipts(asked: Mapping[str, str]) -> tuple[list[RoutedCall], str]:
-    """One page of receipts, the newest first, and the query of the next page ("" at the end). Raises InvalidInput."""
-    chosen = {name: asked[name] for name in FILTERS if asked.get(name)}
-    if "\0" in "".join(chosen.values()) + asked.get("api_key", ""):
-        raise InvalidInput("a filter holds a NUL")
-    found = RoutedCall.objects.filter(**chosen)
-    if asked.get("api_key"):
-        found = found.filter(api_key_id=asked["api_key"])
-    if asked.get("from") or asked.get("to"):
-        found = _in_period(found, usage.period(asked.get("from", ""), asked.get("to", "")))
-    if asked.get("before"):
-        found = found.filter(pk__lt=_id(asked["before"]))
-    rows = _newest(found, PAGE_SIZE + 1)
-    more = ""
-    if len(rows) > PAGE_SIZE:
-        more = urlencode({**{k: v for k, v in asked.items() if v}, "before": str(rows[PAGE_SIZE - 1].pk)})
-    return rows[:PAGE_SIZE], more
-
-
-def _in_period(found: QuerySet[RoutedCall], during: usage.Period) -> QuerySet[RoutedCall]:
-    """Ids tell when a call began, which bounds how far back the database has to look."""
-    oldest = first_uuid7(during.since - LONGEST_CALL)
-    return found.filter(pk__gte=oldest, created_at__gte=during.since, created_at__lt=during.until)
-
-
-def _newest(found: QuerySet[RoutedCall], most: int) -> list[RoutedCall]:
-    return list(found.only(*LIST_COLUMNS).order_by("-id")[:most])
-
-
-def _id(said: str) -> UUID:
-    try:
-        return UUID(said)
-    except ValueError:
-        raise InvalidInput(f"{said[:40]!r} is no id of a call") from None

@@ -17,6 +17,13 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=milliseconds << 80 | _VERSION | below | _VARIANT | chance)
 
 
+def derived(parent: uuid.UUID, name: str) -> uuid.UUID:
+    """Always the same UUIDv7 for the same parent and name; it sorts with its parent's time."""
+    chance = uuid.uuid5(parent, name).int
+    time_bits = parent.int >> 80 << 80
+    return uuid.UUID(int=time_bits | _VERSION | (chance & (0xFFF << 64)) | _VARIANT | (chance & ((1 << 62) - 1)))
+
+
 def first_uuid7(moment: datetime) -> uuid.UUID:
     """The lowest UUIDv7 of a moment's millisecond: ids made before it are lower."""
     return uuid.UUID(int=max(int(moment.timestamp() * 1000), 0) << 80 | _VERSION | _VARIANT)

@@ -5,6 +5,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from django.templatetags.static import static
+
 from ziggie.environment import Environment, database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -217,9 +219,25 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["ziggie.auth.IsStaffOrKey"],
     "SERVE_INCLUDE_SCHEMA": False,
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "ziggie.openapi.describe_errors"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "ziggie.openapi.describe_errors",
+        "routing.gateway.openapi.describe",
+    ],
 }
-UNFOLD = {"SITE_TITLE": "Ziggie", "SITE_HEADER": "Ziggie", "SITE_SYMBOL": "alt_route", "SHOW_VIEW_ON_SITE": False}
+UNFOLD = {
+    "SITE_TITLE": "Ziggie",
+    "SITE_HEADER": "Ziggie",
+    "SITE_SYMBOL": "alt_route",
+    "SHOW_VIEW_ON_SITE": False,
+    "SITE_DROPDOWN": [
+        {"title": "Dashboard", "icon": "dashboard", "link": "/"},
+        {"title": "Policies", "icon": "alt_route", "link": "/policies/"},
+        {"title": "Receipts", "icon": "receipt_long", "link": "/usage/calls/"},
+    ],
+    "STYLES": [lambda request: static("admin.css")],
+    "SCRIPTS": [lambda request: static("admin.js")],
+}
 
 LOGGING = {
     "version": 1,

@@ -10,9 +10,9 @@ from ziggie.errors import no_such_endpoint
 
 urlpatterns = [
     path("", include("monitoring.urls")),
+    path("", include("routing.urls")),
     path("runs/", include("agents.urls")),
     path("knowledge/", include("knowledge.urls")),
-    path("usage/", include("routing.urls")),
     path("login/", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from django.utils import timezone
 from jsonschema import Draft202012Validator
 
@@ -73,7 +74,7 @@ def test_a_transcript_longer_than_the_models_context_is_read_in_parts_and_merged
     analysis.analyse(str(made.pk))
 
     prompts = [r.json["messages"][-1]["content"] for r in here.ollama.requests if r.path == "/api/chat"]
-    assert len(prompts) > 1
+    assert len(prompts) > 2
     said = "\n".join(prompts)
     assert all(segment.text in said for segment in talk.segments)
     assert all(r.json["options"]["num_ctx"] <= 8192 for r in here.ollama.requests if r.path == "/api/chat")
@@ -81,6 +82,82 @@ def test_a_transcript_longer_than_the_models_context_is_read_in_parts_and_merged
     assert len(found.call_ids) == len(prompts)
     assert len(found.insights["key_points"]) == 1  # what all parts say is said once
     here.assert_books_are_closed()
+
+
+@pytest.fixture
+def in_parts(here: Installation) -> Installation:
+    """A local model with a small context, which reads a long talk in parts."""
+    LanguageModel.objects.filter(slug="llama3.2").update(context_window=8192, max_output_tokens=2048)
+    here.ollama.default = Reply(
+        text=json.dumps(insights(90, summary="One part.", key_points=[{"text": "x", "start_seconds": 3}])),
+        input_tokens=1000,
+        output_tokens=100,
+    )
+    return here
+
+
+SUMS_UP = "was read in parts"
+
+
+def test_the_parts_get_one_summary_by_one_more_call(in_parts: Installation) -> None:
+    in_parts.ollama.when(Reply(text='{"summary": "The whole talk."}', output_tokens=10), contains=SUMS_UP)
+    made = video(long_talk(minutes=30))
+    analysis.analyse(str(made.pk))
+    found = Analysis.objects.get()
+    asked = [r.json["messages"] for r in in_parts.ollama.requests if r.path == "/api/chat"]
+    parts = sum(SUMS_UP not in messages[0]["content"] for messages in asked)
+    assert found.insights["summary"] == "The whole talk."
+    assert asked[-1][1]["content"].count("One part.") == parts
+    assert (found.note, len(found.call_ids), len(found.attempts)) == ("", parts + 1, parts + 1)
+    assert found.output_tokens == 100 * parts + 10
+    assert found.confidence == 90
+    in_parts.assert_books_are_closed()
+
+
+def test_a_video_in_one_part_is_summed_up_by_nobody_else(here: Installation) -> None:
+    analysis.analyse(str(video().pk))
+    assert len(Analysis.objects.get().call_ids) == 1
+
+
+@pytest.mark.parametrize("reply", [Reply(status=500), Reply(text="no JSON at all")])
+def test_where_the_summary_fails_the_parts_own_stand_and_the_page_says_so(
+    in_parts: Installation, admin_client: Client, reply: Reply
+) -> None:
+    in_parts.change_provider("anthropic", enabled=False)
+    in_parts.change_rule("medium and low analysis", chain=["llama3.2"])
+    in_parts.ollama.when(reply, contains=SUMS_UP)
+    made = video(long_talk(minutes=30))
+    analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    found = Analysis.objects.get()
+    assert made.state == "analysed"
+    assert found.insights["summary"].startswith("One part.\n\nOne part.")
+    assert found.note.startswith("The summary is those of the parts, one after another")
+    assert found.attempts[-1]["outcome"] in ("error", "invalid")
+    assert found.cost_microusd == sum(call.cost_microusd for call in RoutedCall.objects.all())
+    assert found.note.split(":")[0] in admin_client.get(made.get_absolute_url()).content.decode()
+    in_parts.assert_books_are_closed()
+
+
+def test_the_offline_model_sums_up_nothing_that_models_have_read(in_parts: Installation) -> None:
+    in_parts.change_provider("anthropic", enabled=False)
+    in_parts.ollama.when(Reply(status=500), contains=SUMS_UP)
+    analysis.analyse(str(video(long_talk(minutes=30)).pk))
+    found = Analysis.objects.get()
+    assert found.insights["summary"].startswith("One part.\n\nOne part.")
+    assert "no model was there to do it" in found.note
+
+
+def test_a_summary_that_is_there_is_not_asked_for_again(in_parts: Installation) -> None:
+    in_parts.ollama.when(Reply(text='{"summary": "The whole talk."}'), contains=SUMS_UP)
+    made = video(long_talk(minutes=30))
+    analysis.analyse(str(made.pk))
+    asked = len(in_parts.ollama.requests)
+    Analysis.objects.all().delete()
+    Video.objects.update(state="analysing", lease_until=timezone.now() - timedelta(seconds=1))
+    analysis.analyse(str(made.pk))
+    assert len(in_parts.ollama.requests) == asked
+    assert Analysis.objects.get().insights["summary"] == "The whole talk."
 
 
 def test_parts_that_are_done_are_not_asked_for_again(here: Installation) -> None:

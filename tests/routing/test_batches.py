@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from routing import batching, policies, replay, service, snapshot, tasks
-from routing.batch_rows import in_window
+from routing.batch_rows import in_window, next_change
 from routing.models import (
     BatchItem,
     Budget,
@@ -395,3 +395,18 @@ def test_decisions_of_batches_come_out_again(here: Installation) -> None:
     tick()
     tick()
     assert replay.check()["same"] == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "changes"),
+    [
+        ("23:00-06:00", datetime(2026, 3, 14, 12, tzinfo=UTC), datetime(2026, 3, 14, 23, tzinfo=UTC)),
+        ("23:00-06:00", datetime(2026, 3, 14, 23, 30, tzinfo=UTC), datetime(2026, 3, 15, 6, tzinfo=UTC)),
+        ("23:00-06:00", datetime(2026, 3, 14, 5, 59, tzinfo=UTC), datetime(2026, 3, 14, 6, tzinfo=UTC)),
+        ("23:00-06:00", datetime(2026, 3, 14, 6, tzinfo=UTC), datetime(2026, 3, 14, 23, tzinfo=UTC)),
+        ("09:00-17:00", datetime(2026, 3, 14, 18, tzinfo=UTC), datetime(2026, 3, 15, 9, tzinfo=UTC)),
+        ("", datetime(2026, 3, 14, 18, tzinfo=UTC), None),
+    ],
+)
+def test_a_window_says_when_it_opens_or_closes(window: str, now: datetime, changes: datetime | None) -> None:
+    assert next_change(window, now) == changes

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing import calibration, service
-from routing.models import ReviewedOutcome
+from routing.models import ReviewedOutcome, RoutedCall
 from routing.types import ChatResult, Verdict
 from tests.installation import Installation, installed
 from tests.routing.test_patterns import ask, parts, prompt_of, roles
 from tests.servers import Reply
-from ziggie.errors import Conflict, NotFound
+from ziggie.errors import AllProvidersFailed, Conflict, InvalidInput, NotFound
 from ziggie.ids import uuid7
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -226,11 +226,49 @@ def test_a_persons_review_of_a_call_becomes_an_outcome(here: Installation) -> No
         service.review(uuid7(), good=True)
 
 
-def test_an_answer_without_a_confidence_cannot_calibrate(here: Installation) -> None:
+def test_reviews_of_answers_without_a_confidence_are_kept_and_calibrate_nothing(here: Installation) -> None:
     here.ollama.default = Reply(text="Bern")
     routed = ask("nl_query")
+    assert service.review(routed.call_id, good=False, note=" wrong city ", by="nina").confidence is None
+    kept = service.newest_review([routed.call_id])
+    assert kept is not None
+    assert (kept.note, kept.reviewed_by, kept.good) == ("wrong city", "nina", False)
+    assert calibration.outcomes_known("nl_query", routed.model) == (0, 0)
+    ReviewedOutcome.objects.bulk_create(
+        ReviewedOutcome(call_id=uuid7(), task_kind="cascade", model="phi3", confidence=None, good=False)
+        for _ in range(60)
+    )
+    calibration.forget()
+    here.ollama.default = drafted("Bern", 92)
+    assert ask("cascade").findings["draft"]["calibrated_on"] == 0
+
+
+def test_a_review_is_taken_back(here: Installation) -> None:
+    here.ollama.default = drafted("Bern", 92)
+    routed = ask("cascade")
+    service.review(routed.call_id, good=True)
+    assert service.withdraw([routed.call_id]) == 1
+    assert service.withdraw([routed.call_id]) == 0
+
+
+def test_a_call_without_an_answer_cannot_be_reviewed(here: Installation) -> None:
+    here.ollama.default = here.anthropic.default = Reply(status=500)
+    here.change_rule("system query", chain=["llama3.2"])
+    with pytest.raises(AllProvidersFailed):
+        ask("nl_query")
     with pytest.raises(Conflict):
-        service.review(routed.call_id, good=True)
+        service.review(RoutedCall.objects.get().pk, good=True)
+    with pytest.raises(InvalidInput):
+        service.review(RoutedCall.objects.get().pk, good=True, note="x" * 501)
+
+
+def test_what_a_pattern_found_is_on_the_receipt(here: Installation) -> None:
+    here.ollama.default = drafted("Bern", 92)
+    routed = ask("cascade")
+    kept = RoutedCall.objects.get(pk=routed.call_id)
+    assert kept.findings == routed.findings
+    here.ollama.default = Reply(text="Bern")
+    assert RoutedCall.objects.get(pk=ask("nl_query").call_id).findings is None
 
 
 figures = st.floats(0, 100, allow_nan=False)

@@ -52,6 +52,50 @@ def lists(insights: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 @register.filter
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage; a dash where there is none."""
+    return "–" if fraction is None else f"{100 * fraction:.3g} %"
+
+
+@register.filter
+def signed(microusd: int) -> str:
+    """A difference of money with its sign, which stands before the dollar."""
+    return f"{'−' if microusd < 0 else '+'}${usd(abs(microusd))}" if microusd else "$0"
+
+
+@register.filter
+def conditions(when: Mapping[str, Any]) -> list[str]:
+    """A rule's conditions for people; all of them must hold."""
+    found = []
+    for name, wanted in when.items():
+        if isinstance(wanted, Mapping):
+            signs = (("above", "above"), ("at_most", "at most"))
+            bounds = " and ".join(f"{said} {wanted[side]}" for side, said in signs if side in wanted)
+            found.append(f"{words(name)} {bounds}")
+        else:
+            found.append(f"{words(name)}: {' or '.join(wanted)}")
+    return found
+
+
+@register.filter
+def settings_of(given: Mapping[str, Any] | None) -> list[str]:
+    """A rule's options or roles for people; none for a rule that says none."""
+    return [f"{words(name)}: {_plainly(value)}" for name, value in (given or {}).items()]
+
+
+def _plainly(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return {True: "yes", False: "no", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+@register.filter
+def value_of(given: Mapping[str, Any], name: str) -> Any:
+    """What a mapping holds under a name; "" for nothing."""
+    return given.get(name, "")
+
+
+@register.filter
 def seconds(milliseconds: int) -> str:
     """Milliseconds as seconds, with more digits below a second."""
     return f"{milliseconds / 1000:.1f}" if milliseconds >= 1000 else f"{milliseconds / 1000:.3f}"

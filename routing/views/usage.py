@@ -1,12 +1,11 @@
-"""Pages of usage: figures, receipts, prices, and providers' statements."""
+"""Pages of usage: figures, prices, and providers' statements."""
 
 import csv
-import json
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.contrib.auth.decorators import permission_required
+from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -14,11 +13,11 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from routing import price_list, statements, usage
 from routing import usage_page as figures_of
-from routing.models import Provider, RoutedCall, UsageRecord
-from routing.models_usage import Statement, StoredBody
+from routing.models import Provider
+from routing.models_usage import Statement
 from routing.pricing import usd
 from ziggie.errors import InvalidInput, ZiggieError
-from ziggie.pages import staff_page
+from ziggie.pages import needs, staff_page
 
 MAX_STATEMENTS = 200
 MAX_SHOWN_LINES = 1_000
@@ -84,53 +83,11 @@ def usage_csv(request: HttpRequest) -> HttpResponse:
     return response
 
 
-# --- receipts -------------------------------------------------------------------------------------
-
-
-@staff_page
-@require_GET
-def calls(request: HttpRequest) -> HttpResponse:
-    asked = request.GET.dict()
-    rows: list[RoutedCall] = []
-    problem = more = ""
-    try:
-        rows, more = figures_of.receipts(asked)
-    except InvalidInput as error:
-        problem = error.message
-    filters = {name: asked[name] for name in (*figures_of.FILTERS, "api_key", "from", "to") if asked.get(name)}
-    return render(request, "routing/calls.html", {"calls": rows, "more": more, "filters": filters, "problem": problem})
-
-
-@staff_page
-@require_GET
-def receipt(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """One call: what was decided, what was tried, what it cost, and its bodies for those who may see them."""
-    call = get_object_or_404(RoutedCall.objects.defer("bodies"), pk=pk)
-    stored = StoredBody.objects.filter(pk=pk).first()
-    may_see = request.user.has_perm("routing.view_storedbody")
-    context = {
-        "call": call,
-        "records": UsageRecord.objects.filter(call_id=pk).order_by("attempt"),
-        "is_stored": stored is not None,
-        "body": _shown_body(stored) if stored and may_see else None,
-    }
-    return render(request, "routing/receipt.html", context)
-
-
-def _shown_body(stored: StoredBody) -> dict[str, Any]:
-    texts = {
-        name: json.dumps(value, indent=2, ensure_ascii=False)
-        for name, value in (("Request", stored.request), ("Answer", stored.answer))
-        if value is not None
-    }
-    return {"texts": texts, "redactions": stored.redactions, "cut": stored.cut, "created_at": stored.created_at}
-
-
 # --- prices ---------------------------------------------------------------------------------------
 
 
 @staff_page
-@permission_required("routing.add_price", raise_exception=True)
+@needs("routing.add_price")
 @require_http_methods(["GET", "POST"])
 def prices(request: HttpRequest) -> HttpResponse:
     """What differs from the list; a person ticks what is taken over."""
@@ -152,7 +109,7 @@ def prices(request: HttpRequest) -> HttpResponse:
 
 
 @staff_page
-@permission_required("routing.view_statement", raise_exception=True)
+@needs("routing.view_statement")
 @require_http_methods(["GET", "POST"])
 def statement_list(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
@@ -165,8 +122,9 @@ def statement_list(request: HttpRequest) -> HttpResponse:
     return render(request, "routing/statements.html", context)
 
 
-@permission_required("routing.add_statement", raise_exception=True)
 def _load(request: HttpRequest) -> HttpResponse:
+    if not request.user.has_perm("routing.add_statement"):
+        raise PermissionDenied
     file = request.FILES.get("file")
     try:
         if not isinstance(file, UploadedFile):
@@ -186,7 +144,7 @@ def _load(request: HttpRequest) -> HttpResponse:
 
 
 @staff_page
-@permission_required("routing.view_statement", raise_exception=True)
+@needs("routing.view_statement")
 @require_GET
 def statement_page(request: HttpRequest, pk: UUID) -> HttpResponse:
     report = statements.compare(get_object_or_404(Statement, pk=pk))

@@ -1,0 +1,1 @@
+"""Pages of routing for staff, by concern: parse, call one function, render."""

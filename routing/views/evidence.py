@@ -1,0 +1,41 @@
+"""What rules do and would do: explain, rollouts with their shadows, and work that waits."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from routing import batch_overview, explaining, rollouts
+from routing.explain_form import ExplainForm
+from routing.receipt_page import features
+from ziggie.errors import ZiggieError
+from ziggie.pages import staff_page
+
+
+@staff_page
+@require_GET
+def explain_page(request: HttpRequest) -> HttpResponse:
+    form = ExplainForm(request.GET if "explain" in request.GET else None)
+    explained: dict[str, Any] = {}
+    problem = ""
+    if form.is_valid():
+        try:
+            explained = explaining.explain(form.request())
+        except ZiggieError as error:
+            problem = error.message
+    judged_by = features(explained.get("features", {}))
+    context = {"form": form, "explained": explained, "features": judged_by, "problem": problem}
+    return render(request, "routing/explain.html", context)
+
+
+@staff_page
+@require_GET
+def rollout_page(request: HttpRequest) -> HttpResponse:
+    return render(request, "routing/rollouts.html", rollouts.overview())
+
+
+@staff_page
+@require_GET
+def batch_page(request: HttpRequest) -> HttpResponse:
+    return render(request, "routing/batches.html", batch_overview.overview())

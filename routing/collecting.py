@@ -53,7 +53,7 @@ class Collector:
 
 
 def _estimated(usage: Usage, name: str, tokens: int | None) -> Usage:
-    return replace(usage, **{name: tokens}, estimated=usage.estimated | {name})  # type: ignore[arg-type]  # by name
+    return replace(usage, **{name: tokens}, estimated=usage.estimated | {name})
 
 
 def with_estimates(result: ChatResult, request: ChatRequest) -> ChatResult:

@@ -140,8 +140,8 @@ def test_a_count_from_the_middle_of_an_answer_does_not_hide_what_was_written_aft
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_before_the_first_word_has_its_prompt_paid(gateway: Gateway, stream: bool) -> None:
     gateway.openai.default = Reply("word", first_token=5.0)
+    body = {**ASKED, "stream": stream}
     with pytest.raises(httpx2.ReadTimeout):
-        body = {**ASKED, "stream": stream}
         httpx2.post(gateway.url + CHAT, json=body, headers=gateway.headers, timeout=0.7)
     row = record(gateway)
     assert (row.outcome, row.output_tokens, row.estimated) == ("cancelled", 0, ["input_tokens", "output_tokens"])

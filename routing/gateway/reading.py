@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 MAX_MESSAGES = 5_000
 MOST_ROLES = 2 * MAX_MESSAGES  # tools and schemas may have properties of that name
-MOST_EMPTY_OBJECTS = 100_000
+MOST_VALUES = 200_000
 SMALL_BODY_BYTES = 128 * 1024  # parsed in a millisecond, whatever it holds
 MAX_PARTS = 2_000  # of one message
 MAX_TOOLS = 512
@@ -55,10 +55,18 @@ def parse(body: bytes) -> Json:
 
 
 def _refuse_masses(body: bytes) -> None:
-    """Hundreds of thousands of messages would take a second to parse, in which nobody else is served. Inside a text
-    the first of these words cannot stand: its quotes would be escaped."""
-    if body.count(b'"role"') > MOST_ROLES or body.count(b"{}") > MOST_EMPTY_OBJECTS:
+    """Hundreds of thousands of messages, or of anything, would take a second to parse, in which nobody else is served.
+    Inside a text `"role"` cannot stand: its quotes would be escaped."""
+    if body.count(b'"role"') > MOST_ROLES:
         raise TooLarge(f"messages: at most {MAX_MESSAGES} are accepted, and there are many more")
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
+    if plain.count(b'"') > 2 * MOST_VALUES or _separators(b"".join(plain.split(b'"')[::2])) > MOST_VALUES:
+        raise TooLarge(f"a body may hold at most {MOST_VALUES} values")
+
+
+def _separators(structure: bytes) -> int:
+    """How many values JSON without its texts has, about."""
+    return structure.count(b",") + structure.count(b"[") + structure.count(b"{")
 
 
 def refuse(where: str, expected: str) -> NoReturn:

@@ -48,6 +48,11 @@ def _with(text: str) -> Callable[[str], bytes]:
 
 
 MILLION = b'{"model":"gpt","max_tokens":5,"messages":[' + b'{"role":"user","content":"x"},' * 600_000 + b"{}]}"
+KEYS = asked()[:-1] + b',"metadata":{' + b",".join(b'"k%d":"x"' % n for n in range(500_000)) + b"}}"
+LISTS = asked()[:-1] + b',"metadata":[' + b"[]," * 2_000_000 + b"[]]}"
+PARTS = (
+    b'{"model":"gpt","max_tokens":5,"messages":[{"role":"user","content":[' + b'{"type":"text"},' * 900_000 + b"{}]}]}"
+)
 ROUND = b'{"model":"gpt","max_tokens":5,"messages":[' + b"{}," * 999_999 + b"{}]}"
 
 BODIES = [
@@ -70,6 +75,9 @@ BODIES = [
     BadRequest("900 levels in an unknown field", (200, 400), asked(surprise=_deep(900))),
     BadRequest("a key twice", (200, 400), asked().replace(b"{", b'{"model": "nobody", ', 1)),
     BadRequest("a million empty messages", (413,), ROUND),
+    BadRequest("half a million keys", (413,), KEYS),
+    BadRequest("two million lists", (413,), LISTS),
+    BadRequest("a million parts", (413,), PARTS),
     BadRequest("600,000 messages in 18 MB", (413,), MILLION),
     BadRequest("an unknown role", (400,), asked(messages=[{"role": "pirate", "content": "x"}])),
     BadRequest("a message that is a number", (400,), asked(messages=[1])),

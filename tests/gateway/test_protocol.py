@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from django.core.management import call_command
 
 from routing import snapshot
 from routing.gateway import keys, protocol
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway
+from ziggie.errors import ConfigurationError
 from ziggie.models import ApiKey
 
 CHAT = "/v1/chat/completions"
@@ -153,3 +155,11 @@ def test_a_change_is_heard_at_once_and_not_at_the_next_look(gateway: Gateway, mo
             if read_answer(client)[0].startswith(b"HTTP/1.1 401"):
                 return
     pytest.fail("the key still works")
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_1(db: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}: Address") as no:
+            call_command("gateway", "--port", str(port))
+    assert no.value.exit_code == 1

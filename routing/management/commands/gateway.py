@@ -1,5 +1,6 @@
 """`manage.py gateway`: the gateway alone, for speed and for replicas."""
 
+import socket
 from argparse import ArgumentParser
 from typing import Any
 
@@ -7,7 +8,7 @@ from django.conf import settings
 
 from ziggie.checks import TAG
 from ziggie.commands import ZiggieCommand
-from ziggie.errors import InvalidInput
+from ziggie.errors import ConfigurationError, InvalidInput
 
 MAX_WORKERS = 256
 DEFAULT_PORT = 8400
@@ -28,8 +29,17 @@ class Command(ZiggieCommand):
             raise InvalidInput("--port: must be from 0 to 65535")
         if not 1 <= workers <= MAX_WORKERS:
             raise InvalidInput(f"--workers: must be from 1 to {MAX_WORKERS}")
+        _try_port(options["host"], port)
         from routing.gateway.server import serve
 
         self.stdout.write(f"The gateway listens on http://{options['host']}:{port}/v1 ({workers} worker(s)).")
         self.stdout.flush()
         serve(host=options["host"], port=port, workers=workers)
+
+
+def _try_port(host: str, port: int) -> None:
+    """Raises ConfigurationError where nobody could listen: uvicorn says so in a log and ends with a code of its own."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ConfigurationError(f"the gateway cannot listen on {host}:{port}: {error.strerror or error}") from error

@@ -6,8 +6,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from routing.models import BatchItem, ProviderBatch, ShadowComparison
-from routing.models_usage import Statement, UsageMonth
+from routing.models import BatchItem, ProviderBatch, ShadowComparison, Statement, UsageMonth
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]

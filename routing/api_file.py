@@ -21,6 +21,7 @@ from ziggie.errors import InvalidInput
 
 FORMATS = ("yaml", "json")
 RAW = "raw"
+AS_SENT = {f"application/{name}": OpenApiTypes.OBJECT for name in FORMATS}
 
 
 class RawText(BaseParser):
@@ -40,7 +41,7 @@ class RoutingFile(APIView):
 
     @extend_schema(
         parameters=[OpenApiParameter("as", str, enum=FORMATS, description="yaml if not stated.")],
-        responses={(200, "application/yaml"): OpenApiTypes.STR},
+        responses={(200, f"application/{name}"): OpenApiTypes.OBJECT for name in FORMATS},
     )
     def get(self, request: Request) -> HttpResponse:
         wanted = request.query_params.get("as", "yaml")
@@ -49,7 +50,7 @@ class RoutingFile(APIView):
         text = routing_file.export("json" if wanted == "json" else "yaml")
         return HttpResponse(text, content_type=f"application/{wanted}; charset=utf-8")
 
-    @extend_schema(request={"application/yaml": OpenApiTypes.STR}, responses=OpenApiTypes.OBJECT)
+    @extend_schema(request=AS_SENT, responses=OpenApiTypes.OBJECT)
     def put(self, request: Request) -> Response:
         changes = routing_file.apply(text_of(request), by=caller_of(request).name, name=NAME)
         return Response({"written": changes.written, "warnings": changes.warnings})

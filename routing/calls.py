@@ -214,6 +214,15 @@ async def settle(call: OpenCall, books: receipts.Books) -> bool:
     return ended
 
 
+def settle_soon(call: OpenCall, books: receipts.Books) -> asyncio.Future[bool]:
+    """The same beside the caller; without a task of its own where nothing but the books is left to do. Raises
+    Unavailable where too many calls wait to be settled."""
+    options = call.plan.options
+    if call.turn.state == "off" and not options.store_bodies and options.shadow_model is None:
+        return ledger.settle_soon(call.hold, call=books.call, records=books.records, charges=books.charges)
+    return asyncio.get_running_loop().create_task(settle(call, books))
+
+
 async def answer(call: OpenCall) -> Answer | None:
     """The answer that was kept, else that of the plan's pattern; None if nobody gave a usable one."""
     if call.turn.entry is not None:

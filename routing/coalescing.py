@@ -67,6 +67,7 @@ class Lane(Generic[Item, Result]):
         self._patience_seconds = patience_seconds
         self._apart_seconds = apart_seconds
         self._began = float("-inf")
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that it is of
         self._repair = repair
         self._steadfast = steadfast
         self._orphaned = orphaned
@@ -77,7 +78,7 @@ class Lane(Generic[Item, Result]):
         """The future result. Raises Unavailable at once if too much waits already."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("too many operations wait for the database")
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, loop.time() + self._patience_seconds))
         if self._worker is None:

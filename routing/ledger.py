@@ -31,7 +31,7 @@ SETTLE_PATIENCE_SECONDS = 60.0
 SETTLEMENTS_APART_SECONDS = 0.005  # few wait for them, and a statement for several costs little more than for one
 SWEEP_BATCH = 200
 ANSWERED = -1  # refuses in a budget's place: the call is over
-__all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "sweep"]
+__all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
 EXPIRED = """
 SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
@@ -106,6 +106,18 @@ async def settle(
     True if this ended the call, False if it had ended before; then nothing is written. Goes on to its end
     when the caller is cancelled. Raises Unavailable if the database stays away; the sweep settles then.
     """
+    return await settle_soon(hold, call=call, records=records, charges=charges, at=at)
+
+
+def settle_soon(
+    hold: Hold,
+    *,
+    call: CallRow,
+    records: Sequence[UsageRow],
+    charges: Mapping[int, int],
+    at: datetime | None = None,
+) -> asyncio.Future[bool]:
+    """The same for a caller that has something else to do meanwhile."""
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")
     if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
@@ -116,7 +128,7 @@ async def settle(
         if charges[budget] and budget != ENVELOPE
     ]
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    return await _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
+    return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
 
 
 async def release(hold: Hold) -> bool:

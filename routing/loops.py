@@ -1,9 +1,11 @@
 """What every event loop of a process has one of: connections, lanes, what was seen last."""
 
 import asyncio
+import os
 from collections.abc import Callable
-from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+from threading import get_ident
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
 
 T = TypeVar("T")
 
@@ -14,19 +16,26 @@ class OfLoop(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
-        self._last: tuple[asyncio.AbstractEventLoop, T] | None = None  # most processes have one loop that asks
+        # Most processes have one loop that asks. asyncio.get_running_loop() costs a system call (Python 3.11 looks
+        # whether the process was forked), so a loop that runs and has asked from this thread is taken to be the
+        # one: no loop here ever moves to another thread.
+        self._last: tuple[int, asyncio.AbstractEventLoop, T] | None = None
+        _all.add(self)
 
     def get(self) -> T:
         """The running loop's."""
+        last, thread = self._last, get_ident()
+        if last is not None and last[0] == thread and last[1].is_running():
+            return last[2]
         loop = asyncio.get_running_loop()
-        last = self._last
-        if last is not None and last[0] is loop:
-            return last[1]
         made = self._made.get(loop)
         if made is None:
             made = self._made[loop] = self._make()
-        self._last = loop, made
+        self._last = thread, loop, made
         return made
+
+    def forget_last(self) -> None:
+        self._last = None
 
     def all(self) -> list[T]:
         return list(self._made.values())
@@ -35,3 +44,15 @@ class OfLoop(Generic[T]):
         """The running loop's, which has none from now on; None if it had none."""
         self._last = None
         return self._made.pop(asyncio.get_running_loop(), None)
+
+
+_all: WeakSet[OfLoop[Any]] = WeakSet()
+
+
+def _forget_after_fork() -> None:
+    """In a child its parent's loop still looks as if it ran."""
+    for made in list(_all):
+        made.forget_last()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

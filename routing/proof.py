@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 
 from django.db import connection
 
-from routing.models_usage import UsageMonth
+from routing.models import UsageMonth
 
 MAX_DIFFERENCES = 100
 NAMES = ("attempts", "succeeded", "input", "output", "cost", "baseline", "energy", "saved")

@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from routing import calibration
-from routing.models import RoutedCall, RoutingSettings, UsageRecord
-from routing.models_usage import StoredBody
+from routing.models import RoutedCall, RoutingSettings, StoredBody, UsageRecord
 from routing.owners import owners_of
 from routing.receipts import COUNTS
 from ziggie.models import ApiKey

@@ -12,8 +12,7 @@ from typing import Any, LiteralString
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
-from routing.models import RateBucket, RoutingSettings
-from routing.models_usage import StoredBody
+from routing.models import RateBucket, RoutingSettings, StoredBody
 from routing.proof import OF_RECORD, SUMS, hourly_differences
 
 logger = logging.getLogger(__name__)

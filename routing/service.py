@@ -30,7 +30,7 @@ from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.batch_rows import BatchResult, MayWait, batch_result, has_batches, in_window, submit_batch, unfinished
 from routing.calling import ask
-from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, why_no_answer
+from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, settle_soon, why_no_answer
 from routing.kept_calls import answered, forget, fresh_id
 from routing.reviews import newest_review, review, withdraw
 from routing.types import ChatRequest, Delta, Hints, ModelSpec, Plan, Routed, message
@@ -57,6 +57,7 @@ __all__ = [
     "open_envelope",
     "review",
     "settle",
+    "settle_soon",
     "stream",
     "submit",
     "submit_batch",

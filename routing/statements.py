@@ -13,8 +13,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from routing import pricing
-from routing.models import LanguageModel, Provider
-from routing.models_usage import Statement, StatementLine
+from routing.models import LanguageModel, Provider, Statement, StatementLine
 from routing.statement_files import MAX_BYTES, read, stripped
 from ziggie.errors import Conflict, InvalidInput
 

@@ -219,7 +219,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["ziggie.auth.IsStaffOrKey"],
     "SERVE_INCLUDE_SCHEMA": False,
-    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "ziggie.openapi.describe_errors"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "ziggie.openapi.describe_errors",
+        "routing.gateway.openapi.describe",
+    ],
 }
 UNFOLD = {
     "SITE_TITLE": "Ziggie",

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from routing import ledger, snapshot
-from routing.gateway import other
+from routing.gateway import embedding, other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
 from routing.gateway.guesses import caller_address, guesses
 from routing.gateway.http import END_CONNECTION, JSON_TYPE, AsgiHttp, ClientGone, Headers, Http, Receive, Scope, Send
@@ -25,7 +25,7 @@ ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
     "/v1/messages": ("POST", lambda http, key: chat(http, ANTHROPIC, key)),
     "/v1/messages/count_tokens": ("POST", other.count_tokens),
-    "/v1/embeddings": ("POST", other.embeddings),
+    "/v1/embeddings": ("POST", embedding.embeddings),
     "/v1/models": ("GET", other.models),
 }
 ONE_MODEL: tuple[str, Endpoint] = ("GET", other.model)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -74,7 +74,7 @@ ANTHROPIC = Dialect(
 )
 
 _open_streams: dict[str, int] = {}
-_settling: set[asyncio.Task[None]] = set()
+_settling: set[asyncio.Future[Any]] = set()
 
 
 async def chat(http: Http, dialect: Dialect, key: Key) -> None:
@@ -235,18 +235,26 @@ def _close(
     books = service.close_books(call, answer, failure)
     if admission is not None:
         admission.used = sum((r.input_tokens or 0) + (r.output_tokens or 0) for r in books.records)
-    beside(_settle(call, books))
+    try:
+        settling = service.settle_soon(call, books)
+    except Unavailable:
+        logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
+    else:
+        _settling.add(settling)
+        settling.add_done_callback(partial(_tell, books))
     return books
 
 
-async def _settle(call: service.OpenCall, books: receipts.Books) -> None:
-    try:
-        if await service.settle(call, books):
-            feed().tell(books)
-    except Unavailable:
-        logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
-    except Exception:  # nobody waits for this task: the log is where its failure is seen
-        logger.exception("call %s could not be settled; the sweep will settle it", call.id)
+def _tell(books: receipts.Books, settling: asyncio.Future[bool]) -> None:
+    """Nobody waits for a settlement: the log is where its failure is seen."""
+    _settling.discard(settling)
+    error = None if settling.cancelled() else settling.exception()
+    if isinstance(error, Unavailable):
+        logger.warning("call %s could not be settled now; the sweep will settle it", books.call.id)
+    elif error is not None:
+        logger.error("call %s could not be settled; the sweep will settle it", books.call.id, exc_info=error)
+    elif not settling.cancelled() and settling.result():
+        feed().tell(books)
 
 
 def beside(work: Coroutine[Any, Any, None]) -> None:

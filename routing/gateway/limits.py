@@ -84,7 +84,7 @@ class Limits:
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
         self._lane: Lane[_Ask, _Grant] = Lane(_take_batch, patience_seconds=PATIENCE_SECONDS)
-        self._corrections: dict[tuple[str, int], int] = {}
+        self._corrections: dict[str, dict[int, int]] = {}  # by key and second
         self._correcting: asyncio.Task[None] | None = None
 
     async def admit(self, key: Key, tokens: int = 0) -> Admission:
@@ -102,12 +102,14 @@ class Limits:
         return Admission()
 
     def correct(self, key: Key, admission: Admission) -> None:
-        """Counts what a call has used instead of what was held for it; all processes see it half a second later."""
+        """Counts what a call has used instead of what was held for it: before the key's next call here is counted,
+        and within half a second for the other processes."""
         difference = admission.used - admission.held
         if key.tokens_per_minute is None or difference == 0:
             return
-        place = (key.id, admission.second if difference < 0 else 0)
-        self._corrections[place] = self._corrections.get(place, 0) + difference
+        seconds = self._corrections.setdefault(key.id, {})
+        second = admission.second if difference < 0 else 0
+        seconds[second] = seconds.get(second, 0) + difference
         if self._correcting is None:
             self._correcting = asyncio.get_running_loop().create_task(self._correct())
 
@@ -127,6 +129,7 @@ class Limits:
 
     async def _hold(self, key: Key, tokens: int) -> Admission:
         most = key.tokens_per_minute
+        self._tell_corrections(key.id)
         ask = _Ask(key.id, 1, key.requests_per_minute, hold=tokens, most_tokens=most)
         grant = await self._lane.submit(ask)
         if grant.granted:
@@ -159,18 +162,26 @@ class Limits:
         return grant
 
     async def _correct(self) -> None:
-        """What cannot be told while the database is away is lost: a hold then stays counted for its minute."""
         try:
             while self._corrections:
                 await asyncio.sleep(CORRECTION_SECONDS)
-                corrections, self._corrections = self._corrections, {}
-                asks = [
-                    self._lane.submit(_Ask(key_id, 0, None, tokens=tokens, tokens_at=second))
-                    for (key_id, second), tokens in corrections.items()
-                ]
-                await asyncio.gather(*asks, return_exceptions=True)
+                for key_id in list(self._corrections):
+                    self._tell_corrections(key_id)
         finally:
             self._correcting = None
+
+    def _tell_corrections(self, key_id: str) -> None:
+        """The lane keeps the order: what is asked next is answered by the corrected window. What cannot be told while
+        the database is away is lost: a hold then stays counted for its minute."""
+        for second, tokens in self._corrections.pop(key_id, {}).items():
+            told = self._lane.submit(_Ask(key_id, 0, None, tokens=tokens, tokens_at=second))
+            told.add_done_callback(_look_away)
+
+
+def _look_away(told: asyncio.Future[_Grant]) -> None:
+    """Nobody waits for it, and a failure is not worth a line in the log."""
+    if not told.cancelled():
+        told.exception()
 
 
 def _spend(window: _Window) -> bool:

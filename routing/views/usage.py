@@ -13,8 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from routing import price_list, statements, usage
 from routing import usage_page as figures_of
-from routing.models import Provider
-from routing.models_usage import Statement
+from routing.models import Provider, Statement
 from routing.pricing import usd
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page

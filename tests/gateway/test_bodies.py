@@ -11,8 +11,7 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 
 from routing import service
-from routing.models import RoutingRule, RoutingSettings, UsageRecord
-from routing.models_usage import StoredBody
+from routing.models import RoutingRule, RoutingSettings, StoredBody, UsageRecord
 from routing.types import ChatRequest, message
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_calls import ASKED, CHAT, MESSAGES, post

@@ -7,8 +7,11 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from django.db import transaction
 
+from routing import snapshot
 from routing.gateway import chat
+from routing.models import Circuit, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
 from tests.servers.script import Reply
@@ -201,6 +204,23 @@ def test_shorter_vectors_are_made_or_refused(gateway: Gateway) -> None:
     assert len(embeddings.create(model="embedder", input="x", dimensions=64).data[0].embedding) == 64
     with pytest.raises(openai.BadRequestError, match="dimensions"):
         embeddings.create(model="local-embedder", input="x", dimensions=64)  # the server ignores it
+
+
+def test_embeddings_keep_the_limits_of_their_provider_and_tell_its_circuit(gateway: Gateway) -> None:
+    body = {"model": "embedder", "input": "x"}
+    with transaction.atomic():
+        Provider.objects.filter(slug="openai").update(max_requests_per_day=1, max_concurrency=1)
+    snapshot.forget()
+    answers = [httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert "requests of today" in answers[1].json()["error"]["message"]
+    with transaction.atomic():
+        Provider.objects.filter(slug="ollama").update(base_url="http://127.0.0.1:1")
+    snapshot.forget()
+    body["model"] = "local-embedder"
+    for _ in range(3):
+        httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers)
+    assert Circuit.objects.filter(provider__slug="ollama").exclude(failures=0).exists()
 
 
 @pytest.mark.parametrize("asked", [{"input": [[1, 2, 3]]}, {"input": [1, 2]}, {"input": "x", "task": "y"}])

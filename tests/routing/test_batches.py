@@ -21,8 +21,8 @@ from routing.models import (
     RoutedCall,
     RoutingPolicy,
     RoutingRule,
+    StoredBody,
 )
-from routing.models_usage import StoredBody
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply

@@ -11,8 +11,7 @@ from django.test import Client
 
 from monitoring import schedules
 from routing import proof, retention, usage
-from routing.models import RoutedCall, RoutingSettings, UsageRecord, UsageRollup
-from routing.models_usage import StoredBody, UsageMonth
+from routing.models import RoutedCall, RoutingSettings, StoredBody, UsageMonth, UsageRecord, UsageRollup
 from tests.routing.books import NOON, book
 from ziggie.ids import uuid7
 

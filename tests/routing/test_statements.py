@@ -12,8 +12,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from routing import statement_files, statements
-from routing.models import LanguageModel, Provider
-from routing.models_usage import Statement, StatementLine
+from routing.models import LanguageModel, Provider, Statement, StatementLine
 from routing.statement_files import read
 from tests.routing.books import book
 from ziggie.errors import Conflict, InvalidInput

@@ -14,6 +14,8 @@ from schemathesis.specs.openapi.checks import ignored_auth, negative_data_reject
 import agents.seeding
 import knowledge.seeding
 import routing.seeding
+from routing.gateway.app import ENDPOINTS
+from routing.gateway.other import MODEL_PATH
 from ziggie.models import SCOPES, create_api_key
 
 BOUNDED = settings(
@@ -44,6 +46,7 @@ schema.app = get_wsgi_application()
 quick = schema.exclude(
     path_regex="^/api/routing/(rules|policies|models|providers|budgets)", method=["POST", "PUT", "PATCH"]
 )
+quick = quick.exclude(path_regex="^/v1/")  # which another application answers
 
 
 def test_any_request_gets_an_answer_that_the_schema_describes(key: str) -> None:
@@ -62,7 +65,12 @@ def test_any_request_gets_an_answer_that_the_schema_describes(key: str) -> None:
             raise
 
 
-OPERATIONS = [(verb.upper(), path) for path, operations in schema.raw_schema["paths"].items() for verb in operations]
+OPERATIONS = [
+    (verb.upper(), path)
+    for path, operations in schema.raw_schema["paths"].items()
+    for verb in operations
+    if path.startswith("/api/")
+]
 
 
 @pytest.mark.parametrize(("verb", "path"), OPERATIONS, ids=" ".join)
@@ -96,3 +104,9 @@ def test_a_text_of_another_type_is_refused_and_named(key: str, client: Client) -
 def test_an_address_that_is_none_is_refused_in_json(client: Client) -> None:
     for answer in (client.get("/api/nothing"), client.post("/api/agents/runs/not-an-id/cancel")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_the_gateways_endpoints_are_described_and_no_others() -> None:
+    described = {path: set(operations) for path, operations in schema.raw_schema["paths"].items() if "/v1/" in path}
+    served = {path: {verb.lower()} for path, (verb, _) in ENDPOINTS.items()}
+    assert described == served | {MODEL_PATH + "{slug}": {"get"}}

@@ -1,0 +1,270 @@
+"""The gateway's embeddings: held, asked and settled like a chat, by the one model that was asked for."""
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from routing import health, ledger, pricing, snapshot, worlds
+from routing.adapters.transport import codec_for
+from routing.attempts import HTTP_OK
+from routing.budgets import budgets_in_scope
+from routing.demand import Demand, measure
+from routing.gateway import other_wire
+from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
+from routing.gateway.http import JSON_TYPE, Http, header_text
+from routing.gateway.keys import Key
+from routing.gateway.limits import Admission, limits
+from routing.gateway.other import NEAREST_FIRST, may_ask, named
+from routing.gateway.reading import hints, parse
+from routing.gateway.upstream import Exchange
+from routing.ledger_rows import CallRow, UsageRow
+from routing.tokens import estimate_tokens
+from routing.types import (
+    ENVELOPE,
+    ChatRequest,
+    Embeddings,
+    ModelSpec,
+    ProviderError,
+    Snapshot,
+    UnsupportedByProvider,
+    Usage,
+    message,
+)
+from ziggie.errors import AllProvidersFailed, NoRoute, RoutingError, UnknownModel, Unsupported
+from ziggie.ids import uuid7
+
+EMBEDDINGS = "embeddings"
+EMBED_SECONDS = 120.0
+MAX_ATTEMPTS = 3
+
+
+async def embeddings(http: Http, key: Key) -> None:
+    """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
+    asked = other_wire.decode_embeddings(parse(await http.body()))
+    check_model(asked.model, key)
+    admission = await limits().admit(key, sum(map(estimate_tokens, asked.texts)))
+    try:
+        call, answer, model = await _embedded(asked, http.hints, key, admission)
+    finally:
+        limits().correct(key, admission)
+    body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
+    headers = [
+        *OPENAI.request_id(str(call.id)),
+        (b"x-ziggie-model", header_text(model.slug)),
+        (b"x-ziggie-provider", header_text(model.provider.slug)),
+        (b"x-ziggie-source", header_text(str(model.source))),
+        (b"x-ziggie-rule", b"embeddings"),
+        (b"x-ziggie-attempts", b"%d" % len(call.records)),
+        (b"x-ziggie-cache", b"off"),
+        (b"x-ziggie-cost-usd", pricing.usd(sum(record.cost_microusd for record in call.records)).encode()),
+    ]
+    await http.respond(200, body, [JSON_TYPE, *headers])
+
+
+async def _embedded(
+    asked: other_wire.EmbeddingsAsked, headers: Mapping[str, str], key: Key, admission: Admission
+) -> tuple["_Embedding", Embeddings, ModelSpec]:
+    said, paying = hints({}, headers)
+    if "run_id" in paying:
+        paying["envelope_id"] = await envelope_of(paying["run_id"], key)
+    texts = tuple(message("user", text) for text in asked.texts)
+    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
+    configuration = await snapshot.acurrent()
+    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    try:
+        answer, model = await call.run()
+    finally:
+        beside(call.settle())
+        admission.used = sum(record.input_tokens or 0 for record in call.records)
+    return call, answer, model
+
+
+def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
+    """Raises UnknownModel, Unsupported for a model that makes no embeddings, NoRoute where none can serve."""
+    if name == "auto":
+        asked: Iterable[ModelSpec] = configuration.models.values()
+    else:
+        asked = named(name, configuration)
+        if not asked:
+            raise UnknownModel(f"there is no model named {name[:100]!r}")
+    able = [model for model in asked if EMBEDDINGS in model.capabilities]
+    if not able and name != "auto":
+        raise Unsupported("that model makes no embeddings")
+    ready = [
+        model for model in able if may_ask(model, key) and (model.provider.api_key or not model.provider.needs_api_key)
+    ]
+    if not ready:
+        raise NoRoute("no model that makes embeddings can serve now")
+    ready.sort(key=lambda model: (NEAREST_FIRST[model.source], model.slug))
+    return ready[:1] if name == "auto" else ready[:MAX_ATTEMPTS]  # vectors of different models do not mix
+
+
+class _Embedding:
+    """One embedding call between its hold and its settlement."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        asked: other_wire.EmbeddingsAsked,
+        configuration: Snapshot,
+        models: list[ModelSpec],
+    ) -> None:
+        self.id = uuid7()
+        self.records: list[UsageRow] = []
+        self._request, self._asked, self._configuration, self._models = request, asked, configuration, models
+        self._demand: Demand = measure(request)
+        self._hold: ledger.Hold | None = None
+        self._charges: dict[int, int] = {}
+        self._started = time.monotonic()
+        self._error = ""
+        self._own_budget = () if request.envelope_id is None else (ENVELOPE,)
+
+    async def run(self) -> tuple[Embeddings, ModelSpec]:
+        """Raises BudgetExceeded, Unsupported, AllProvidersFailed."""
+        amounts = self._worst_case()
+        self._hold = await ledger.reserve(
+            self.id,
+            amounts,
+            self._configuration,
+            expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
+            context={"rule": EMBEDDINGS, "model": self._models[0].slug, **self._labels()},
+            envelope_id=self._request.envelope_id if any(amounts.values()) else None,
+        )
+        failures: list[dict[str, str]] = []
+        kind: type[RoutingError] = Unsupported
+        for model in self._models:
+            try:
+                async with await self._slot(model):
+                    return await self._ask(model), model
+            except (ProviderError, UnsupportedByProvider) as error:
+                self._error = str(error)
+                kind = kind if isinstance(error, UnsupportedByProvider) else AllProvidersFailed
+                failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
+        kind = kind if self.records else NoRoute
+        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
+        failed.call_id = str(self.id)
+        raise failed
+
+    def _labels(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "api_key_id": request.api_key_id or "",
+            "run_id": request.run_id or "",
+            "creator": request.creator,
+            "agent_level": request.hints.agent_level,
+        }
+
+    def _worst_case(self) -> dict[int, int]:
+        amounts: dict[int, int] = {}
+        for model in self._models:
+            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+            if model.price is None:
+                if self._own_budget or any(budget.hard for budget in budgets):
+                    raise NoRoute(f"{model.slug} has no price, and a hard budget watches it")
+                continue
+            cost = pricing.worst_case_microusd(model.price, input_tokens=self._demand.input_at_most, output_tokens=0)
+            for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+                amounts[budget_id] = amounts.get(budget_id, 0) + cost
+        return amounts
+
+    async def _slot(self, model: ModelSpec) -> AbstractAsyncContextManager[None]:
+        """To be held while the model is asked. Raises ProviderError("busy") for one that may not be asked now."""
+        circuits, provider = (await worlds.recent(self._configuration)).open_circuits, model.provider
+        why = circuits.get((provider.slug, "")) or circuits.get((provider.slug, model.slug))
+        if why is not None:
+            raise ProviderError("busy", f"{model.slug} is not called for now: {why}", retryable=False)
+        return health.slot(provider, model) if health.is_held_back(provider, model) else nullcontext()
+
+    async def _ask(self, model: ModelSpec) -> Embeddings:
+        started_at, started = datetime.now(UTC), time.monotonic()
+        usage, outcome, error = Usage(), "error", ""
+        status: int | None = None
+        try:
+            answer = await self._vectors(model)
+            usage, outcome, status = answer.usage, "ok", HTTP_OK
+            await health.record_success(model.provider, model)
+            return answer
+        except ProviderError as failure:
+            error, status = str(failure), failure.status
+            await health.record_failure(model.provider, model, failure)
+            raise
+        except UnsupportedByProvider as failure:
+            error = str(failure)
+            raise
+        finally:
+            record = self._record(model, usage, outcome, error, seconds=time.monotonic() - started)
+            self.records.append(replace(record, created_at=started_at, status=status))
+
+    def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
+        """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
+        cost = pricing.cost_microusd(usage, model.price)
+        budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+        for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
+            self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
+        price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
+        watt_hours, electricity = pricing.energy(seconds, model.provider.power_watts, price_per_kwh)
+        return UsageRow(
+            attempt=len(self.records) + 1,
+            model=model.slug,
+            provider=model.provider.slug,
+            source=str(model.source),
+            outcome=outcome,
+            role="embedding",
+            error=error,
+            input_tokens=usage.input_tokens,
+            output_tokens=0 if outcome == "ok" else None,
+            estimated=sorted(usage.estimated),
+            price_id=model.price.id if model.price else None,
+            cost_microusd=cost,
+            baseline_microusd=cost,
+            energy_microusd=electricity,
+            saved_microusd=pricing.saved_microusd(baseline=cost, paid=cost, electricity=electricity),
+            energy_wh=watt_hours,
+            duration_ms=round(seconds * 1000),
+        )
+
+    async def _vectors(self, model: ModelSpec) -> Embeddings:
+        """In as many requests as the provider needs for so many texts."""
+        codec, texts, wanted = codec_for(model.provider), self._asked.texts, self._asked.dimensions
+        vectors: list[tuple[float, ...]] = []
+        tokens: list[int | None] = []
+        for start in range(0, len(texts), codec.embed_batch):
+            batch = texts[start : start + codec.embed_batch]
+            sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
+            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
+                answer = codec.decode_embed(await exchange.read(), sent)
+            if wanted and any(len(vector) != wanted for vector in answer.vectors):
+                raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")
+            vectors += answer.vectors
+            tokens.append(answer.usage.input_tokens)
+        reported = [count for count in tokens if count is not None]
+        usage = Usage(input_tokens=sum(reported))
+        if len(reported) < len(tokens):
+            estimate = sum(estimate_tokens(text) for text in texts)
+            usage = Usage(input_tokens=estimate, estimated=frozenset({"input_tokens"}))
+        return Embeddings(tuple(vectors), usage, answer.model)
+
+    async def settle(self) -> None:
+        if self._hold is None:
+            return
+        served = next((record for record in self.records if record.outcome == "ok"), None)
+        call = CallRow(
+            id=self.id,
+            rule=EMBEDDINGS,
+            pattern="single",
+            outcome="ok" if served else AllProvidersFailed.code,
+            error="" if served else self._error,
+            model=served.model if served else "",
+            provider=served.provider if served else "",
+            source=served.source if served else "",
+            reserved_microusd=max(self._hold.amounts.values(), default=0),
+            cost_microusd=sum(record.cost_microusd for record in self.records),
+            saved_microusd=sum(record.saved_microusd for record in self.records),
+            duration_ms=round((time.monotonic() - self._started) * 1000),
+            task_kind=EMBEDDINGS,
+            **self._labels(),
+        )
+        await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

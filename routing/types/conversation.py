@@ -1,0 +1,87 @@
+"""What is said: messages and their parts, tools."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Source(StrEnum):
+    """Where an answer is made; also a provider's location."""
+
+    LOCAL = "local"
+    CLOUD = "cloud"
+    OFFLINE = "offline"
+
+
+Role = Literal["system", "user", "assistant", "tool"]
+StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`)."""
+
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to call a tool. `arguments` is a JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The caller's answer to a ToolCall."""
+
+    tool_call_id: str
+    content: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A model's visible thinking. `signature` is Anthropic's, needed to send it back."""
+
+    text: str
+    signature: str = ""
+    redacted: bool = False
+
+
+Part = Text | Image | ToolCall | ToolResult | Reasoning
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+def message(role: Role, text: str) -> Message:
+    """A message of plain text."""
+    return Message(role, (Text(text),))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. `parameters` is a JSON Schema object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    strict: bool = False

@@ -1,0 +1,160 @@
+"""What was decided for a call, and what became of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from routing.types.answers import ChatResult, Usage
+from routing.types.configuration import ModelSpec, RuleOptions
+from routing.types.conversation import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a request was judged by. `estimated` names the features that nobody stated."""
+
+    task_kind: str
+    agent_level: str
+    creator_tier: str
+    complexity: float
+    context_tokens: int
+    capabilities: frozenset[str]
+    strategy: str
+    budget_left: float
+    local_queue: int
+    estimated: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that may serve, in its place of the chain.
+
+    `max_output_tokens` is to be sent with each call of it. `calls` is how often it may be called, tries,
+    repairs and rounds of a pattern included; `worst_case_microusd` is what all of them could cost
+    together (0 where there is no price, which no hard budget admits).
+    """
+
+    model: ModelSpec
+    reason: str
+    max_output_tokens: int
+    worst_case_microusd: int
+    role: str = "answer"  # or the part of a pattern: verifier, draft, refiner, member, synthesiser
+    calls: int = 1
+
+
+DropKind = Literal[
+    "unknown",  # the chain names no such model
+    "disabled",
+    "switch",
+    "key",
+    "capability",
+    "context",
+    "circuit",
+    "daily_limit",
+    "busy",
+    "unpriced",
+    "budget",
+    "denied",  # a budget that refuses instead of turning to what is free
+    "rollout",
+    "preferred",  # the same wire name at another provider goes first
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A model that may not serve, and why: `kind` for programs, `reason` for people."""
+
+    model: str
+    provider: str
+    source: str
+    reason: str
+    kind: DropKind = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to try, in order, and why not the others.
+
+    `candidates` are the chain's, in its order. `parts` are the models that the pattern needs beside them,
+    by role. `holds` is what the ledger is to reserve: the most that the whole plan can cost, by budget id.
+    `notes` say which rules were passed over by their rollout.
+    """
+
+    policy: str
+    version: int
+    rule: str
+    pattern: str
+    options: RuleOptions
+    features: Features
+    candidates: tuple[Candidate, ...]
+    dropped: tuple[Dropped, ...]
+    roles: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Candidate, ...] = ()
+    holds: Mapping[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+CacheState = Literal["hit", "miss", "off"]
+Outcome = Literal["ok", "error", "timeout", "invalid", "low_confidence", "cancelled", "cut"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call of one provider. `cost_microusd` is filled for every outcome: a failed attempt can cost money too.
+
+    `role` is the part it had in a pattern; "cache" stands for no call at all, an answer that was there.
+    `note` is what the pattern found of what it said. `served`: the call's answer is this attempt's.
+    """
+
+    number: int
+    model: str
+    provider: str
+    source: str
+    outcome: Outcome
+    started_at: datetime
+    seconds: float
+    first_token_seconds: float | None = None
+    error: str = ""
+    status: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    cost_microusd: int = 0
+    confidence: float | None = None
+    role: str = "answer"
+    repair: bool = False
+    note: str = ""
+    served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A candidate that was not asked when its turn came, because it was busy. `seconds` were waited for it."""
+
+    model: str
+    provider: str
+    source: str
+    role: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A routed call's answer with its receipt in short. `findings` is what its pattern learned: what a verifier
+    found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md)."""
+
+    result: ChatResult
+    call_id: str
+    model: str
+    provider: str
+    source: Source
+    rule: str
+    policy: str
+    version: int
+    attempts: tuple[Attempt, ...]
+    cost_microusd: int
+    saved_microusd: int
+    seconds: float
+    confidence: float | None = None
+    cache: CacheState = "off"
+    findings: Mapping[str, Any] = field(default_factory=dict)

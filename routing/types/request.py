@@ -1,0 +1,91 @@
+"""What a caller wants: a conversation, and what is to be known of it for choosing who answers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from routing.types.answers import ChatResult
+from routing.types.conversation import Image, Message, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the caller says about a task, for the router. None and empty mean: not stated."""
+
+    task_kind: str = ""
+    agent_level: str = ""  # L1, L2, L3
+    creator_tier: str = ""  # critical, high, medium, low
+    complexity: float | None = None  # 0.0-1.0
+    capabilities: frozenset[str] = frozenset()
+    context_tokens: int | None = None
+    strategy: str = ""  # overrides the installation's
+    pattern: str = ""  # overrides the rule's
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a caller's `accept` says of an answer: usable or not, why not, how sure (0-100)."""
+
+    ok: bool
+    problem: str = ""
+    confidence: float | None = None
+
+
+BudgetFit = Literal["", "clamp", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One task for a language model, independent of any wire format.
+
+    `json_schema` asks for an answer that is one JSON document of that schema (structured output
+    where the model supports it, else said in the prompt). `json_object` asks for any JSON object.
+    `accept` judges an answer; an answer it refuses is repaired once and then redone elsewhere.
+    `deadline_seconds` bounds the whole call, fallbacks included. `extra` holds provider parameters
+    passed through unchanged (top_p, presence_penalty, ...). `end_user` names for whom the caller asks; it goes
+    to providers that have a field for it and changes no answer. A request with a `call_id` of its own may
+    be sent again after a crash: it is paid for and answered once. `on_output` is told how many
+    characters of the answer have come so far. A request with an `envelope_id` is paid from that envelope.
+
+    `budget_fit` says what becomes of a call whose worst case is more than a budget has left: "clamp" allows a
+    shorter answer, "refuse" does not; "" clamps where no `max_output_tokens` is stated and refuses where one is.
+    """
+
+    messages: tuple[Message, ...]
+    model: str = "auto"
+    hints: Hints = Hints()
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = ""  # "", auto, none, required, or a tool's name
+    parallel_tool_calls: bool | None = None
+    json_schema: Mapping[str, Any] | None = None
+    json_schema_name: str = "answer"
+    json_schema_strict: bool | None = None  # None: strict where the schema allows it
+    json_object: bool = False
+    reasoning_effort: str = ""
+    end_user: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    accept: Callable[[ChatResult], Verdict] | None = None
+    on_output: Callable[[int], None] | None = None
+    deadline_seconds: float | None = None
+    call_id: UUID | None = None
+    # who pays and for what; all end up on the usage record
+    api_key_id: str | None = None
+    run_id: str | None = None
+    creator: str = ""
+    envelope_id: UUID | None = None
+    budget_fit: BudgetFit = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Capabilities without which a model cannot serve this request at all."""
+        needed = set(self.hints.capabilities)
+        if self.tools:
+            needed.add("tools")
+        if any(isinstance(part, Image) for m in self.messages for part in m.parts):
+            needed.add("vision")
+        return frozenset(needed)

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from routing import policies, rows
-from routing.api import NAME, ByName, apply_data, body_of, page_of, shown
+from routing.api import NAME, ByName, apply_data, body_of, changed, page_of, shown
 from routing.configuration import PolicyEntry, RuleEntry
 from routing.models import RoutingPolicy, RoutingRule
 from routing.reading import read
@@ -191,7 +191,7 @@ class RuleDetail(APIView):
     def get(self, request: Request, name: str) -> Response:
         return Response(_rule_named(name))
 
-    @extend_schema(request=RuleEntry, responses=RuleShown)
+    @extend_schema(request=changed(RuleEntry), responses=RuleShown)
     def patch(self, request: Request, name: str) -> Response:
         change = body_of(request)
         change.pop("position", None)

@@ -17,9 +17,10 @@ from agents.run_budgets import close_budget, open_budget
 from agents.runs import announce
 from routing import service
 from routing.models import RoutedCall
+from routing.rules import AUTO
 from routing.types import BudgetFit, ChatRequest, Hints, Routed, message
 from ziggie import queue
-from ziggie.errors import DeadlineExceeded, ZiggieError
+from ziggie.errors import DeadlineExceeded, RoutingError, ZiggieError
 
 MAX_OUTPUT_TOKENS = 4000
 DEADLINE_SECONDS = 900.0
@@ -29,7 +30,10 @@ TYPICAL_ANSWER_CHARACTERS = 4000
 
 
 def execute(run_id: str) -> bool:
-    """Carries one queued run to its end; False if another worker has it or nothing is to be done."""
+    """Carries one queued run to its end; False if another worker has it, its time has not come or nothing is to be
+    done."""
+    if _has_to_wait(run_id):
+        return False
     now = timezone.now()
     fence = queue.claim(
         AgentRun.objects.all(),
@@ -61,6 +65,22 @@ def execute(run_id: str) -> bool:
     return True
 
 
+def _has_to_wait(run_id: str) -> bool:
+    """Whether the rule that takes a queued run wants it to wait for its window. The sweep comes back to it."""
+    run = AgentRun.objects.filter(pk=run_id, status="queued").first()
+    if run is None or run.requested_model not in AUTO:
+        return False
+    try:
+        wait = service.may_wait(_hints(run))
+    except RoutingError:  # the run itself says so
+        return False
+    return wait is not None and not wait.is_open
+
+
+def _hints(run: AgentRun) -> Hints:
+    return Hints(task_kind="agent", agent_level=run.level)
+
+
 def _ask(run: AgentRun, fence: int) -> Routed:
     """The routed call; meanwhile the row shows its progress and its lease is kept."""
     said = 0
@@ -89,7 +109,7 @@ def _request(run: AgentRun, **fields: Any) -> ChatRequest:
     return ChatRequest(
         messages=(*system, message("user", run.prompt)),
         model=run.requested_model,
-        hints=Hints(task_kind="agent", agent_level=run.level),
+        hints=_hints(run),
         max_output_tokens=MAX_OUTPUT_TOKENS,
         run_id=str(run.pk),
         api_key_id=run.api_key_id or None,

@@ -8,6 +8,7 @@ writes the summary of all of them.
 import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from knowledge import summary
+from knowledge import summary, waiting
 from knowledge.chunking import split
 from knowledge.insights import SCHEMA, InvalidInsights, merge_insights, read_insights
 from knowledge.models import Analysis, AnalysisPart, Video
@@ -26,7 +27,7 @@ from knowledge.videos import announce
 from routing import service
 from routing.models import RoutedCall
 from routing.pricing import usd
-from routing.types import ChatRequest, ChatResult, Hints, Routed, Source, Verdict, message
+from routing.types import ChatRequest, ChatResult, Routed, Source, Verdict, message
 from ziggie import queue
 from ziggie.errors import RoutingError, ZiggieError
 
@@ -48,12 +49,15 @@ Answer with one JSON document of this schema and nothing else:
 {json.dumps(SCHEMA["properties"], ensure_ascii=False)}"""
 
 
-def analyse(video_id: str) -> bool:
-    """Analyses one queued video to its end; False if another worker has it or nothing is to be done.
+def analyse(video_id: str, *, at_once: bool = False) -> bool:
+    """Analyses one queued video to its end, or hands it in for a provider's batch; False if another worker has it,
+    its time has not come or nothing is to be done. `at_once`: somebody waits for it, so that it does not.
 
     A failure of the models ends in the state "failed" with the reason. Any other exception leaves the
     row claimed: the sweep hands it to another worker.
     """
+    if not at_once and waiting.has_to_wait(video_id):
+        return False
     fence = queue.claim(
         Video.objects.all(), video_id, waiting=Q(state="queued"), state="analysing", version=F("version") + 1, error=""
     )
@@ -65,6 +69,9 @@ def analyse(video_id: str) -> bool:
             raise ZiggieError(f"given up: {MAX_TRIES} workers died or were stopped while analysing this video")
         job.show(0, "reading the transcript")
         parts = _parts(job)
+        if not at_once and waiting.goes_by_batch(job.video):
+            _hand_in(job, parts)
+            return True
         for job.part, part in enumerate(parts):
             _analyse_part(job, part)
         summed_up = _summarised(job, parts)
@@ -118,17 +125,31 @@ def _parts(job: _Job) -> list[AnalysisPart]:
 
 def _part_tokens(video: Video) -> int:
     """How many tokens of transcript the model that is first in line can take at once."""
-    chosen = service.first_choice(Hints(task_kind="analysis", creator_tier=video.asked_tier))
+    chosen = service.first_choice(waiting.hints_of(video))
     answer = min(MAX_OUTPUT_TOKENS, chosen.max_output_tokens or MAX_OUTPUT_TOKENS)
     return max(chosen.context_window - answer - PROMPT_TOKENS, MIN_PART_TOKENS)
+
+
+def _hand_in(job: _Job, parts: list[AnalysisPart]) -> None:
+    """Queues all parts for a provider's batch. The sweep comes back to the video when they are answered."""
+    with transaction.atomic():
+        for part in parts:
+            if part.insights is None:
+                request = _request(Transcript.from_json(part.segments), job.video, part.call_id)
+                service.submit_batch(request)
+        job.write(state="queued", progress=0, step=waiting.IN_A_BATCH, **queue.end_lease())
 
 
 def _analyse_part(job: _Job, part: AnalysisPart) -> None:
     if part.insights is None:
         transcript = Transcript.from_json(part.segments)
-        _freshen(part)
-        label = f"part {job.part + 1} of {job.parts}" if job.parts > 1 else "the transcript"
-        routed = _ask(job, _request(transcript, job.video, part.call_id), f"a model reads {label}")
+        judge = _judge(transcript)
+        routed = waiting.answer_of(part, judge, least_confidence=REVIEW_BELOW)
+        if routed is None:
+            _freshen(part)
+            label = f"part {job.part + 1} of {job.parts}" if job.parts > 1 else "the transcript"
+            request = replace(_request(transcript, job.video, part.call_id), accept=judge)
+            routed = _ask(job, request, f"a model reads {label}")
         part.insights = read_insights(routed.result.text, duration_seconds=_bound(transcript))
         part.outcome = _outcome(routed)
         queue.sit_out(lambda: _keep(job, part, f"part {part.number + 1} of {job.parts} is read"))
@@ -175,26 +196,29 @@ def _bound(transcript: Transcript) -> float | None:
     return transcript.duration_seconds if transcript.timed else None
 
 
-def _request(transcript: Transcript, video: Video, call_id: UUID) -> ChatRequest:
-    def accept(result: ChatResult) -> Verdict:
+def _judge(transcript: Transcript) -> Callable[[ChatResult], Verdict]:
+    def judge(result: ChatResult) -> Verdict:
         try:
             insights = read_insights(result.text, duration_seconds=_bound(transcript))
         except InvalidInsights as error:
             return Verdict(ok=False, problem=str(error))
         return Verdict(ok=True, confidence=float(insights["confidence"]))
 
+    return judge
+
+
+def _request(transcript: Transcript, video: Video, call_id: UUID) -> ChatRequest:
     title = video.title.replace("\n", " ")
     return ChatRequest(
         messages=(
             message("system", INSTRUCTIONS),
             message("user", f"Video: {title}\nTranscript:\n{transcript.to_prompt()}"),
         ),
-        hints=Hints(task_kind="analysis", creator_tier=video.asked_tier),
+        hints=waiting.hints_of(video),
         max_output_tokens=MAX_OUTPUT_TOKENS,
         temperature=0.2,
         json_schema=SCHEMA,
         json_schema_name="insights",
-        accept=accept,
         creator=video.creator.slug,
         deadline_seconds=CALL_DEADLINE_SECONDS,
         call_id=call_id,

@@ -2,8 +2,7 @@
 
 from django.db.models import Q
 
-from knowledge import analysis
-from knowledge.models import Video
+from knowledge import analysis, waiting
 from ziggie import queue
 
 
@@ -13,4 +12,4 @@ def analyse_video(video_id: str) -> None:
 
 def sweep() -> int:
     """Wakes a worker for each video that waits with nobody coming for it, or whose worker is gone."""
-    return queue.wake_forgotten(Video.objects.all(), Q(state="queued"), analyse_video)
+    return queue.wake_forgotten(waiting.sweepable(), Q(state="queued"), analyse_video)

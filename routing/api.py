@@ -123,6 +123,13 @@ def shown(entry: type[Entry], **fields: Any) -> type[BaseModel]:
     return create_model(f"{entry.__name__}Shown", __base__=entry, warnings=(list[str], []), **fields)
 
 
+def changed(entry: type[Entry]) -> type[BaseModel]:
+    """Any part of an entry, for the OpenAPI schema. It is a class of its own, because the generator marks for good
+    what it has seen in a PATCH."""
+    parts: dict[str, Any] = {name: (part.annotation, None) for name, part in entry.model_fields.items()}
+    return create_model(entry.__name__, __base__=entry, **parts)
+
+
 def page_of(entry: type[Entry], name: str) -> Any:
     """A page of entries for the OpenAPI schema; entries are described by their own schema."""
     return inline_serializer(
@@ -158,7 +165,7 @@ class ProviderDetail(Row):
     def get(self, request: Request, slug: str) -> Response:
         return super().get(request, slug)
 
-    @extend_schema(request=ProviderEntry, responses=ProviderShown)
+    @extend_schema(request=changed(ProviderEntry), responses=ProviderShown)
     def patch(self, request: Request, slug: str) -> Response:
         return super().patch(request, slug)
 
@@ -182,7 +189,7 @@ class ModelDetail(Row):
     def get(self, request: Request, slug: str) -> Response:
         return super().get(request, slug)
 
-    @extend_schema(request=ModelEntry, responses=ModelShown)
+    @extend_schema(request=changed(ModelEntry), responses=ModelShown)
     def patch(self, request: Request, slug: str) -> Response:
         return super().patch(request, slug)
 
@@ -206,7 +213,7 @@ class BudgetDetail(Row):
     def get(self, request: Request, slug: str) -> Response:
         return super().get(request, slug)
 
-    @extend_schema(request=BudgetEntry, responses=BudgetShown)
+    @extend_schema(request=changed(BudgetEntry), responses=BudgetShown)
     def patch(self, request: Request, slug: str) -> Response:
         return super().patch(request, slug)
 
@@ -218,7 +225,7 @@ class Settings(APIView):
     def get(self, request: Request) -> Response:
         return Response(rows.section_plain("settings"))
 
-    @extend_schema(request=SettingsEntry, responses=SettingsShown)
+    @extend_schema(request=changed(SettingsEntry), responses=SettingsShown)
     def patch(self, request: Request) -> Response:
         warnings = apply_data({"settings": body_of(request)}, request)
         return Response({**rows.section_plain("settings"), "warnings": warnings})

@@ -1,7 +1,10 @@
 """REST of policies and rules: versions, drafts, publishing, and rules of the live policy by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
@@ -10,7 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from routing import policies, rows
-from routing.api import NAME, ByName, apply_data, body_of, page_of, shown
+from routing.api import NAME, ByName, apply_data, body_of, changed, page_of, shown
 from routing.configuration import PolicyEntry, RuleEntry
 from routing.models import RoutingPolicy, RoutingRule
 from routing.reading import read
@@ -31,13 +34,26 @@ class PolicySerializer(serializers.ModelSerializer[RoutingPolicy]):
 
     class Meta:
         model = RoutingPolicy
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "slug", "version", "state", "notes"),
             *("created_by", "created_at", "published_by", "published_at", "rules"),
         )
 
     def get_rules(self, policy: RoutingPolicy) -> list[dict[str, Any]]:
         return [rows.rule_plain(rule) for rule in policy.rules.all()]
+
+
+class ExaminedSerializer(PolicySerializer):
+    """With what publishing would be refused for, or warned of."""
+
+    problems = serializers.SerializerMethodField()
+
+    class Meta(PolicySerializer.Meta):
+        fields = (*PolicySerializer.Meta.fields, "problems")
+
+    def get_problems(self, policy: RoutingPolicy) -> list[dict[str, Any]]:
+        found = policies.problems_if_live(policies.entry_of(policy))
+        return [{"place": p.place, "problem": p.message, "warning": p.warning} for p in found]
 
 
 class Policies(GenericAPIView[RoutingPolicy]):
@@ -62,10 +78,10 @@ class Policies(GenericAPIView[RoutingPolicy]):
         page = self.paginate_queryset(self.get_queryset())
         return self.get_paginated_response(PolicySerializer(page, many=True).data)
 
-    @extend_schema(request=PolicyEntry, responses={201: PolicySerializer})
+    @extend_schema(request=PolicyEntry, responses={201: ExaminedSerializer})
     def post(self, request: Request) -> Response:
         draft = policies.create_draft(_policy_entry({**body_of(request), "live": False}), by=caller_of(request).name)
-        return Response(PolicySerializer(draft).data, status=status.HTTP_201_CREATED)
+        return Response(ExaminedSerializer(draft).data, status=status.HTTP_201_CREATED)
 
 
 def _policy_entry(data: dict[str, Any]) -> PolicyEntry:
@@ -88,17 +104,17 @@ class PolicyDetail(APIView):
 
     staff_write = True
 
-    @extend_schema(responses=PolicySerializer)
+    @extend_schema(responses=ExaminedSerializer)
     def get(self, request: Request, slug: str, version: int) -> Response:
         policy = policy_of(slug, version)
         changes = policies.difference(policies.predecessor(policy), policy)
-        return Response({**PolicySerializer(policy).data, "changes": changes})
+        return Response({**ExaminedSerializer(policy).data, "changes": changes})
 
-    @extend_schema(request=PolicyEntry, responses=PolicySerializer)
+    @extend_schema(request=PolicyEntry, responses=ExaminedSerializer)
     def put(self, request: Request, slug: str, version: int) -> Response:
         entry = _policy_entry({**body_of(request), "slug": slug, "live": False})
         policies.replace_draft(policy_of(slug, version), entry)
-        return Response(PolicySerializer(policy_of(slug, version)).data)
+        return Response(ExaminedSerializer(policy_of(slug, version)).data)
 
 
 class PolicyAction(APIView):
@@ -107,9 +123,10 @@ class PolicyAction(APIView):
     staff_write = True
     work: Any = None
 
-    @extend_schema(request=None, responses=PolicySerializer)
+    @extend_schema(request=None, responses=ExaminedSerializer)
     def post(self, request: Request, slug: str, version: int) -> Response:
-        return Response(PolicySerializer(self.work(policy_of(slug, version), by=caller_of(request).name)).data)
+        done = self.work(policy_of(slug, version), by=caller_of(request).name)
+        return Response(ExaminedSerializer(done).data)
 
 
 class PublishPolicy(PolicyAction):
@@ -158,10 +175,10 @@ class Rules(GenericAPIView[RoutingRule]):
     def post(self, request: Request) -> Response:
         rule = body_of(request)
         position = rule.pop("position", None)
-        live = _live()
-        order = _rules_of(live)
-        order.insert(len(order) if not isinstance(position, int) else max(position - 1, 0), rule)
-        _put_live(live, order, request)
+        with _editing() as live:
+            order = _rules_of(live)
+            order.insert(len(order) if not isinstance(position, int) else max(position - 1, 0), rule)
+            _put_live(live, order, request)
         return Response(_rule_named(str(rule["name"])), status=status.HTTP_201_CREATED)
 
 
@@ -174,29 +191,33 @@ class RuleDetail(APIView):
     def get(self, request: Request, name: str) -> Response:
         return Response(_rule_named(name))
 
-    @extend_schema(request=RuleEntry, responses=RuleShown)
+    @extend_schema(request=changed(RuleEntry), responses=RuleShown)
     def patch(self, request: Request, name: str) -> Response:
         change = body_of(request)
         change.pop("position", None)
-        _rule_named(name)
-        live = _live()
-        order = [rule | change if rule["name"] == name else rule for rule in _rules_of(live)]
-        _put_live(live, order, request)
+        with _editing() as live:
+            _rule_named(name)
+            order = [rule | change if rule["name"] == name else rule for rule in _rules_of(live)]
+            _put_live(live, order, request)
         return Response(_rule_named(str(change.get("name", name))))
 
     @extend_schema(responses={204: None})
     def delete(self, request: Request, name: str) -> Response:
-        _rule_named(name)
-        live = _live()
-        _put_live(live, [rule for rule in _rules_of(live) if rule["name"] != name], request)
+        with _editing() as live:
+            _rule_named(name)
+            _put_live(live, [rule for rule in _rules_of(live) if rule["name"] != name], request)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-def _live() -> RoutingPolicy:
-    live = RoutingPolicy.objects.filter(state="live").first()
-    if live is None:
-        raise NotFound("no policy is live")
-    return live
+@contextmanager
+def _editing() -> Iterator[RoutingPolicy]:
+    """The live policy, for one edit after another: none is lost to another one that read the same rules."""
+    with transaction.atomic():
+        rows.lock_configuration()
+        live = RoutingPolicy.objects.filter(state="live").first()
+        if live is None:
+            raise NotFound("no policy is live")
+        yield live
 
 
 def _rules_of(policy: RoutingPolicy) -> list[dict[str, Any]]:

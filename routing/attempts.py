@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from routing import pricing
 from routing.collecting import Collector, with_estimates
 from routing.judging import ACCEPTED, judged
+from routing.patience import Patience
 from routing.types import (
     Attempt,
     Candidate,
@@ -293,19 +294,25 @@ class Walk:
     async def _consume(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
         first_token = step.first_token_seconds
-        now = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        now = clock()
         remaining = None if step.until is None else step.until - time.monotonic()
         hard_stop = None if remaining is None else now + max(remaining, 0.001)
         first_stop = None if first_token is None else now + first_token
         try:
             async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
+                patience = first_token and Patience.of(
+                    limit, step.request, hard_stop=hard_stop, first_token=first_token
+                )
                 stream = self.call(candidate, step.request, first_token_seconds=first_token)
                 async with aclosing(stream):
                     async for piece in stream:
                         if isinstance(piece, ChatResult):
                             collector.take_whole(piece)
-                        elif collector.add(piece) and first_stop is not None:
-                            limit.reschedule(hard_stop)
+                        else:
+                            first = collector.add(piece)
+                            if patience:
+                                patience.heard(piece, clock(), first=first, is_seen=self.committed)
                         if step.request.on_output is not None:
                             step.request.on_output(collector.characters)
         except TimeoutError as late:

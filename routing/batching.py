@@ -27,7 +27,7 @@ from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
 from routing.attempts import Answer, Walk
 from routing.batch_answers import Nobody, Told, plan_of, wire
-from routing.batch_rows import in_window, request_of
+from routing.batch_rows import has_batches, in_window, request_of
 from routing.batch_traces import SENDING_FOR, taken
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, measure
@@ -133,15 +133,10 @@ def _examine(row: BatchItem, configuration: Snapshot, world: World) -> _Due | No
     now = datetime.now(UTC).astimezone(ZoneInfo(configuration.settings.time_zone))
     if plan.options.batch and not in_window(plan.options.batch_window, now.time()):
         return None
-    if row.plain or not _has_batches(plan):
+    if row.plain or not has_batches(plan):
         waiting.update(state="ready")
         return None
     return _Due(row, request, demand, plan)
-
-
-def _has_batches(plan: Plan) -> bool:
-    first = plan.candidates[0].model
-    return plan.pattern == "single" and first.provider.kind == claude_batches.KIND and first.price is not None
 
 
 def _give_up_if_old(row: BatchItem, error: ZiggieError) -> None:
@@ -210,7 +205,7 @@ def _wired(items: list[_Due]) -> list[tuple[_Due, WireRequest]]:
 def _stake(item: _Due, configuration: Snapshot) -> dict[int, int]:
     """What the item may cost at half price, by budget id."""
     model = batched(item.candidate.model)
-    assert model.price is not None  # _has_batches
+    assert model.price is not None  # has_batches
     worst = worst_case_microusd(
         model.price,
         input_tokens=item.demand.input_at_most,

@@ -3,7 +3,8 @@
     requires_moe || complex_reasoning
     (context > 100000 && !simple) || agent_level == "L1"
 
-`||`, `&&`, `!` (also or, and, not), parentheses, `== != > >= < <=`, numbers (100k, 50%), texts, names.
+`||`, `&&`, `!` (also or, and, not), parentheses, `== != > >= < <=` (also chained: `0.4 < complexity <= 0.7`),
+`in [a, b]`, numbers (100k, 50%), texts, names.
 Nothing is ever evaluated.
 """
 
@@ -21,9 +22,10 @@ OPPOSITE: dict[Operator, Operator] = {"==": "!=", "!=": "==", ">": "<=", ">=": "
 MIRRORED: dict[Operator, Operator] = {"==": "==", "!=": "!=", ">": "<", ">=": "<=", "<": ">", "<=": ">="}
 TOKEN = re.compile(
     r"\s*(?:(?P<number>\d[\d_]*(?:\.\d+)?[kKmM%]?(?![\w.]))|(?P<name>[A-Za-z_][\w.:-]*)"
-    r"|(?P<text>\"[^\"]*\"|'[^']*')|(?P<sign>\|\||&&|==|!=|>=|<=|[><!()]))"
+    r"|(?P<text>\"[^\"]*\"|'[^']*')|(?P<sign>\|\||&&|===?|!==?|>=|<=|[><!()\[\],]))"
 )
-WORDS = {"or": "||", "and": "&&", "not": "!"}
+WORDS = {"or": "||", "and": "&&", "not": "!", "in": "in"}
+SAME = {"===": "==", "!==": "!="}
 ALWAYS = frozenset({"true", "always", "default", "otherwise", "any", "all"})
 NEVER = frozenset({"false", "never"})
 SCALE = {"k": 1_000.0, "m": 1_000_000.0, "%": 0.01}
@@ -128,6 +130,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         kind, word = found.lastgroup, found.group(found.lastgroup)
         if kind == "name" and word.lower() in WORDS:
             kind, word = "sign", WORDS[word.lower()]
+        word = SAME.get(word, word) if kind == "sign" else word
         yield _Token(kind, word, found.start(found.lastgroup) + 1)
         position = found.end()
     yield _Token("end", "the end", len(text) + 1)
@@ -188,19 +191,35 @@ class _Parser:
 
     def _comparison(self) -> Node:
         left = self._operand()
-        sign = self._take(*OPPOSITE)
-        if not sign:
+        if self._peek("in") or (self._peek("!") and self._peek("in", ahead=1)):
+            return self._membership(left)
+        parts: list[Node] = []
+        while sign := self._take(*OPPOSITE):
+            right = self._operand()
+            parts.append(_compared(left, next(known for known in OPPOSITE if known == sign), right))
+            left = right
+        if not parts:
             return self._alone(left)
-        operator = next(known for known in OPPOSITE if known == sign)
-        right = self._operand()
-        if "name" not in {left.kind, right.kind}:
-            raise ConditionError(f"column {left.column}: a comparison needs a name on one side")
-        if left.kind != "name":
-            left, right, operator = right, left, MIRRORED[operator]
-        truth = right.text.lower()
-        if right.kind == "name" and truth in {"true", "false"} and operator in {"==", "!="}:
-            return Flag(left.text, (truth == "true") == (operator == "=="))
-        return Comparison(left.text, operator, _value(right))
+        return Both(tuple(parts)) if len(parts) > 1 else parts[0]
+
+    def _membership(self, left: _Token) -> Node:
+        """`name in [a, b]`, also with parentheses; `not in` is its opposite."""
+        wanted = not self._take("!")
+        self._take("in")
+        closing = {"[": "]", "(": ")"}.get(self._take("[", "("))
+        if closing is None:
+            raise self._unexpected("a list")
+        values = [self._operand()]
+        while self._take(","):
+            values.append(self._operand())
+        if not self._take(closing):
+            raise self._unexpected(f"a comma or {closing}")
+        either = Either(tuple(_compared(left, "==", value) for value in values))
+        return either if wanted else _negated(either)
+
+    def _peek(self, sign: str, *, ahead: int = 0) -> bool:
+        token = self.tokens[min(self.place + ahead, len(self.tokens) - 1)]
+        return token.kind == "sign" and token.text == sign
 
     def _operand(self) -> _Token:
         token = self._token
@@ -218,6 +237,17 @@ class _Parser:
 
     def _unexpected(self, wanted: str) -> ConditionError:
         return ConditionError(f"column {self._token.column}: {wanted} is missing before {self._token.text!r}")
+
+
+def _compared(left: _Token, operator: Operator, right: _Token) -> Node:
+    if "name" not in {left.kind, right.kind}:
+        raise ConditionError(f"column {left.column}: a comparison needs a name on one side")
+    if left.kind != "name":
+        left, right, operator = right, left, MIRRORED[operator]
+    truth = right.text.lower()
+    if right.kind == "name" and truth in {"true", "false"} and operator in {"==", "!="}:
+        return Flag(left.text, (truth == "true") == (operator == "=="))
+    return Comparison(left.text, operator, _value(right))
 
 
 def _value(token: _Token) -> float | str:

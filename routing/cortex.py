@@ -32,6 +32,8 @@ UNDERSTOOD_KEYS = frozenset({"primary", "model", "models", "enhanced_by", "strat
     *SILENT_KEYS,
 }
 PARALLEL = frozenset({"ensemble", "parallel", "consensus"})
+# Of a model's entry: what a model row says itself, so that nothing of it is lost.
+MODEL_KEYS = frozenset({"model", "name", "id", "capabilities"}) | SILENT_KEYS
 OPTION_OF = {
     "cache_ttl": "cache_ttl_seconds",
     "cache_ttl_seconds": "cache_ttl_seconds",
@@ -155,6 +157,7 @@ class _Converter:
     capabilities: frozenset[str]
     report: Report
     options: dict[str, Any] = field(default_factory=dict)
+    used: set[str | None] = field(default_factory=set)  # names of fallback chains
 
     def run(self) -> list[dict[str, Any]]:
         for key in self.data.keys() - set(SECTIONS) - SILENT_KEYS:
@@ -163,6 +166,7 @@ class _Converter:
         self._cost_controls()
         rules = [rule for place, name, spec in self._specs() for rule in self._rules(place, name, spec)]
         default = self._default()
+        self._unused_chains()
         if self.data.get("health_checks"):
             self.report.left("health_checks", "the router checks the health of every provider by itself")
         return rules + default
@@ -183,6 +187,8 @@ class _Converter:
             self.report.took(place, f"is the model {slug}")
             if isinstance(spec, dict):
                 self.capabilities |= frozenset(map(str, _listed(spec.get("capabilities"))))
+                for key in spec.keys() - MODEL_KEYS:
+                    self.report.left(f"{place}.{key}", "models are edited in the catalogue; the row there is as it was")
 
     def _cost_controls(self) -> None:
         controls = self.data.get("cost_controls")
@@ -232,8 +238,10 @@ class _Converter:
             yield {"name": name[:100], "when": when, "chain": chain, "options": dict(self.options)} | pattern
 
     def _whens(self, place: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
-        stated = next((spec[key] for key in CONDITION_KEYS if spec.get(key)), "true")
+        stated = next((spec[key] for key in CONDITION_KEYS if spec.get(key) not in (None, "")), "true")
         place = f"{place}.condition"
+        if isinstance(stated, bool):
+            stated = str(stated)
         if not isinstance(stated, str):
             self.report.left(place, "is no text")
             return []
@@ -282,11 +290,21 @@ class _Converter:
     def _named_chain(self, name: Any) -> list[Any]:
         """A chain of `fallback_chains` by its name, which may be that of its first model."""
         chains = self.data.get("fallback_chains")
-        if isinstance(chains, dict):
-            return _listed(chains.get(name)) if isinstance(name, str) else []
+        if isinstance(chains, dict) and isinstance(name, str):
+            slug = self._slug(name)
+            same = (key for key in chains if key == name or (slug is not None and self._slug(key) == slug))
+            key = name if name in chains else next(same, None)
+            self.used.add(key)
+            return _listed(chains.get(key))
         if isinstance(chains, list) and all(isinstance(item, str) for item in chains):
             return chains if name == "default" or name in chains[:1] else []
         return []
+
+    def _unused_chains(self) -> None:
+        chains = self.data.get("fallback_chains")
+        for name in chains if isinstance(chains, dict) else ():
+            if name not in self.used:
+                self.report.left(f"fallback_chains.{name}", "no rule begins with it or names it")
 
     def _chain(self, place: str, names: Iterable[Any]) -> list[str]:
         """Slugs, each once; what is no model is reported."""

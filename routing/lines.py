@@ -17,8 +17,9 @@ from psycopg.errors import error_from_result
 from routing import database
 
 Row = list[bytes | None]
-# These statements' plans do not depend on their values: planning them anew would cost more than running them.
-PREPARE_SESSION = "SET plan_cache_mode = force_generic_plan"
+# These statements' plans do not depend on their values: planning them anew would cost more than running them. They
+# are made while tables may still be empty, and kept: none may read a whole table, however small it looks by then.
+PREPARE_SESSION = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
 GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 

@@ -17,9 +17,9 @@ from routing import calibration, voting
 from routing import pattern_prompts as prompts
 from routing.attempts import Answer, Walk
 from routing.judging import judge
+from routing.roles import DEFAULT_MIN_CONFIDENCE
 from routing.types import Candidate, ChatRequest, Source, Text
 
-DEFAULT_MIN_CONFIDENCE = 85.0
 # Of the time that is left, what members may take where a synthesiser comes after them.
 MEMBERS_SHARE = 0.7
 # A review cut shorter than this says nothing; with less room none is asked for.

@@ -15,6 +15,7 @@ DEFAULT_MEMBERS = 3
 MAX_MEMBERS = 8
 DEFAULT_ROUNDS = 2
 MAX_ROUNDS = 5
+DEFAULT_MIN_CONFIDENCE = 85.0  # of a draft, where the rule names none
 # What is wrapped around an answer that is sent back or on: instructions, numbering, the problem found.
 WRAPPING_TOKENS = 4_096
 

@@ -6,6 +6,7 @@ refused, nothing is ever constructed but mappings, lists and scalars.
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ class Parsed:
     data: Any = None
     problems: list[Problem] = field(default_factory=list)
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    unplaced: str = ""  # JSON of which nobody has asked yet where anything stands
 
     def place(self, path: Path) -> str:
         """`12:7 policies[0].rules[3].chain`: the nearest place that stands in the text, and the whole path."""
@@ -52,11 +54,21 @@ class Parsed:
 
     def position(self, path: Path) -> tuple[int, int]:
         """Line and column of the path, or of the nearest thing around it; (0, 0) for what stands elsewhere."""
+        self._locate()
         if path and path[:1] not in self.places:
             return 0, 0
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, (0, 0))
+
+    def _locate(self) -> None:
+        """JSON is YAML, but for corners in which places are known up to there."""
+        text, self.unplaced = self.unplaced, ""
+        if text:
+            located = Parsed()
+            with suppress(_Fatal):
+                _Reader(located).read(text)
+            self.places = located.places
 
 
 class _Fatal(Exception):
@@ -106,6 +118,7 @@ def _parse_json(text: str, parsed: Parsed) -> bool:
         parsed.data = json.loads(text, object_pairs_hook=mapping)
     except (ValueError, RecursionError):  # also an integer of more digits than Python reads
         return False
+    parsed.unplaced = text
     parsed.problems += twice
     if problem := _too_much(parsed.data):
         parsed.data = None

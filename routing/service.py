@@ -7,6 +7,7 @@
     review(call_id, good=)   what a person says of an answer; confidence is calibrated by it (reviews.py)
     open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id)
     submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it
+    may_wait(hints)          whether a rule lets such work wait, until when, and whether a provider's batch does it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
 A request that bears a `call_id` is answered and paid once, however often it is sent. Where a rule lets equal
@@ -19,24 +20,27 @@ Who answers in a wire format of its own (the gateway) goes the same way in steps
 import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from routing import envelopes, health, receipts, rules, snapshot, streaming
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
-from routing.batch_rows import BatchResult, batch_result, submit_batch
+from routing.batch_rows import BatchResult, MayWait, batch_result, has_batches, in_window, submit_batch, unfinished
 from routing.calling import ask
 from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, settle_soon, why_no_answer
 from routing.kept_calls import answered, forget, fresh_id
 from routing.reviews import newest_review, review, withdraw
-from routing.types import ChatRequest, Delta, Hints, ModelSpec, Routed, message
+from routing.types import ChatRequest, Delta, Hints, ModelSpec, Plan, Routed, message
 from ziggie import live
 from ziggie.background import background_loop
 from ziggie.errors import RoutingError
 
 __all__ = [
     "BatchResult",
+    "MayWait",
     "OpenCall",
     "answer",
     "batch_result",
@@ -47,6 +51,7 @@ __all__ = [
     "forget",
     "fresh_id",
     "is_live",
+    "may_wait",
     "newest_review",
     "open_call",
     "open_envelope",
@@ -56,6 +61,7 @@ __all__ = [
     "stream",
     "submit",
     "submit_batch",
+    "unfinished",
     "why_no_answer",
     "withdraw",
 ]
@@ -152,7 +158,23 @@ def close_envelope(envelope_id: UUID) -> bool:
 
 def first_choice(hints: Hints) -> ModelSpec:
     """The model that would serve a small request with these hints. Raises NoRoute and its kind."""
+    return _plan_of(hints).candidates[0].model
+
+
+def _plan_of(hints: Hints) -> Plan:
     request = ChatRequest(messages=(message("user", "?"),), hints=hints)
     configuration = snapshot.current()
     world = background_loop().submit(health.world(configuration)).result()
-    return rules.plan(request, configuration, world).candidates[0].model
+    return rules.plan(request, configuration, world)
+
+
+def may_wait(hints: Hints) -> MayWait | None:
+    """How a small request with these hints would wait; None if its rule lets nothing wait. Raises NoRoute and its
+    kind."""
+    plan = _plan_of(hints)
+    if not plan.options.batch:
+        return None
+    now = datetime.now(UTC).astimezone(ZoneInfo(snapshot.current().settings.time_zone))
+    window = plan.options.batch_window
+    is_open = in_window(window, now.time())
+    return MayWait(window, is_open, by_batch=has_batches(plan))

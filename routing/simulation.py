@@ -12,13 +12,16 @@ from typing import Any
 
 from routing.demand import Demand
 from routing.pricing import batched, cost_microusd
-from routing.roles import part_calls
+from routing.roles import DEFAULT_MIN_CONFIDENCE
 from routing.types import Candidate, ModelSpec, Plan, Source, Usage
 
 Attempts = Sequence[Mapping[str, Any]]  # as the receipt has them
 FAILED = frozenset({"error", "timeout", "cut", "invalid"})
 SERVED = ("ok", "low_confidence")
 CACHE_ROLE = "cache"  # of an attempt that was an answer kept from before
+# Attempts at the task itself. What a model said of an answer tells nothing of what it would answer.
+ANSWERING = frozenset({"answer", "draft", "refiner", "member"})
+OF_THE_ANSWER = frozenset({"critic", "revision"})  # done by whoever gave the answer
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens")
 
 
@@ -81,15 +84,18 @@ def as_planned(receipt: Receipt, plan: Plan, models: Models) -> Outcome:
         return as_recorded(receipt, models)
     walk = _Walk(receipt, plan, models)
     walk.go()
-    if plan.pattern != "single" and walk.served is not None:
-        walk.add_parts()
     return Outcome(walk.served, walk.spent, walk.guessed)
 
 
 def _same_models(receipt: Receipt, plan: Plan) -> bool:
     planned = {(candidate.role, candidate.model.slug) for candidate in (*plan.candidates, *plan.parts)}
     chosen = plan.candidates[0].model.slug == receipt.chosen
-    return chosen and all((attempt["role"], attempt["model"]) in planned for attempt in receipt.attempts)
+    return chosen and all((_role(attempt), attempt["model"]) in planned for attempt in receipt.attempts)
+
+
+def _role(attempt: Mapping[str, Any]) -> str:
+    """The role by which the plan knows who was asked."""
+    return "answer" if attempt["role"] in OF_THE_ANSWER else str(attempt["role"])
 
 
 class _Walk:
@@ -107,9 +113,21 @@ class _Walk:
         self.by_batch = receipt.by_batch and plan.pattern == "single"
         self._known: dict[str, list[Mapping[str, Any]]] = {}
         for attempt in receipt.attempts:
-            self._known.setdefault(attempt["model"], []).append(attempt)
+            known = self._known.setdefault(attempt["model"], [])
+            # What a member said in later rounds is no other try of the task.
+            if attempt["role"] in ANSWERING and not (known and known[-1]["outcome"] in SERVED):
+                known.append(attempt)
 
     def go(self) -> None:
+        if self.plan.pattern in ("ensemble", "debate"):
+            self.ask_members()
+        elif self.plan.pattern == "cascade":
+            self.refine()
+        if self.served is None:
+            self.ask_chain()
+            self.add_reviews()
+
+    def ask_chain(self) -> None:
         unsure: ModelSpec | None = None
         for candidate in self.plan.candidates:
             model = candidate.model
@@ -117,23 +135,27 @@ class _Walk:
                 continue
             if unsure is not None and model.source is not Source.CLOUD:
                 continue
-            known = self._known.get(model.slug)
-            if known is None:
-                self.charge(model, self.task, 1)
-                self.served = model
-                return
-            self.asked += len(known)
-            for attempt in known:
-                self.spend(model, _usage(attempt))
-            if known[-1]["outcome"] in FAILED:
+            attempt = self._asked(model)
+            if attempt is not None and attempt["outcome"] in FAILED:
                 if self.is_late:
                     return
                 continue
-            if not self._is_unsure(candidate, known[-1]):
+            if attempt is None or not self._is_unsure(candidate, attempt):
                 self.served = model
                 return
             unsure = model
         self.served = unsure
+
+    def _asked(self, model: ModelSpec) -> Mapping[str, Any] | None:
+        """What is known of the model's answer, None if nothing is; its cost is spent."""
+        known = self._known.get(model.slug)
+        if not known:
+            self.charge(model, self.task, 1)
+            return None
+        self.asked += len(known)
+        for attempt in known:
+            self.spend(model, _usage(attempt))
+        return known[-1]
 
     def _is_unsure(self, candidate: Candidate, attempt: Mapping[str, Any]) -> bool:
         minimum, confidence = self.plan.options.min_confidence, attempt.get("confidence")
@@ -141,16 +163,56 @@ class _Walk:
             return False
         return bool(confidence < minimum)
 
-    def add_parts(self) -> None:
-        """The pattern's other models, once a round; those that see the others read one answer of each."""
-        roles = self.plan.roles
-        others = len(self.plan.parts)
-        for part in self.plan.parts:
-            calls = part_calls(part.role, roles)
-            rounds = int(roles.get("rounds", 1)) if part.role == "member" else 1
-            self.charge(part.model, self._with_answers(others if calls.sees_others else 0), rounds)
-        if self.plan.pattern == "critique" and self.served is not None:
-            self.charge(self.served, self._with_answers(2), 2 * int(roles.get("rounds", 0)))
+    def ask_members(self) -> None:
+        """All members, once a round; whoever puts their answers together serves. The chain is not asked."""
+        answering = [model for model in self._models_of("member") if self._answers(model)]
+        later = int(self.plan.roles.get("rounds", 1)) - 1
+        if len(answering) < 2:
+            self.served = answering[0] if answering else None
+            return
+        for model in answering if later else ():
+            self.charge(model, self._with_answers(len(answering)), later)
+        self.served = answering[0]
+        for model in self._models_of("synthesiser"):
+            self.charge(model, self._with_answers(len(answering)), 1)
+            self.served = model
+
+    def refine(self) -> None:
+        """A draft that was too unsure, or that nobody has seen, is refined."""
+        minimum = self.plan.options.min_confidence
+        minimum = DEFAULT_MIN_CONFIDENCE if minimum is None else minimum
+        drafts = 0
+        for model in self._models_of("draft"):
+            attempt = self._asked(model)
+            if attempt is None or attempt["outcome"] not in FAILED:
+                drafts += 1
+                sure = attempt.get("confidence") if attempt is not None else None
+                if sure is not None and sure > minimum:
+                    self.served = model
+                    return
+        for model in self._models_of("refiner"):
+            known = self._known.get(model.slug)
+            if not known:
+                self.charge(model, self._with_answers(drafts), 1)
+                self.served = model
+            elif self._answers(model):
+                self.served = model
+
+    def _models_of(self, role: str) -> list[ModelSpec]:
+        return [part.model for part in self.plan.parts if part.role == role]
+
+    def _answers(self, model: ModelSpec) -> bool:
+        attempt = self._asked(model)
+        return attempt is None or attempt["outcome"] not in FAILED
+
+    def add_reviews(self) -> None:
+        """What is said of the answer once it is there: it is read with the task."""
+        if self.served is None:
+            return
+        for model in self._models_of("verifier"):
+            self.charge(model, self._with_answers(1), 1)
+        if self.plan.pattern == "critique":
+            self.charge(self.served, self._with_answers(2), 2 * int(self.plan.roles.get("rounds", 0)))
 
     def _with_answers(self, answers: int) -> Usage | None:
         task = self.task

@@ -186,17 +186,17 @@ DECLARE
     again uuid[];
     zone text := coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC');
 BEGIN
+    -- Every look by id compares with one array: joins and ORs tempt the planner to read whole tables, dead rows included.
+    PERFORM r.id FROM routing_reservation r WHERE r.id = ANY(held) ORDER BY r.id FOR UPDATE;
     WITH gone AS (
-        DELETE FROM routing_reservation r USING (
-            SELECT locked.id FROM routing_reservation locked WHERE locked.id = ANY(held) ORDER BY locked.id FOR UPDATE
-        ) o WHERE r.id = o.id RETURNING r.id, r.period_ids, r.amounts_microusd
+        DELETE FROM routing_reservation r WHERE r.id = ANY(held) RETURNING r.id, r.period_ids, r.amounts_microusd
     )
     SELECT coalesce(array_agg(DISTINCT gone.id), '{}'), array_agg(line.period), array_agg(line.amount)
     INTO ended, line_periods, line_amounts
     FROM gone LEFT JOIN LATERAL unnest(gone.period_ids, gone.amounts_microusd) AS line(period, amount) ON true;
 
     -- A call sent again after a failure keeps its id: its receipt is continued, its attempts counted on.
-    SELECT array_agg(r.id) INTO again FROM routing_routedcall r WHERE r.id = ANY(ended) OR r.id = ANY(free);
+    SELECT array_agg(r.id) INTO again FROM routing_routedcall r WHERE r.id = ANY(ended || free);
     IF again IS NOT NULL THEN
         SELECT json_agg(jsonb_set(one.record, '{attempt}', to_jsonb((one.record->>'attempt')::integer + coalesce((
             SELECT max(u.attempt) FROM routing_usagerecord u WHERE u.call_id = (one.record->>'call_id')::uuid), 0))))

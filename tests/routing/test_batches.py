@@ -70,6 +70,7 @@ def state_of(item: UUID) -> str:
         ("01:00-02:00", time(1, 59), True),
         ("01:00-02:00", time(2, 0), False),
         ("", time(12, 0), True),
+        ("22:00-22:00", time(12, 0), True),
     ],
 )
 def test_a_window_may_go_over_midnight(window: str, now: time, inside: bool) -> None:

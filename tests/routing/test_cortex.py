@@ -27,7 +27,7 @@ def converted(data: dict[str, Any]) -> tuple[Report, list[dict[str, Any]]]:
     return convert(data, model_names=dict(MODELS), capabilities=CAPABILITIES)
 
 
-def rule(condition: str) -> tuple[list[dict[str, Any]], list[str]]:
+def rule(condition: str | bool) -> tuple[list[dict[str, Any]], list[str]]:
     """The conditions that one rule becomes, and why parts of it are not mapped."""
     report, rules = converted({"routing_rules": [{"condition": condition, "primary": "llama3.2"}]})
     return [each["when"] for each in rules], [entry["why"] for entry in report.not_mapped]
@@ -54,6 +54,12 @@ def rule(condition: str) -> tuple[list[dict[str, Any]], list[str]]:
         ("true", [()]),
         ("a && false", []),
         ("a || a", [(Flag("a"),)]),
+        ("k in ['x', y]", [(Comparison("k", "==", "x"),), (Comparison("k", "==", "y"),)]),
+        ("k IN (x) && a", [(Comparison("k", "==", "x"), Flag("a"))]),
+        ("k not in [x, y]", [(Comparison("k", "!=", "x"), Comparison("k", "!=", "y"))]),
+        ("!(k in [x])", [(Comparison("k", "!=", "x"),)]),
+        ("0.4 < n <= 0.7", [(Comparison("n", ">", 0.4), Comparison("n", "<=", 0.7))]),
+        ("k === 'x' && f !== true", [(Comparison("k", "==", "x"), Flag("f", holds=False))]),
     ],
 )
 def test_a_condition_is_read_into_alternatives(text: str, meaning: list[Any]) -> None:
@@ -72,6 +78,11 @@ def test_a_condition_is_read_into_alternatives(text: str, meaning: list[Any]) ->
         ("5 > 3", "column 1: a comparison needs a name on one side"),
         ("__import__('os')", "column 11: an operator is missing before '('"),
         ("a = b", "column 3: '=' is not understood"),
+        ("a in b", "column 6: a list is missing before 'b'"),
+        ("a in []", "column 7: a name or a number is missing before ']'"),
+        ("a in [b", "column 8: a comma or ] is missing before 'the end'"),
+        ("a in [b)", "column 8: a comma or ] is missing before ')'"),
+        ("[a]", "column 1: a name or a number is missing before '['"),
         ("(" * 100 + "a" + ")" * 100, "is nested deeper than 40 levels"),
         ("!" * 100 + "a", "is nested deeper than 40 levels"),
         ("&&".join(f"(a{i} || b{i})" for i in range(10)), "stands for more than 64 alternatives"),
@@ -109,9 +120,11 @@ def test_what_is_no_condition_is_refused_with_its_column(text: str, problem: str
         ('priority == "High"', [{"creator_tiers": ["high"]}]),
         ('task_type == "code review"', [{"task_kinds": ["code_review"]}]),
         ("default", [{}]),
+        ("task_type in ['code', 'review']", [{"task_kinds": ["code", "review"]}]),
+        (True, [{}]),
     ],
 )
-def test_a_condition_becomes_the_conditions_of_rules(condition: str, whens: list[Any]) -> None:
+def test_a_condition_becomes_the_conditions_of_rules(condition: str | bool, whens: list[Any]) -> None:
     assert rule(condition) == (whens, [])
 
 
@@ -168,6 +181,7 @@ OLDER: dict[str, Any] = {
     "fallback_chains": {
         "kimi_k2": ["qwen_coder", "qwen3-coder-30b"],
         "big": "kimi_k2 -> qwen_coder",
+        "forgotten": ["llama3.2"],
         "default": ["llama3.2", "haiku"],
     },
     "cost_controls": {
@@ -209,6 +223,8 @@ def test_a_whole_file_becomes_rules_in_its_order_with_the_default_last() -> None
         "cost_controls.max_requests_per_day": "a provider's max_requests_per_day says this",
         "cost_controls.monthly_budget": "a budget says this",
         "routing_rules[2]": "names no model that is known",
+        "cloud_models.kimi_k2.parameters": "models are edited in the catalogue; the row there is as it was",
+        "fallback_chains.forgotten": "no rule begins with it or names it",
         "health_checks": "the router checks the health of every provider by itself",
     }
 
@@ -227,6 +243,17 @@ def test_the_sections_may_be_written_as_lists_or_mappings() -> None:
         ("poetry", ["glm-4.5"]),
         ("default", ["llama3.2", "claude-haiku-4-5"]),
     ]
+
+
+def test_a_chain_may_be_named_by_any_name_of_its_first_model() -> None:
+    _, rules = converted(
+        {
+            "cloud_models": {"kimi": "kimi-k2:1t-cloud"},
+            "routing_rules": [{"condition": "requires_moe", "primary": "kimi"}],
+            "fallback_chains": {"Kimi-K2:1T-cloud": ["glm-4.5"]},
+        }
+    )
+    assert rules[0]["chain"] == ["kimi-k2:1t-cloud", "glm-4.5"]
 
 
 @pytest.mark.django_db

@@ -186,6 +186,43 @@ def test_calls_without_an_answer_move_nowhere_under_the_same_rules(here: Install
     assert replayed(RoutingPolicy.objects.get(state="live"))["moved"] == 0
 
 
+def test_a_critique_that_could_not_be_used_says_nothing_of_the_answer(here: Installation) -> None:
+    here.ollama.when(Reply(text="no list of objections"), contains="objections")
+    assert ask(hints=Hints(task_kind="critique")).model == "llama3.2"
+    call = RoutedCall.objects.get()
+    assert ("critic", "invalid") in [(attempt["role"], attempt["outcome"]) for attempt in call.attempts]
+    report = replayed(RoutingPolicy.objects.get(state="live"))
+    assert (report["moved"], report["cost"]["difference_microusd"]) == (0, 0)
+    report = replayed(draft(**{"self-critique": ["llama3.2", "claude-haiku-4-5"]}))
+    assert report["moved"] == 0
+
+
+def test_what_members_make_together_is_not_paid_to_the_chain(here: Installation) -> None:
+    ask(hints=HIGH_TIER)
+    change = draft()
+    rule = change.rules.filter(name="critical and high analysis")
+    members = {"members": ["llama3.2", "mistral"], "vote": True}
+    rule.update(pattern="ensemble", roles=members)
+    report = replayed(change)
+    assert report["rules"][0]["moves"] == [{"from": "claude-sonnet-4-5", "to": "llama3.2", "calls": 1}]
+    assert report["cost"]["after_usd"] == "0.000000"
+    rule.update(roles={"members": ["llama3.2", "mistral"], "synthesiser": "claude-haiku-4-5"})
+    report = replayed(change)
+    assert report["rules"][0]["moves"] == [{"from": "claude-sonnet-4-5", "to": "claude-haiku-4-5", "calls": 1}]
+    # It reads the task (1,000) and two answers (200 each) and writes one: 1,400 x $1 + 200 x $5 a million.
+    assert report["cost"]["after_usd"] == "0.002400"
+
+
+def test_a_draft_that_nobody_has_seen_is_taken_to_be_refined(here: Installation) -> None:
+    ask(hints=HIGH_TIER)
+    change = draft()
+    roles = {"draft": "phi3", "refiner": "claude-haiku-4-5"}
+    change.rules.filter(name="critical and high analysis").update(pattern="cascade", roles=roles)
+    report = replayed(change)
+    assert report["rules"][0]["moves"] == [{"from": "claude-sonnet-4-5", "to": "claude-haiku-4-5", "calls": 1}]
+    assert report["cost"]["after_usd"] == "0.002200"  # 1,200 x $1 + 200 x $5 a million
+
+
 def test_an_unsure_answer_stays_unsure(here: Installation) -> None:
     here.ollama.default = Reply(text='{"confidence": 40}', input_tokens=1000, output_tokens=200)
 

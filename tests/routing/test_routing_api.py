@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from routing import seeding, snapshot
@@ -188,6 +190,31 @@ def test_a_draft_that_cannot_serve_is_not_published(admin: Api) -> None:
     assert RoutingPolicy.objects.get(state="live").slug == "default"
 
 
+def test_a_draft_says_what_is_wrong_and_what_is_unwise_about_it(admin: Api) -> None:
+    rules = [{"name": "all", "chain": ["offline"]}, {"name": "never", "chain": ["gpt-9"]}]
+    draft = admin("POST", "routing/policies", {"slug": "x", "rules": rules}, expect=201)
+    assert [(problem["place"], problem["warning"]) for problem in draft["problems"]] == [
+        ("rules[1].chain[0]", False),
+        ("rules[1]", True),
+    ]
+    assert "is never reached" in admin("GET", "routing/policies/x/1")["problems"][1]["problem"]
+    assert admin("PUT", "routing/policies/x/1", {"rules": rules[:1]})["problems"] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rules_that_are_added_at_the_same_time_are_all_kept(admin: Api) -> None:
+    def add(number: int) -> None:
+        try:
+            admin("POST", "routing/rules", {"name": f"n{number}", "chain": ["offline"]}, expect=201)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(add, range(6)))
+    names = [rule["name"] for rule in admin("GET", "routing/rules?page_size=500")["results"]]
+    assert sorted(names[-6:]) == [f"n{number}" for number in range(6)]
+
+
 def test_rules_of_the_live_policy_are_listed_in_order_changed_added_and_taken_away(admin: Api) -> None:
     rules = admin("GET", "routing/rules?page_size=500")["results"]
     assert [rule["position"] for rule in rules] == list(range(1, 38))
@@ -254,8 +281,11 @@ def test_explain_says_which_model_would_serve_and_why_not_the_others(admin: Api)
 
 
 def test_the_schema_describes_every_endpoint(admin_client: Client) -> None:
-    schema = json.loads(admin_client.get("/api/schema/?format=json").content)
+    schema, again = (json.loads(admin_client.get("/api/schema/?format=json").content) for _ in range(2))
+    assert again == schema
     paths = {path for path in schema["paths"] if path.startswith("/api/routing")}
     assert {f"/api/routing/{name}" for name in (*LISTS, "settings", "explain")} <= paths
-    assert "ProviderEntry" in schema["components"]["schemas"]
+    described = schema["components"]["schemas"]
+    assert "slug" in described["ProviderEntry"]["required"]
+    assert "required" not in described["PatchedProviderEntry"]
     assert LanguageModel.objects.count() == 0

@@ -470,3 +470,11 @@ class AnyConfiguration(TestCase):
         for text in (json.dumps(data), yaml.safe_dump(data)):
             with contextlib.suppress(InvalidInput):
                 apply(text, by="test")
+
+
+def test_mistakes_in_json_have_lines_and_columns_as_well() -> None:
+    parsed = parse('{\n  "policies": [\n    {"slug": "p", "rules": [{"name": "r", "chain": ["gpt-9"]}]}\n  ]\n}')
+    assert parsed.position(("policies", 0, "rules", 0, "chain", 0)) == (3, 53)
+    beyond_yaml = parse('{"settings": {"strategy": "x"},\n "a": "\\ud83d\\ude00", "b": [1]}')
+    assert beyond_yaml.position(("settings", "strategy")) == (1, 27)
+    assert beyond_yaml.position(("b", 0)) == (0, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from routing import service
+from routing import patience, service
 from routing.models import Budget, RoutedCall
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
 from tests.installation import Installation, installed
@@ -133,6 +133,24 @@ def test_every_fault_of_the_first_provider_is_survived(here: Installation, fault
     assert routed.result.text == "from the cloud"
     assert here.records()[0].outcome in ("error", "cut")
     here.assert_books_are_closed()
+
+
+def test_a_model_that_falls_silent_in_its_answer_is_left_for_another(
+    here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SILENCE_SECONDS", 0.5)
+    here.change_rule("system query", options={"first_token_seconds": 0.5})
+    here.ollama.default = Reply(text="it begins and then says nothing more", fault="stall", fault_after=2)
+    here.anthropic.default = Reply(text="the whole answer")
+    routed = ask(hints=Hints(task_kind="nl_query"), deadline_seconds=20)
+    assert (routed.result.text, routed.attempts[0].outcome) == ("the whole answer", "timeout")
+
+
+def test_an_answer_that_goes_on_slowly_is_waited_for(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SILENCE_SECONDS", 0.5)
+    here.change_rule("system query", options={"first_token_seconds": 0.5})
+    here.ollama.default = Reply(text="slow and sure and then the end of it all", per_piece=0.1)
+    assert ask(hints=Hints(task_kind="nl_query")).source == "local"
 
 
 def test_a_model_without_a_first_token_in_time_is_left_for_another(here: Installation) -> None:

@@ -36,7 +36,7 @@ class Command(ZiggieCommand):
         )
         video, _ = add_video(new, transcript, wake_worker=False)
         self.stderr.write(f"Analysing {video.title!r} ({transcript.characters} characters) …")
-        analysis.analyse(str(video.pk))
+        analysis.analyse(str(video.pk), at_once=True)
         video = Video.objects.select_related("creator").get(pk=video.pk)
         if video.state == "failed":
             raise ZiggieError(f"{options['file']}: the analysis failed: {video.error}")

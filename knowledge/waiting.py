@@ -1,0 +1,97 @@
+"""Analyses that may wait, where the routing rule says so: for the rule's window, or for a provider's batch.
+
+A part that is handed in bears the id of its waiting work as its call id, until its answer is there.
+"""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from django.db.models import F, QuerySet
+
+from knowledge.models import AnalysisPart, Video
+from knowledge.videos import announce
+from routing import service
+from routing.types import ChatResult, Hints, Routed, Source, Verdict
+from ziggie.errors import NotFound, RoutingError
+from ziggie.ids import uuid7
+
+IN_A_BATCH = "waits for the answer of a batch"
+
+
+def hints_of(video: Video) -> Hints:
+    """What the video's analysis is routed by."""
+    return Hints(task_kind="analysis", creator_tier=video.asked_tier)
+
+
+def sweepable() -> QuerySet[Video]:
+    """Videos without those whose batch has no answer yet: nobody needs to look at these."""
+    handed_in = AnalysisPart.objects.filter(call_id__in=service.unfinished().values("pk"))
+    return Video.objects.exclude(state="queued", pk__in=handed_in.values("video_id"))
+
+
+def has_to_wait(video_id: str) -> bool:
+    """Whether a queued video's time has not come; its page then says what it waits for."""
+    video = Video.objects.select_related("creator").filter(pk=video_id, state="queued").first()
+    reason = _reason(video) if video is not None else ""
+    if video is None or not reason:
+        return False
+    queued = Video.objects.filter(pk=video.pk, state="queued", lease_until__isnull=True).exclude(step=reason)
+    if queued.update(step=reason, version=F("version") + 1):
+        video.refresh_from_db()
+        announce(video)
+    return True
+
+
+def _reason(video: Video) -> str:
+    ids = _open_parts(video).values("call_id")
+    if service.unfinished().filter(pk__in=ids).exists():
+        return IN_A_BATCH
+    if any(_is_handed_in(call_id) for call_id in ids.values_list("call_id", flat=True)):
+        return ""
+    try:
+        wait = service.may_wait(hints_of(video))
+    except RoutingError:  # the analysis itself says so, and to whom it may concern
+        return ""
+    return f"waits for the time between {wait.window}" if wait and not wait.is_open and not wait.by_batch else ""
+
+
+def _open_parts(video: Video) -> QuerySet[AnalysisPart]:
+    return AnalysisPart.objects.filter(video=video, round=video.round, insights__isnull=True)
+
+
+def goes_by_batch(video: Video) -> bool:
+    """Whether the video's parts are to be handed in now. Raises NoRoute and its kind."""
+    if any(_is_handed_in(call_id) for call_id in _open_parts(video).values_list("call_id", flat=True)):
+        return False
+    wait = service.may_wait(hints_of(video))
+    return wait is not None and wait.by_batch
+
+
+def answer_of(part: AnalysisPart, judge: Callable[[ChatResult], Verdict], *, least_confidence: float) -> Routed | None:
+    """What a batch answered to the part; None if it was never handed in, or if the answer is of no use: then the
+    part has a new call id, to be asked at once."""
+    try:
+        result = service.batch_result(part.call_id)
+    except NotFound:
+        return None
+    routed = result.routed
+    if routed is not None and _is_good(routed, judge(routed.result), least_confidence):
+        part.call_id = UUID(routed.call_id)
+    else:
+        part.call_id, routed = uuid7(), None
+    part.save(update_fields=["call_id"])
+    return routed
+
+
+def _is_good(routed: Routed, verdict: Verdict, least_confidence: float) -> bool:
+    """What a local model is too unsure of is asked for again: the walk through the rule then turns to the cloud."""
+    sure = verdict.confidence is None or verdict.confidence >= least_confidence
+    return verdict.ok and (sure or routed.source != Source.LOCAL)
+
+
+def _is_handed_in(call_id: UUID) -> bool:
+    try:
+        service.batch_result(call_id)
+    except NotFound:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """The gateway's embeddings: held, asked and settled like a chat, by the one model that was asked for."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -180,11 +180,12 @@ class _Embedding:
 
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
-        usage, outcome, error = Usage(), "error", ""
+        outcome, error = "error", ""
         status: int | None = None
+        read: list[Usage] = []
         try:
-            answer = await self._vectors(model)
-            usage, outcome, status = answer.usage, "ok", HTTP_OK
+            answer = await self._vectors(model, read)
+            outcome, status = "ok", HTTP_OK
             await health.record_success(model.provider, model)
             return answer
         except ProviderError as failure:
@@ -195,7 +196,7 @@ class _Embedding:
             error = str(failure)
             raise
         finally:
-            record = self._record(model, usage, outcome, error, seconds=time.monotonic() - started)
+            record = self._record(model, _together(read), outcome, error, seconds=time.monotonic() - started)
             self.records.append(replace(record, created_at=started_at, status=status))
 
     def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
@@ -226,26 +227,22 @@ class _Embedding:
             duration_ms=round(seconds * 1000),
         )
 
-    async def _vectors(self, model: ModelSpec) -> Embeddings:
-        """In as many requests as the provider needs for so many texts."""
+    async def _vectors(self, model: ModelSpec, read: list[Usage]) -> Embeddings:
+        """In as many requests as the provider needs for so many texts; what each has read is paid, whatever befalls
+        a later one."""
         codec, texts, wanted = codec_for(model.provider), self._asked.texts, self._asked.dimensions
         vectors: list[tuple[float, ...]] = []
-        tokens: list[int | None] = []
         for start in range(0, len(texts), codec.embed_batch):
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
                 answer = codec.decode_embed(await exchange.read(), sent)
+            estimate = Usage(sum(map(estimate_tokens, batch)), estimated=frozenset({"input_tokens"}))
+            read.append(estimate if answer.usage.input_tokens is None else answer.usage)
             if wanted and any(len(vector) != wanted for vector in answer.vectors):
                 raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")
             vectors += answer.vectors
-            tokens.append(answer.usage.input_tokens)
-        reported = [count for count in tokens if count is not None]
-        usage = Usage(input_tokens=sum(reported))
-        if len(reported) < len(tokens):
-            estimate = sum(estimate_tokens(text) for text in texts)
-            usage = Usage(input_tokens=estimate, estimated=frozenset({"input_tokens"}))
-        return Embeddings(tuple(vectors), usage, answer.model)
+        return Embeddings(tuple(vectors), _together(read), answer.model)
 
     async def settle(self) -> None:
         if self._hold is None:
@@ -268,3 +265,11 @@ class _Embedding:
             **self._labels(),
         )
         await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)
+
+
+def _together(read: Sequence[Usage]) -> Usage:
+    """What several requests have read; nothing is known where none was answered."""
+    if not read:
+        return Usage()
+    estimated = frozenset[str]().union(*(usage.estimated for usage in read))
+    return Usage(sum(usage.input_tokens or 0 for usage in read), estimated=estimated)

@@ -171,3 +171,11 @@ def test_what_costs_more_than_the_price_says_is_refused(gateway: Gateway, path: 
     assert next(iter(extra)) in answer.text
     assert gateway.openai.calls == []
     assert post(gateway, service_tier="flex").status_code == 200
+
+
+def test_texts_that_were_embedded_before_a_failure_are_paid(gateway: Gateway) -> None:
+    gateway.openai.when(Reply(status=500, error="no more"), contains="the last one")
+    asked = {"model": "embedder", "input": [*["word"] * 600, "the last one"]}  # two requests of the provider
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 502
+    row = record(gateway)
+    assert (row.outcome, row.status, row.input_tokens, row.cost_microusd) == ("error", 500, 512, 512)

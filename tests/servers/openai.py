@@ -119,6 +119,11 @@ class OpenAIServer(ProviderServer):
         return usage
 
     async def _embed(self, exchange: Exchange, received: Received) -> None:
+        """Of the script only rules with a status of their own count here."""
+        rule = next((rule for rule in self.script.rules if rule.matches(received, self.model_of(received))), None)
+        if rule is not None and rule.reply.status != 200:
+            await self._fixed(exchange, rule.reply)
+            return
         texts = received.json.get("input", "")
         texts = [texts] if isinstance(texts, str) else texts
         size = received.json.get("dimensions", 384)

@@ -11,12 +11,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agents.models import LEVELS, Agent, AgentRun
-from agents.runs import NewRun, cancel_run, create_run
+from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
 from agents.shapes import RunSerializer
 from routing.pricing import microusd
 from ziggie.auth import caller_of
-
-MAX_BUDGET_USD = Decimal(100_000_000)
 
 
 class AgentSerializer(serializers.ModelSerializer[Agent]):
@@ -38,7 +36,7 @@ class RunInput(serializers.Serializer[Any]):
         max_digits=15,
         decimal_places=6,
         min_value=Decimal(0),
-        max_value=MAX_BUDGET_USD,
+        max_value=Decimal(MAX_BUDGET_USD),
         required=False,
         allow_null=True,
         default=None,

@@ -21,6 +21,7 @@ from ziggie import live, queue
 from ziggie.errors import Conflict, InvalidInput, NotFound, UnknownModel, is_storable
 
 MAX_PROMPT_CHARACTERS = 1_000_000
+MAX_BUDGET_USD = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
         raise InvalidInput("prompt: must not be empty")
     if len(new.prompt) > MAX_PROMPT_CHARACTERS:
         raise InvalidInput(f"prompt: is longer than {MAX_PROMPT_CHARACTERS} characters")
-    if not is_storable(new.prompt + new.name + new.system_prompt):
-        raise InvalidInput("prompt, name or system_prompt: holds a NUL character or half a surrogate pair")
+    if not is_storable(new.prompt + new.agent + new.name + new.system_prompt):
+        raise InvalidInput("prompt, agent, name or system_prompt: holds a NUL character or half a surrogate pair")
     _check_model(new.model)
     if new.callback_url:
         callbacks.check_url(new.callback_url)

@@ -6,7 +6,6 @@ from agents import views
 
 urlpatterns = [
     path("", views.run_list, name="runs"),
-    path("new/", views.run_create, name="run-create"),
     path("<uuid:pk>/", views.run_page, name="run"),
     path("<uuid:pk>/row/", views.run_row, name="run-row"),
     path("<uuid:pk>/body/", views.run_body, name="run-body"),

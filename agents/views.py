@@ -6,33 +6,70 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from agents.models import LEVELS, Agent, AgentRun
 from agents.reviewing import review_of, say
-from agents.runs import NewRun, cancel_run, create_run
+from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
 from routing.models import RoutedCall
+from routing.pricing import microusd
 from routing.reviews import REVIEWING, said_in
-from ziggie.errors import ZiggieError
+from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page, told
 
 PAGE_SIZE = 30
 
 
 @staff_page
-@require_GET
+@require_http_methods(["GET", "POST"])
 def run_list(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        return _started(request)
+    return render(request, "agents/list.html", _list_context(request))
+
+
+def _list_context(request: HttpRequest) -> dict[str, object]:
     runs = AgentRun.objects.select_related("agent").order_by("-id")
     if request.GET.get("status") in AgentRun.STATUSES:
         runs = runs.filter(status=request.GET["status"])
-    context = {
+    return {
         "page": Paginator(runs, PAGE_SIZE).get_page(request.GET.get("page")),
         "agents": Agent.objects.filter(enabled=True)[:500],
         "levels": LEVELS,
         "statuses": AgentRun.STATUSES,
         "status": request.GET.get("status", ""),
     }
-    return render(request, "agents/list.html", context)
+
+
+def _started(request: HttpRequest) -> HttpResponse:
+    """The form on the list: a prompt becomes a queued run. What was wrong is said above what was typed."""
+    said = {name: request.POST.get(name, "").strip() for name in ("agent", "budget_usd", "callback_url")}
+    prompt = request.POST.get("prompt", "")
+    try:
+        new = NewRun(
+            agent=said["agent"],
+            prompt=prompt,
+            requested_by=request.user.get_username(),
+            budget_microusd=_budget(said["budget_usd"]),
+            callback_url=said["callback_url"],
+        )
+        run, _ = create_run(new)
+    except ZiggieError as error:
+        messages.error(request, error.message)
+        context = _list_context(request) | {"said": {**said, "prompt": prompt}}
+        return render(request, "agents/list.html", context, status=error.http_status)
+    return redirect(run)
+
+
+def _budget(said: str) -> int | None:
+    """Micro-dollars; None where none is set. Raises InvalidInput."""
+    try:
+        budget = microusd(said) if said else None
+    except ValueError as error:
+        raise InvalidInput(f"Budget: {error}") from error
+    if budget is not None and not 0 <= budget <= MAX_BUDGET_USD * 1_000_000:
+        raise InvalidInput(f"Budget: must be from 0 to {MAX_BUDGET_USD} dollars")
+    return budget
 
 
 @staff_page
@@ -67,23 +104,6 @@ def _run_context(request: HttpRequest, run: AgentRun) -> dict[str, object]:
         "review": review_of(run),
         "can_review": run.status == "completed" and request.user.has_perm(REVIEWING),
     }
-
-
-@staff_page
-@require_POST
-def run_create(request: HttpRequest) -> HttpResponse:
-    """The form on the list: a prompt becomes a queued run."""
-    new = NewRun(
-        agent=request.POST.get("agent", ""),
-        prompt=request.POST.get("prompt", ""),
-        requested_by=request.user.get_username(),
-    )
-    try:
-        run, _ = create_run(new)
-    except ZiggieError as error:
-        messages.error(request, error.message)
-        return redirect("runs")
-    return redirect(run)
 
 
 @staff_page

@@ -44,7 +44,7 @@ policies:
       - {{name: code, when: {{task_kinds: [code]}}, pattern: single, chain: [mock, offline]}}
       - {{name: everything, when: {{}}, pattern: single, chain: [mock, offline]}}
 budgets:
-  - {{slug: bench, scope: {{locations: [cloud]}}, period: month, limit_usd: "100000000", hard: true,
+  - {{slug: monthly-cloud, scope: {{locations: [cloud]}}, period: month, limit_usd: "100000000", hard: true,
      on_exhausted: deny, alert_at_percent: [80]}}
 """
 NGINX = """

@@ -76,9 +76,11 @@ class Upstream(asyncio.Protocol):
             self._transport.write(WHOLE)
 
     def _go_on(self, place: int, pause: float) -> None:
+        if self._transport.is_closing():
+            return
         if place:
             self._transport.write(PIECES[place - 1])
-        if place == len(PIECES) or self._transport.is_closing():
+        if place == len(PIECES):
             return
         if pause:
             self._loop.call_later(pause, self._go_on, place + 1, pause)

@@ -242,13 +242,13 @@ class Walk:
         outcome: Outcome = "cancelled"
         error = ""
         status: int | None = None
-        reported: Usage | None = None
+        usage: Usage | None = None
         verdict = ACCEPTED
         try:
             await self._consume(candidate, step, collector)
             status = None if candidate.model.source == Source.OFFLINE else HTTP_OK
             result = with_estimates(collector.result(), step.request)
-            reported = result.usage
+            usage = result.usage
             if not self.committed:  # what a client has seen cannot be refused any more
                 verdict = await judged(step.request, result)
             outcome = self._outcome(candidate, verdict)
@@ -256,11 +256,11 @@ class Walk:
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
             outcome, error, status = _outcome_of(failure), failure.message, failure.status
-            reported = failure.usage
+            usage = collector.spent(step.request, reported=failure.usage, reached=_had_it(failure))
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = reported or collector.spent(step.request)
+            usage = usage or collector.spent(step.request, reached=True)
             number = len(self.attempts) + 1
             self.attempts.append(
                 Attempt(
@@ -360,6 +360,11 @@ def _earlier(one: float | None, other: float | None) -> float | None:
 def _worth_another_try(error: ProviderError) -> bool:
     """Passing troubles of a server that is there. One that is away or full is left at once."""
     return error.retryable and error.kind not in ("connection", "rate_limited", "overloaded")
+
+
+def _had_it(error: ProviderError) -> bool:
+    """Whether the provider was at work on the request, which it has paid then; what it refuses costs nothing."""
+    return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
 
 
 def _outcome_of(error: ProviderError) -> Outcome:

@@ -38,11 +38,22 @@ class Collector:
     def first_output_after(self, started: float) -> float | None:
         return None if self.first_output is None else self.first_output - started
 
-    def spent(self, request: ChatRequest) -> Usage:
-        """What an answer that broke off has used: what was reported, else an estimate if anything came."""
-        if self._whole is None and (self._assembler.usage != Usage() or self.first_output is None):
-            return self._assembler.usage
-        return with_estimates(self.result(), request).usage
+    def spent(self, request: ChatRequest, *, reported: Usage | None = None, reached: bool) -> Usage:
+        """What an answer that broke off has used. `reached`: the provider had the request, and has it paid although
+        nothing came. A count from the middle of an answer is none of what came after it: what was said counts then."""
+        if self._whole is not None:
+            return with_estimates(self._whole, request).usage
+        usage = reported or self._assembler.usage
+        if self.first_output is None and not reached:
+            return usage
+        said = with_estimates(replace(self._assembler.result(), usage=Usage()), request).usage
+        if usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens:
+            usage = _estimated(usage, "output_tokens", said.output_tokens)
+        return usage if usage.input_tokens is not None else _estimated(usage, "input_tokens", said.input_tokens)
+
+
+def _estimated(usage: Usage, name: str, tokens: int | None) -> Usage:
+    return replace(usage, **{name: tokens}, estimated=usage.estimated | {name})
 
 
 def with_estimates(result: ChatResult, request: ChatRequest) -> ChatResult:

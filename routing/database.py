@@ -65,7 +65,7 @@ class Closeable(Protocol):
     def close(self) -> None: ...
 
 
-def _is_quiet(connection: Connection) -> bool:
+def is_quiet(connection: Connection) -> bool:
     """False if something has come on an idle connection: its end, nearly always."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -103,7 +103,7 @@ class Pool:
             since, connection = self._idle.pop()
             if connection.closed:
                 continue
-            if time.monotonic() - since < TRUSTED_IDLE_SECONDS and _is_quiet(connection):
+            if time.monotonic() - since < TRUSTED_IDLE_SECONDS and is_quiet(connection):
                 return connection
             try:
                 await connection.execute("")

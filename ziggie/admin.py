@@ -1,16 +1,19 @@
 """API keys in the admin: a key is shown once, when it is made or renewed."""
 
+from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from ziggie.models import SCOPES, ApiKey, default_scopes
+from ziggie.models import SCOPES, USUAL_GRACE, ApiKey, default_scopes, rotate
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
@@ -24,6 +27,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
         model = ApiKey
         fields = (
             *("name", "scopes", "allowed_models", "requests_per_minute", "tokens_per_minute"),
+            "max_streams",
             *("enabled", "expires_at"),
         )
 
@@ -34,21 +38,36 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
     list_display = ("name", "prefix", "scopes", "enabled", "expires_at", "last_used_at")
     list_filter = ("enabled",)
     search_fields = ("name", "prefix")
-    readonly_fields = ("prefix", "created_at", "last_used_at")
-    actions = ("renew",)
+    readonly_fields = ("prefix", "former", "created_at", "last_used_at")
+    actions = ("rotate", "renew")
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
-        raw_key = None if change else obj.renew_secret()
+        raw_key = None if change else obj.new_secret()
         super().save_model(request, obj, form, change)
         if raw_key:
             self._show(request, obj, raw_key)
 
+    @admin.display(description="Earlier secrets that still work")
+    def former(self, key: ApiKey) -> str:
+        working = key.former_secrets.filter(valid_until__gt=timezone.now())
+        return "; ".join(map(str, working)) or "none"
+
+    @admin.action(description="Give a new secret (the old one works for another day)", permissions=["change"])
+    def rotate(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        self._rotate(request, queryset, USUAL_GRACE)
+
     @admin.action(description="Give a new secret (the old one stops working)", permissions=["change"])
     def renew(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        self._rotate(request, queryset, timedelta())
+
+    def _rotate(self, request: HttpRequest, queryset: QuerySet[ApiKey], grace: timedelta) -> None:
         for key in queryset:
-            raw_key = key.renew_secret()
-            key.save(update_fields=["prefix", "key_hash"])
-            self._show(request, key, raw_key)
+            try:
+                raw_key = rotate(key, grace=grace)
+            except ValidationError as error:
+                messages.error(request, f"{key.name}: {'; '.join(error.messages)}")
+            else:
+                self._show(request, key, raw_key)
 
     def _show(self, request: HttpRequest, key: ApiKey, raw_key: str) -> None:
         text = "The key of {}, shown this once: <code>{}</code>"

@@ -12,7 +12,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from ziggie.models import ApiKey, hash_key
+from ziggie.models import ApiKey, FormerSecret, hash_key
 
 if TYPE_CHECKING:  # rest_framework.views itself imports this module, by its name in the settings
     from rest_framework.views import APIView
@@ -33,10 +33,12 @@ class Caller:
 
 def authenticate_key(raw_key: str) -> Caller | None:
     """The caller behind an API key, or None if it is unknown, disabled or expired."""
-    key = ApiKey.objects.filter(key_hash=hash_key(raw_key)).first()
+    now = timezone.now()
+    digest = hash_key(raw_key)
+    former = FormerSecret.objects.filter(key_hash=digest, valid_until__gt=now).values("key")
+    key = ApiKey.objects.filter(Q(key_hash=digest) | Q(pk__in=former)).first()
     if key is None or not key.usable:
         return None
-    now = timezone.now()
     ApiKey.objects.filter(
         Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - LAST_USED_RESOLUTION), pk=key.pk
     ).update(last_used_at=now)

@@ -61,7 +61,7 @@ _GENERATION = {
     "top_logprobs": "logprobs",
 }
 _NATIVE_GENERATION = frozenset({"topP", "topK", "presencePenalty", "frequencyPenalty", "thinkingConfig"})
-_NATIVE = frozenset({"safetySettings", "cachedContent"})
+_NATIVE = frozenset({"safetySettings"})
 _THINKING_LEVELS = re.compile(r"gemini-(?:[3-9]|\d\d)")  # earlier ones think within a budget of tokens
 _BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576}
 _UNSIGNED = "skip_thought_signature_validator"  # Google's own word for calls that another model made

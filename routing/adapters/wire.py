@@ -229,17 +229,32 @@ def shortened(text: str, most: int) -> str:
 
 def merge_extra(body: Json, extra: Mapping[str, Any], *, refuse: frozenset[str] = frozenset()) -> None:
     """Adds the caller's own provider parameters to a body. One that says nothing is left out; one in
-    `refuse`, or one that the request already decides, raises UnsupportedByProvider."""
+    `refuse`, one that the request already decides, or one whose price nobody knows, raises UnsupportedByProvider."""
     for key, value in extra.items():
         if is_neutral(key, value):
             continue
         if key in refuse:
             raise UnsupportedByProvider(f"{key} is not supported by this provider")
-        if key in body or key in ("model", "messages", "stream"):
+        if key in _PRICED_APART and value not in _PRICED_APART[key]:
+            raise UnsupportedByProvider(f"{key}: what it costs is not in the model's price, so no budget could hold it")
+        if key in body or key in _DECIDED:
             raise UnsupportedByProvider(f"{key} is decided elsewhere in the request")
         body[key] = value
 
 
+_DECIDED = ("model", "messages", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens")
+# Parameters that have a provider charge more than its price for tokens, and their values that do not.
+_PRICED_APART: dict[str, tuple[str, ...]] = {
+    "service_tier": ("auto", "default", "standard", "standard_only", "on_demand", "flex"),
+    "speed": ("standard",),
+    "inference_geo": ("global",),
+    "web_search_options": (),
+    "search_parameters": (),
+    "plugins": (),
+    "models": (),
+    "mcp_servers": (),
+    "container": (),
+}
 _NEUTRAL: dict[str, Any] = {
     "n": 1,
     "presence_penalty": 0,

@@ -23,14 +23,14 @@ from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_te
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.reading import Incoming, Json, parse
+from routing.gateway.streams import streams
 from routing.pricing import usd
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, StopReason, Usage
-from ziggie.errors import Forbidden, RateLimited, RoutingError, Unavailable, ZiggieError
+from ziggie.errors import Forbidden, RoutingError, Unavailable, ZiggieError
 
 logger = logging.getLogger(__name__)
 
 UNBOUNDED_OUTPUT_TOKENS = 1_000  # what a call that names no limit is taken to write, until it has ended
-MAX_OPEN_STREAMS = 4_000  # of one key in one process
 STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
 
@@ -73,7 +73,6 @@ ANTHROPIC = Dialect(
     b"request-id",
 )
 
-_open_streams: dict[str, int] = {}
 _settling: set[asyncio.Future[Any]] = set()
 
 
@@ -102,15 +101,8 @@ async def _answer(http: Http, dialect: Dialect, key: Key, incoming: Incoming, ad
     if not incoming.stream:
         await _answer_whole(http, dialect, key, incoming, admission)
         return
-    if _open_streams.get(key.id, 0) >= MAX_OPEN_STREAMS:
-        raise RateLimited(f"this API key has {MAX_OPEN_STREAMS} open streams already")
-    _open_streams[key.id] = _open_streams.get(key.id, 0) + 1
-    try:
+    async with streams().one_of(key):
         await _answer_streaming(http, dialect, key, incoming, admission)
-    finally:
-        _open_streams[key.id] -= 1
-        if not _open_streams[key.id]:
-            del _open_streams[key.id]
 
 
 def check_model(name: str, key: Key) -> None:

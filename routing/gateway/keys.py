@@ -17,18 +17,23 @@ UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at thi
 STALE_SECONDS = 2.0  # older than this nobody is served from memory
 SCOPE = "gateway"
 USED_RESOLUTION_SECONDS = 60.0
+USUAL_STREAMS = 4_000
 
 EPOCH = "SELECT epoch FROM routing_configepoch WHERE id = 1"
 KEYS = """
-SELECT key_hash, id, name, scopes, allowed_models, requests_per_minute, tokens_per_minute, expires_at
-FROM ziggie_apikey WHERE enabled
+SELECT secret.key_hash, k.id, k.name, k.scopes, k.allowed_models, k.requests_per_minute, k.tokens_per_minute,
+       k.max_streams, least(k.expires_at, secret.valid_until)
+FROM ziggie_apikey k CROSS JOIN LATERAL (
+    SELECT k.key_hash, NULL::timestamptz AS valid_until
+    UNION ALL SELECT f.key_hash, f.valid_until FROM ziggie_formersecret f WHERE f.key_id = k.id
+) AS secret WHERE k.enabled
 """
 USED = "UPDATE ziggie_apikey SET last_used_at = now() WHERE id = ANY(%s)"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A usable API key."""
+    """A usable API key, as one of its secrets opens it."""
 
     id: str
     name: str
@@ -36,7 +41,8 @@ class Key:
     allowed_models: frozenset[str]
     requests_per_minute: int | None
     tokens_per_minute: int | None
-    expires_at: datetime | None
+    max_streams: int
+    expires_at: datetime | None  # of the key or of this secret, whichever is earlier
 
 
 class KeyBook:
@@ -116,8 +122,10 @@ def _look_again_later(check: asyncio.Task[None]) -> None:
 
 
 def _key(row: tuple[Any, ...]) -> Key:
-    _, key_id, name, scopes, allowed, requests, tokens, expires_at = row
-    return Key(str(key_id), name, frozenset(scopes), frozenset(allowed), requests, tokens, expires_at)
+    _, key_id, name, scopes, allowed, requests, tokens, streams, expires_at = row
+    return Key(
+        str(key_id), name, frozenset(scopes), frozenset(allowed), requests, tokens, streams or USUAL_STREAMS, expires_at
+    )
 
 
 _books = OfLoop(KeyBook)

@@ -1,6 +1,7 @@
 """What a key may do, as its owner sees it: limits that hold over all processes, and guesses that do not pay."""
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -9,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import httpx2
 import pytest
+from django.core.exceptions import ValidationError
+from django.core.management import call_command
 
 from routing.gateway import guesses
 from routing.gateway.guesses import caller_address
@@ -19,8 +22,9 @@ from routing.retention import forget_old_seconds
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_calls import CHAT, code, post
 from tests.servers.script import Reply
-from ziggie.errors import RateLimited
-from ziggie.models import ApiKey, create_api_key
+from ziggie.auth import authenticate_key
+from ziggie.errors import RateLimited, ZiggieError
+from ziggie.models import MOST_FORMER_SECRETS, ApiKey, FormerSecret, create_api_key, rotate
 
 
 def models(gateway: Gateway, key: str = "", **headers: str) -> httpx2.Response:
@@ -88,7 +92,7 @@ def on_processes(count: int, work: Callable[[Limits], Awaitable[list[Admission |
 
 
 def small_key(tokens: int) -> Key:
-    return Key(str(uuid.uuid4()), "small", frozenset(), frozenset(), None, tokens, None)
+    return Key(str(uuid.uuid4()), "small", frozenset(), frozenset(), None, tokens, 1, None)
 
 
 def test_calls_that_run_at_once_in_all_processes_pass_a_limit_of_tokens_by_one_call_at_most(
@@ -162,8 +166,7 @@ def test_an_expired_key_is_refused_at_its_moment(gateway: Gateway) -> None:
 
 def test_a_renewed_secret_works_and_the_old_one_stops(gateway: Gateway) -> None:
     key = ApiKey.objects.get(pk=gateway.key_id)
-    fresh = key.renew_secret()
-    key.save()
+    fresh = rotate(key, grace=timedelta())
     assert models(gateway, fresh).status_code == 200
     assert models(gateway).status_code == 401
 
@@ -185,3 +188,93 @@ def test_no_endpoint_serves_a_model_that_the_key_may_not_ask_for(gateway: Gatewa
         answer = post(gateway, path, key=key, model=name, **({"input": "x"} if "embed" in path else {}))
         assert answer.status_code in (400, 403)
     assert not gateway.openai.calls
+
+
+# --- rotation ------------------------------------------------------------------------------------
+
+
+def works(gateway: Gateway, secret: str) -> bool:
+    """Whether the secret opens the gateway; REST and the live socket must agree."""
+    known = authenticate_key(secret) is not None
+    assert (models(gateway, secret).status_code == 200) is known
+    return known
+
+
+def test_a_rotated_key_opens_with_both_secrets_until_the_grace_ends(gateway: Gateway) -> None:
+    key = ApiKey.objects.get(pk=gateway.key_id)
+    fresh = rotate(key, grace=timedelta(seconds=1.5))
+    assert works(gateway, gateway.key)
+    assert works(gateway, fresh)
+    assert authenticate_key(gateway.key) == authenticate_key(fresh)
+    time.sleep(1.6)
+    assert not works(gateway, gateway.key)
+    assert works(gateway, fresh)
+
+
+def test_each_secret_keeps_the_grace_that_it_was_given(gateway: Gateway) -> None:
+    key = ApiKey.objects.get(pk=gateway.key_id)
+    second = rotate(key)
+    third = rotate(key, grace=timedelta(hours=1))
+    assert all(works(gateway, secret) for secret in (gateway.key, second, third))
+    FormerSecret.objects.get(prefix=gateway.key[:10]).delete()
+    assert [works(gateway, secret) for secret in (gateway.key, second, third)] == [False, True, True]
+    fourth = rotate(key, grace=timedelta())
+    assert [works(gateway, secret) for secret in (second, third, fourth)] == [False, False, True]
+    assert not FormerSecret.objects.exists()
+
+
+def test_a_former_secret_opens_no_more_than_its_key(gateway: Gateway) -> None:
+    key = ApiKey.objects.get(pk=gateway.key_id)
+    rotate(key)
+    ApiKey.objects.filter(pk=key.pk).update(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    assert not works(gateway, gateway.key)
+    ApiKey.objects.filter(pk=key.pk).update(expires_at=None, enabled=False)
+    assert not works(gateway, gateway.key)
+
+
+def test_rotating_without_end_is_refused(db: None) -> None:
+    key, _ = create_api_key("busy")
+    for _ in range(MOST_FORMER_SECRETS):
+        rotate(key)
+    with pytest.raises(ValidationError, match="rotate without grace"):
+        rotate(key)
+    FormerSecret.objects.update(valid_until=datetime.now(UTC))
+    rotate(key)
+    assert FormerSecret.objects.count() == 1
+
+
+def test_the_command_rotates_a_key(gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("apikey", "rotate", "tests", "--json")
+    fresh = json.loads(capsys.readouterr().out)["key"]
+    assert works(gateway, gateway.key)
+    call_command("apikey", "rotate", "tests", "--grace", "0")
+    printed = capsys.readouterr().out
+    assert "The old one stopped working." in printed
+    assert [works(gateway, secret) for secret in (gateway.key, fresh, printed.split()[0])] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["rotate", "nobody"], "no API key named 'nobody'"),
+        (["rotate", "tests", "--grace=soon"], "'soon' is no time"),
+        (["rotate", "tests", "--grace=-1h"], "'-1h' is no time"),
+        (["rotate", "tests", "--grace=91d"], "from 0 to 90 days"),
+        (["rotate", "tests", "--grace=99999999d"], "at most 36500 days"),
+        (["create", "tests"], "already exists"),
+        (["create", "x", "--expires", "1"], "--expires: '1' is no time"),
+        (["create", "x", "--budget-usd", "1e30"], "--budget-usd"),
+    ],
+)
+def test_wrong_words_change_no_key(gateway: Gateway, words: list[str], complaint: str) -> None:
+    before = list(ApiKey.objects.values_list())
+    with pytest.raises(ZiggieError, match=complaint) as refused:
+        call_command("apikey", *words)
+    assert refused.value.exit_code == 2
+    assert list(ApiKey.objects.values_list()) == before
+
+
+def test_a_key_may_be_made_to_expire(db: None, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("apikey", "create", "short", "--expires", "90d")
+    left = ApiKey.objects.get(name="short").expires_at - datetime.now(UTC)
+    assert timedelta(days=89, hours=23) < left < timedelta(days=90)

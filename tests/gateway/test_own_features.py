@@ -10,7 +10,6 @@ import pytest
 from django.db import transaction
 
 from routing import snapshot
-from routing.gateway import chat
 from routing.models import Circuit, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
@@ -255,16 +254,3 @@ def test_every_answer_and_error_names_its_request_where_the_client_looks_for_it(
     assert of_openai.value.request_id
     body: Any = of_anthropic.value.body
     assert of_anthropic.value.request_id == body["request_id"]
-
-
-def test_a_key_has_only_so_many_open_streams(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "MAX_OPEN_STREAMS", 1)
-    gateway.openai.default = Reply("word " * 40, per_piece=0.05)
-    completions = openai_client(gateway).chat.completions
-    with completions.create(model="gpt", messages=TURNS, stream=True) as first:
-        next(iter(first))
-        with pytest.raises(openai.RateLimitError, match="open streams"):
-            completions.create(model="gpt", messages=TURNS, stream=True)
-    gateway.settled(1)
-    gateway.openai.default = Reply("x")
-    assert list(completions.create(model="gpt", messages=TURNS, stream=True))

@@ -123,3 +123,51 @@ def test_an_embedding_tells_its_energy_status_and_baseline_too(gateway: Gateway)
     assert (row.run_id, row.creator) == ("run-7", "instasd")
     assert row.energy_wh > 0
     assert row.saved_microusd == row.baseline_microusd - row.cost_microusd - row.energy_microusd
+
+
+@pytest.mark.parametrize("fault", ["cut", "end_early", "error_in_stream"])
+def test_a_count_from_the_middle_of_an_answer_does_not_hide_what_was_written_after_it(
+    gateway: Gateway, fault: Any
+) -> None:
+    gateway.anthropic.default = Reply("word " * 100, fault=fault, fault_after=50)  # its first event tells 1 token out
+    post(gateway, model="claude", stream=True, max_tokens=500)
+    row = record(gateway)
+    assert row.estimated == ["output_tokens"]
+    assert 45 <= (row.output_tokens or 0) <= 60
+    assert row.cost_microusd == 3 * (row.input_tokens or 0) + 15 * (row.output_tokens or 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_the_first_word_has_its_prompt_paid(gateway: Gateway, stream: bool) -> None:
+    gateway.openai.default = Reply("word", first_token=5.0)
+    body = {**ASKED, "stream": stream}
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(gateway.url + CHAT, json=body, headers=gateway.headers, timeout=0.7)
+    row = record(gateway)
+    assert (row.outcome, row.output_tokens, row.estimated) == ("cancelled", 0, ["input_tokens", "output_tokens"])
+    assert row.cost_microusd == row.input_tokens > 0
+
+
+@pytest.mark.parametrize(("fault", "paid"), [("cut", True), ("truncated", True), ("reset", False)])
+def test_an_answer_that_was_lost_on_its_way_has_its_prompt_paid(gateway: Gateway, fault: Any, paid: bool) -> None:
+    gateway.openai.default = Reply("word", fault=fault)
+    assert post(gateway).status_code == 502
+    assert (record(gateway).cost_microusd > 0) is paid
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        (CHAT, {"service_tier": "priority"}),
+        (CHAT, {"models": ["openai/gpt-5-pro"]}),
+        (CHAT, {"search_parameters": {"mode": "on"}}),
+        ("/v1/messages", {"max_completion_tokens": 100_000}),
+        ("/v1/messages", {"web_search_options": {}}),
+    ],
+)
+def test_what_costs_more_than_the_price_says_is_refused(gateway: Gateway, path: str, extra: dict[str, Any]) -> None:
+    answer = post(gateway, path, **extra)
+    assert answer.status_code == 400
+    assert next(iter(extra)) in answer.text
+    assert gateway.openai.calls == []
+    assert post(gateway, service_tier="flex").status_code == 200

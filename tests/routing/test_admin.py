@@ -413,8 +413,13 @@ def test_an_api_key_is_shown_once_and_renewed(staff: Client) -> None:
     staff.post(reverse("admin:ziggie_apikey_change", args=[key.pk]), edit)
     assert authenticate_key(raw_key) is not None
     url = reverse("admin:ziggie_apikey_changelist")
+    page = staff.post(url, {"action": "rotate", "_selected_action": [key.pk]}, follow=True).content.decode()
+    fresh = page.split("<code>")[1].split("</code>")[0]
+    assert authenticate_key(raw_key) is not None
+    assert raw_key[:10] in staff.get(reverse("admin:ziggie_apikey_change", args=[key.pk])).content.decode()
     staff.post(url, {"action": "renew", "_selected_action": [key.pk]}, follow=True)
     assert authenticate_key(raw_key) is None
+    assert authenticate_key(fresh) is None
 
 
 @pytest.mark.parametrize("scopes", [[], ["root"]])

@@ -1,0 +1,28 @@
+"""One process that holds a stream of a key until it is killed; prints "held" then.
+
+python -m tests.gateway.stream_holder DATABASE KEY_ID LIMIT
+"""
+
+import asyncio
+import os
+import sys
+
+import django
+
+
+async def main(key_id: str, limit: int) -> None:
+    from routing.gateway.keys import Key
+    from routing.gateway.streams import streams
+
+    async with streams().one_of(Key(key_id, "holder", frozenset(), frozenset(), None, None, limit, None)):
+        print("held", flush=True)
+        await asyncio.sleep(600)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    django.setup()
+    from django.db import connections
+
+    connections["default"].settings_dict["NAME"] = sys.argv[1]
+    asyncio.run(main(sys.argv[2], int(sys.argv[3])))

@@ -159,6 +159,30 @@ def test_the_live_policy_through_itself_moves_nobody(here: Installation) -> None
     assert (report["moved"], report["cost"]["difference_microusd"], report["unserved"]["calls"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "cloud", [Reply(text="Bern"), Reply(status=500, error="broken")], ids=["cloud up", "cloud down"]
+)
+@pytest.mark.parametrize(
+    "local",
+    [
+        Reply(text='{"verdict": "wrong", "problems": ["x"], "answer": "a", "confidence": 20, "agrees": false}'),
+        Reply(status=500, error="broken"),
+        Reply(fault="garbage"),
+    ],
+    ids=["unsure", "down", "garbage"],
+)
+def test_no_pattern_moves_under_its_own_rules_whatever_went_wrong(
+    here: Installation, local: Reply, cloud: Reply
+) -> None:
+    here.ollama.default, here.anthropic.default = local, cloud
+    for kind in ("verified_answer", "ensemble", "large_ensemble", "cascade", "debate", "critique", "chat"):
+        ask(hints=Hints(task_kind=kind))
+    report = replayed(RoutingPolicy.objects.get(state="live"))
+    assert (report["calls"], report["moved"], report["cost"]["difference_microusd"]) == (7, 0, 0)
+    checked = replay.check()
+    assert (checked["same"], checked["different"]) == (7, 0)
+
+
 def test_a_model_that_failed_a_call_fails_it_again(here: Installation) -> None:
     here.ollama.default = Reply(status=500, error="broken")
     assert ask(hints=QUESTION).source == "cloud"

@@ -59,9 +59,9 @@ class Inbox:
 def layer(django_db_setup: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresChannelLayer]:
     monkeypatch.setattr(live, "_health", live._Health())  # a rest after another test's failure is not ours
     made = PostgresChannelLayer()
-    before = channel_layers.set("default", made)
+    channel_layers.set("default", made)
     yield made
-    channel_layers.set("default", before)
+    channel_layers.backends.pop("default", None)  # the next one to ask gets one of its own
     background_loop().submit(made.flush()).result(10)
 
 

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 async def layer(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresChannelLayer]:
     monkeypatch.setattr(live, "_health", live._Health())
     made = PostgresChannelLayer()
-    before = channel_layers.set("default", made)
+    channel_layers.set("default", made)
     yield made
-    channel_layers.set("default", before)
+    channel_layers.backends.pop("default", None)  # the next one to ask gets one of its own
     await made.flush()
 
 

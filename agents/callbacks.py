@@ -18,6 +18,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from rest_framework.renderers import JSONRenderer
 
+from agents.announcing import announce
 from agents.models import AgentRun, Callback
 from ziggie import outbound, queue
 from ziggie.background import background_loop
@@ -112,8 +113,6 @@ def _outcome(callback: Callback, status: int | None, problem: str) -> dict[str, 
 
 def _show(run: AgentRun) -> None:
     """Tells open pages to look at the run again."""
-    from agents.runs import announce
-
     AgentRun.objects.filter(pk=run.pk).update(version=F("version") + 1)
     run.refresh_from_db(fields=["version"])
     announce(run)

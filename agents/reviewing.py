@@ -3,8 +3,8 @@
 from django.db import transaction
 from django.db.models import F
 
+from agents.announcing import announce
 from agents.models import AgentRun
-from agents.runs import announce
 from routing import service
 from routing.models import ReviewedOutcome
 from routing.reviews import Said

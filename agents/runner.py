@@ -12,9 +12,9 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from agents import callbacks
+from agents.announcing import announce
 from agents.models import AgentRun
 from agents.run_budgets import close_budget, open_budget
-from agents.runs import announce
 from routing import service
 from routing.models import RoutedCall
 from routing.rules import AUTO

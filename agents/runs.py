@@ -11,13 +11,13 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from agents import callbacks
+from agents.announcing import announce
 from agents.models import LEVELS, Agent, AgentRun
 from agents.run_budgets import close_budget
 from routing import snapshot
 from routing.models import RoutedCall
 from routing.owners import Owner
-from routing.pricing import usd
-from ziggie import live, queue
+from ziggie import queue
 from ziggie.errors import Conflict, InvalidInput, NotFound, UnknownModel, is_storable
 
 MAX_PROMPT_CHARACTERS = 1_000_000
@@ -143,30 +143,6 @@ def cancel_run(run: AgentRun) -> AgentRun:
         callbacks.owe(run)
         transaction.on_commit(lambda: close_budget(run))
     return run
-
-
-def announce(run: AgentRun) -> None:
-    """Tells open pages what a run's row says now."""
-    live.publish(
-        ["runs", f"run:{run.pk}"],
-        "run.changed",
-        version=run.version,
-        data={
-            "run_id": str(run.pk),
-            "agent": run.agent.slug,
-            "level": run.level,
-            "status": run.status,
-            "progress": run.progress,
-            "model": run.model,
-            "source": run.source,
-            "cost_usd": usd(run.cost_microusd),
-            "saved_usd": usd(run.saved_microusd),
-            "input_tokens": run.input_tokens,
-            "output_tokens": run.output_tokens,
-            "seconds": run.seconds,
-            "error": run.error,
-        },
-    )
 
 
 def owner_of(call: RoutedCall) -> Owner | None:

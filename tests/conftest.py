@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asgiref.sync import SyncToAsync
 from django.conf import settings
+from django.db import connections
 
 from ziggie import embedded
 
@@ -20,6 +22,23 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that drive processes go first: one of their files at the end would keep the whole run waiting."""
     items.sort(key=lambda item: not (item.get_closest_marker("flow") or item.get_closest_marker("e2e")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin each test without broken connections.
+
+    Some tests have the server end every connection, and that of the thread in which asgiref runs the synchronous
+    parts of asynchronous tests outlives its test.
+    """
+    _close_broken_connections()
+    SyncToAsync.single_thread_executor.submit(_close_broken_connections).result(30)
+
+
+def _close_broken_connections() -> None:
+    for own in connections.all(initialized_only=True):
+        if own.connection is not None and not own.is_usable():
+            own.close()
 
 
 @pytest.fixture(scope="session")

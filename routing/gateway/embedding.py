@@ -196,12 +196,12 @@ class _Embedding:
             error = str(failure)
             raise
         finally:
-            record = self._record(model, _together(read), outcome, error, seconds=time.monotonic() - started)
+            record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
             self.records.append(replace(record, created_at=started_at, status=status))
 
-    def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
+    def _record(self, model: ModelSpec, read: list[Usage], outcome: str, error: str, *, seconds: float) -> UsageRow:
         """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
-        cost = pricing.cost_microusd(usage, model.price)
+        usage, cost = _together(read), pricing.cost_of_all_microusd(read, model.price)
         budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
         for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
             self._charges[budget_id] = self._charges.get(budget_id, 0) + cost

@@ -10,8 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from routing.models import Budget, BudgetPeriod, RoutingRule, UsageRecord
+from routing import snapshot
+from routing.models import Budget, BudgetPeriod, Price, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway
+from tests.routing.pages_support import seen, staff_client
 from tests.servers.script import Reply
 from ziggie.models import ApiKey, create_api_key, rotate
 
@@ -51,6 +53,18 @@ def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gat
     gateway.settled(statuses.count(200))
     period = BudgetPeriod.objects.get()
     assert period.settled_microusd == 260 * statuses.count(200) <= 3_000
+
+
+def test_a_long_request_is_held_and_paid_at_the_price_of_its_tier(gateway: Gateway) -> None:
+    above = {"above_input_tokens": 2_000, "input_usd_per_mtok": "2.00", "output_usd_per_mtok": "20.00"}
+    Price.objects.filter(model__slug="gpt").update(input_tiers=[above])
+    snapshot.forget()
+    gateway.openai.default = Reply("x", input_tokens=2_001, output_tokens=50)
+    answer = post(gateway, messages=[{"role": "user", "content": "y" * 2_100}])
+    assert answer.headers["x-ziggie-cost-usd"] == "0.005002"
+    (receipt,) = gateway.settled(1)
+    assert receipt.reserved_microusd == 2 * (2_100 + 16) + 20 * 50
+    assert "price above 2,000 input tokens" in seen(staff_client().get(f"/usage/calls/{receipt.pk}/"))
 
 
 def test_a_key_with_its_own_budget_is_stopped_by_it_and_others_are_not(gateway: Gateway) -> None:

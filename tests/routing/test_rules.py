@@ -4,6 +4,7 @@ import pytest
 
 from routing.budgets import budgets_in_scope
 from routing.demand import from_json, measure, to_json
+from routing.roles import WRAPPING_TOKENS
 from routing.rules import decide, plan
 from routing.types import (
     Dropped,
@@ -11,6 +12,7 @@ from routing.types import (
     Message,
     ModelSpec,
     Plan,
+    PriceTier,
     Range,
     RuleOptions,
     SettingsSpec,
@@ -358,6 +360,36 @@ def test_an_open_output_is_cut_to_what_the_budget_holds() -> None:
     assert 256 <= candidate.max_output_tokens < 8_192
     assert candidate.worst_case_microusd <= 20_000 < candidate.worst_case_microusd + 15
     assert "limited to" in candidate.reason
+
+
+LONG_SONNET = model(
+    "claude-sonnet-4-5",
+    ANTHROPIC,
+    replace(SONNET_PRICE, tiers=(PriceTier(2_000, price("6", "22.50")),)),
+    context_window=200_000,
+)
+
+
+def test_what_is_held_of_a_price_with_tiers_is_the_dearest_that_the_input_may_reach() -> None:
+    config = snapshot(rule(chain=("claude-sonnet-4-5",)), models=(LONG_SONNET,), budgets=(budget(10_000_000),))
+    short = plan(ask("x" * 1_984, max_output_tokens=1_000), config, HEALTHY)
+    assert short.holds == {1: 3 * 2_000 + 15_000}
+    long = plan(ask("x" * 1_985, max_output_tokens=1_000), config, HEALTHY)
+    assert long.holds == {1: 6 * 2_001 + 22_500}
+
+
+def test_a_repair_that_grows_into_a_tier_is_held_at_its_price() -> None:
+    config = snapshot(rule(chain=("claude-sonnet-4-5",)), models=(LONG_SONNET,), budgets=(budget(10_000_000),))
+    decision = plan(ask("x" * 984, max_output_tokens=1_000, json_object=True), config, HEALTHY)
+    again = 1_000 + WRAPPING_TOKENS + 1_000
+    assert decision.holds == {1: 3 * 1_000 + 15_000 + 6 * again + 22_500}
+
+
+def test_an_open_output_is_cut_to_what_the_budget_holds_in_the_tier_that_it_may_reach() -> None:
+    config = snapshot(rule(chain=("claude-sonnet-4-5",)), models=(LONG_SONNET,), budgets=(budget(10_000_000),))
+    candidate = plan(ask("x" * 3_000), config, left(40_000, 10_000_000)).candidates[0]
+    assert candidate.max_output_tokens == int((40_000 - 3_016 * 6) / 22.5)
+    assert candidate.worst_case_microusd <= 40_000 < candidate.worst_case_microusd + 23
 
 
 def test_an_output_that_the_caller_fixed_is_refused_rather_than_cut() -> None:

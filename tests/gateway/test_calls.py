@@ -44,6 +44,35 @@ def test_an_exhausted_budget_that_says_local_turns_to_what_is_free(gateway: Gate
     assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "llama")
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_named_model_beyond_a_budget_that_says_local_is_answered_by_what_is_free_and_says_so(
+    gateway: Gateway, path: str, stream: bool
+) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    answer = post(gateway, path, model="claude", stream=stream)
+    assert answer.status_code == 200
+    told = {name: answer.headers[f"x-ziggie-{name}"] for name in ("model", "source", "rule", "attempts")}
+    assert told == {"model": "llama", "source": "local", "rule": "explicit", "attempts": "1"}
+    assert b'"model":"llama"' in answer.content
+    assert not gateway.anthropic.requests
+    (receipt,) = gateway.settled(1)
+    assert (receipt.model, receipt.cost_microusd, receipt.reserved_microusd) == ("llama", 0, 0)
+    chosen, asked_for = receipt.candidates
+    assert (chosen["state"], chosen["reason"]) == (
+        "chosen",
+        "costs nothing, from the rule 'everything': the model asked for is beyond a budget",
+    )
+    assert (asked_for["model"], asked_for["kind"]) == ("claude", "budget")
+
+
+def test_a_key_that_may_use_no_free_model_is_refused_beyond_a_budget(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    _, key = create_api_key("only claude", allowed_models=["claude"])
+    answer = post(gateway, key=key, model="claude")
+    assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+
+
 def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gateway) -> None:
     Budget.objects.update(limit_microusd=3_000)
     gateway.openai.default = Reply("x", input_tokens=10, output_tokens=50, latency=0.05)

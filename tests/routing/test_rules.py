@@ -7,6 +7,7 @@ from routing.demand import from_json, measure, to_json
 from routing.roles import WRAPPING_TOKENS
 from routing.rules import decide, plan
 from routing.types import (
+    SHADOW,
     Dropped,
     Image,
     Message,
@@ -418,6 +419,44 @@ def test_a_chain_without_a_free_model_turns_to_the_free_ones_of_the_next_rules()
     decision = plan(ask(), config, left(0, 10_000_000))
     assert (decision.rule, chosen(decision)) == ("directors", ["llama3.2"])
     assert "costs nothing" in decision.candidates[0].reason
+
+
+def test_a_named_model_beyond_a_budget_gives_way_to_the_free_ones_of_the_rules_for_such_a_task() -> None:
+    config = snapshot(
+        rule("never", ("llama3.1:70b",), When(task_kinds=frozenset({"other"}))),
+        rule("first", ("claude-haiku-4-5", "llama3.2")),
+        rule("rest", ("llama3.1:70b", "llama3.2", "offline")),
+        budgets=(budget(10_000_000),),
+    )
+    decision = plan(ask(model="claude-sonnet-4-5"), config, left(0, 10_000_000))
+    assert (decision.rule, chosen(decision)) == ("explicit", ["llama3.2", "llama3.1:70b", "offline"])
+    assert decision.holds == {}
+    assert decision.candidates[0].reason == (
+        "costs nothing, from the rule 'first': the model asked for is beyond a budget"
+    )
+    assert why_not(decision, "claude-sonnet-4-5").kind == "budget"
+
+
+def test_a_named_model_that_fails_for_another_reason_has_no_substitute() -> None:
+    config = snapshot(rule(chain=CLOUD_FIRST), budgets=(budget(10_000_000),))
+    down = World(NOON, open_circuits={("anthropic", ""): "down"})
+    with pytest.raises(NoRoute):
+        plan(ask(model="claude-sonnet-4-5"), config, down)
+
+
+def test_a_named_model_beyond_a_budget_is_refused_where_the_budget_denies_or_no_rule_knows_the_task() -> None:
+    denying = snapshot(rule(chain=CLOUD_FIRST), budgets=(budget(10_000_000, on_exhausted="deny"),))
+    other = When(task_kinds=frozenset({"other"}))
+    unknown = snapshot(rule("other", ("llama3.2",), other), budgets=(budget(10_000_000),))
+    for config in (denying, unknown):
+        with pytest.raises(BudgetExceeded, match="monthly-cloud"):
+            plan(ask(model="claude-sonnet-4-5"), config, left(0, 10_000_000))
+
+
+def test_a_comparison_is_never_made_with_another_model_than_the_one_it_names() -> None:
+    config = snapshot(rule(chain=CLOUD_FIRST), budgets=(budget(10_000_000),))
+    with pytest.raises(BudgetExceeded):
+        plan(ask(model="claude-sonnet-4-5", task_kind=SHADOW), config, left(0, 10_000_000))
 
 
 def test_a_budget_that_denies_refuses_what_it_cannot_hold() -> None:

@@ -12,16 +12,15 @@ from routing.adapters.transport import codec_for
 from routing.attempts import HTTP_OK
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand, measure
-from routing.gateway import other_wire
+from routing.gateway import other_wire, token_inputs
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
 from routing.gateway.http import JSON_TYPE, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.other import NEAREST_FIRST, may_ask, named
-from routing.gateway.reading import hints, parse
+from routing.gateway.reading import MOST_EMBED_VALUES, hints, parse
 from routing.gateway.upstream import Exchange
 from routing.ledger_rows import CallRow, UsageRow
-from routing.tokens import estimate_tokens
 from routing.types import (
     ENVELOPE,
     ChatRequest,
@@ -43,9 +42,9 @@ MAX_ATTEMPTS = 3
 
 async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
-    asked = other_wire.decode_embeddings(parse(await http.body()))
+    asked = other_wire.decode_embeddings(parse(await http.body(), most_values=MOST_EMBED_VALUES))
     check_model(asked.model, key)
-    admission = await limits().admit(key, sum(map(estimate_tokens, asked.texts)))
+    admission = await limits().admit(key, sum(map(token_inputs.size, asked.inputs)))
     try:
         call, answer, model = await _embedded(asked, http.hints, key, admission)
     finally:
@@ -70,10 +69,12 @@ async def _embedded(
     said, paying = hints({}, headers)
     if "run_id" in paying:
         paying["envelope_id"] = await envelope_of(paying["run_id"], key)
-    texts = tuple(message("user", text) for text in asked.texts)
-    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
     configuration = await snapshot.acurrent()
-    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    models = _embedders(asked.model, configuration, key)
+    texts = () if all(map(token_inputs.takes_tokens, models)) else await token_inputs.as_texts(asked.inputs)
+    said_texts = tuple(message("user", text) for text in texts or asked.inputs if isinstance(text, str))
+    request = ChatRequest(said_texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
+    call = _Embedding(request, asked, texts, configuration, models)
     try:
         answer, model = await call.run()
     finally:
@@ -103,19 +104,23 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
 
 
 class _Embedding:
-    """One embedding call between its hold and its settlement."""
+    """One embedding call between its hold and its settlement. `texts` are for models that do not take tokens."""
 
     def __init__(
         self,
         request: ChatRequest,
         asked: other_wire.EmbeddingsAsked,
+        texts: tuple[str, ...],
         configuration: Snapshot,
         models: list[ModelSpec],
     ) -> None:
         self.id = uuid7()
         self.records: list[UsageRow] = []
         self._request, self._asked, self._configuration, self._models = request, asked, configuration, models
-        self._demand: Demand = measure(request)
+        self._texts = texts
+        measured = measure(request)
+        counted = sum(len(item) for item in asked.inputs if not isinstance(item, str))
+        self._demand: Demand = replace(measured, input_at_most=max(measured.input_at_most, counted))
         self._hold: ledger.Hold | None = None
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
@@ -230,14 +235,15 @@ class _Embedding:
     async def _vectors(self, model: ModelSpec, read: list[Usage]) -> Embeddings:
         """In as many requests as the provider needs for so many texts; what each has read is paid, whatever befalls
         a later one."""
-        codec, texts, wanted = codec_for(model.provider), self._asked.texts, self._asked.dimensions
+        codec, wanted = codec_for(model.provider), self._asked.dimensions
+        texts = self._asked.inputs if token_inputs.takes_tokens(model) else self._texts
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), codec.embed_batch):
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
                 answer = codec.decode_embed(await exchange.read(), sent)
-            estimate = Usage(sum(map(estimate_tokens, batch)), estimated=frozenset({"input_tokens"}))
+            estimate = Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"}))
             read.append(estimate if answer.usage.input_tokens is None else answer.usage)
             if wanted and any(len(vector) != wanted for vector in answer.vectors):
                 raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")

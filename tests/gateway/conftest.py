@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -61,6 +61,13 @@ class Gateway:
                 return receipts
             time.sleep(0.02)
         raise AssertionError(f"{RoutedCall.objects.count()} receipts, {Reservation.objects.count()} holds")
+
+
+def wait_until(happens: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from django.conf import settings
 
 from routing import snapshot
 from routing.models import RoutingPolicy
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_processes import database_url, free_port
 from tests.servers.script import Reply
 
@@ -75,13 +75,6 @@ def _in_the_background(url: str, headers: dict[str, str], **changes: Any) -> tup
     return thread, answers
 
 
-def _wait_for_calls(gateway: Gateway, number: int) -> None:
-    until = time.monotonic() + PATIENCE
-    while len(gateway.openai.calls) < number:
-        assert time.monotonic() < until, "the provider was not called"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
@@ -90,7 +83,7 @@ def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
     gateway.openai.default = Reply("All of it.", latency=1.5, per_piece=0.1)
     with running("--workers", workers) as (process, url):
         asked = [_in_the_background(url, gateway.headers, stream=stream) for stream in (False, True)]
-        _wait_for_calls(gateway, 2)
+        wait_until(lambda: len(gateway.openai.calls) == 2)
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0
         for thread, answers in asked:

@@ -1,6 +1,7 @@
 """The ledger on a real PostgreSQL: admission, settlement, periods, the sweep, and what survives faults."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from django.db import IntegrityError
 from django.db.models import F, Sum
 
-from routing import database, ledger
+from routing import database, keeping, ledger
 from routing.ledger_rows import CallRow, UsageRow
 from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, RoutingSettings, UsageRecord, UsageRollup
 from routing.types import BudgetSpec, PolicySpec, SettingsSpec, Snapshot
@@ -277,6 +278,51 @@ def test_the_sweep_settles_what_is_known_of_a_dead_call_and_marks_it_estimated()
     assert RoutedCall.objects.get().outcome == "abandoned"
     assert (counters("cloud"), counters("wide")) == ((200, 0, 0), (250, 0, 0))
     assert not run(spend(held, {cloud: 1}))
+
+
+async def _renewed(held: ledger.Hold, before: datetime) -> bool:
+    """Waits until the hold has another expiry than before; False if it has still the same when it is forgotten."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        row = await Reservation.objects.aget(pk=held.call_id)
+        if row.expires_at != before:
+            return True
+        if held.call_id not in keeping.keeper().holding:
+            return False
+        await asyncio.sleep(0.05)
+    raise AssertionError("the hold was neither renewed nor forgotten")
+
+
+def test_the_hold_of_a_call_that_lives_is_renewed_and_the_sweep_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        held = await hold({cloud: 100}, known, expires_in_seconds=1.0)
+        expiry = (await Reservation.objects.aget(pk=held.call_id)).expires_at
+        assert await _renewed(held, expiry)
+        assert await ledger.sweep(at=expiry) == 0
+        assert await spend(held, {cloud: 60})
+
+    run(work())
+    assert counters() == (60, 0, 0)
+
+
+def test_a_hold_is_not_renewed_for_ever_nor_after_its_call_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(keeping, "LONGEST_SECONDS", -1.0)
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        held = await hold({cloud: 100}, known, expires_in_seconds=1.0)
+        expiry = (await Reservation.objects.aget(pk=held.call_id)).expires_at
+        assert not await _renewed(held, expiry)
+        other = await hold({cloud: 100}, known)
+        assert await spend(other, {cloud: 1})
+        assert other.call_id not in keeping.keeper().holding
+
+    run(work())
+    assert run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=2))) == 1
 
 
 def test_two_sweeps_at_once_settle_each_hold_once() -> None:

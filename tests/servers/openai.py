@@ -6,6 +6,7 @@ no usage chunk even when asked for).
 """
 
 import argparse
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Literal, Self
@@ -121,8 +122,10 @@ class OpenAIServer(ProviderServer):
         return usage
 
     async def _embed(self, exchange: Exchange, received: Received) -> None:
-        """Of the script only rules with a status of their own count here."""
+        """Of the script only rules count here, for how long they wait and for a status of their own."""
         rule = next((rule for rule in self.script.rules if rule.matches(received, self.model_of(received))), None)
+        if rule is not None:
+            await asyncio.sleep(rule.reply.latency)
         if rule is not None and rule.reply.status != 200:
             await self._fixed(exchange, rule.reply)
             return

@@ -10,7 +10,7 @@ from typing import Any
 
 from routing import health, ledger, pricing, snapshot, worlds
 from routing.adapters.transport import codec_for
-from routing.attempts import HTTP_OK, outcome_of, was_at_work
+from routing.attempts import HTTP_OK
 from routing.budgets import budgets_in_scope
 from routing.calls import LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
@@ -21,8 +21,9 @@ from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.other import NEAREST_FIRST, may_ask, named
 from routing.gateway.reading import MOST_EMBED_VALUES, hints, parse
-from routing.gateway.upstream import Exchange
+from routing.gateway.upstream import fetch
 from routing.ledger_rows import CallRow, UsageRow
+from routing.outcomes import outcome_of, was_at_work
 from routing.types import (
     ENVELOPE,
     ChatRequest,
@@ -188,7 +189,7 @@ class _Embedding:
     def _worst_case(self) -> dict[int, int]:
         amounts: dict[int, int] = {}
         for model in self._models:
-            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+            budgets = budgets_in_scope(self._configuration, model, self._demand)
             if model.price is None:
                 if self._own_budget or any(budget.hard for budget in budgets):
                     raise NoRoute(f"{model.slug} has no price, and a hard budget watches it")
@@ -230,7 +231,7 @@ class _Embedding:
     def _record(self, model: ModelSpec, read: list[Usage], outcome: str, error: str, *, seconds: float) -> UsageRow:
         """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
         usage, cost = _together(read), pricing.cost_of_all_microusd(read, model.price)
-        budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+        budgets = budgets_in_scope(self._configuration, model, self._demand)
         for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
             self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
         price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
@@ -266,8 +267,7 @@ class _Embedding:
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
             try:
-                async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
-                    answer = codec.decode_embed(await exchange.read(), sent)
+                answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
             except ProviderError as failure:
                 if not was_at_work(failure):
                     read.pop()

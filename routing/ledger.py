@@ -35,7 +35,10 @@ ANSWERED = -1  # refuses in a budget's place: the call is over
 __all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
 EXPIRED = """
-SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
+SELECT id, envelope_id, period_ids, ARRAY(
+    SELECT p.budget_id FROM unnest(period_ids) WITH ORDINALITY AS held(period, place)
+    LEFT JOIN routing_budgetperiod p ON p.id = held.period ORDER BY place
+), amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
 """
 BALANCES = """
@@ -131,6 +134,7 @@ def settle_soon(
         for budget in sorted(charges)
         if charges[budget] and budget != ENVELOPE
     ]
+    call.paid_by = {str(budget): amount for budget, _, amount in lines}
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
     return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
 
@@ -229,13 +233,15 @@ def _repaired_ending(ending: Ending) -> Ending:
 
 
 def _swept(row: TupleRow) -> Ending:
-    call_id, envelope_id, periods, amounts, taken, context, created_at = row
+    call_id, envelope_id, periods, budgets, amounts, taken, context, created_at = row
     known = context.get("cost_microusd")
     cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
     if context.get("release_when_expired"):
         return Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
     call, records = abandoned_call(call_id, context, cost_microusd=cost, created_at=created_at, now=datetime.now(UTC))
-    charges = [(None, period, min(cost, amount)) for period, amount in zip(periods, amounts, strict=True)]
+    lines = zip(budgets, periods, amounts, strict=True)
+    charges = [(budget, period, min(cost, amount)) for budget, period, amount in lines]
+    call.paid_by = {str(budget): amount for budget, _, amount in charges if budget is not None and amount}
     spent = None if envelope_id is None else cost
     return Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
 

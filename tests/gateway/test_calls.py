@@ -9,9 +9,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from django.core.management import call_command
+from django.db import IntegrityError
 
 from routing import snapshot
-from routing.models import Budget, BudgetPeriod, Price, RoutingRule, UsageRecord
+from routing.models import Budget, BudgetPeriod, Price, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.routing.pages_support import seen, staff_client
 from tests.servers.script import Reply
@@ -94,6 +96,26 @@ def test_a_long_request_is_held_and_paid_at_the_price_of_its_tier(gateway: Gatew
     (receipt,) = gateway.settled(1)
     assert receipt.reserved_microusd == 2 * (2_100 + 16) + 20 * 50
     assert "price above 2,000 input tokens" in seen(staff_client().get(f"/usage/calls/{receipt.pk}/"))
+
+
+def test_a_provider_that_counts_more_than_it_was_allowed_is_paid_found_out_and_ends_the_budget(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Budget.objects.update(limit_microusd=300)
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=80)  # of 50
+    assert post(gateway).headers["x-ziggie-cost-usd"] == "0.000410"
+    gateway.settled(1)
+    period = BudgetPeriod.objects.get()
+    assert (period.settled_microusd, period.held_microusd, period.overrun_microusd) == (410, 0, 110)
+    assert post(gateway).status_code == 402
+    call_command("usage", "check", "--json")
+    (overrun,) = json.loads(capsys.readouterr().out)["overruns"]
+    assert (overrun["budget"], overrun["microusd"], overrun["calls"]) == ("cloud", 110, 1)
+    assert overrun["beyond_microusd"] == 410 - RoutedCall.objects.get().reserved_microusd
+    call_command("usage", "check")
+    assert "cloud, from " in capsys.readouterr().out
+    with pytest.raises(IntegrityError):  # what is not found out cannot be there
+        BudgetPeriod.objects.update(overrun_microusd=109)
 
 
 def test_a_key_with_its_own_budget_is_stopped_by_it_and_others_are_not(gateway: Gateway) -> None:

@@ -11,7 +11,7 @@ import pytest
 from django.db import IntegrityError
 from django.db.models import F, Sum
 
-from routing import database, keeping, ledger
+from routing import database, keeping, ledger, proof
 from routing.ledger_rows import CallRow, UsageRow
 from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, RoutingSettings, UsageRecord, UsageRollup
 from routing.types import BudgetSpec, PolicySpec, SettingsSpec, Snapshot
@@ -155,6 +155,25 @@ def test_a_charge_above_the_hold_is_found_out_as_overrun_and_blocks_what_follows
     assert counters() == (130, 0, 30)
     with pytest.raises(BudgetExceeded, match=r"\$0.000000 left"):
         run(hold({cloud: 1}, known))
+
+
+def test_the_check_finds_a_budget_whose_counter_is_not_what_receipts_paid() -> None:
+    cloud, wide = budget().id, budget("wide", 10_000).id
+    call_id = uuid7()
+    held = run(hold({cloud: 90, wide: 90}, snapshot(), call_id=call_id))
+    assert run(spend(held, {cloud: 7, wide: 9}, created_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    again = run(hold({cloud: 90}, snapshot(), call_id=call_id))  # the same call once more, its receipt goes on
+    assert run(spend(again, {cloud: 5}))
+    run(hold({cloud: 11}, snapshot(), expires_in_seconds=1.0))
+    run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=2)))
+    assert RoutedCall.objects.get(pk=call_id).paid_by == {str(cloud): 12, str(wide): 9}
+    assert proof.differences() == []
+    BudgetPeriod.objects.filter(budget_id=cloud).update(settled_microusd=F("settled_microusd") + 3)
+    assert proof.differences() == ["the budget cloud counts +3 micro-dollars more than receipts say that it paid"]
+    BudgetPeriod.objects.filter(budget_id=cloud).update(
+        settled_microusd=F("settled_microusd") - 3, overrun_microusd=F("overrun_microusd") + 4
+    )
+    assert proof.differences() == ["the budget cloud excuses +4 micro-dollars more than it is above its limit"]
 
 
 def test_a_charge_to_a_budget_that_was_not_held_is_counted_in_its_current_period() -> None:

@@ -24,6 +24,7 @@ from routing.gateway.reading import MOST_EMBED_VALUES, hints, parse
 from routing.gateway.upstream import fetch
 from routing.ledger_rows import CallRow, UsageRow
 from routing.outcomes import outcome_of, was_at_work
+from routing.screening import EMBEDDING
 from routing.types import (
     ENVELOPE,
     ChatRequest,
@@ -101,7 +102,7 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
         asked = named(name, configuration)
         if not asked:
             raise UnknownModel(f"there is no model named {name[:100]!r}")
-    able = [model for model in asked if EMBEDDINGS in model.capabilities]
+    able = [model for model in asked if EMBEDDING in model.capabilities]
     if not able and name != "auto":
         raise Unsupported("that model makes no embeddings")
     ready = [

@@ -6,22 +6,19 @@ a byte now and then keeps a connection open for ever that never says what it wan
 
 from typing import Any
 
-import orjson
 from daphne import http_protocol
 from django.conf import settings
 from twisted.internet import reactor as twisted_reactor
 
 from routing.gateway import http as limits
-from routing.gateway.chat import ANTHROPIC, OPENAI
 from routing.gateway.http import RequestTimeout
-from ziggie.errors import TooLarge, ZiggieError, error_body
-from ziggie.ids import uuid7
+from routing.gateway.refusals import refusal
+from ziggie.errors import TooLarge, ZiggieError
 
 reactor: Any = twisted_reactor
 HEAD_SECONDS = 10.0  # for a request's first line, from its first byte or the connection; then for its headers
 REQUEST_SECONDS = 45.0  # from there to its last byte
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
-PHRASES = {408: "Request Timeout", 413: "Content Too Large"}
 
 
 class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # the package has no types
@@ -118,18 +115,6 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
     def _close(self) -> None:
         if self.channel is not None:
             self.channel.transport.abortConnection()
-
-
-def refusal(error: ZiggieError, path: bytes) -> bytes:
-    """A whole answer that ends the connection."""
-    status, request_id = error.http_status, str(uuid7())
-    body, headers = orjson.dumps(error_body(error)), []
-    if path.startswith(b"/v1/"):
-        dialect = ANTHROPIC if path.startswith(b"/v1/messages") else OPENAI
-        body, headers = dialect.error(error, status, request_id), dialect.request_id(request_id)
-    lines = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
-    head = f"HTTP/1.1 {status} {PHRASES[status]}\r\ncontent-length: {len(body)}\r\n".encode()
-    return head + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
 
 
 def install() -> None:

@@ -17,9 +17,11 @@ django.setup()
 from routing.gateway import app  # noqa: E402 - needs the app registry
 from routing.gateway.http import Http, Receive, Scope, Send  # noqa: E402 - the same
 from routing.gateway.protocol import Connection  # noqa: E402 - the same
+from routing.gateway.refusals import UNREAD, refusal  # noqa: E402 - the same
 from ziggie.errors import ConfigurationError  # noqa: E402 - the same
 
 STOP_SECONDS = 20
+START_SECONDS = 30  # a worker that says nothing for so long is replaced; on a busy machine one needs some to begin
 BACKLOG = 2048
 
 # A request makes some hundreds of short-lived objects and no cycles. With Python's own thresholds the collector
@@ -39,6 +41,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 class GatewayConnection(Connection):
     async def serve(self, http: Http) -> None:
         await app.serve(http)
+
+    def refusal(self, status: int, url: bytes) -> bytes:
+        return refusal(UNREAD[status], url)
 
 
 def serve(*, host: str, port: int, workers: int) -> None:
@@ -61,6 +66,7 @@ def serve(*, host: str, port: int, workers: int) -> None:
         "proxy_headers": False,
         "log_level": "warning",
         "timeout_graceful_shutdown": STOP_SECONDS,
+        "timeout_worker_healthcheck": START_SECONDS,
         "backlog": BACKLOG,
     }
     has_failed = False

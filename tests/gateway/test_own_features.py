@@ -9,7 +9,7 @@ import openai
 import pytest
 from django.db import transaction
 
-from routing import snapshot
+from routing import seeding, snapshot
 from routing.models import Circuit, LanguageModel, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
@@ -196,6 +196,18 @@ def test_more_texts_than_a_provider_takes_at_once_go_in_several_requests(gateway
     server = gateway.openai if model == "embedder" else gateway.ollama
     assert [len(call.json["input"]) for call in server.calls] == [512, 188]
     assert gateway.settled(1)[0].outcome == "ok"
+
+
+def test_the_embedding_models_of_the_catalogue_make_embeddings(gateway: Gateway) -> None:
+    with transaction.atomic():
+        seeding.seed()
+        Provider.objects.filter(slug="ollama").update(base_url=gateway.ollama.url)
+    snapshot.forget()
+    for name in ("nomic-embed-text", "auto"):
+        answer = openai_client(gateway).embeddings.with_raw_response.create(model=name, input="some words")
+        assert answer.headers["x-ziggie-provider"] == "ollama"
+    with pytest.raises(openai.BadRequestError, match="makes embeddings"):
+        openai_client(gateway).chat.completions.create(model="nomic-embed-text", messages=TURNS)
 
 
 def test_shorter_vectors_are_made_or_refused(gateway: Gateway) -> None:

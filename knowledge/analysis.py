@@ -136,7 +136,7 @@ def _hand_in(job: _Job, parts: list[AnalysisPart]) -> None:
         for part in parts:
             if part.insights is None:
                 request = _request(Transcript.from_json(part.segments), job.video, part.call_id)
-                service.submit_batch(request)
+                service.submit_batch(request, service.Terms(made_for="video"))
         job.write(state="queued", progress=0, step=waiting.IN_A_BATCH, **queue.end_lease())
 
 

@@ -10,16 +10,12 @@ MAX_OUTPUT_TOKENS = 4000
 DEADLINE_SECONDS = 900.0
 
 
-def hints_of(run: AgentRun) -> Hints:
-    return Hints(task_kind="agent", agent_level=run.level)
-
-
 def request_of(run: AgentRun, **fields: Any) -> ChatRequest:
     system = (message("system", run.agent.system_prompt),) if run.agent.system_prompt else ()
     return ChatRequest(
         messages=(*system, message("user", run.prompt)),
         model=run.requested_model,
-        hints=hints_of(run),
+        hints=Hints(task_kind="agent", agent_level=run.level),
         max_output_tokens=MAX_OUTPUT_TOKENS,
         run_id=str(run.pk),
         api_key_id=run.api_key_id or None,

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet, Sum
 
 from agents.announcing import announce
-from agents.asking import allowed_models, hints_of, request_of
+from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
 from routing import service
 from routing.models import RoutedCall
@@ -52,7 +52,7 @@ def _reason(run: AgentRun) -> str:
     if state is not None and state not in GIVEN_BACK:
         return IN_A_BATCH
     try:
-        wait = service.may_wait(hints_of(run))
+        wait = service.may_wait(request_of(run))
     except RoutingError:  # the run itself says so
         return ""
     by_batch = wait is not None and wait.by_batch and state is None
@@ -94,7 +94,7 @@ def _goes_by_batch(run: AgentRun) -> bool:
     if run.at_once or run.requested_model not in AUTO or service.batch_states([run.call_id]):
         return False
     try:
-        wait = service.may_wait(hints_of(run))
+        wait = service.may_wait(request_of(run))
     except RoutingError:
         return False
     return wait is not None and wait.by_batch

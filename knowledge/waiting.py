@@ -56,7 +56,7 @@ def _reason(video: Video) -> str:
     if states and not states & GIVEN_BACK:
         return ""
     try:
-        wait = service.may_wait(hints_of(video))
+        wait = service.may_wait(service.small_request(hints_of(video)))
     except RoutingError:  # the analysis itself says so, and to whom it may concern
         return ""
     by_batch = wait is not None and wait.by_batch and not states
@@ -76,7 +76,7 @@ def goes_by_batch(video: Video) -> bool:
     """Whether the video's parts are to be handed in now. Raises NoRoute and its kind."""
     if video.at_once or _handed_in(video):
         return False
-    wait = service.may_wait(hints_of(video))
+    wait = service.may_wait(service.small_request(hints_of(video)))
     return wait is not None and wait.by_batch
 
 

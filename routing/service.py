@@ -8,7 +8,7 @@
     open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id)
     submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it,
                              cancel_batch(id) takes it back, hurry_batch(id) has it answered now
-    may_wait(hints)          whether a rule lets such work wait, until when, and whether a provider's batch does it
+    may_wait(request)        whether a rule lets it wait, until when, and whether a provider's batch does it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
 A request that bears a `call_id` is answered and paid once, however often it is sent. Where a rule lets equal
@@ -76,6 +76,7 @@ __all__ = [
     "settle",
     "settle_soon",
     "stream",
+    "small_request",
     "submit",
     "submit_batch",
     "unfinished",
@@ -176,20 +177,23 @@ def close_envelope(envelope_id: UUID) -> bool:
 
 def first_choice(hints: Hints) -> ModelSpec:
     """The model that would serve a small request with these hints. Raises NoRoute and its kind."""
-    return _plan_of(hints).candidates[0].model
+    return _plan_of(small_request(hints)).candidates[0].model
 
 
-def _plan_of(hints: Hints) -> Plan:
-    request = ChatRequest(messages=(message("user", "?"),), hints=hints)
+def small_request(hints: Hints) -> ChatRequest:
+    """For those who know nothing of their requests yet but the hints."""
+    return ChatRequest(messages=(message("user", "?"),), hints=hints)
+
+
+def _plan_of(request: ChatRequest) -> Plan:
     configuration = snapshot.current()
     world = background_loop().submit(health.world(configuration)).result()
     return rules.plan(request, configuration, world)
 
 
-def may_wait(hints: Hints) -> MayWait | None:
-    """How a small request with these hints would wait; None if its rule lets nothing wait. Raises NoRoute and its
-    kind."""
-    plan = _plan_of(hints)
+def may_wait(request: ChatRequest) -> MayWait | None:
+    """How this request would wait; None if its rule lets nothing wait. Raises NoRoute and its kind."""
+    plan = _plan_of(request)
     if not plan.options.batch:
         return None
     now = datetime.now(UTC).astimezone(ZoneInfo(snapshot.current().settings.time_zone))

@@ -105,11 +105,11 @@ class ProviderServer(ABC):
     def error_event(self, reply: Reply) -> bytes:
         """An error inside a stream."""
 
-    @abstractmethod
     def is_bare(self, received: Received) -> bool:
         """Whether such a POST has no body."""
         return False
 
+    @abstractmethod
     def authorized(self, received: Received) -> bool:
         """True if the request bears the key."""
 

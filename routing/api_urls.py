@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from routing import api, api_evidence, api_file, api_policies, usage_api
+from routing import api, api_batch, api_evidence, api_file, api_policies, usage_api
 
 VERSION = "routing/policies/<slug:slug>/<int:version>"
 
@@ -30,5 +30,9 @@ urlpatterns = [
     path("routing/shadow", api_evidence.Shadows.as_view()),
     path("routing/rules", api_policies.Rules.as_view()),
     path("routing/rules/<str:name>", api_policies.RuleDetail.as_view()),
+    path("routing/batch", api_batch.Work.as_view()),
+    path("routing/batch/<uuid:pk>", api_batch.WorkDetail.as_view()),
+    path("routing/batch/<uuid:pk>/cancel", api_batch.WorkCancel.as_view()),
+    path("routing/batch/<uuid:pk>/hurry", api_batch.WorkHurry.as_view()),
     path("routing/explain", api.Explain.as_view()),
 ]

@@ -28,6 +28,7 @@ class Window:
 def overview() -> dict[str, Any]:
     """For the page of waiting work: windows, counts by state, the oldest that waits, the newest sent and finished."""
     items = BatchItem.objects.defer("request", "sent")
+    over = items.filter(state__in=("done", "failed", "cancelled"))
     counts = dict.fromkeys(BatchItem.STATES, 0)
     counts |= dict(BatchItem.objects.values_list("state").annotate(count=Count("pk")).order_by())
     return {
@@ -38,7 +39,7 @@ def overview() -> dict[str, Any]:
         "batches": ProviderBatch.objects.annotate(
             sent=Count("items"), done=Count("items", filter=Q(items__state="done"))
         ).order_by("-created_at")[:SHOWN],
-        "finished": _with_receipts(list(items.filter(state__in=("done", "failed", "cancelled")).order_by("-finished_at")[:SHOWN])),
+        "finished": _with_receipts(list(over.order_by("-finished_at")[:SHOWN])),
         "limit": SHOWN,
     }
 

@@ -113,6 +113,7 @@ class BatchItem(LeasedRow):
     )
     requested_by = models.CharField(max_length=150, blank=True)
     external_id = models.CharField(max_length=100, blank=True)
+    digest = models.CharField(max_length=64, blank=True, help_text="Of a request with an external id.")
     limit_microusd = models.BigIntegerField(null=True, help_text="The most that all its calls may cost.")
     spent_microusd = models.BigIntegerField(default=0, help_text="Of that, by batches.")
     allowed_models = ArrayField(models.CharField(max_length=100), default=list, help_text="Empty: all.")

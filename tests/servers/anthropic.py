@@ -84,7 +84,11 @@ class AnthropicServer(ProviderServer):
         at, count = self.batches_made.get(batch_id, "2026-01-01T00:00:00Z"), len(self.batches[batch_id])
         counts = {"processing": 0, "succeeded": count, "errored": 0, "canceled": 0, "expired": 0}
         ended = {"processing_status": "ended", "results_url": f"{self.url}/v1/messages/batches/{batch_id}/results"}
-        state = ended if self.batches_end or batch_id in self.batches_cancelled else {"processing_status": "in_progress", "results_url": None}
+        state = (
+            ended
+            if self.batches_end or batch_id in self.batches_cancelled
+            else {"processing_status": "in_progress", "results_url": None}
+        )
         return {"id": batch_id, "type": "message_batch", "created_at": at, "expires_at": at, "request_counts": counts,
                 **state}  # fmt: skip
 

@@ -21,6 +21,7 @@ urlpatterns = [
     path("routing/settings", api.Settings.as_view()),
     path("routing/policies", api_policies.Policies.as_view()),
     path(VERSION, api_policies.PolicyDetail.as_view()),
+    path(f"{VERSION}/edits", api_policies.PolicyEdits.as_view()),
     path(f"{VERSION}/publish", api_policies.PublishPolicy.as_view()),
     path(f"{VERSION}/rollback", api_policies.RollBackPolicy.as_view()),
     path(f"{VERSION}/duplicate", api_policies.DuplicatePolicy.as_view()),

@@ -132,7 +132,7 @@ def test_every_mistake_is_named_with_its_place_and_nothing_is_queued(here: Insta
     assert not BatchItem.objects.exists()
 
 
-def test_a_key_sees_and_changes_its_own_work_alone(here: Installation, coordinator: Caller, admin_client: Client) -> None:
+def test_a_key_sees_and_changes_its_own_work(here: Installation, coordinator: Caller, admin_client: Client) -> None:
     work = coordinator("POST", body={"prompt": "private"}, expect=201)
     other, admin = Caller("coordinator"), Caller("admin")
     assert other("GET")["results"] == []

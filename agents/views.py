@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from agents.models import LEVELS, Agent, AgentRun
 from agents.reviewing import review_of, say
 from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
-from agents.waiting import IN_A_BATCH, hurry_run
+from agents.waiting import hurry_run, is_out
 from routing.models import RoutedCall
 from routing.pricing import microusd
 from routing.reviews import REVIEWING, said_in
@@ -101,7 +101,7 @@ def _run_context(request: HttpRequest, run: AgentRun) -> dict[str, object]:
     return {
         "run": run,
         "over": over,
-        "in_batch": run.waits_for == IN_A_BATCH,
+        "in_batch": bool(run.waits_for) and is_out(run),
         "has_receipt": over and RoutedCall.objects.filter(pk=run.call_id).exists(),
         "review": review_of(run),
         "can_review": run.status == "completed" and request.user.has_perm(REVIEWING),

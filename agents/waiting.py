@@ -50,7 +50,7 @@ def _reason(run: AgentRun) -> str:
     if state == "done":
         return ""
     if state is not None and state not in GIVEN_BACK:
-        return IN_A_BATCH
+        return run.waits_for or IN_A_BATCH
     try:
         wait = service.may_wait(request_of(run))
     except RoutingError:  # the run itself says so
@@ -65,7 +65,8 @@ def _shown(reason: str) -> dict[str, Any]:
 
 def hand_in(run: AgentRun) -> bool:
     """Queues the run's call for a provider's batch, if its rule wants that and there is one: True if it did."""
-    if not _goes_by_batch(run):
+    reason = _batch_for(run)
+    if not reason:
         return False
     fence = queue.claim(AgentRun.objects.all(), run.pk, waiting=Q(QUEUED, at_once=False))
     if fence is None:
@@ -80,7 +81,7 @@ def hand_in(run: AgentRun) -> bool:
     try:
         with transaction.atomic():
             service.submit_batch(request_of(run), terms)
-            columns = {**_shown(IN_A_BATCH), "tries": 0, **queue.end_lease()}
+            columns = {**_shown(reason), "tries": 0, **queue.end_lease()}
             queue.write_fenced(AgentRun.objects.all(), run.pk, fence, **columns)
             run.refresh_from_db()
             announce(run)
@@ -90,14 +91,22 @@ def hand_in(run: AgentRun) -> bool:
     return True
 
 
-def _goes_by_batch(run: AgentRun) -> bool:
+def _batch_for(run: AgentRun) -> str:
+    """What the run waits for if it goes by a batch now; "" if it does not."""
     if run.at_once or run.requested_model not in AUTO or service.batch_states([run.call_id]):
-        return False
+        return ""
     try:
         wait = service.may_wait(request_of(run))
     except RoutingError:
-        return False
-    return wait is not None and wait.by_batch
+        return ""
+    if wait is None or not wait.by_batch:
+        return ""
+    return IN_A_BATCH if wait.is_open else f"the time between {wait.window}, then {IN_A_BATCH}"
+
+
+def is_out(run: AgentRun) -> bool:
+    """Whether a provider has the run's call in a batch, and may answer it whoever waits."""
+    return service.batch_states([run.call_id]).get(run.call_id) == "sent"
 
 
 def answer_of(run: AgentRun) -> tuple[UUID, Routed | None]:
@@ -119,7 +128,7 @@ def hurry_run(run: AgentRun) -> AgentRun:
         run = AgentRun.objects.select_for_update(of=("self",)).select_related("agent").get(pk=run.pk)
         if run.status != "queued" or not run.waits_for or run.lease_until is not None:
             raise Conflict("this run waits for no window and no batch")
-        if run.budget_microusd is not None and service.batch_states([run.call_id]).get(run.call_id) == "sent":
+        if run.budget_microusd is not None and is_out(run):
             raise Conflict(
                 "the batch that answers this run is out and may still be paid from the run's budget: "
                 "let it come, or cancel the run and ask again"

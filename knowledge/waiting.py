@@ -18,7 +18,7 @@ from ziggie import queue
 from ziggie.errors import Conflict, NotFound, RoutingError
 from ziggie.ids import uuid7
 
-IN_A_BATCH = f"{WAITS} the answer of a batch"
+IN_A_BATCH = "the answer of a batch"
 OUT = frozenset({"queued", "ready", "sent"})
 GIVEN_BACK = frozenset({"failed", "cancelled"})
 
@@ -52,7 +52,7 @@ def _reason(video: Video) -> str:
         return ""
     states = _handed_in(video)
     if states & OUT:
-        return IN_A_BATCH
+        return video.step if video.waits else f"{WAITS} {IN_A_BATCH}"
     if states and not states & GIVEN_BACK:
         return ""
     try:
@@ -72,12 +72,20 @@ def _open_parts(video: Video) -> QuerySet[AnalysisPart]:
     return AnalysisPart.objects.filter(video=video, round=video.round, insights__isnull=True)
 
 
-def goes_by_batch(video: Video) -> bool:
-    """Whether the video's parts are to be handed in now. Raises NoRoute and its kind."""
+def batch_for(video: Video) -> str:
+    """What the video waits for if its parts are to be handed in now; "" if they are not. Raises NoRoute and its
+    kind."""
     if video.at_once or _handed_in(video):
-        return False
+        return ""
     wait = service.may_wait(service.small_request(hints_of(video)))
-    return wait is not None and wait.by_batch
+    if wait is None or not wait.by_batch:
+        return ""
+    return f"{WAITS} {IN_A_BATCH}" if wait.is_open else f"{WAITS} the time between {wait.window}, then {IN_A_BATCH}"
+
+
+def is_out(video: Video) -> bool:
+    """Whether a provider has parts of it in a batch, and may answer them whoever waits."""
+    return "sent" in _handed_in(video)
 
 
 def answer_of(part: AnalysisPart, judge: Callable[[ChatResult], Verdict], *, least_confidence: float) -> Routed | None:

@@ -116,6 +116,9 @@ def test_a_batch_waits_for_its_window_itself(here: Installation, key: str) -> No
     run = director(key)
     assert runner.execute(str(run.pk))
     tick()
+    assert not runner.execute(str(run.pk))
+    run.refresh_from_db()
+    assert run.waits_for.endswith(", then the answer of a batch")
     assert BatchItem.objects.get().state == "queued"
     assert not here.anthropic.batches
 

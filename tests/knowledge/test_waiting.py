@@ -74,7 +74,7 @@ def test_what_a_provider_can_batch_goes_by_its_batch_at_half_price(here: Install
     made = video("critical")
     assert analysis.analyse(str(made.pk))
     made.refresh_from_db()
-    assert (made.state, made.step, made.lease_until) == ("queued", waiting.IN_A_BATCH, None)
+    assert (made.state, made.step, made.lease_until) == ("queued", "waits for the answer of a batch", None)
     tick()
     assert not analysis.analyse(str(made.pk))
     assert not waiting.sweepable().exists()
@@ -96,6 +96,10 @@ def test_a_batch_waits_for_its_window_itself(here: Installation) -> None:
     made = video("critical")
     assert analysis.analyse(str(made.pk))
     tick()
+    assert not analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert made.step.startswith("waits for the time between")
+    assert made.step.endswith(", then the answer of a batch")
     assert BatchItem.objects.get().state == "queued"
     assert not here.anthropic.batches
 

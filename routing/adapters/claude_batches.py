@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from routing.adapters import CODECS, transport
+from routing.adapters import CODECS, claude, transport
 from routing.adapters.anthropic_answers import read_message
 from routing.adapters.base import WireRequest, WireResponse
 from routing.types import ChatResult, ProviderError, ProviderSpec
@@ -97,6 +97,7 @@ def read(line: BatchLine, sent: WireRequest) -> ChatResult:
 
 @asynccontextmanager
 async def _client(provider: ProviderSpec, seconds: float) -> AsyncIterator["AsyncAnthropic"]:
+    await claude.load()
     from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic
 
     codec = CODECS[KIND]()

@@ -113,16 +113,23 @@ class Conditions:
     def _only(self, key: str, value: str, said: str) -> None:
         value = _word(value)
         if key == "capabilities" and self.when.get(key, [value]) != [value]:
-            raise NotMapped(f"a rule cannot ask for {self.when[key][0]!r} and {value!r} at once")
+            other = self.when[key][0]
+            taken = next((each for each in (other, value) if self._is_taken(key, each)), None)
+            if taken is not None:
+                raise NotMapped(f"is never reached: an earlier rule takes all with {key} {taken}")
+            raise NotMapped(f"a rule cannot ask for {other!r} and {value!r} at once")
         if value not in self.when.get(key, [value]):
             raise NotMapped(f"nothing is {self.when[key][0]!r} and {value!r} at once")
         self.when[key] = [value]
         self.said.append(f"{said} -> {key} {value}")
 
+    def _is_taken(self, key: str, value: str) -> bool:
+        return any(list(when) == [key] and value in when[key] for when in self.taken)
+
     def _exclude(self, key: str, value: str, said: str, why_not: str) -> None:
         """Raises NotMapped with `why_not` if no rule can say it."""
         value = _word(value)
-        if any(list(when) == [key] and value in when[key] for when in self.taken):
+        if self._is_taken(key, value):
             self.said.append(f"{said} -> an earlier rule takes all with {key} {value}")
             return
         # Every request has a strategy, the installation's if it states none; other things may be stated or not.

@@ -53,6 +53,11 @@ def coordinator(here: Installation) -> Caller:
     return Caller("coordinator")
 
 
+def closed_window() -> str:
+    later = timezone.now() + timedelta(hours=10)
+    return f"{later:%H:%M}-{later + timedelta(hours=1):%H:%M}"
+
+
 def problems(answer: Any) -> list[str]:
     return [f"{detail['place']}: {detail['problem']}" for detail in answer["error"]["details"]]
 
@@ -164,6 +169,26 @@ def test_work_is_hurried_taken_back_and_forgotten(here: Installation, coordinato
     coordinator("DELETE", f"/{first['id']}", expect=204)
     coordinator("GET", f"/{first['id']}", expect=404)
     assert not RoutedCall.objects.filter(bodies__isnull=False).exists()
+    here.assert_books_are_closed()
+
+
+def test_staff_hurry_and_cancel_requests_on_the_page(
+    here: Installation, coordinator: Caller, admin_client: Client
+) -> None:
+    here.change_rule("system query", options={"batch": True, "batch_window": closed_window()})
+    first, second = coordinator(
+        "POST", body=[{"prompt": p, "task_kind": "nl_query"} for p in ("one", "two")], expect=201
+    )
+    page = admin_client.get("/policies/waiting/").content.decode()
+    assert f"/policies/waiting/{first['id']}/hurry/" in page
+    admin_client.post(f"/policies/waiting/{first['id']}/hurry/")
+    admin_client.post(f"/policies/waiting/{second['id']}/cancel/")
+    tick()
+    states = {one["id"]: one["state"] for one in coordinator("GET")["results"]}
+    assert states == {first["id"]: "done", second["id"]: "cancelled"}
+    again = admin_client.post(f"/policies/waiting/{second['id']}/cancel/", follow=True).content.decode()
+    assert "this is over already: cancelled" in again
+    assert Client().post(f"/policies/waiting/{first['id']}/hurry/").status_code == 302  # to the login
     here.assert_books_are_closed()
 
 

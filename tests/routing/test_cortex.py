@@ -178,6 +178,17 @@ def test_what_an_earlier_rule_takes_needs_no_condition(earlier: str, later: str,
     assert "an earlier rule takes all with" in report.mapped[-1]["what"]
 
 
+def test_two_capabilities_of_which_one_is_taken_are_never_asked_for() -> None:
+    rules = [
+        {"condition": "requires_moe", "primary": "glm-4.5"},
+        {"condition": "requires_vision && requires_moe", "primary": "llama3.2"},
+    ]
+    report, made = converted({"routing_rules": rules})
+    assert len(made) == 1
+    (left,) = report.not_mapped
+    assert left["why"] == "is never reached: an earlier rule takes all with capabilities mixture_of_experts"
+
+
 @pytest.mark.parametrize(
     "earlier",
     [

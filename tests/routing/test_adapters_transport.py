@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -108,6 +109,31 @@ async def test_claude_goes_through_the_anthropic_package() -> None:
     received = server.calls[-1]
     assert received.headers["user-agent"].startswith("AsyncAnthropic/")
     assert (received.json["temperature"], received.json["top_k"]) == (0.5, 5)
+
+
+COLD = """
+import asyncio, sys
+import django
+django.setup()
+from routing.calling import Breakers
+from routing.types import Candidate
+from tests.routing.adapters_support import model, provider
+
+async def main():
+    candidate = Candidate(model(provider("anthropic", "http://127.0.0.1:9", timeout_seconds=5.0), "claude"), "", 10, 1)
+    print("anthropic" in sys.modules)
+    async with Breakers().slot(candidate, wait_seconds=1.0):
+        print("anthropic" in sys.modules)
+    print(Breakers().slot(candidate, wait_seconds=1.0))
+
+asyncio.run(main())
+"""
+
+
+def test_loading_the_anthropic_package_is_no_time_of_the_model() -> None:
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    done = subprocess.run([sys.executable, "-c", COLD], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.split() == ["False", "True", "None"], done.stderr
 
 
 async def test_a_connection_is_used_again_after_an_answer_and_after_a_stream(both: Both) -> None:

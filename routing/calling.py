@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 from routing import health, offline
 from routing.adapters import transport
+from routing.adapters.deadlines import Timeouts
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
 
 LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
@@ -22,7 +23,7 @@ async def ask(
             yield delta
         return
     # A model on a slow machine is given up when it falls silent, not because it takes long.
-    timeouts = transport.Timeouts(first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS)
+    timeouts = Timeouts(first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS)
     deltas = transport.stream(
         provider, candidate.model, request, max_output_tokens=candidate.max_output_tokens, timeouts=timeouts
     )

@@ -107,7 +107,7 @@ def read_detail(body: bytes) -> Detail:
 def detail_of(value: Any, depth: int = 0) -> Detail:
     """{"error": "…"}, {"error": {…}}, [{…}], {"detail": …}, {"message": …}, {"errors": […]}, "…"."""
     if isinstance(value, str):
-        return Detail(value)
+        return _quoted(value, depth) or Detail(value)
     if isinstance(value, list) and value and depth < 4:
         return detail_of(value[0], depth + 1)
     if not isinstance(value, dict):
@@ -122,6 +122,19 @@ def detail_of(value: Any, depth: int = 0) -> Detail:
         below.status or (int(status) if status is not None else None),
         below.retry_seconds or _retry_info(value),
     )
+
+
+def _quoted(text: str, depth: int) -> Detail | None:
+    """What another server's error body says that is quoted as a text, as Ollama and proxies do; None for words."""
+    start = text.find("{")
+    if start < 0 or depth >= 4:
+        return None
+    try:
+        value = loads(text[start:].encode("utf-8", "replace"))
+    except ProviderError:
+        return None
+    found = detail_of(value, depth + 1)
+    return found if found.message else None
 
 
 def _codes(value: dict[str, Any]) -> frozenset[str]:
@@ -174,7 +187,8 @@ _OVERFLOW = re.compile(
 _OVERFLOW_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
 _QUOTA = re.compile(
     r"credit balance|insufficient (?:balance|quota|credits?|funds)|out of credits|used all available credits|"
-    r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended",
+    r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended|"
+    r"(?:hourly|session|daily|weekly|monthly) usage limit",
     re.IGNORECASE,
 )
 _QUOTA_CODES = frozenset(
@@ -190,6 +204,9 @@ _MISSING_CODES = frozenset(
     {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model"}
 )
 _MISSING = re.compile(r"model .{0,120}(?:not found|does not exist)|no such model|unknown model", re.IGNORECASE)
+
+# llama-cpp-python and llama.cpp answer a request that they find wrong with 500
+_INVALID = re.compile(r"validation errors?:.*'loc': \('body'|input is not supported", re.DOTALL)
 
 # codes that say more than the HTTP status they came with
 _BY_CODE: dict[str, ErrorKind] = {
@@ -231,6 +248,8 @@ _BY_STATUS: dict[int, ErrorKind] = {
 def classify(status: int, detail: Detail) -> ErrorKind:
     """The kind of an error, by its codes and words first where a status alone would mislead."""
     codes, message = detail.codes, detail.message
+    if status >= 500 and _INVALID.search(message):
+        status = 400
     if _is_quota(status, codes, message):
         return "quota"
     if status not in (401, 403, 404, 429) and (codes & _OVERFLOW_CODES or _OVERFLOW.search(message)):

@@ -48,6 +48,12 @@ def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason
     return "tool_calls" if has_calls and reason == "stop" else reason
 
 
+def stop_sequence_of(choice: Json, sent: WireRequest) -> str:
+    """The stop sequence that ended an answer, which vLLM and SGLang tell; "" where it is not told."""
+    told = choice.get("stop_reason") or choice.get("matched_stop")
+    return told if isinstance(told, str) and told in ((sent.body or {}).get("stop") or ()) else ""
+
+
 def _refuse_given_up(finish: str, sent: WireRequest, usage: Usage | None = None) -> None:
     """Raises ProviderError for a finish_reason that says that there is no more, though there should be."""
     if finish in _GIVEN_UP:
@@ -277,13 +283,14 @@ class ChatDecoder(EventDecoder):
             out.append(Delta(text=text, reasoning=reasoning))
         if choice.get("logprobs"):
             self._logprobs += _logprobs(choice)
-        for call in get_dicts(delta, "tool_calls"):
+        calls = get_dicts(delta, "tool_calls")
+        for call in calls:
             self._call(call, out)
-        if delta.get("function_call"):
+        if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._call({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
         if finish and self._stop_reason is None:
-            self._stop(finish, out)
+            self._stop(finish, out, stop_sequence_of(choice, self.sent))
 
     def _call(self, call: Json, out: list[Delta]) -> None:
         function = get_dict(call, "function")
@@ -317,10 +324,11 @@ class ChatDecoder(EventDecoder):
             return len(self._calls) - 1
         return None
 
-    def _stop(self, finish: str, out: list[Delta]) -> None:
+    def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         _refuse_given_up(finish, self.sent, self.usage)
         for index in range(len(self._calls)):
             if index not in self._with_arguments:
                 out.append(Delta(tool_index=index, tool_arguments="{}"))
         self._stop_reason = stop_reason_of(finish, has_calls=bool(self._calls), refused=self._refused)
-        out.append(Delta(stop_reason=self._stop_reason, mean_logprob=_mean(self._logprobs)))
+        mean = _mean(self._logprobs)
+        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))

@@ -3,10 +3,12 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from routing import calling
+from routing.adapters.assembly import deltas_of
 from routing.adapters.errors import make_error
+from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
 from routing.gateway.upstream import Exchange
-from routing.types import Candidate, ChatRequest, ChatResult, Delta
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
@@ -22,20 +24,51 @@ class Asker:
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
     ) -> AsyncGenerator[Delta | ChatResult, None]:
         provider = candidate.model.provider
-        if provider.kind == "offline":
-            async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
-                if self._sink is not None:
-                    await self._sink(candidate, [delta])
-                yield delta
+        if self._sink is None and first_token_seconds is None and provider.kind != "offline":
+            yield await _whole_in_some_way(candidate, request)
             return
-        if self._sink is None and first_token_seconds is None:
-            yield await _whole(candidate, request)
-            return
-        async for deltas in _streamed(candidate, request):
+        async for deltas in _pieces(candidate, request, first_token_seconds):
             if self._sink is not None:
                 await self._sink(candidate, deltas)
             for delta in deltas:
                 yield delta
+
+
+async def _whole_in_some_way(candidate: Candidate, request: ChatRequest) -> ChatResult:
+    while True:
+        try:
+            return await _whole(candidate, request)
+        except ProviderError as error:
+            other = again(request, error, candidate.model.provider, streamed=False)
+            if other is None:
+                raise
+            request = other[0]
+
+
+async def _pieces(
+    candidate: Candidate, request: ChatRequest, first_token_seconds: float | None
+) -> AsyncGenerator[list[Delta], None]:
+    provider = candidate.model.provider
+    if provider.kind == "offline":
+        async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
+            yield [delta]
+        return
+    asked, streamed, began = request, True, False
+    while True:
+        try:
+            async for deltas in _streamed(candidate, asked) if streamed else _in_one_piece(candidate, asked):
+                began = True
+                yield deltas
+            return
+        except ProviderError as error:
+            other = None if began else again(asked, error, provider, streamed=streamed)
+            if other is None:
+                raise
+            asked, streamed = other
+
+
+async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
+    yield deltas_of(await _whole(candidate, request))
 
 
 async def _whole(candidate: Candidate, request: ChatRequest) -> ChatResult:

@@ -4,7 +4,16 @@ Money is integer micro-dollars (`_microusd`), prices are Decimal dollars per mil
 (`_usd_per_mtok`), times are seconds or milliseconds as the name says.
 """
 
-from routing.types.answers import ChatResult, Delta, Embeddings, ErrorKind, ProviderError, UnsupportedByProvider, Usage
+from routing.types.answers import (
+    REFUSALS,
+    ChatResult,
+    Delta,
+    Embeddings,
+    ErrorKind,
+    ProviderError,
+    UnsupportedByProvider,
+    Usage,
+)
 from routing.types.configuration import (
     ENVELOPE,
     SHADOW,
@@ -52,6 +61,7 @@ from routing.types.request import BudgetFit, ChatRequest, Hints, Verdict
 
 __all__ = [
     "ENVELOPE",
+    "REFUSALS",
     "SHADOW",
     "Attempt",
     "BudgetFit",

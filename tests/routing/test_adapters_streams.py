@@ -325,6 +325,27 @@ def test_usage_that_is_not_reported_is_missing_and_not_zero() -> None:
     assert read_chunks(chunk(content="x", finish="stop", more=zeros)).usage == Usage(0, 0)
 
 
+def test_a_call_that_llama_cpp_says_in_both_ways_is_one_call() -> None:
+    reply = Reply("", calls=(Call("look_up", {"city": "Oslo"}), Call("look_up", {"city": "Rome"})))
+    result = read_chunks(b"".join(OpenAIServer(dialect="llama_cpp").stream(reply, ASKED)))
+    assert [json.loads(call.arguments) for call in result.tool_calls] == [{"city": "Oslo"}, {"city": "Rome"}]
+    legacy = {"function_call": {"name": "look_up", "arguments": '{"city": "Oslo"}'}}
+    (call,) = read_chunks(chunk(**legacy), chunk(finish="function_call")).tool_calls
+    assert json.loads(call.arguments) == {"city": "Oslo"}
+
+
+@pytest.mark.parametrize("key", ["stop_reason", "matched_stop"])
+@pytest.mark.parametrize(("told", "sequence"), [("END", "END"), (128009, ""), (None, ""), ("end_turn", "")])
+def test_the_stop_sequence_that_ended_an_answer_is_passed_on(key: str, told: object, sequence: str) -> None:
+    sent = WireRequest("POST", "x", body={"stop": ["END"]})
+    choice = {"index": 0, "message": {"content": "x"}, "delta": {"content": "x"}, "finish_reason": "stop", key: told}
+    body = json.dumps({"choices": [choice]}).encode()
+    whole = CODECS["openai"]().decode_chat(WireResponse(200, {}, body), sent)
+    deltas, error = run_decoder(lambda: CODECS["openai"]().chat_stream(sent), [b"data: " + body + b"\n\n"])
+    assert error is None
+    assert (whole.stop_sequence, assembled(deltas).stop_sequence) == (sequence, sequence)
+
+
 def test_llama_cpp_reports_its_timings_instead_of_usage() -> None:
     timings = {"timings": {"prompt_n": 5, "cache_n": 20, "predicted_n": 9}}
     assert read_chunks(chunk(content="x"), chunk(finish="stop", more=timings)).usage == Usage(25, 9, 20)

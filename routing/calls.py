@@ -24,7 +24,7 @@ from routing import (
     streaming,
     worlds,
 )
-from routing.attempts import Answer, Caller, Walk
+from routing.attempts import Answer, Caller, Walk, Whole
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
@@ -40,6 +40,7 @@ from ziggie.errors import (
     ZiggieError,
 )
 from ziggie.ids import uuid7
+from ziggie.values import value
 
 LONGEST_CALL_SECONDS = 900.0
 SETTLE_MARGIN_SECONDS = 60.0
@@ -65,12 +66,16 @@ class OpenCall:
 
 
 async def open_call(
-    request: ChatRequest, *, caller: Caller = ask, allowed_models: frozenset[str] = frozenset()
+    request: ChatRequest,
+    *,
+    caller: Caller = ask,
+    whole: Whole | None = None,
+    allowed_models: frozenset[str] = frozenset(),
 ) -> OpenCall:
     """Plans, and holds the worst case unless an equal request's answer serves. Raises what planning raises,
     BudgetExceeded, or DeadlineExceeded while it waits for an equal request.
 
-    `caller` reaches the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    `caller` and `whole` reach the providers; `allowed_models` are the slugs that may serve, all if it is empty.
     """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
@@ -85,13 +90,13 @@ async def open_call(
         except BaseException as error:  # whoever waits for this call's answer goes on without it
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
-    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline)
+    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline, whole=whole)
     return OpenCall(
         call_id, request, demand, planned.snapshot, planned.plan, planned.decision, hold, walk, started, turn
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Planned:
     snapshot: Snapshot
     plan: Plan

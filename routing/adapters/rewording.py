@@ -7,15 +7,18 @@ from routing.types import ChatRequest, ProviderError, ProviderSpec, Source
 
 
 def again(
-    request: ChatRequest, error: ProviderError, provider: ProviderSpec, *, streamed: bool
-) -> tuple[ChatRequest, bool] | None:
-    """(request, streamed) to ask next where a request failed before any piece of an answer; None if the error stands.
+    request: ChatRequest, error: ProviderError, provider: ProviderSpec, *, streamed: bool, began: bool = False
+) -> tuple[ChatRequest, bool]:
+    """(request, streamed) to ask next after a request failed before any piece of an answer. Raises `error` where
+    nothing else is to be tried, or where the answer `began`.
 
     Of the servers that people run themselves some lose an error that comes after the head of a stream. A server that
     charges is not asked twice for what it may have charged already.
     """
-    plain = in_words(request, error)
+    plain = None if began else in_words(request, error)
     if plain is not None:
         return plain, streamed
     own = provider.kind == "openai" and provider.location is Source.LOCAL
-    return (request, False) if streamed and own and error.message == EMPTY else None
+    if streamed and own and not began and error.message == EMPTY:
+        return request, False
+    raise error

@@ -109,10 +109,7 @@ async def stream(
                     yield delta
             return
         except ProviderError as error:
-            other = None if began else again(asked, error, provider, streamed=streamed)
-            if other is None:
-                raise
-            asked, streamed = other
+            asked, streamed = again(asked, error, provider, streamed=streamed, began=began)
 
 
 async def _ask(

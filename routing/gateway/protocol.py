@@ -16,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
+from routing.gateway.outlet import outlet
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
@@ -184,7 +185,7 @@ class Connection(asyncio.Protocol, ABC):
     def write_soon(self, data: bytes) -> None:
         """Together with what else is written before the event loop turns: what came together goes out together."""
         if not self._unsent:
-            self._loop.call_soon(self._flush)
+            outlet().soon(self._flush)
         self._unsent.append(data)
 
     def _flush(self) -> None:
@@ -200,13 +201,13 @@ class Connection(asyncio.Protocol, ABC):
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:
-        """The answer is out; the next request may begin."""
-        self._flush()
+        """The answer is written; the next request may begin."""
         self._state.tasks.discard(request.running)
         self._current = None
         self._idle_since = self._loop.time()
         self._state.total_requests += 1
         if not request.keep_alive or self._stopping:
+            self._flush()
             if request.is_whole:
                 self._transport.close()
             else:
@@ -311,7 +312,7 @@ class DirectHttp(Http):
     # --- the endpoint's side ---
 
     def watch(self) -> None:
-        super().watch()
+        self._task = self.running
         if self.gone:
             self._client_went()
 
@@ -337,7 +338,7 @@ class DirectHttp(Http):
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
         self.started = True
         head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-        self._connection.write(head if self.method == "HEAD" else head + body)
+        self._connection.write_soon(head if self.method == "HEAD" else head + body)
         self._end()
 
     async def start_stream(self, headers: Headers) -> None:

@@ -14,7 +14,6 @@ from routing import (
     bodies,
     cache,
     envelopes,
-    health,
     ledger,
     patterns,
     receipts,
@@ -124,12 +123,25 @@ class _View:
 _view = _View()  # of the process; replaced as a whole, so that threads do not meet in it
 
 
-async def _plan(
+async def _plan(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+    """What was seen a moment ago is good enough to plan by, unless that finds no money."""
+    try:
+        return await _planned(call_id, request, demand, allowed_models)
+    except BudgetExceeded:
+        return await _plan_again(call_id, request, demand, allowed_models)
+
+
+async def _plan_again(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+    """By what is seen once the calls that have ended hold nothing any more."""
+    await ledger.caught_up()
+    return await _planned(call_id, request, demand, allowed_models, again=True)
+
+
+async def _planned(
     call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
 ) -> _Planned:
-    """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
     configuration = await snapshot.acurrent()
-    world = await (health.world(configuration) if again else worlds.recent(configuration))
+    world = await (worlds.fresh(configuration) if again else worlds.recent(configuration))
     if request.envelope_id is not None:
         envelope = await envelopes.look(request.envelope_id, call_id=call_id)
         if envelope is None or not envelope.is_open:
@@ -164,7 +176,7 @@ async def _hold(
         except BudgetExceeded:
             if chance == PLANS:
                 raise
-        planned = await _plan(call_id, request, demand, allowed_models, again=True)
+        planned = await _plan_again(call_id, request, demand, allowed_models)
     return planned, hold
 
 

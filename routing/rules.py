@@ -72,7 +72,7 @@ def features_of(demand: Demand, snapshot: Snapshot, world: World) -> Features:
         context_tokens=demand.context_tokens,
         capabilities=demand.needs,
         strategy=demand.strategy or snapshot.settings.strategy,
-        budget_left=budget_left(snapshot.budgets, snapshot.models, demand, world),
+        budget_left=budget_left(snapshot, demand, world),
         local_queue=world.local_queue,
         estimated=demand.estimated,
     )

@@ -7,6 +7,7 @@ message. Heads must be short and come soon; no request is begun before the one i
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
+COMMON_URL_BYTES = 256
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -48,6 +50,7 @@ class Connection(asyncio.Protocol, ABC):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
+        self._outlet = outlet()
         self._state = server_state
         self._parser = httptools.HttpRequestParser(self)
         self._address = ""
@@ -142,7 +145,7 @@ class Connection(asyncio.Protocol, ABC):
         request = self._reading = DirectHttp(
             self,
             self._parser.get_method().decode("ascii"),
-            _path(self._url),
+            _path(self._url) if len(self._url) <= COMMON_URL_BYTES else _parsed_path(self._url),
             self._address,
             self._headers,
             keep_alive=self._parser.should_keep_alive() and not self._stopping,
@@ -185,7 +188,7 @@ class Connection(asyncio.Protocol, ABC):
     def write_soon(self, data: bytes) -> None:
         """Together with what else is written before the event loop turns: what came together goes out together."""
         if not self._unsent:
-            outlet().soon(self._flush)
+            self._outlet.soon(self._flush)
         self._unsent.append(data)
 
     def _flush(self) -> None:
@@ -238,7 +241,13 @@ class Connection(asyncio.Protocol, ABC):
         self._idle_timer = self._loop.call_at(again_at, self._look_whether_idle)
 
 
+@lru_cache(maxsize=256)
 def _path(url: bytes) -> str:
+    """Kept for those that come again and again."""
+    return _parsed_path(url)
+
+
+def _parsed_path(url: bytes) -> str:
     try:
         path = httptools.parse_url(url).path or b""
     except httptools.HttpParserInvalidURLError:

@@ -212,7 +212,8 @@ class Snapshot:
     settings: SettingsSpec
     by_name: Mapping[str, tuple[ModelSpec, ...]]  # wire names and aliases
     valid_until: datetime | None = None  # when the next price comes into force
-    # The budgets that count what a model costs, by its slug: worked out when somebody first asks (budgets.py).
+    # The budgets that count what a model costs, by its slug: worked out when somebody
+    # first asks (budgets.py).
     watchers: dict[str, tuple[BudgetSpec, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 

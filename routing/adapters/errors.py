@@ -181,7 +181,7 @@ _OVERFLOW = re.compile(
     r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens|"
     r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
     r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
-    r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model",
+    r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process",
     re.IGNORECASE,
 )
 _OVERFLOW_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})

@@ -23,7 +23,9 @@ from routing.gateway.upstream import fetch
 from routing.ledger_rows import CallRow, UsageRow
 from routing.tokens import estimate_tokens
 from routing.types import (
+    EMBEDS,
     ENVELOPE,
+    REFUSALS,
     ChatRequest,
     Embeddings,
     ModelSpec,
@@ -90,7 +92,7 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
         asked = named(name, configuration)
         if not asked:
             raise UnknownModel(f"there is no model named {name[:100]!r}")
-    able = [model for model in asked if EMBEDDINGS in model.capabilities]
+    able = [model for model in asked if EMBEDS & model.capabilities]
     if not able and name != "auto":
         raise Unsupported("that model makes no embeddings")
     ready = [
@@ -141,7 +143,8 @@ class _Embedding:
                     return await self._ask(model), model
             except (ProviderError, UnsupportedByProvider) as error:
                 self._error = str(error)
-                kind = kind if isinstance(error, UnsupportedByProvider) else AllProvidersFailed
+                refused = isinstance(error, UnsupportedByProvider) or error.kind in REFUSALS
+                kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
         failed = kind(f"no model gave embeddings ({self._error})", details=failures)

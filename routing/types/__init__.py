@@ -15,6 +15,7 @@ from routing.types.answers import (
     Usage,
 )
 from routing.types.configuration import (
+    EMBEDS,
     ENVELOPE,
     SHADOW,
     BudgetSpec,
@@ -60,6 +61,7 @@ from routing.types.decisions import (
 from routing.types.request import BudgetFit, ChatRequest, Hints, Verdict
 
 __all__ = [
+    "EMBEDS",
     "ENVELOPE",
     "REFUSALS",
     "SHADOW",

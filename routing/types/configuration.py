@@ -54,6 +54,10 @@ class PriceSpec:
     cache_write_usd_per_mtok: Decimal | None = None
 
 
+# how a model's row says that it makes vectors: people write both
+EMBEDS = frozenset({"embedding", "embeddings"})
+
+
 @value
 class ModelSpec:
     """A language-model row with the price in force. `name` goes on the wire, `slug` is ours."""

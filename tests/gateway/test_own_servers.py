@@ -135,3 +135,10 @@ def test_a_provider_that_charges_is_not_asked_twice_for_an_empty_stream(gateway:
     with pytest.raises(openai.InternalServerError):
         openai_client(gateway).chat.completions.create(model="gpt", messages=QUESTION, stream=True)
     assert len(gateway.openai.calls) == 1
+
+
+def test_a_text_too_long_to_embed_is_the_callers_to_shorten(own: Gateway) -> None:
+    words = "input (3002 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
+    own.openai.when(Reply(status=500, error=words), path="/v1/embeddings")
+    with pytest.raises(openai.BadRequestError, match="too large to process"):
+        openai_client(own).embeddings.create(model="embedder", input="zq " * 400)

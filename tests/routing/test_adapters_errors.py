@@ -109,6 +109,8 @@ def test_no_body_is_too_odd(body: Any) -> None:
          "context_overflow"),
         (400, {"object": "error", "message": "Input length (9000 tokens) exceeds the maximum allowed length (8187)"},
          "context_overflow"),
+        (500, {"error": {"message": "input (3002 tokens) is too large to process. increase the physical batch size",
+                         "type": "server_error"}}, "context_overflow"),
         (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096.",
                "error_type": "validation"}, "context_overflow"),
         (400, {"error": {"message": "litellm.ContextWindowExceededError: OpenAIException - Error code: 400"}},

@@ -21,6 +21,7 @@ from routing.judging import ACCEPTED, judged
 from routing.outcomes import outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience
 from routing.types import (
+    REFUSALS,
     Attempt,
     Candidate,
     ChatRequest,
@@ -111,8 +112,8 @@ class _Step:
 class Walk:
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
-    `skipped` are the candidates that were not asked because no slot of their provider came free. `unsupported`
-    counts the attempts that ended before they began, because the provider's API cannot express the request."""
+    `skipped` are the candidates that were not asked because no slot of their provider came free. `refused` counts
+    the attempts that failed on the request itself: the API cannot express it, or the provider will not have it."""
 
     plan: Plan
     request: ChatRequest
@@ -121,7 +122,7 @@ class Walk:
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
-    unsupported: int = 0
+    refused: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
@@ -279,6 +280,7 @@ class Walk:
             had_it = was_at_work(failure)
             unseen = unseen and had_it
             usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
+            self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
@@ -332,7 +334,6 @@ class Walk:
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
-            self.unsupported += 1
             raise ProviderError("bad_request", str(error), retryable=False) from error
         except ProviderError:
             raise

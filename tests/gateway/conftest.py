@@ -154,12 +154,12 @@ def _configure(made: Gateway) -> None:
         ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools", "vision"], "0", "0"),
         ("flash", "gemini", made.gemini.models[0], ["chat", "json", "tools", "vision"], "2", "10"),
         ("local-embedder", "ollama", "nomic-embed-text", ["embedding"], "0", "0"),
-        ("embedder", "openai", "text-embedding-3-small", ["embedding"], "1", "0"),
+        ("embedder", "openai", "text-embedding-3-small", ["embeddings"], "1", "0"),
     ]
     for slug, provider, name, capabilities, price_in, price_out in models:
         model = LanguageModel.objects.create(
             slug=slug, provider=providers[provider], name=name, context_window=128_000, max_output_tokens=4096,
-            capabilities=capabilities, dimensions=8 if capabilities == ["embedding"] else None,
+            capabilities=capabilities, dimensions=8 if capabilities[0].startswith("embedding") else None,
         )  # fmt: skip
         Price.objects.create(model=model, input_usd_per_mtok=Decimal(price_in), output_usd_per_mtok=Decimal(price_out))
     policy = RoutingPolicy.objects.create(slug="test", state="live")

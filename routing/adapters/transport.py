@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 MAX_ERROR_BYTES = 256 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
+CONNECT_SECONDS = 3.0
 STATUS_SECONDS = 5.0
 # shorter than any server's own (uvicorn: 5 s), so that a request seldom meets a connection being closed
 _KEEPALIVE_SECONDS = 4.0
@@ -49,12 +50,13 @@ _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application
 class Timeouts:
     """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer;
     None: `idle_seconds` holds there too. `idle_seconds`: the longest silence within a streamed answer.
-    `total_seconds`: the whole call. The last two are the provider's own timeout if None."""
+    `total_seconds`: the whole call. The last two are the provider's own timeout if None. `connect_seconds`:
+    CONNECT_SECONDS if None."""
 
     first_token_seconds: float | None = None
     total_seconds: float | None = None
     idle_seconds: float | None = None
-    connect_seconds: float = 3.0
+    connect_seconds: float | None = None
 
 
 _DEFAULT = Timeouts()
@@ -250,7 +252,8 @@ async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -
     """Sends the request and gives the response once its head is there. Raises ProviderError."""
     pool = _pool()
     # reading is bounded by _Deadlines, which know what is being waited for
-    limits = httpx2.Timeout(None, connect=timeouts.connect_seconds, pool=timeouts.connect_seconds)
+    patience = timeouts.connect_seconds or CONNECT_SECONDS
+    limits = httpx2.Timeout(None, connect=patience, pool=patience)
     opened: AbstractAsyncContextManager[httpx2.Response]
     if provider.kind == "anthropic" and claude.speaks(sent):
         opened = claude.open_messages(sent, pool.http, pool.claude_clients, limits)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 import httpx2
 
 from tests.flows.system import ROOT, System, running, until
+from tests.ports import free_port
 
 PROVIDERS = ("north", "south")
 MODELS = {"alpha": "north", "beta": "south", "gamma": "south"}
@@ -156,12 +156,6 @@ def _answers(url: str) -> bool:
         return httpx2.get(f"{url}/v1/models", timeout=2).status_code == 401
     except httpx2.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- clients ---------------------------------------------------------------------------------------

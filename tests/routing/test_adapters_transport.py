@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a call's time
 import httpx2
 import pytest
 
@@ -337,11 +338,10 @@ async def test_leaving_early_closes_the_connection(both: Both, how: str) -> None
 
 async def test_nobody_at_the_address_is_a_matter_of_connection(both: Both) -> None:
     _, row = both
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
     kind, name = row.provider.kind, row.name
-    error = await fail(model(provider(kind, f"http://127.0.0.1:{port}"), name))
+    with socket.socket() as silent:  # it has a port and does not listen
+        silent.bind(("127.0.0.1", 0))
+        error = await fail(model(provider(kind, f"http://127.0.0.1:{silent.getsockname()[1]}"), name))
     assert (error.kind, error.retryable) == ("connection", True)
     error = await fail(model(provider(kind, "no address at all"), name))
     assert (error.kind, error.retryable) == ("connection", False)

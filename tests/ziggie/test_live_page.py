@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import get_channel_layer
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.db import connection
@@ -111,13 +111,9 @@ def port(environment: dict[str, str]) -> Iterator[int]:
 
 
 @pytest.fixture
-async def layer(django_db_setup: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    monkeypatch.setattr(live, "_health", live._Health())
-    made = PostgresChannelLayer()
-    before = channel_layers.set("default", made)
+async def layer(own_layer: PostgresChannelLayer) -> AsyncIterator[None]:
     yield
-    channel_layers.set("default", before)
-    await made.flush()
+    await own_layer.flush()
 
 
 @pytest.fixture

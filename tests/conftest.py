@@ -3,14 +3,19 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from asgiref.sync import SyncToAsync
+from channels.layers import channel_layers
 from django.conf import settings
 from django.db import connections
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
 from ziggie import embedded
+
+if TYPE_CHECKING:
+    from ziggie.pglayer import PostgresChannelLayer
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -72,6 +77,19 @@ def patience() -> Iterator[None]:
         for name in ("connect", "read", "write", "pool"):  # of the tests' own calls
             patched.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
         yield
+
+
+@pytest.fixture
+def own_layer(django_db_setup: None, monkeypatch: pytest.MonkeyPatch) -> Iterator["PostgresChannelLayer"]:
+    """The channel layer of one test, whose loops flush it. What the test puts in its place goes with it."""
+    from ziggie import live
+    from ziggie.pglayer import PostgresChannelLayer
+
+    monkeypatch.setattr(live, "_health", live._Health())  # a rest after another test's failure is not ours
+    made = PostgresChannelLayer()
+    channel_layers.set("default", made)
+    yield made
+    channel_layers.backends.pop("default", None)  # the next one to ask gets one of its own
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,7 @@ def test_what_was_held_and_not_used_is_given_back(transactional_db: None) -> Non
             await limits.admit(key, 1)
         admission.used = 100
         limits.correct(key, admission)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
                 return [await limits.admit(key, 1)]
@@ -148,7 +148,7 @@ def test_a_burst_through_the_gateway_stays_within_the_limit_of_tokens(gateway: G
 def test_a_refused_call_gives_its_tokens_back(gateway: Gateway) -> None:
     _, key = create_api_key("small", tokens_per_minute=100)
     assert post(gateway, key=key, model="nobody", max_tokens=4_000).status_code == 404
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while sum(RateBucket.objects.values_list("tokens", flat=True)) and time.monotonic() < until:
         time.sleep(0.05)
     assert post(gateway, key=key).status_code == 200
@@ -156,11 +156,21 @@ def test_a_refused_call_gives_its_tokens_back(gateway: Gateway) -> None:
 
 # --- the rest of a key's life --------------------------------------------------------------------
 
+LIVES = (1.5, 10.0, 40.0)  # in seconds; the next one where the machine was too slow to see a key that lives
+
+
+def wait_until(moment: datetime) -> None:
+    time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()) + 0.1)
+
 
 def test_an_expired_key_is_refused_at_its_moment(gateway: Gateway) -> None:
-    _, key = create_api_key("short", expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    assert models(gateway, key).status_code == 200
-    time.sleep(1.6)
+    for seconds in LIVES:
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        _, key = create_api_key(f"for {seconds} s", expires_at=until)
+        if models(gateway, key).status_code == 200 or datetime.now(UTC) < until:
+            break
+    assert datetime.now(UTC) < until
+    wait_until(until)
     assert models(gateway, key).status_code == 401
 
 
@@ -174,7 +184,7 @@ def test_a_renewed_secret_works_and_the_old_one_stops(gateway: Gateway) -> None:
 def test_the_last_use_of_a_key_is_written_down(gateway: Gateway) -> None:
     assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is None
     assert models(gateway).status_code == 200
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while ApiKey.objects.get(pk=gateway.key_id).last_used_at is None and time.monotonic() < until:
         models(gateway)
         time.sleep(0.2)
@@ -202,11 +212,13 @@ def works(gateway: Gateway, secret: str) -> bool:
 
 def test_a_rotated_key_opens_with_both_secrets_until_the_grace_ends(gateway: Gateway) -> None:
     key = ApiKey.objects.get(pk=gateway.key_id)
-    fresh = rotate(key, grace=timedelta(seconds=1.5))
+    fresh = rotate(key, grace=timedelta(hours=1))
     assert works(gateway, gateway.key)
     assert works(gateway, fresh)
     assert authenticate_key(gateway.key) == authenticate_key(fresh)
-    time.sleep(1.6)
+    until = datetime.now(UTC) + timedelta(seconds=0.5)
+    FormerSecret.objects.update(valid_until=until)
+    wait_until(until)
     assert not works(gateway, gateway.key)
     assert works(gateway, fresh)
 

@@ -145,6 +145,8 @@ def test_a_member_that_fails_does_not_fail_the_call(here: Installation, fault: A
     here.ollama.when(Reply(text="Bern"), model="qwen2.5:7b")
     here.ollama.when(Reply(text="Zurich"), model="mistral")
     here.anthropic.default = Reply(text="It is Bern.")
+    if fault == "hang":
+        here.change_rule("ensemble", options={"first_token_seconds": 6})
     routed = ask("ensemble")
     assert routed.result.text == "It is Bern."
     assert routed.findings["answered"] == 2

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -37,6 +37,7 @@ from routing.types import (
     message,
 )
 from ziggie.errors import Unavailable
+from ziggie.values import value
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,17 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta | ChatResult, None]:
-        """The answer's pieces, or the whole answer as the only one."""
+    ) -> AsyncGenerator[Delta, None]:
+        """The answer's pieces."""
+
+
+class Whole(Protocol):
+    """Asks one candidate for its answer in one piece."""
+
+    def __call__(
+        self, candidate: Candidate, request: ChatRequest, *, within_seconds: float | None
+    ) -> Awaitable[ChatResult]:
+        """Raises ProviderError, and ProviderError("timeout") for one that is not whole in that time."""
 
 
 class Observer(Protocol):
@@ -70,7 +80,7 @@ class Observer(Protocol):
     async def failed(self, candidate: Candidate, error: ProviderError) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """An answer with who gave it, in which attempt, and what its judge said.
 
@@ -86,7 +96,7 @@ class Answer:
     sound: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Step:
     """One thing that a candidate is asked. `until` is on time.monotonic's clock."""
 
@@ -113,6 +123,7 @@ class Walk:
     skipped: list[Skipped] = field(default_factory=list)
     unsupported: int = 0
     deadline: float | None = None  # on time.monotonic's clock
+    whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
 
     async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
@@ -193,8 +204,11 @@ class Walk:
     ) -> Answer | None:
         """Asks one candidate, again after a passing failure if the rule grants it more tries. Raises Busy."""
         tries = self.plan.options.local_tries if candidate.model.source == Source.LOCAL else 1
-        slot_seconds = self._slot_seconds(candidate, later, busy)
-        step = _Step(self.request, ANSWER, self._first_token_seconds(later), self.deadline, slot_seconds)
+        others = [other for other in later if other.model.source != Source.OFFLINE]
+        # A slow model is left only for another real one: the offline model is no reason to hurry.
+        first_token = self.plan.options.first_token_seconds if others else None
+        slot_seconds = self._slot_seconds(candidate, others, busy) if others else None
+        step = _Step(self.request, ANSWER, first_token, self.deadline, slot_seconds)
         for number in range(1, tries + 1):
             try:
                 return await self._ask_and_judge(candidate, step)
@@ -293,28 +307,14 @@ class Walk:
 
     async def _consume(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
-        first_token = step.first_token_seconds
-        clock = asyncio.get_running_loop().time
-        now = clock()
-        remaining = None if step.until is None else step.until - time.monotonic()
-        hard_stop = None if remaining is None else now + max(remaining, 0.001)
-        first_stop = None if first_token is None else now + first_token
+        remaining = None if step.until is None else max(step.until - time.monotonic(), 0.001)
         try:
-            async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
-                patience = first_token and Patience.of(
-                    limit, step.request, hard_stop=hard_stop, first_token=first_token
-                )
-                stream = self.call(candidate, step.request, first_token_seconds=first_token)
-                async with aclosing(stream):
-                    async for piece in stream:
-                        if isinstance(piece, ChatResult):
-                            collector.take_whole(piece)
-                        else:
-                            first = collector.add(piece)
-                            if patience:
-                                patience.heard(piece, clock(), first=first, is_seen=self.committed)
-                        if step.request.on_output is not None:
-                            step.request.on_output(collector.characters)
+            if self.whole is not None and step.first_token_seconds is None and candidate.model.source != Source.OFFLINE:
+                collector.take_whole(await self.whole(candidate, step.request, within_seconds=remaining))
+                if step.request.on_output is not None:
+                    step.request.on_output(collector.characters)
+            else:
+                await self._listen(candidate, step, collector, remaining)
         except TimeoutError as late:
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
@@ -327,23 +327,37 @@ class Walk:
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
+    async def _listen(
+        self, candidate: Candidate, step: _Step, collector: Collector, within_seconds: float | None
+    ) -> None:
+        """Takes the pieces of an answer as they come."""
+        first_token = step.first_token_seconds
+        clock = asyncio.get_running_loop().time
+        now = clock()
+        hard_stop = None if within_seconds is None else now + within_seconds
+        first_stop = None if first_token is None else now + first_token
+        async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
+            patience = first_token and Patience.of(limit, step.request, hard_stop=hard_stop, first_token=first_token)
+            stream = self.call(candidate, step.request, first_token_seconds=first_token)
+            async with aclosing(stream):
+                async for piece in stream:
+                    first = collector.add(piece)
+                    if patience:
+                        patience.heard(piece, clock(), first=first, is_seen=self.committed)
+                    if step.request.on_output is not None:
+                        step.request.on_output(collector.characters)
+
     def _slot_seconds(
-        self, candidate: Candidate, later: Collection[Candidate], busy: Collection[Candidate]
+        self, candidate: Candidate, others: Collection[Candidate], busy: Collection[Candidate]
     ) -> float | None:
         """A full provider is left for another one that may have room; not twice for the same reason."""
         if candidate in busy:
             return None
         full = {other.model.provider.id for other in busy}
-        elsewhere = {other.model.provider.id for other in later if other.model.source != Source.OFFLINE}
+        elsewhere = {other.model.provider.id for other in others}
         if not elsewhere - full - {candidate.model.provider.id}:
             return None
         return 0.0 if candidate.model.provider.id in full else self.plan.options.first_token_seconds
-
-    def _first_token_seconds(self, later: Collection[Candidate]) -> float | None:
-        """A slow model is left only for another real one: the offline model is no reason to hurry."""
-        if any(candidate.model.source != Source.OFFLINE for candidate in later):
-            return self.plan.options.first_token_seconds
-        return None
 
 
 def _patience(candidate: Candidate, step: _Step) -> float:

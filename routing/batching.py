@@ -211,7 +211,7 @@ def _stake(item: _Due, configuration: Snapshot) -> dict[int, int]:
         input_tokens=item.demand.input_at_most,
         output_tokens=item.demand.choices * item.candidate.max_output_tokens,
     )
-    watching = budgets_in_scope(configuration.budgets, model, item.demand)
+    watching = budgets_in_scope(configuration, model, item.demand)
     return dict.fromkeys((ENVELOPE, *(budget.id for budget in watching)), worst) if worst else {}
 
 

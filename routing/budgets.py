@@ -9,36 +9,38 @@ from heapq import nlargest
 
 from routing.demand import Demand
 from routing.pricing import is_free
-from routing.types import ENVELOPE, BudgetSpec, ModelSpec, Source, World
+from routing.types import ENVELOPE, BudgetSpec, ModelSpec, Snapshot, Source, World
 
-_OF_REQUEST = {
-    "api_keys": "api_key_id",
-    "task_kinds": "task_kind",
-    "agent_levels": "agent_level",
-    "creators": "creator",
-}
+CLOUD = ""  # stands for every cloud model among the watchers of models
 
 
 def watches_request(budget: BudgetSpec, demand: Demand) -> bool:
     """Whether what the caller says puts a request into the budget's scope; an empty list restricts nothing."""
-    for name, allowed in budget.scope.items():
-        if allowed and name in _OF_REQUEST and getattr(demand, _OF_REQUEST[name]) not in allowed:
+    return all(getattr(demand, name) in allowed for name, allowed in budget.of_request)
+
+
+def watches_model(budget: BudgetSpec, model: ModelSpec) -> bool:
+    for name, allowed in budget.of_model:
+        if name == "models":
+            told_by = model.slug
+        else:
+            told_by = model.provider.location if name == "locations" else model.provider.slug
+        if told_by not in allowed:
             return False
     return True
 
 
-def watches_model(budget: BudgetSpec, model: ModelSpec) -> bool:
-    allowed = budget.scope.get
-    if (locations := allowed("locations")) and model.provider.location not in locations:
-        return False
-    if (providers := allowed("providers")) and model.provider.slug not in providers:
-        return False
-    return not ((models := allowed("models")) and model.slug not in models)
+def watchers(snapshot: Snapshot, model: ModelSpec) -> tuple[BudgetSpec, ...]:
+    """The budgets that count what this model costs, whoever asks it."""
+    known = snapshot.watchers.get(model.slug)
+    if known is None:
+        known = snapshot.watchers[model.slug] = tuple(b for b in snapshot.budgets if watches_model(b, model))
+    return known
 
 
-def budgets_in_scope(budgets: Iterable[BudgetSpec], model: ModelSpec, demand: Demand) -> tuple[BudgetSpec, ...]:
+def budgets_in_scope(snapshot: Snapshot, model: ModelSpec, demand: Demand) -> list[BudgetSpec]:
     """The budgets that count what this model costs for this request."""
-    return tuple([b for b in budgets if watches_model(b, model) and watches_request(b, demand)])
+    return [b for b in watchers(snapshot, model) if not b.of_request or watches_request(b, demand)]
 
 
 def envelope_budget(name: str, limit_microusd: int) -> BudgetSpec:
@@ -61,11 +63,11 @@ def left_microusd(budget: BudgetSpec, world: World) -> int:
     return budget.limit_microusd if state is None else state.left_microusd
 
 
-def budget_left(budgets: Iterable[BudgetSpec], models: Mapping[str, ModelSpec], demand: Demand, world: World) -> float:
+def budget_left(snapshot: Snapshot, demand: Demand, world: World) -> float:
     """The fraction (0-1) that is left of the tightest budget that watches cloud calls; 1 without one."""
     tightest = 1.0
-    for budget in budgets:
-        if watches_request(budget, demand) and _watches_cloud(budget, models):
+    for budget in _cloud_watchers(snapshot):
+        if not budget.of_request or watches_request(budget, demand):
             limit = budget.limit_microusd
             fraction = left_microusd(budget, world) / limit if limit else 0.0
             tightest = min(tightest, max(fraction, 0.0))
@@ -79,44 +81,54 @@ class Purse:
     many count; None: all count. The parts of a pattern all run and always count.
     """
 
-    def __init__(
-        self, budgets: Iterable[BudgetSpec], demand: Demand, world: World, *, max_attempts: int | None
-    ) -> None:
-        self._budgets = [budget for budget in budgets if watches_request(budget, demand)]
-        self._left = {budget.id: left_microusd(budget, world) for budget in self._budgets}
-        self._parts = dict.fromkeys(self._left, 0)
-        self._calls: dict[int, list[int]] = {budget_id: [] for budget_id in self._left}
+    def __init__(self, snapshot: Snapshot, demand: Demand, world: World, *, max_attempts: int | None) -> None:
+        self._snapshot = snapshot
+        self._demand = demand
+        self._world = world
+        self._parts: dict[int, int] = {}  # by budget id, as are the calls
+        self._calls: dict[int, list[int]] = {}
         self.max_attempts = None if max_attempts is None else max(1, max_attempts)
 
     def watching(self, model: ModelSpec) -> list[BudgetSpec]:
-        return [budget for budget in self._budgets if watches_model(budget, model)]
+        return budgets_in_scope(self._snapshot, model, self._demand)
 
     def fits(self, budget: BudgetSpec, costs: Sequence[int], *, is_part: bool) -> bool:
         """Whether these calls may come on top of what the plan holds already."""
-        calls = self._calls[budget.id]
+        calls = self._calls.get(budget.id, [])
         held = self._dearest([*calls, *costs]) if not is_part else self._dearest(calls) + sum(costs)
-        return self._parts[budget.id] + held <= self._left[budget.id]
+        return self._parts.get(budget.id, 0) + held <= left_microusd(budget, self._world)
 
     def room(self, budget: BudgetSpec) -> int:
         """What is left beside all that the plan holds already. May be negative."""
-        return self._left[budget.id] - self._parts[budget.id] - self._dearest(self._calls[budget.id])
+        held = self._parts.get(budget.id, 0) + self._dearest(self._calls.get(budget.id, []))
+        return left_microusd(budget, self._world) - held
 
-    def add(self, model: ModelSpec, costs: Sequence[int], *, is_part: bool) -> None:
-        for budget in self.watching(model):
+    def add(self, budgets: Iterable[BudgetSpec], costs: Sequence[int], *, is_part: bool) -> None:
+        for budget in budgets:
             if is_part:
-                self._parts[budget.id] += sum(costs)
+                self._parts[budget.id] = self._parts.get(budget.id, 0) + sum(costs)
             else:
-                self._calls[budget.id].extend(costs)
+                self._calls.setdefault(budget.id, []).extend(costs)
 
     def holds(self) -> dict[int, int]:
         """Micro-dollars to reserve, by budget id; budgets of which nothing is needed are left out."""
-        held = {budget_id: self._parts[budget_id] + self._dearest(calls) for budget_id, calls in self._calls.items()}
+        held = dict(self._parts)
+        for budget_id, calls in self._calls.items():
+            held[budget_id] = held.get(budget_id, 0) + self._dearest(calls)
         return {budget_id: amount for budget_id, amount in held.items() if amount}
 
     def _dearest(self, costs: list[int]) -> int:
         if self.max_attempts is None or len(costs) <= self.max_attempts:
             return sum(costs)
         return sum(nlargest(self.max_attempts, costs))
+
+
+def _cloud_watchers(snapshot: Snapshot) -> tuple[BudgetSpec, ...]:
+    known = snapshot.watchers.get(CLOUD)
+    if known is None:
+        watching = tuple(b for b in snapshot.budgets if _watches_cloud(b, snapshot.models))
+        known = snapshot.watchers[CLOUD] = watching
+    return known
 
 
 def _watches_cloud(budget: BudgetSpec, models: Mapping[str, ModelSpec]) -> bool:

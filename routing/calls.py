@@ -14,7 +14,6 @@ from routing import (
     bodies,
     cache,
     envelopes,
-    health,
     ledger,
     patterns,
     receipts,
@@ -24,7 +23,7 @@ from routing import (
     streaming,
     worlds,
 )
-from routing.attempts import Answer, Caller, Walk
+from routing.attempts import Answer, Caller, Walk, Whole
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
@@ -40,6 +39,7 @@ from ziggie.errors import (
     ZiggieError,
 )
 from ziggie.ids import uuid7
+from ziggie.values import value
 
 LONGEST_CALL_SECONDS = 900.0
 SETTLE_MARGIN_SECONDS = 60.0
@@ -65,12 +65,16 @@ class OpenCall:
 
 
 async def open_call(
-    request: ChatRequest, *, caller: Caller = ask, allowed_models: frozenset[str] = frozenset()
+    request: ChatRequest,
+    *,
+    caller: Caller = ask,
+    whole: Whole | None = None,
+    allowed_models: frozenset[str] = frozenset(),
 ) -> OpenCall:
     """Plans, and holds the worst case unless an equal request's answer serves. Raises what planning raises,
     BudgetExceeded, or DeadlineExceeded while it waits for an equal request.
 
-    `caller` reaches the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    `caller` and `whole` reach the providers; `allowed_models` are the slugs that may serve, all if it is empty.
     """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
@@ -85,13 +89,13 @@ async def open_call(
         except BaseException as error:  # whoever waits for this call's answer goes on without it
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
-    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline)
+    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline, whole=whole)
     return OpenCall(
         call_id, request, demand, planned.snapshot, planned.plan, planned.decision, hold, walk, started, turn
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Planned:
     snapshot: Snapshot
     plan: Plan
@@ -119,12 +123,25 @@ class _View:
 _view = _View()  # of the process; replaced as a whole, so that threads do not meet in it
 
 
-async def _plan(
+async def _plan(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+    """What was seen a moment ago is good enough to plan by, unless that finds no money."""
+    try:
+        return await _planned(call_id, request, demand, allowed_models)
+    except BudgetExceeded:
+        return await _plan_again(call_id, request, demand, allowed_models)
+
+
+async def _plan_again(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+    """By what is seen once the calls that have ended hold nothing any more."""
+    await ledger.caught_up()
+    return await _planned(call_id, request, demand, allowed_models, again=True)
+
+
+async def _planned(
     call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
 ) -> _Planned:
-    """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
     configuration = await snapshot.acurrent()
-    world = await (health.world(configuration) if again else worlds.recent(configuration))
+    world = await (worlds.fresh(configuration) if again else worlds.recent(configuration))
     if request.envelope_id is not None:
         envelope = await envelopes.look(request.envelope_id, call_id=call_id)
         if envelope is None or not envelope.is_open:
@@ -159,7 +176,7 @@ async def _hold(
         except BudgetExceeded:
             if chance == PLANS:
                 raise
-        planned = await _plan(call_id, request, demand, allowed_models, again=True)
+        planned = await _plan_again(call_id, request, demand, allowed_models)
     return planned, hold
 
 

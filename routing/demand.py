@@ -8,11 +8,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from routing.tokens import estimate_tokens
 from routing.types import BudgetFit, ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
 from ziggie.errors import InvalidInput
+from ziggie.values import value
 
 CHARACTERS_PER_TOKEN = 4
 LONG_PROMPT_CHARACTERS = 10_000
@@ -34,7 +36,7 @@ BUCKETS = 10_000
 MAX_CHOICES = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Demand:
     """A request as the planner sees it.
 
@@ -85,8 +87,8 @@ def measure(request: ChatRequest) -> Demand:
     size = _Size(reads_subject=hints.complexity is None)
     for message in request.messages:
         size.add_message(message)
-    size.add_tools_and_schema(request)
-    estimated = {name for name in ("complexity", "context_tokens") if getattr(hints, name) is None}
+    if request.tools or request.json_schema is not None:
+        size.add_tools_and_schema(request)
     return Demand(
         model=request.model,
         task_kind=hints.task_kind,
@@ -99,17 +101,25 @@ def measure(request: ChatRequest) -> Demand:
         strategy=hints.strategy,
         pattern=hints.pattern,
         needs=request.needs,
-        estimated=frozenset(estimated),
+        estimated=_ESTIMATED[hints.complexity is None, hints.context_tokens is None],
         input_at_most=size.at_most,
         input_likely=max(size.likely, hints.context_tokens or 0),
         max_output_tokens=request.max_output_tokens,
-        choices=_choices(request.extra),
+        choices=_choices(request.extra) if request.extra else 1,
         may_repair=request.accept is not None or request.json_schema is not None or request.json_object,
         sticky=_sticky(request),
         api_key_id=request.api_key_id or "",
         creator=request.creator,
         budget_fit=request.budget_fit,
     )
+
+
+_ESTIMATED = {
+    (True, True): frozenset({"complexity", "context_tokens"}),
+    (True, False): frozenset({"complexity"}),
+    (False, True): frozenset({"context_tokens"}),
+    (False, False): frozenset[str](),
+}
 
 
 def upper_bound_tokens(request: ChatRequest) -> int:
@@ -119,11 +129,12 @@ def upper_bound_tokens(request: ChatRequest) -> int:
 
 _FIELDS = tuple(field.name for field in fields(Demand))
 _SETS = ("needs", "estimated")
+_all_fields = attrgetter(*_FIELDS)
 
 
 def to_json(demand: Demand) -> dict[str, Any]:
     """For the receipt. `from_json(to_json(d)) == d`."""
-    kept = {name: getattr(demand, name) for name in _FIELDS}
+    kept = dict(zip(_FIELDS, _all_fields(demand), strict=True))
     for name in _SETS:
         kept[name] = sorted(kept[name])
     return kept
@@ -168,7 +179,8 @@ class _Size:
                 self.add_prompt(part.text)
                 if self.reads_subject and not self.speaks_of_strategy:
                     lowered = part.text.lower()
-                    self.speaks_of_strategy = any(stem in lowered for stem in STRATEGIC_STEMS)
+                    for stem in STRATEGIC_STEMS:
+                        self.speaks_of_strategy |= stem in lowered
                 continue
             match part:
                 case Image():
@@ -215,6 +227,10 @@ def _sticky(request: ChatRequest) -> str:
     if request.run_id:
         told_apart = f"run\0{request.run_id}"
     else:
-        first = next((message.text for message in request.messages if message.role == "user"), "")
+        first = ""
+        for message in request.messages:
+            if message.role == "user":
+                first = message.text
+                break
         told_apart = f"conversation\0{request.api_key_id}\0{first[:KEY_CHARACTERS]}"
     return hashlib.blake2b(told_apart.encode(errors="surrogatepass"), digest_size=16).hexdigest()

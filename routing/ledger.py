@@ -28,10 +28,11 @@ MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bi
 MAX_HOLD_SECONDS = 7 * 86_400.0
 RESERVE_PATIENCE_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 60.0
-SETTLEMENTS_APART_SECONDS = 0.005  # few wait for them, and a statement for several costs little more than for one
+SETTLEMENTS_APART_SECONDS = 0.025  # where nobody waits for them: a statement for several costs little more than for one
+CATCH_UP_SECONDS = 1.0
 SWEEP_BATCH = 200
 ANSWERED = -1  # refuses in a budget's place: the call is over
-__all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
+__all__ = ["BALANCES", "Hold", "balances", "caught_up", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
 EXPIRED = """
 SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
@@ -106,7 +107,7 @@ async def settle(
     True if this ended the call, False if it had ended before; then nothing is written. Goes on to its end
     when the caller is cancelled. Raises Unavailable if the database stays away; the sweep settles then.
     """
-    return await settle_soon(hold, call=call, records=records, charges=charges, at=at)
+    return await _settlement(hold, call, records, charges, at, hurry=True)
 
 
 def settle_soon(
@@ -117,7 +118,19 @@ def settle_soon(
     charges: Mapping[int, int],
     at: datetime | None = None,
 ) -> asyncio.Future[bool]:
-    """The same for a caller that has something else to do meanwhile."""
+    """The same for a caller that does not wait for it."""
+    return _settlement(hold, call, records, charges, at, hurry=False)
+
+
+def _settlement(
+    hold: Hold,
+    call: CallRow,
+    records: Sequence[UsageRow],
+    charges: Mapping[int, int],
+    at: datetime | None,
+    *,
+    hurry: bool,
+) -> asyncio.Future[bool]:
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")
     if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
@@ -128,7 +141,14 @@ def settle_soon(
         if charges[budget] and budget != ENVELOPE
     ]
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
+    return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent), hurry=hurry)
+
+
+async def caught_up() -> None:
+    """Returns once the calls of this loop that have ended are settled: what they held may be what was missing."""
+    lanes = _lanes()
+    for lane in (lanes.ending, lanes.ending_drawn):
+        await lane.caught_up(CATCH_UP_SECONDS)
 
 
 async def release(hold: Hold) -> bool:
@@ -201,9 +221,9 @@ class _Lanes:
 _lanes = OfLoop(_Lanes).get
 
 
-def _end(ending: Ending) -> asyncio.Future[bool]:
+def _end(ending: Ending, *, hurry: bool = True) -> asyncio.Future[bool]:
     lanes = _lanes()
-    return (lanes.ending if ending.spent_microusd is None else lanes.ending_drawn).submit(ending)
+    return (lanes.ending if ending.spent_microusd is None else lanes.ending_drawn).submit(ending, hurry=hurry)
 
 
 def _give_back(outcome: Hold | Refusal) -> None:

@@ -1,7 +1,7 @@
 """What the ledger says to the database: a batch of admissions or of endings as one statement."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from itertools import groupby
 from typing import Any, LiteralString
@@ -12,6 +12,7 @@ import orjson
 from routing.ledger_rows import CallRow, UsageRow
 from routing.lines import Line, Row, array_text, integers
 from routing.types import ENVELOPE
+from ziggie.values import value
 
 RESERVE: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
@@ -36,7 +37,7 @@ WHERE NOT EXISTS (SELECT FROM routing_reservation held WHERE held.id = call)
 """
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold:
     """A call's admitted worst case. `periods` says in which period of each budget the money is held; both
     mappings are empty for a call that could cost nothing. What it takes of its envelope's limit is the amount of
@@ -52,7 +53,7 @@ class Hold:
         return not self.amounts
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     call_id: UUID
     amounts: Mapping[int, int]
@@ -62,13 +63,13 @@ class Request:
     envelope_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     budget_id: int
     left_microusd: int | None  # None: the envelope is closed
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ending:
     """How a call ends. Without `call` it is released. Charges are (budget id, period id, micro-dollars).
     `spent_microusd` is what a call of an envelope cost in all, None for the others."""

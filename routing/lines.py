@@ -39,6 +39,7 @@ class Line:
 
     def __init__(self) -> None:
         self._connection: database.Connection | None = None
+        self._loop: asyncio.AbstractEventLoop  # the one that it is of
         self._socket = -1
         self._prepared: dict[str, bytes] = {}
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
@@ -67,9 +68,8 @@ class Line:
         answer, self._answer = self._answer, None
         self._prepared, self._is_full = {}, False
         if connection is not None:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._socket)
-            loop.remove_writer(self._socket)
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
             connection.pgconn.finish()
         if answer is not None and not answer.done():
             answer.set_exception(psycopg.OperationalError("the connection was closed"))
@@ -77,16 +77,17 @@ class Line:
     async def _connected(self) -> database.Connection:
         if self._connection is None:
             connection = await database.connect()
+            self._loop = asyncio.get_running_loop()
             self._connection, self._socket = connection, connection.pgconn.socket
             (await database.pool()).keep(self)
-            asyncio.get_running_loop().add_reader(self._socket, self._hear)
+            self._loop.add_reader(self._socket, self._hear)
             await self._say(connection.pgconn, lambda: connection.pgconn.send_query(PREPARE_SESSION.encode()))
         return self._connection
 
     async def _say(self, pgconn: pq.abc.PGconn, send: Callable[[], None]) -> pq.abc.PGresult:
         """Sends one thing and waits for what becomes of it."""
         assert self._answer is None
-        answer: asyncio.Future[pq.abc.PGresult] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[pq.abc.PGresult] = self._loop.create_future()
         self._answer = answer
         try:
             send()
@@ -112,9 +113,9 @@ class Line:
             self._fail(error)
             return
         if is_full and not self._is_full:
-            asyncio.get_running_loop().add_writer(self._socket, self._flush)
+            self._loop.add_writer(self._socket, self._flush)
         elif self._is_full and not is_full:
-            asyncio.get_running_loop().remove_writer(self._socket)
+            self._loop.remove_writer(self._socket)
         self._is_full = is_full
 
     def _hear(self) -> None:

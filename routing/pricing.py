@@ -24,15 +24,14 @@ def cost_microusd(usage: Usage, price: PriceSpec | None) -> int:
     if price is None:
         return 0
     input_tokens = usage.input_tokens or 0
-    cached = min(usage.cached_input_tokens or 0, input_tokens)
-    written = min(usage.cache_write_tokens or 0, input_tokens - cached)
-    cost = (
-        (input_tokens - cached - written) * price.input_usd_per_mtok
-        + cached * _or_input(price.cached_input_usd_per_mtok, price)
-        + written * _or_input(price.cache_write_usd_per_mtok, price)
-        + (usage.output_tokens or 0) * price.output_usd_per_mtok
-    )
-    return _half_up(cost)
+    cost = (usage.output_tokens or 0) * price.output_usd_per_mtok
+    if usage.cached_input_tokens or usage.cache_write_tokens:
+        cached = min(usage.cached_input_tokens or 0, input_tokens)
+        written = min(usage.cache_write_tokens or 0, input_tokens - cached)
+        input_tokens -= cached + written
+        cost += cached * _or_input(price.cached_input_usd_per_mtok, price)
+        cost += written * _or_input(price.cache_write_usd_per_mtok, price)
+    return _half_up(cost + input_tokens * price.input_usd_per_mtok)
 
 
 def worst_case_microusd(price: PriceSpec, *, input_tokens: int, output_tokens: int) -> int:
@@ -96,8 +95,9 @@ def is_free(price: PriceSpec | None) -> bool:
 
 def baseline_microusd(usage: Usage, baseline_price: PriceSpec | None) -> int:
     """What the same tokens would have cost on the baseline model, none of them cached there."""
-    uncached = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-    return cost_microusd(uncached, baseline_price)
+    if usage.cached_input_tokens or usage.cache_write_tokens:
+        usage = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    return cost_microusd(usage, baseline_price)
 
 
 def saved_microusd(*, baseline: int, paid: int, electricity: int) -> int:

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from routing import calibration
+from routing.ledger_rows import TOKEN_COUNTS
 from routing.models import RoutedCall, RoutingSettings, StoredBody, UsageRecord
 from routing.owners import owners_of
-from routing.receipts import COUNTS
 from ziggie.models import ApiKey
 
 FEATURES = (
@@ -125,7 +125,7 @@ def _attempt_of(record: UsageRecord) -> dict[str, Any]:
         "started_at": record.created_at.isoformat(),
         "seconds": record.duration_ms / 1000,
         "first_token_seconds": None if first_token is None else first_token / 1000,
-        "usage": {name: getattr(record, name) for name in (*COUNTS, "estimated")},
+        "usage": {name: getattr(record, name) for name in (*TOKEN_COUNTS, "estimated")},
         "cost_microusd": record.cost_microusd,
     }
 

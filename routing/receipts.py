@@ -1,7 +1,7 @@
 """PURE: what is written down of a routed call, and the way back from there to an answer."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -33,8 +33,8 @@ from routing.types import (
 )
 from ziggie.errors import ZiggieError
 from ziggie.live import UsageRecorded
+from ziggie.values import value
 
-COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 CACHE = "cache"  # the role of an answer that was there already
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 
@@ -132,7 +132,7 @@ def skipped_json(skipped: Skipped) -> dict[str, Any]:
 # --- after the walk ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Books:
     """What is written when a call ends; `charges` by budget id."""
 
@@ -203,13 +203,14 @@ def usage_rows(walk: Walk, answer: Answer | None, snapshot: Snapshot) -> list[Us
 def task_usage(walk: Walk, answer: Answer) -> Usage:
     """The tokens of the task and its answer, without what a pattern wrapped around them: what the baseline
     model, asked once, would have read and written."""
+    usage = answer.result.usage
     read = [attempt.usage.input_tokens for attempt in walk.attempts if attempt.role != CACHE]
-    known = [tokens for tokens in [*read, answer.result.usage.input_tokens] if tokens]
-    return replace(answer.result.usage, input_tokens=min(known, default=None))
+    fewest = min([tokens for tokens in [*read, usage.input_tokens] if tokens], default=None)
+    return usage if fewest == usage.input_tokens else replace(usage, input_tokens=fewest)
 
 
 def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: Usage | None) -> UsageRow:
-    model = snapshot.models[attempt.model]
+    model, usage = snapshot.models[attempt.model], attempt.usage
     watt_hours, energy = pricing.energy(
         attempt.seconds, model.provider.power_watts, snapshot.settings.electricity_usd_per_kwh
     )
@@ -224,8 +225,12 @@ def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: Usage | None) ->
         role=attempt.role,
         error=attempt.error,
         status=attempt.status,
-        **{name: getattr(attempt.usage, name) for name in COUNTS},
-        estimated=sorted(attempt.usage.estimated),
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        estimated=sorted(usage.estimated),
         price_id=model.price.id if model.price else None,
         cost_microusd=attempt.cost_microusd,
         baseline_microusd=baseline,
@@ -247,7 +252,7 @@ def charges(walk: Walk, demand: Demand, snapshot: Snapshot) -> dict[int, int]:
     paid: dict[int, int] = {}
     for attempt in walk.attempts:
         if attempt.cost_microusd:
-            for budget in budgets_in_scope(snapshot.budgets, snapshot.models[attempt.model], demand):
+            for budget in budgets_in_scope(snapshot, snapshot.models[attempt.model], demand):
                 paid[budget.id] = paid.get(budget.id, 0) + attempt.cost_microusd
     return paid
 
@@ -363,7 +368,14 @@ def routed_from_row(row: Mapping[str, Any]) -> Routed:
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:
-    return {**{name: getattr(usage, name) for name in COUNTS}, "estimated": sorted(usage.estimated)}
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "estimated": sorted(usage.estimated),
+    }
 
 
 def _usage_from_json(kept: Mapping[str, Any]) -> Usage:

@@ -4,11 +4,11 @@ The patterns keep to these bounds: what is held for a call is worked out from th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from routing.types import ModelSpec, RuleSpec, Source
 from ziggie.errors import InvalidInput
+from ziggie.values import value
 
 PATTERNS = ("single", "verify", "cascade", "ensemble", "debate", "critique")
 DEFAULT_MEMBERS = 3
@@ -20,7 +20,7 @@ DEFAULT_MIN_CONFIDENCE = 85.0  # of a draft, where the rule names none
 WRAPPING_TOKENS = 4_096
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Calls:
     """How often a model may be called: `first` times with the request alone, `again` times with `echoes`
     answers as long as its own sent back. `sees_others`: with what the pattern's other models wrote, too."""

@@ -72,7 +72,7 @@ def features_of(demand: Demand, snapshot: Snapshot, world: World) -> Features:
         context_tokens=demand.context_tokens,
         capabilities=demand.needs,
         strategy=demand.strategy or snapshot.settings.strategy,
-        budget_left=budget_left(snapshot.budgets, snapshot.models, demand, world),
+        budget_left=budget_left(snapshot, demand, world),
         local_queue=world.local_queue,
         estimated=demand.estimated,
     )
@@ -169,14 +169,19 @@ class _Draft:
 
     def __post_init__(self) -> None:
         self.roles = resolve(self.rule, self.pattern, self.chain)
+        self.part_models = []
+        attempts = self.rule.options.max_attempts if self.pattern == "single" else None
+        purse = Purse(self.snapshot, self.demand, self.world, max_attempts=attempts)
+        self.screen = Screen(self.demand, self.snapshot, self.world, purse)
+        if self.roles:
+            self._take_parts()
+
+    def _take_parts(self) -> None:
         wanted = parts(self.roles)
         models, missing = _look_up((slug for _, slug in wanted), self.snapshot)
         self.dropped += missing
         by_slug = {model.slug: model for model in models}
         self.part_models = [(role, by_slug[slug]) for role, slug in wanted if slug in by_slug]
-        attempts = self.rule.options.max_attempts if self.pattern == "single" else None
-        purse = Purse(self.snapshot.budgets, self.demand, self.world, max_attempts=attempts)
-        self.screen = Screen(self.demand, self.snapshot, self.world, purse)
         if self.part_models:
             self.screen.others_output = self._most_written()
 

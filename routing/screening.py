@@ -41,7 +41,7 @@ class Screen:
         problem = (
             self._switched_off(model)
             or self._incapable(model)
-            or self._unhealthy(model)
+            or (self._unhealthy(model) if self.world.open_circuits else None)
             or self._overloaded(model)
             or self._too_small(model)
         )
@@ -81,8 +81,6 @@ class Screen:
 
     def _unhealthy(self, model: ModelSpec) -> Reason | None:
         circuits = self.world.open_circuits
-        if not circuits:
-            return None
         provider = model.provider.slug
         if (why := circuits.get((provider, ""))) is not None:
             return "circuit", f"{provider} is not called for now: {why}"
@@ -116,14 +114,16 @@ class Screen:
         output = self.output_cap(model)
         if model.provider.kind == "offline" or is_free(model.price):
             return Candidate(model, reason, output, 0, role, calls.total)
-        hard = [budget for budget in self.purse.watching(model) if budget.hard]
+        watching = self.purse.watching(model)
+        hard = [budget for budget in watching if budget.hard]
         if problem := self._unbounded(model, hard):
             return dropped(model, *problem)
         if model.price is None:
             return Candidate(model, reason, output, 0, role, calls.total)
         is_part = role != "answer"
-        if not is_part and self.purse.max_attempts is not None:
-            calls = calls.at_most(self.purse.max_attempts)
+        most = self.purse.max_attempts
+        if not is_part and most is not None and calls.total > most:
+            calls = calls.at_most(most)
         costs = self._costs(model.price, calls, output)
         for budget in hard:
             if self.purse.fits(budget, costs, is_part=is_part):
@@ -135,7 +135,7 @@ class Screen:
             output = min(output, affordable)
             costs = self._costs(model.price, calls, output)
             reason = f"{reason}, its answer limited to {output} tokens by the budget {budget.slug}"
-        self.purse.add(model, costs, is_part=is_part)
+        self.purse.add(watching, costs, is_part=is_part)
         return Candidate(model, reason, output, sum(costs), role, calls.total)
 
     def _unbounded(self, model: ModelSpec, hard: list[BudgetSpec]) -> Reason | None:

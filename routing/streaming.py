@@ -9,9 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from routing.adapters.assembly import deltas_of
 from routing.attempts import Caller, Walk
-from routing.types import Candidate, ChatRequest, ChatResult, Delta, Plan
+from routing.types import Candidate, ChatRequest, Delta, Plan
 
 AHEAD = 256  # pieces that a provider may be ahead of a slow client
 
@@ -43,11 +42,10 @@ class Pipe:
         ) -> AsyncGenerator[Delta, None]:
             unseen: list[Delta] = []  # what comes before the first output commits us to nothing
             async with aclosing(caller(candidate, request, first_token_seconds=first_token_seconds)) as deltas:
-                async for piece in deltas:
-                    for delta in deltas_of(piece) if isinstance(piece, ChatResult) else (piece,):
-                        if self._walk is not None:
-                            unseen = await self._pass_on(delta, unseen)
-                        yield delta
+                async for delta in deltas:
+                    if self._walk is not None:
+                        unseen = await self._pass_on(delta, unseen)
+                    yield delta
 
         return call
 

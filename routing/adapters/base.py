@@ -5,16 +5,17 @@ moves the bytes. That is what lets one codec serve the service and the gateway's
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol
 
 from routing.types import ChatRequest, ChatResult, Delta, Embeddings, ModelSpec, ProviderError, ProviderSpec, Usage
+from ziggie.values import value
 
 # what vectors are for: some models embed a question differently from the passages that answer it
 EmbedPurpose = Literal["document", "query"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WireRequest:
     """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None.
 
@@ -28,7 +29,7 @@ class WireRequest:
     secret: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WireResponse:
     """A complete HTTP answer."""
 
@@ -37,7 +38,7 @@ class WireResponse:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProviderStatus:
     """What a cheap check of a provider found. `models` are wire names it can serve, `loaded` those in
     memory now; None where the provider does not tell."""

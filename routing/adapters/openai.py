@@ -209,7 +209,11 @@ class OpenAICodec:
         send_reasoning = bool(model.provider.options.get("send_reasoning"))
         turns: list[Json] = []
         for turn in request.messages:
-            turns += self._turn(turn, send_reasoning)
+            first = turn.parts[0] if len(turn.parts) == 1 else None
+            if isinstance(first, Text) and turn.role != "tool":  # nearly all of them, without looking for more
+                turns.append({"role": turn.role, "content": first.text})
+            else:
+                turns += self._turn(turn, send_reasoning)
         if "mistral.ai" in model.provider.base_url:
             _shorten_ids(turns, 9)
         return turns

@@ -74,10 +74,10 @@ def usage_of(usage: Json) -> Usage:
     completion = _first_count(usage, "completion_tokens", "output_tokens")
     inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
     outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
-    cached = _first_count(inputs, "cached_tokens")
+    cached = _first_count(inputs, "cached_tokens") if inputs else None
     if cached is None:
         cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens")
-    reasoning = _first_count(outputs, "reasoning_tokens")
+    reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
     if reasoning is None:
         reasoning = _first_count(usage, "reasoning_tokens")
     total = get_count(usage, "total_tokens")
@@ -85,7 +85,7 @@ def usage_of(usage: Json) -> Usage:
         # xAI and Google leave the thinking out of completion_tokens, but bill it as output
         reasoning = reasoning or total - prompt - completion
         completion = total - prompt
-    written = _first_count(inputs, "cache_write_tokens", "cache_creation_tokens")
+    written = _first_count(inputs, "cache_write_tokens", "cache_creation_tokens") if inputs else None
     return Usage(prompt, completion, cached, written, reasoning)
 
 
@@ -98,7 +98,7 @@ def _usage_of_timings(timings: Json) -> Usage | None:
 
 def _first_count(holder: Json, *keys: str) -> int | None:
     for key in keys:
-        if (count := get_count(holder, key)) is not None:
+        if key in holder and (count := get_count(holder, key)) is not None:
             return count
     return None
 

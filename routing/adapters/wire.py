@@ -115,6 +115,8 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
 def get_count(holder: Json, key: str) -> int | None:
     """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for."""
     value = holder.get(key)
+    if type(value) is int and 0 <= value < 2**53:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:

@@ -1,49 +1,47 @@
-"""How the gateway reaches providers: codecs over its own connections, one answer at a time."""
+"""How the gateway reaches providers: codecs over its own connections, an answer whole or piece by piece."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from routing import calling
 from routing.adapters.errors import make_error
 from routing.adapters.transport import codec_for
-from routing.gateway.upstream import Exchange
+from routing.attempts import Caller
+from routing.gateway.upstream import Exchange, fetch
 from routing.types import Candidate, ChatRequest, ChatResult, Delta
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
 
-class Asker:
-    """Asks candidates for one call. With a `sink` every piece goes there as soon as it comes; without one
-    an answer is fetched whole, unless somebody waits for its first token."""
+def asker(sink: Sink | None = None) -> Caller:
+    """Asks candidates for one call. With a `sink` every piece goes there as soon as it comes."""
 
-    def __init__(self, sink: Sink | None = None) -> None:
-        self._sink = sink
-
-    async def __call__(
-        self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta | ChatResult, None]:
-        provider = candidate.model.provider
-        if provider.kind == "offline":
+    async def ask(
+        candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
+    ) -> AsyncGenerator[Delta, None]:
+        if candidate.model.provider.kind == "offline":
             async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
-                if self._sink is not None:
-                    await self._sink(candidate, [delta])
+                if sink is not None:
+                    await sink(candidate, [delta])
                 yield delta
             return
-        if self._sink is None and first_token_seconds is None:
-            yield await _whole(candidate, request)
-            return
         async for deltas in _streamed(candidate, request):
-            if self._sink is not None:
-                await self._sink(candidate, deltas)
+            if sink is not None:
+                await sink(candidate, deltas)
             for delta in deltas:
                 yield delta
 
+    return ask
 
-async def _whole(candidate: Candidate, request: ChatRequest) -> ChatResult:
+
+ask_quietly = asker()
+
+
+async def ask_whole(candidate: Candidate, request: ChatRequest, *, within_seconds: float | None) -> ChatResult:
+    """The answer in one piece, of a candidate that is no offline model. Raises ProviderError."""
     model = candidate.model
     codec = codec_for(model.provider)
     sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=False)
-    async with Exchange(sent, streaming=False, idle_seconds=model.provider.timeout_seconds) as exchange:
-        response = await exchange.read()
+    response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, within_seconds=within_seconds)
     return codec.decode_chat(response, sent)
 
 

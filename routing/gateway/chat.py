@@ -7,7 +7,7 @@ between, the hold is still there and the sweep settles it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,7 +17,7 @@ from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_wire, openai_wire
-from routing.gateway.asking import Asker
+from routing.gateway.asking import ask_quietly, ask_whole, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
 from routing.gateway.keys import Key
@@ -27,6 +27,7 @@ from routing.gateway.streams import streams
 from routing.pricing import usd
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, StopReason, Usage
 from ziggie.errors import Forbidden, RoutingError, Unavailable, ZiggieError
+from ziggie.values import value
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class StreamEncoder(Protocol):
     def failure(self, error: ZiggieError) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dialect:
     """One wire API."""
 
@@ -126,7 +127,9 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
 
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    call = await service.open_call(incoming.request, caller=Asker(), allowed_models=key.allowed_models)
+    call = await service.open_call(
+        incoming.request, caller=ask_quietly, whole=ask_whole, allowed_models=key.allowed_models
+    )
     answer, failure = await _walked(http, call)
     books = _close(call, answer, failure, admission)
     if answer is None:
@@ -138,7 +141,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     stream = _Stream(http, dialect, include_usage=incoming.include_usage)
-    call = await service.open_call(incoming.request, caller=Asker(stream.take), allowed_models=key.allowed_models)
+    call = await service.open_call(incoming.request, caller=asker(stream.take), allowed_models=key.allowed_models)
     stream.call = call
     answer, failure = await _walked(http, call)
     _close(call, answer, failure, admission)

@@ -1,6 +1,7 @@
 """Connections to providers, kept for each address and event loop and reused, one exchange at a time."""
 
 import asyncio
+import math
 import ssl
 import time
 from collections import deque
@@ -9,6 +10,7 @@ from functools import lru_cache
 import certifi
 import httptools
 
+from routing.gateway.outlet import outlet
 from routing.types import ErrorKind
 
 KEEP_SECONDS = 4.0  # shorter than any server's own, so that a request seldom meets a connection being closed
@@ -37,16 +39,19 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self._outlet = outlet()
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.reused = False
         self._heard_at = 0.0
         self._idle_seconds = 0.0
+        self._until = math.inf
         self._is_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._keep_alive = False
+        self._payload = b""
         self._reset()
 
     def _reset(self) -> None:
@@ -130,27 +135,41 @@ class Connection(asyncio.Protocol):
 
     # --- the exchange's side ---
 
-    def send(self, payload: bytes, *, streaming: bool, idle_seconds: float) -> None:
+    def send(
+        self, payload: bytes, *, streaming: bool, idle_seconds: float, within_seconds: float | None = None
+    ) -> None:
+        """`idle_seconds` is the longest silence, `within_seconds` the longest time for the whole answer."""
         if self.reused:
             self._reset()
         self._streaming = streaming
         self._idle_seconds = idle_seconds
-        self._heard_at = self.loop.time()
+        self._heard_at = now = self.loop.time()
+        self._until = math.inf if within_seconds is None else now + within_seconds
         self._is_asked = True
-        if self._timer is None or self._timer_at > self._heard_at + idle_seconds:
-            self._look_at(self._heard_at + idle_seconds)
+        look_at = min(now + idle_seconds, self._until)
+        if self._timer is None or self._timer_at > look_at:
+            self._look_at(look_at)
         if self.transport is None or self.transport.is_closing():
             raise Broken("connection", "the connection broke before an answer came", clean=True)
-        self.transport.write(payload)
+        self._payload = payload
+        self._outlet.soon(self._write)
+
+    def _write(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():  # its loss is heard of otherwise
+            self.transport.write(self._payload)
+        self._payload = b""
 
     def _check_silence(self) -> None:
         """One timer, which looks back when it fires, instead of being set anew by every exchange and piece."""
         self._timer = None
-        at = self._heard_at + self._idle_seconds
         if not self._is_asked:
             return
-        if self._paused or at > self.loop.time() + 0.001:
-            self._look_at(max(at, self.loop.time() + 0.1))
+        now = self.loop.time()
+        at = min(self._heard_at + self._idle_seconds, self._until)
+        if self._paused or at > now + 0.001:
+            self._look_at(max(at, now + (0.1 if self._paused else 0.0)))
+        elif at == self._until:
+            self._fail(Broken("timeout", "the answer was not whole in time"))
         else:
             self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s"))
 
@@ -245,11 +264,11 @@ class Pool:
                 connection.close()
         return None
 
-    async def open(self, address: Address) -> Connection:
+    async def open(self, address: Address, within_seconds: float | None = None) -> Connection:
         tls, host, port = address
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(min(CONNECT_SECONDS, within_seconds or CONNECT_SECONDS)):
                 _, connection = await loop.create_connection(
                     Connection, host, port, ssl=_ssl_context() if tls else None
                 )

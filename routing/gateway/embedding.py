@@ -19,7 +19,7 @@ from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.other import NEAREST_FIRST, may_ask, named
 from routing.gateway.reading import hints, parse
-from routing.gateway.upstream import Exchange
+from routing.gateway.upstream import fetch
 from routing.ledger_rows import CallRow, UsageRow
 from routing.tokens import estimate_tokens
 from routing.types import (
@@ -160,7 +160,7 @@ class _Embedding:
     def _worst_case(self) -> dict[int, int]:
         amounts: dict[int, int] = {}
         for model in self._models:
-            budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+            budgets = budgets_in_scope(self._configuration, model, self._demand)
             if model.price is None:
                 if self._own_budget or any(budget.hard for budget in budgets):
                     raise NoRoute(f"{model.slug} has no price, and a hard budget watches it")
@@ -202,7 +202,7 @@ class _Embedding:
     def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
         """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
         cost = pricing.cost_microusd(usage, model.price)
-        budgets = budgets_in_scope(self._configuration.budgets, model, self._demand)
+        budgets = budgets_in_scope(self._configuration, model, self._demand)
         for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
             self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
         price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
@@ -235,8 +235,7 @@ class _Embedding:
         for start in range(0, len(texts), codec.embed_batch):
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
-            async with Exchange(sent, streaming=False, idle_seconds=EMBED_SECONDS) as exchange:
-                answer = codec.decode_embed(await exchange.read(), sent)
+            answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
             estimate = Usage(sum(map(estimate_tokens, batch)), estimated=frozenset({"input_tokens"}))
             read.append(estimate if answer.usage.input_tokens is None else answer.usage)
             if wanted and any(len(vector) != wanted for vector in answer.vectors):

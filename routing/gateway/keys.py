@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +10,7 @@ from routing import database
 from routing.epochs import ear
 from routing.loops import OfLoop
 from ziggie.errors import Forbidden, Unauthorized
+from ziggie.values import value
 
 CHECK_SECONDS = 0.5
 UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at this often
@@ -31,7 +31,7 @@ FROM ziggie_apikey k CROSS JOIN LATERAL (
 USED = "UPDATE ziggie_apikey SET last_used_at = now() WHERE id = ANY(%s)"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Key:
     """A usable API key, as one of its secrets opens it."""
 

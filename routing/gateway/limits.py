@@ -22,6 +22,7 @@ from routing.gateway.keys import Key
 from routing.lines import Line
 from routing.loops import OfLoop
 from ziggie.errors import RateLimited
+from ziggie.values import value
 
 MINUTE_SECONDS = 60
 GRANT_SECONDS = 2.0
@@ -34,7 +35,7 @@ KEPT_KEYS = 10_000
 TAKE = "SELECT * FROM rate_take($1::json, $2::integer)"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Ask:
     key_id: str
     asked: int
@@ -47,7 +48,7 @@ class _Ask:
     unused_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Grant:
     granted: int
     used: int

@@ -52,12 +52,15 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+_SPEAKING = frozenset[Role]({"system", "user"})
 # What is read here; everything else passes through to providers that know it.
 _READ = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stop", "seed", "stream"}
     | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
     | {"metadata", "store", "logprobs", "modalities", "user"}
 )
+# All that most requests say.
+_USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "top_logprobs")
 _FINISH: dict[StopReason, str] = {
@@ -85,18 +88,27 @@ DONE = b"data: [DONE]\n\n"
 
 def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | None = None) -> Incoming:
     """Raises InvalidInput, TooLarge or Unsupported. `headers` are hints by name, without `x-ziggie-`."""
-    _refuse_what_cannot_be_answered(body)
     rows = objects(body, "messages", most=MAX_MESSAGES)
     if not rows:
         refuse("messages", "must be an array of at least one message")
+    if not headers and _USUAL.issuperset(body):  # the rest of this function would find nothing
+        request = ChatRequest(
+            messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
+            model=model(body),
+            max_output_tokens=_output_limit(body),
+            temperature=number(body, "temperature", least=0, most=2),
+            api_key_id=api_key_id,
+        )
+        _count_images(request)
+        return Incoming(request, stream=bool(flag(body, "stream")))
+    _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
     output = _response_format(mapping(body, "response_format"))
-    limits = [whole(body, key, least=1, most=MAX_OUTPUT_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
     request = ChatRequest(
-        messages=tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)]),
+        messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
         model=model(body),
         hints=said,
-        max_output_tokens=next((limit for limit in limits if limit is not None), None),
+        max_output_tokens=_output_limit(body),
         temperature=number(body, "temperature", least=0, most=2),
         stop=stops(body.get("stop"), "stop"),
         seed=whole(body, "seed", least=-(2**63), most=2**63 - 1),
@@ -118,6 +130,12 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     )
 
 
+def _output_limit(body: Json) -> int | None:
+    limit = whole(body, "max_completion_tokens", least=1, most=MAX_OUTPUT_TOKENS)
+    older = whole(body, "max_tokens", least=1, most=MAX_OUTPUT_TOKENS)
+    return older if limit is None else limit
+
+
 def _refuse_what_cannot_be_answered(body: Json) -> None:
     for key in _REFUSED:
         if body.get(key) is not None:
@@ -132,12 +150,15 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
         raise Unsupported("n: one call gives one answer")
 
 
-def _message(row: Json, where: str) -> Message:
+def _message(row: Json, place: int) -> Message:
     said = row.get("role")
     role = _ROLES.get(said) if isinstance(said, str) else None
+    content = row.get("content")
+    if role in _SPEAKING and isinstance(content, str):  # nearly all of them
+        return Message(role, (Text(content),))
+    where = f"messages[{place}]"
     if role is None:
         refuse(f"{where}.role", "must be system, developer, user, assistant or tool")
-    content = row.get("content")
     if role == "tool":
         call_id = text(row, "tool_call_id", f"{where}.")
         return Message("tool", (ToolResult(call_id, _only_text(content, f"{where}.content")),))
@@ -259,7 +280,7 @@ def _response_format(value: Json) -> Json:
 
 
 def _count_images(request: ChatRequest) -> None:
-    images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
+    images = sum([isinstance(part, Image) for message in request.messages for part in message.parts])
     if images > MAX_IMAGES:
         raise TooLarge(f"at most {MAX_IMAGES} images are accepted, and there are {images}")
 

@@ -9,7 +9,7 @@ from routing.gateway.http import JSON_TYPE, Http
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
 from routing.gateway.reading import parse
-from routing.gateway.upstream import Exchange
+from routing.gateway.upstream import fetch
 from routing.types import (
     ChatRequest,
     ModelSpec,
@@ -68,8 +68,7 @@ async def _counted(model: ModelSpec, request: ChatRequest) -> int | None:
         sent = codec.encode_count(request, model)
         if sent is None or not model.provider.enabled:
             return None
-        async with Exchange(sent, streaming=False, idle_seconds=COUNT_SECONDS) as exchange:
-            return codec.decode_count(await exchange.read(), sent)
+        return codec.decode_count(await fetch(sent, idle_seconds=COUNT_SECONDS), sent)
     except (ProviderError, UnsupportedByProvider):
         return None
 

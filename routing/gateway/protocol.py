@@ -7,6 +7,7 @@ message. Heads must be short and come soon; no request is begun before the one i
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -16,11 +17,13 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
+from routing.gateway.outlet import outlet
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
+COMMON_URL_BYTES = 256
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -47,6 +50,7 @@ class Connection(asyncio.Protocol, ABC):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
+        self._outlet = outlet()
         self._state = server_state
         self._parser = httptools.HttpRequestParser(self)
         self._address = ""
@@ -141,7 +145,7 @@ class Connection(asyncio.Protocol, ABC):
         request = self._reading = DirectHttp(
             self,
             self._parser.get_method().decode("ascii"),
-            _path(self._url),
+            _path(self._url) if len(self._url) <= COMMON_URL_BYTES else _parsed_path(self._url),
             self._address,
             self._headers,
             keep_alive=self._parser.should_keep_alive() and not self._stopping,
@@ -184,7 +188,7 @@ class Connection(asyncio.Protocol, ABC):
     def write_soon(self, data: bytes) -> None:
         """Together with what else is written before the event loop turns: what came together goes out together."""
         if not self._unsent:
-            self._loop.call_soon(self._flush)
+            self._outlet.soon(self._flush)
         self._unsent.append(data)
 
     def _flush(self) -> None:
@@ -200,13 +204,13 @@ class Connection(asyncio.Protocol, ABC):
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:
-        """The answer is out; the next request may begin."""
-        self._flush()
+        """The answer is written; the next request may begin."""
         self._state.tasks.discard(request.running)
         self._current = None
         self._idle_since = self._loop.time()
         self._state.total_requests += 1
         if not request.keep_alive or self._stopping:
+            self._flush()
             if request.is_whole:
                 self._transport.close()
             else:
@@ -237,7 +241,13 @@ class Connection(asyncio.Protocol, ABC):
         self._idle_timer = self._loop.call_at(again_at, self._look_whether_idle)
 
 
+@lru_cache(maxsize=256)
 def _path(url: bytes) -> str:
+    """Kept for those that come again and again."""
+    return _parsed_path(url)
+
+
+def _parsed_path(url: bytes) -> str:
     try:
         path = httptools.parse_url(url).path or b""
     except httptools.HttpParserInvalidURLError:
@@ -311,7 +321,7 @@ class DirectHttp(Http):
     # --- the endpoint's side ---
 
     def watch(self) -> None:
-        super().watch()
+        self._task = self.running
         if self.gone:
             self._client_went()
 
@@ -337,7 +347,7 @@ class DirectHttp(Http):
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
         self.started = True
         head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-        self._connection.write(head if self.method == "HEAD" else head + body)
+        self._connection.write_soon(head if self.method == "HEAD" else head + body)
         self._end()
 
     async def start_stream(self, headers: Headers) -> None:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
 
 from routing.types import ChatRequest, Hints
 from ziggie.errors import InvalidInput, TooLarge
+from ziggie.values import value
 
 Json = dict[str, Any]
 
@@ -32,7 +32,7 @@ BUDGET_FITS = ("", "clamp", "refuse")
 MAX_HINT = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Incoming:
     """A chat request as it came: what is asked, and how the answer is to be told."""
 

@@ -64,12 +64,21 @@ def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...
     return head.encode("latin-1")
 
 
+async def fetch(sent: WireRequest, *, idle_seconds: float, within_seconds: float | None = None) -> WireResponse:
+    """One request and its whole answer, which may be no longer silent and no later than said. Raises ProviderError."""
+    async with Exchange(sent, streaming=False, idle_seconds=idle_seconds, within_seconds=within_seconds) as exchange:
+        return await exchange.read()
+
+
 class Exchange:
     """One request and its answer. Use as an async context manager; leaving it early closes the connection."""
 
-    def __init__(self, sent: WireRequest, *, streaming: bool, idle_seconds: float) -> None:
+    def __init__(
+        self, sent: WireRequest, *, streaming: bool, idle_seconds: float, within_seconds: float | None = None
+    ) -> None:
         self._sent = sent
         self._idle_seconds = idle_seconds
+        self._within_seconds = within_seconds
         self._streaming = streaming
         self._pool = _pools.get()
         self._connection: Connection | None = None
@@ -86,8 +95,13 @@ class Exchange:
         while True:
             kept = self._pool.take(self._address)
             try:
-                self._connection = kept or await self._pool.open(self._address)
-                self._connection.send(payload, streaming=self._streaming, idle_seconds=self._idle_seconds)
+                self._connection = kept or await self._pool.open(self._address, self._within_seconds)
+                self._connection.send(
+                    payload,
+                    streaming=self._streaming,
+                    idle_seconds=self._idle_seconds,
+                    within_seconds=self._within_seconds,
+                )
                 self.status, self.headers = await self._connection.wait_head()
             except Broken as broken:
                 self._drop()

@@ -1,12 +1,12 @@
 """What comes back from a provider: answers, pieces of them, usage, errors."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from routing.types.conversation import Part, StopReason, Text, ToolCall
+from ziggie.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """Token counts. None: the provider did not say. `input_tokens` includes the cached and the
     cache-written ones, `output_tokens` includes reasoning. `estimated` names counts that we worked
@@ -20,7 +20,7 @@ class Usage:
     estimated: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatResult:
     """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it."""
 
@@ -34,14 +34,14 @@ class ChatResult:
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join([part.text for part in self.parts if isinstance(part, Text)])
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+        return tuple([part for part in self.parts if isinstance(part, ToolCall)])
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
@@ -69,7 +69,7 @@ class Delta:
         return bool(self.text or self.reasoning or self.tool_index is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Embeddings:
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage = Usage()

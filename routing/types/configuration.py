@@ -1,18 +1,27 @@
 """Configuration and the state of the world, as the planner sees them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from routing.types.conversation import Source
+from ziggie.values import value
 
 ENVELOPE = 0  # the budget id that stands for an envelope's own limit: rows count from 1
+# A budget's scope: which of its names restrict requests, with the field of a demand, and which restrict models.
+OF_REQUEST = {
+    "api_keys": "api_key_id",
+    "task_kinds": "task_kind",
+    "agent_levels": "agent_level",
+    "creators": "creator",
+}
+OF_MODEL = frozenset({"locations", "providers", "models"})
 SHADOW = "shadow"  # the task kind of every call that only compares: it serves nobody, so it saves nothing
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ProviderSpec:
     """A provider row. `api_key` is resolved (environment or encrypted field) and never printed."""
 
@@ -33,7 +42,7 @@ class ProviderSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PriceSpec:
     """Dollars per million tokens, from the price row `id`. None: this kind of token has no price of
     its own (cached and cache-written tokens then cost what input costs)."""
@@ -45,7 +54,7 @@ class PriceSpec:
     cache_write_usd_per_mtok: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ModelSpec:
     """A language-model row with the price in force. `name` goes on the wire, `slug` is ours."""
 
@@ -60,13 +69,13 @@ class ModelSpec:
     price: PriceSpec | None = None
     aliases: tuple[str, ...] = ()
     dimensions: int | None = None  # of an embedding model
+    source: Source = field(init=False, repr=False, compare=False)
 
-    @property
-    def source(self) -> Source:
-        return self.provider.location
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", self.provider.location)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Range:
     """above < value <= at_most; None is open."""
 
@@ -85,7 +94,7 @@ class Range:
         return above < value <= at_most
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class When:
     """A rule's conditions; all must hold, an empty one always does."""
 
@@ -121,7 +130,7 @@ class When:
         object.__setattr__(self, "bounds", bounds)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RuleOptions:
     min_confidence: float | None = None  # 0-100
     first_token_seconds: float | None = 5.0
@@ -138,7 +147,7 @@ class RuleOptions:
     store_bodies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RuleSpec:
     id: int
     name: str
@@ -149,7 +158,7 @@ class RuleSpec:
     options: RuleOptions = RuleOptions()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PolicySpec:
     id: int
     slug: str
@@ -157,7 +166,7 @@ class PolicySpec:
     rules: tuple[RuleSpec, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BudgetSpec:
     """A budget row. `scope` maps locations, providers, models, api_keys, task_kinds, agent_levels,
     creators to the values it counts; an empty mapping counts everything."""
@@ -170,9 +179,17 @@ class BudgetSpec:
     hard: bool
     on_exhausted: Literal["local", "deny"]
     alert_at_percent: tuple[int, ...] = ()
+    # What the scope asks of a request and of a model, as (field, values), worked out once.
+    of_request: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
+    of_model: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        asked = [(name, values) for name, values in self.scope.items() if values]
+        object.__setattr__(self, "of_request", tuple((OF_REQUEST[n], v) for n, v in asked if n in OF_REQUEST))
+        object.__setattr__(self, "of_model", tuple((n, v) for n, v in asked if n in OF_MODEL))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SettingsSpec:
     strategy: str = "balanced"
     baseline_model: str = ""
@@ -183,7 +200,7 @@ class SettingsSpec:
     redact_patterns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Snapshot:
     """All configuration at one epoch. A call uses one snapshot from start to end, so that no call
     sees half of a change."""
@@ -195,9 +212,12 @@ class Snapshot:
     settings: SettingsSpec
     by_name: Mapping[str, tuple[ModelSpec, ...]]  # wire names and aliases
     valid_until: datetime | None = None  # when the next price comes into force
+    # The budgets that count what a model costs, by its slug: worked out when somebody
+    # first asks (budgets.py).
+    watchers: dict[str, tuple[BudgetSpec, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BudgetState:
     """How much of a budget is free in its current period."""
 
@@ -205,7 +225,7 @@ class BudgetState:
     limit_microusd: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class World:
     """What changes from second to second. Missing entries mean: healthy, empty, unspent."""
 

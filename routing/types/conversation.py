@@ -1,9 +1,10 @@
 """What is said: messages and their parts, tools."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
+
+from ziggie.values import value
 
 
 class Source(StrEnum):
@@ -18,12 +19,12 @@ Role = Literal["system", "user", "assistant", "tool"]
 StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Text:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Image:
     """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`)."""
 
@@ -32,7 +33,7 @@ class Image:
     url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolCall:
     """A model's wish to call a tool. `arguments` is a JSON text, as the model wrote it."""
 
@@ -41,7 +42,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolResult:
     """The caller's answer to a ToolCall."""
 
@@ -50,7 +51,7 @@ class ToolResult:
     is_error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reasoning:
     """A model's visible thinking. `signature` is Anthropic's, needed to send it back."""
 
@@ -62,14 +63,14 @@ class Reasoning:
 Part = Text | Image | ToolCall | ToolResult | Reasoning
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     role: Role
     parts: tuple[Part, ...]
 
     @property
     def text(self) -> str:
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join([part.text for part in self.parts if isinstance(part, Text)])
 
 
 def message(role: Role, text: str) -> Message:
@@ -77,7 +78,7 @@ def message(role: Role, text: str) -> Message:
     return Message(role, (Text(text),))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tool:
     """A function that the model may call. `parameters` is a JSON Schema object."""
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from routing.types.answers import ChatResult, Usage
 from routing.types.configuration import ModelSpec, RuleOptions
 from routing.types.conversation import Source
+from ziggie.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Features:
     """What a request was judged by. `estimated` names the features that nobody stated."""
 
@@ -26,7 +27,7 @@ class Features:
     estimated: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """A model that may serve, in its place of the chain.
 
@@ -61,7 +62,7 @@ DropKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dropped:
     """A model that may not serve, and why: `kind` for programs, `reason` for people."""
 
@@ -72,7 +73,7 @@ class Dropped:
     kind: DropKind = "disabled"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Plan:
     """What to try, in order, and why not the others.
 
@@ -126,7 +127,7 @@ class Attempt:
     served: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Skipped:
     """A candidate that was not asked when its turn came, because it was busy. `seconds` were waited for it."""
 
@@ -138,7 +139,7 @@ class Skipped:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Routed:
     """A routed call's answer with its receipt in short. `findings` is what its pattern learned: what a verifier
     found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md)."""

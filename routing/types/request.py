@@ -1,15 +1,16 @@
 """What a caller wants: a conversation, and what is to be known of it for choosing who answers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 from uuid import UUID
 
 from routing.types.answers import ChatResult
 from routing.types.conversation import Image, Message, Tool
+from ziggie.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hints:
     """What the caller says about a task, for the router. None and empty mean: not stated."""
 
@@ -23,7 +24,7 @@ class Hints:
     pattern: str = ""  # overrides the rule's
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Verdict:
     """What a caller's `accept` says of an answer: usable or not, why not, how sure (0-100)."""
 
@@ -35,7 +36,7 @@ class Verdict:
 BudgetFit = Literal["", "clamp", "refuse"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRequest:
     """One task for a language model, independent of any wire format.
 
@@ -83,9 +84,11 @@ class ChatRequest:
     @property
     def needs(self) -> frozenset[str]:
         """Capabilities without which a model cannot serve this request at all."""
-        needed = set(self.hints.capabilities)
+        needed = self.hints.capabilities
         if self.tools:
-            needed.add("tools")
-        if any(isinstance(part, Image) for m in self.messages for part in m.parts):
-            needed.add("vision")
-        return frozenset(needed)
+            needed |= {"tools"}
+        for said in self.messages:
+            for part in said.parts:
+                if isinstance(part, Image):
+                    return needed | {"vision"}
+        return needed

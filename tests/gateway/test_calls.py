@@ -83,6 +83,14 @@ def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gat
     assert period.settled_microusd == 260 * statuses.count(200) <= 3_000
 
 
+def test_what_a_call_has_not_spent_is_there_for_the_next_one_at_once(gateway: Gateway) -> None:
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=50)
+    assert post(gateway).status_code == 200
+    held = gateway.settled(1)[0].reserved_microusd
+    Budget.objects.update(limit_microusd=4 * 260 + held)  # the fourth from here fits if the third holds nothing more
+    assert [post(gateway).status_code for _ in range(5)] == [200, 200, 200, 200, 402]
+
+
 def test_a_key_with_its_own_budget_is_stopped_by_it_and_others_are_not(gateway: Gateway) -> None:
     Budget.objects.create(slug="narrow", scope={"api_keys": [gateway.key_id]}, limit_microusd=1, on_exhausted="deny")
     _, other = create_api_key("other")

@@ -455,7 +455,7 @@ def test_each_budget_counts_what_is_in_its_scope() -> None:
     holds = plan(request, config, HEALTHY).holds
     assert set(holds) == {1, 2, 3, 4, 6, 8}
     assert holds[3] < holds[1] == holds[2] == holds[8]
-    in_scope = budgets_in_scope(budgets, LLAMA, measure(request))
+    in_scope = budgets_in_scope(config, LLAMA, measure(request))
     assert [b.slug for b in in_scope] == ["key", "everything", "local", "a mixture"]
 
 

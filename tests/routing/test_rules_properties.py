@@ -151,7 +151,7 @@ def test_the_whole_plan_fits_into_every_hard_budget(situation: tuple[ChatRequest
     demand = measure(request)
     for candidate in (*decision.candidates, *decision.parts):
         model = candidate.model
-        hard = [b for b in budgets_in_scope(config.budgets, model, demand) if b.hard]
+        hard = [b for b in budgets_in_scope(config, model, demand) if b.hard]
         assert not hard or model.price is not None
         if hard and not is_free(model.price):
             assert model.max_output_tokens is not None or request.max_output_tokens is not None
@@ -161,8 +161,8 @@ def test_the_whole_plan_fits_into_every_hard_budget(situation: tuple[ChatRequest
             )
             assert candidate.worst_case_microusd >= once
     for each in config.budgets:
-        in_scope = [c for c in decision.candidates if each in budgets_in_scope([each], c.model, demand)]
-        parts = [c for c in decision.parts if each in budgets_in_scope([each], c.model, demand)]
+        in_scope = [c for c in decision.candidates if each in budgets_in_scope(config, c.model, demand)]
+        parts = [c for c in decision.parts if each in budgets_in_scope(config, c.model, demand)]
         held = decision.holds.get(each.id, 0)
         assert held >= sum(c.worst_case_microusd for c in parts)
         # A walk may spend all its attempts on any one candidate; fewer attempts than candidates hold less than all.

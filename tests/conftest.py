@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from asgiref.sync import SyncToAsync
 from channels.layers import channel_layers
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from ziggie.pglayer import PostgresChannelLayer
 
 pytest_plugins = ["tests.servers.fixtures"]
+# The same examples in every run, however slow: a chance find is for those who look for it with a profile of their own.
+hypothesis.settings.register_profile(
+    "same", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_xdist_auto_num_workers() -> int:

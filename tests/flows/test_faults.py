@@ -17,7 +17,7 @@ from tests.flows.system import System, running, until
 from tests.servers import AnthropicServer, OllamaServer, Reply
 from tests.servers.redis_server import running_redis
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(900)]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from knowledge.insights import SCHEMA
 from tests.flows.jobs import DONE, TALK, analysed, post_video
 from tests.flows.system import System, until
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.flows.changes import CHANGED_WITHIN_SECONDS, CHANGES, seconds_until_i
 from tests.flows.replicas import MODELS, Load, Replicas, Told, call, replicas
 from tests.flows.system import until
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(400), pytest.mark.xdist_group("replicas")]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(900), pytest.mark.xdist_group("replicas")]
 CLIENTS = 50
 
 

@@ -17,7 +17,7 @@ from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.ids import uuid7
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 LEFT = """
 SELECT (SELECT count(*) FROM routing_reservation)::int,

@@ -10,6 +10,7 @@ import pytest
 
 from routing import slots
 from tests.flows.changes import CHANGED_WITHIN_SECONDS, CHANGES, seconds_until_in_force
+from tests.flows.jobs import assert_nothing_is_held
 from tests.flows.replicas import MODELS, Load, Replicas, Told, call, replicas
 from tests.flows.system import until
 
@@ -142,9 +143,7 @@ def test_the_loss_of_the_first_provider_under_load_reaches_no_client(
     assert all(one.sent_at < lost_at for one in broken)
     after = {one.text for one in load.told if one.sent_at > lost_at + 1 and not one.problem}
     assert after == {"from south"}
-    assert here.system.rows("SELECT count(*) FROM routing_reservation") == [(0,)] or until(
-        lambda: here.system.rows("SELECT count(*) FROM routing_reservation") == [(0,)], 60
-    )
+    assert_nothing_is_held(here.system)
 
 
 def test_an_answer_cut_in_its_middle_is_made_whole_by_the_next_provider(here: Replicas) -> None:

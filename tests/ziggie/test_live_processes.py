@@ -168,7 +168,7 @@ async def hear(port: int, cookie: str, environment: Environment) -> list[dict[st
     """The frames that a socket of the web server gets while a worker publishes three events."""
     headers, origin = {"Cookie": cookie}, websockets.Origin(f"http://127.0.0.1:{port}")
     async with websockets.connect(
-        address(port, f"runs,run:{RUN}"), additional_headers=headers, origin=origin
+        address(port, f"runs,run:{RUN}"), additional_headers=headers, origin=origin, open_timeout=60
     ) as socket:
         with publisher(3, RUN, environment):
             return [json.loads(await asyncio.wait_for(socket.recv(), 60)) for _ in range(3)]
@@ -200,7 +200,7 @@ async def test_events_reach_sockets_by_redis_as_well(cookie: str, environment: E
 async def test_an_open_socket_outlives_its_servers_connections_and_is_told_of_the_gap(
     port: int, cookie: str, environment: Environment
 ) -> None:
-    async with websockets.connect(address(port), additional_headers={"Cookie": cookie}) as socket:
+    async with websockets.connect(address(port), additional_headers={"Cookie": cookie}, open_timeout=60) as socket:
         await sync_to_async(end_live_connections)()
         assert json.loads(await asyncio.wait_for(socket.recv(), 30))["type"] == "live.gap"
         with publisher(1, RUN, environment):
@@ -216,7 +216,7 @@ async def test_a_browser_learns_why_it_was_closed_and_strangers_get_403(port: in
     assert await close_code(port, "runs", {"Authorization": f"Bearer {key}"}) == 4403
     assert await close_code(port, "runs", {"Cookie": cookie}, says="x" * 5000) == 4413
     offered = [websockets.Subprotocol("ziggie.live"), websockets.Subprotocol(good)]
-    async with websockets.connect(address(port, "runs"), subprotocols=offered) as socket:
+    async with websockets.connect(address(port, "runs"), subprotocols=offered, open_timeout=60) as socket:
         assert socket.subprotocol == "ziggie.live"
         await socket.send('{"type": "ping"}')
         assert json.loads(await asyncio.wait_for(socket.recv(), 60)) == {"type": "pong"}
@@ -228,13 +228,13 @@ def make_keys() -> list[str]:
 
 async def handshake(port: int, headers: dict[str, str]) -> int:
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with websockets.connect(address(port), additional_headers=headers):
+        async with websockets.connect(address(port), additional_headers=headers, open_timeout=60):
             pass
     return refused.value.response.status_code
 
 
 async def close_code(port: int, topics: str, headers: dict[str, str], says: str = "") -> int:
-    async with websockets.connect(address(port, topics), additional_headers=headers) as socket:
+    async with websockets.connect(address(port, topics), additional_headers=headers, open_timeout=60) as socket:
         if says:
             await socket.send(says)
         with pytest.raises(websockets.ConnectionClosed) as closed:

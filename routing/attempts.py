@@ -55,8 +55,8 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]:
-        """The answer's pieces."""
+    ) -> AsyncGenerator[list[Delta], None]:
+        """The answer's pieces, each time those that have come."""
 
 
 class Whole(Protocol):
@@ -230,13 +230,18 @@ class Walk:
             asked = replace(step, request=repair_request(step.request, answer.result, answer.verdict.problem))
         return None
 
-    async def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
+    def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Awaitable[Answer]:
         """One call of a candidate, once it has a slot: the time of the attempt counts from there.
 
         Raises ProviderError for a failed attempt, and Busy where it came to none."""
         slot = self.observer.slot(candidate, wait_seconds=_patience(candidate, step))
         if slot is None:
-            return await self._asked(candidate, step, repair=repair)
+            return self._asked(candidate, step, repair=repair)
+        return self._asked_in(slot, candidate, step, repair=repair)
+
+    async def _asked_in(
+        self, slot: AbstractAsyncContextManager[None], candidate: Candidate, step: _Step, *, repair: bool
+    ) -> Answer:
         waiting_since = time.monotonic()
         async with AsyncExitStack() as held:
             try:
@@ -340,10 +345,11 @@ class Walk:
             patience = first_token and Patience.of(limit, step.request, hard_stop=hard_stop, first_token=first_token)
             stream = self.call(candidate, step.request, first_token_seconds=first_token)
             async with aclosing(stream):
-                async for piece in stream:
-                    first = collector.add(piece)
-                    if patience:
-                        patience.heard(piece, clock(), first=first, is_seen=self.committed)
+                async for pieces in stream:
+                    for piece in pieces:
+                        first = collector.add(piece)
+                        if patience:
+                            patience.heard(piece, clock(), first=first, is_seen=self.committed)
                     if step.request.on_output is not None:
                         step.request.on_output(collector.characters)
 

@@ -13,13 +13,12 @@ LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
 
 async def ask(
     candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-) -> AsyncGenerator[Delta, None]:
+) -> AsyncGenerator[list[Delta], None]:
     """The answer of one candidate that has a slot, piece by piece. Raises ProviderError or UnsupportedByProvider."""
     provider = candidate.model.provider
     if provider.kind == "offline":
         # Ranking a long transcript takes a second of computing: not on the event loop.
-        for delta in await asyncio.to_thread(lambda: list(offline.stream(request))):
-            yield delta
+        yield await asyncio.to_thread(lambda: list(offline.stream(request)))
         return
     # A model on a slow machine is given up when it falls silent, not because it takes long.
     timeouts = transport.Timeouts(first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS)
@@ -28,7 +27,7 @@ async def ask(
     )
     async with aclosing(deltas):
         async for delta in deltas:
-            yield delta
+            yield [delta]
 
 
 class Breakers:

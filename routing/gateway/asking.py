@@ -1,6 +1,7 @@
 """How the gateway reaches providers: codecs over its own connections, an answer whole or piece by piece."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from routing import calling
 from routing.adapters.errors import make_error
@@ -17,18 +18,18 @@ def asker(sink: Sink | None = None) -> Caller:
 
     async def ask(
         candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]:
-        if candidate.model.provider.kind == "offline":
-            async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
+    ) -> AsyncGenerator[list[Delta], None]:
+        is_offline = candidate.model.provider.kind == "offline"
+        stream = (
+            calling.ask(candidate, request, first_token_seconds=first_token_seconds)
+            if is_offline
+            else _streamed(candidate, request)
+        )
+        async with aclosing(stream):
+            async for deltas in stream:
                 if sink is not None:
-                    await sink(candidate, [delta])
-                yield delta
-            return
-        async for deltas in _streamed(candidate, request):
-            if sink is not None:
-                await sink(candidate, deltas)
-            for delta in deltas:
-                yield delta
+                    await sink(candidate, deltas)
+                yield deltas
 
     return ask
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Awaitable
 from typing import Any
 
 import django
@@ -32,8 +33,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class GatewayConnection(Connection):
-    async def serve(self, http: Http) -> None:
-        await app.serve(http)
+    def serve(self, http: Http) -> Awaitable[None]:
+        return app.serve(http)
 
 
 def serve(*, host: str, port: int, workers: int) -> None:

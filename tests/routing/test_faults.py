@@ -13,7 +13,7 @@ from routing.adapters import transport
 from routing.attempts import Answer, Caller, Walk
 from routing.batch_answers import Nobody
 from routing.gateway import upstream
-from routing.gateway.asking import Asker
+from routing.gateway.asking import ask_quietly, ask_whole, asker
 from routing.types import (
     Candidate,
     Delta,
@@ -94,8 +94,8 @@ def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk,
         walk.committed = walk.committed or bool(texts)
         seen.extend(texts if candidate.model.slug == models[0].slug else ())
 
-    callers: dict[str, Caller] = {"inside": calling.ask, "streamed": Asker(sink)}
-    walk = Walk(plan, ask(), callers.get(way, Asker()), Nobody())
+    callers: dict[str, Caller] = {"inside": calling.ask, "streamed": asker(sink)}
+    walk = Walk(plan, ask(), callers.get(way, ask_quietly), Nobody(), whole=ask_whole if way == "whole" else None)
     return walk, seen
 
 

@@ -23,12 +23,12 @@ from routing.admin_forms import (
     RuleOrderFormSet,
     SettingsForm,
 )
+from routing.admin_prices import PriceInline
 from routing.configuration import PolicyEntry
 from routing.models import (
     Budget,
     BudgetPeriod,
     LanguageModel,
-    Price,
     Provider,
     RoutingPolicy,
     RoutingRule,
@@ -93,20 +93,6 @@ class ProviderAdmin(ConfigurationAdmin):
         for provider in queryset[:10]:
             level, text = probe(provider.slug)
             messages.add_message(request, level, f"{provider.slug}: {text}")
-
-
-class PriceInline(TabularInline):  # type: ignore[misc]
-    """Prices are added, never edited: old records keep their arithmetic."""
-
-    model = Price
-    extra = 0
-    fields = (*rows.PRICE_COLUMNS, "effective_from", "origin")
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(LanguageModel)

@@ -11,6 +11,8 @@ from routing.demand import Demand
 from routing.pricing import is_free
 from routing.types import ENVELOPE, BudgetSpec, ModelSpec, Snapshot, Source, World
 
+CLOUD = ""  # stands for every cloud model among the watchers of models
+
 
 def watches_request(budget: BudgetSpec, demand: Demand) -> bool:
     """Whether what the caller says puts a request into the budget's scope; an empty list restricts nothing."""
@@ -61,11 +63,11 @@ def left_microusd(budget: BudgetSpec, world: World) -> int:
     return budget.limit_microusd if state is None else state.left_microusd
 
 
-def budget_left(budgets: Iterable[BudgetSpec], models: Mapping[str, ModelSpec], demand: Demand, world: World) -> float:
+def budget_left(snapshot: Snapshot, demand: Demand, world: World) -> float:
     """The fraction (0-1) that is left of the tightest budget that watches cloud calls; 1 without one."""
     tightest = 1.0
-    for budget in budgets:
-        if (not budget.of_request or watches_request(budget, demand)) and _watches_cloud(budget, models):
+    for budget in _cloud_watchers(snapshot):
+        if not budget.of_request or watches_request(budget, demand):
             limit = budget.limit_microusd
             fraction = left_microusd(budget, world) / limit if limit else 0.0
             tightest = min(tightest, max(fraction, 0.0))
@@ -119,6 +121,14 @@ class Purse:
         if self.max_attempts is None or len(costs) <= self.max_attempts:
             return sum(costs)
         return sum(nlargest(self.max_attempts, costs))
+
+
+def _cloud_watchers(snapshot: Snapshot) -> tuple[BudgetSpec, ...]:
+    known = snapshot.watchers.get(CLOUD)
+    if known is None:
+        watching = tuple(b for b in snapshot.budgets if _watches_cloud(b, snapshot.models))
+        known = snapshot.watchers[CLOUD] = watching
+    return known
 
 
 def _watches_cloud(budget: BudgetSpec, models: Mapping[str, ModelSpec]) -> bool:

@@ -14,7 +14,6 @@ from routing import (
     bodies,
     cache,
     envelopes,
-    health,
     ledger,
     patterns,
     receipts,
@@ -82,7 +81,9 @@ async def open_call(
     deadline = started + (request.deadline_seconds or LONGEST_CALL_SECONDS)
     demand = measure(request)
     planned = await _plan(call_id, request, demand, allowed_models)
-    turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
+    turn = cache.Turn()
+    if cache.is_wanted(request, planned.plan):
+        turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
     hold = ledger.Hold(call_id)
     if turn.entry is None:
         try:
@@ -124,12 +125,25 @@ class _View:
 _view = _View()  # of the process; replaced as a whole, so that threads do not meet in it
 
 
-async def _plan(
+async def _plan(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+    """What was seen a moment ago is good enough to plan by, unless that finds no money."""
+    try:
+        return await _planned(call_id, request, demand, allowed_models)
+    except BudgetExceeded:
+        return await _plan_again(call_id, request, demand, allowed_models)
+
+
+async def _plan_again(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
+    """By what is seen once the calls that have ended hold nothing any more."""
+    await ledger.caught_up()
+    return await _planned(call_id, request, demand, allowed_models, again=True)
+
+
+async def _planned(
     call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str], *, again: bool = False
 ) -> _Planned:
-    """What was seen a moment ago is good enough to plan by, unless a plan made by it was just refused."""
     configuration = await snapshot.acurrent()
-    world = await (health.world(configuration) if again else worlds.recent(configuration))
+    world = await (worlds.fresh(configuration) if again else worlds.recent(configuration))
     if request.envelope_id is not None:
         envelope = await envelopes.look(request.envelope_id, call_id=call_id)
         if envelope is None or not envelope.is_open:
@@ -164,7 +178,7 @@ async def _hold(
         except BudgetExceeded:
             if chance == PLANS:
                 raise
-        planned = await _plan(call_id, request, demand, allowed_models, again=True)
+        planned = await _plan_again(call_id, request, demand, allowed_models)
     return planned, hold
 
 
@@ -176,7 +190,7 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     details += [{"model": s.model, "outcome": "skipped", "error": s.reason} for s in call.walk.skipped]
     text = "; ".join(f"{detail['model']}: {detail['error'] or detail['outcome']}" for detail in details)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
-    if attempts and call.walk.unsupported == len(attempts):
+    if attempts and call.walk.refused == len(attempts):  # the same request would be refused again
         kind = Unsupported
     elif call.walk.skipped and not attempts and not late:
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed

@@ -47,9 +47,9 @@ class Lane(Generic[Item, Result]):
 
     `patience_seconds` is how long an operation waits for a server that is away before it fails with
     Unavailable. Batches begin at least `apart_seconds` after one another, so that those for which nobody
-    waits are fewer and larger. `repair` makes an item that the database refuses as data acceptable. An item
-    whose waiter gave up is dropped while it still queues, unless the lane is `steadfast`; if it was done all
-    the same, `orphaned` is told.
+    waits are fewer and larger; one for which somebody does begins at once (`hurry`). `repair` makes an item
+    that the database refuses as data acceptable. An item whose waiter gave up is dropped while it still
+    queues, unless the lane is `steadfast`; if it was done all the same, `orphaned` is told.
     """
 
     def __init__(
@@ -67,6 +67,9 @@ class Lane(Generic[Item, Result]):
         self._patience_seconds = patience_seconds
         self._apart_seconds = apart_seconds
         self._began = float("-inf")
+        self._in_hurry = False
+        self._pause: asyncio.Future[None] | None = None
+        self._newest: asyncio.Future[Result] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it is of
         self._repair = repair
         self._steadfast = steadfast
@@ -74,16 +77,29 @@ class Lane(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    def submit(self, item: Item) -> asyncio.Future[Result]:
+    def submit(self, item: Item, *, hurry: bool = True) -> asyncio.Future[Result]:
         """The future result. Raises Unavailable at once if too much waits already."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("too many operations wait for the database")
         loop = self._loop = self._loop or asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future = self._newest = loop.create_future()
         self._waiting.append((item, future, loop.time() + self._patience_seconds))
         if self._worker is None:
             self._worker = loop.create_task(self._work())
+        if hurry or len(self._waiting) >= MAX_BATCH:
+            self._hurry()
         return future
+
+    async def caught_up(self, within_seconds: float) -> None:
+        """Returns once all that was submitted before is done, or after that time."""
+        if self._newest is not None and not self._newest.done():
+            self._hurry()
+            await asyncio.wait([self._newest], timeout=within_seconds)
+
+    def _hurry(self) -> None:
+        self._in_hurry = True
+        if self._pause is not None and not self._pause.done():
+            self._pause.set_result(None)
 
     async def idle(self) -> None:
         """Returns once nothing waits and nothing is under way."""
@@ -104,8 +120,11 @@ class Lane(Generic[Item, Result]):
     async def _keep_apart(self) -> None:
         loop = asyncio.get_running_loop()
         wait_seconds = self._began + self._apart_seconds - loop.time()
-        if wait_seconds > 0:
-            await asyncio.sleep(wait_seconds)
+        if wait_seconds > 0 and not self._in_hurry:
+            self._pause = loop.create_future()
+            await asyncio.wait([self._pause], timeout=wait_seconds)
+            self._pause = None
+        self._in_hurry = False
         self._began = loop.time()
 
     async def _finish(self, batch: list[tuple[Item, asyncio.Future[Result], float]], *, again: bool = False) -> None:

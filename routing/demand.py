@@ -179,7 +179,8 @@ class _Size:
                 self.add_prompt(part.text)
                 if self.reads_subject and not self.speaks_of_strategy:
                     lowered = part.text.lower()
-                    self.speaks_of_strategy = any(stem in lowered for stem in STRATEGIC_STEMS)
+                    for stem in STRATEGIC_STEMS:
+                        self.speaks_of_strategy |= stem in lowered
                 continue
             match part:
                 case Image():

@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from routing import database, ledger_batches
 from routing.coalescing import Lane
+from routing.keeping import keeper
 from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
 from routing.loops import OfLoop
@@ -28,13 +29,17 @@ MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bi
 MAX_HOLD_SECONDS = 7 * 86_400.0
 RESERVE_PATIENCE_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 60.0
-SETTLEMENTS_APART_SECONDS = 0.005  # few wait for them, and a statement for several costs little more than for one
+SETTLEMENTS_APART_SECONDS = 0.025  # where nobody waits for them: a statement for several costs little more than for one
+CATCH_UP_SECONDS = 1.0
 SWEEP_BATCH = 200
 ANSWERED = -1  # refuses in a budget's place: the call is over
-__all__ = ["BALANCES", "Hold", "balances", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
+__all__ = ["BALANCES", "Hold", "balances", "caught_up", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
 EXPIRED = """
-SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
+SELECT id, envelope_id, period_ids, ARRAY(
+    SELECT p.budget_id FROM unnest(period_ids) WITH ORDINALITY AS held(period, place)
+    LEFT JOIN routing_budgetperiod p ON p.id = held.period ORDER BY place
+), amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
 """
 BALANCES = """
@@ -65,7 +70,8 @@ async def reserve(
     With an envelope, `amounts` has under ENVELOPE what the call takes of its limit, and the money comes from what
     the envelope holds in each budget, then from the budget itself.
     `context` is what the sweep settles from if nobody else does: any columns of CallRow and UsageRow.
-    Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None.
+    Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None. A hold is
+    renewed while this process lives and has neither settled nor released it, up to some hours (keeping.py).
     Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
     InvalidInput for an impossible amount, Unavailable.
     """
@@ -87,6 +93,7 @@ async def reserve(
             _give_back(admission.result())
         raise
     if isinstance(outcome, Hold):
+        keeper().keep(call_id, seconds=seconds)
         return outcome
     if outcome.budget_id == ANSWERED:
         raise Conflict("this call has been answered and settled")
@@ -106,7 +113,7 @@ async def settle(
     True if this ended the call, False if it had ended before; then nothing is written. Goes on to its end
     when the caller is cancelled. Raises Unavailable if the database stays away; the sweep settles then.
     """
-    return await settle_soon(hold, call=call, records=records, charges=charges, at=at)
+    return await _settlement(hold, call, records, charges, at, hurry=True)
 
 
 def settle_soon(
@@ -117,7 +124,20 @@ def settle_soon(
     charges: Mapping[int, int],
     at: datetime | None = None,
 ) -> asyncio.Future[bool]:
-    """The same for a caller that has something else to do meanwhile."""
+    """The same for a caller that does not wait for it."""
+    return _settlement(hold, call, records, charges, at, hurry=False)
+
+
+def _settlement(
+    hold: Hold,
+    call: CallRow,
+    records: Sequence[UsageRow],
+    charges: Mapping[int, int],
+    at: datetime | None,
+    *,
+    hurry: bool,
+) -> asyncio.Future[bool]:
+    keeper().let_go(hold.call_id)
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")
     if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
@@ -127,14 +147,23 @@ def settle_soon(
         for budget in sorted(charges)
         if charges[budget] and budget != ENVELOPE
     ]
+    call.paid_by = {str(budget): amount for budget, _, amount in lines}
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent))
+    return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent), hurry=hurry)
+
+
+async def caught_up() -> None:
+    """Returns once the calls of this loop that have ended are settled: what they held may be what was missing."""
+    lanes = _lanes()
+    for lane in (lanes.ending, lanes.ending_drawn):
+        await lane.caught_up(CATCH_UP_SECONDS)
 
 
 async def release(hold: Hold) -> bool:
     """Gives a hold back without a receipt. False if the call had ended before. A free hold needs nothing."""
     if hold.is_free:
         return True
+    keeper().let_go(hold.call_id)
     spent = None if hold.envelope_id is None else 0
     return await _end(Ending(hold.call_id, is_free=False, spent_microusd=spent))
 
@@ -201,9 +230,9 @@ class _Lanes:
 _lanes = OfLoop(_Lanes).get
 
 
-def _end(ending: Ending) -> asyncio.Future[bool]:
+def _end(ending: Ending, *, hurry: bool = True) -> asyncio.Future[bool]:
     lanes = _lanes()
-    return (lanes.ending if ending.spent_microusd is None else lanes.ending_drawn).submit(ending)
+    return (lanes.ending if ending.spent_microusd is None else lanes.ending_drawn).submit(ending, hurry=hurry)
 
 
 def _give_back(outcome: Hold | Refusal) -> None:
@@ -224,13 +253,15 @@ def _repaired_ending(ending: Ending) -> Ending:
 
 
 def _swept(row: TupleRow) -> Ending:
-    call_id, envelope_id, periods, amounts, taken, context, created_at = row
+    call_id, envelope_id, periods, budgets, amounts, taken, context, created_at = row
     known = context.get("cost_microusd")
     cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
     if context.get("release_when_expired"):
         return Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
     call, records = abandoned_call(call_id, context, cost_microusd=cost, created_at=created_at, now=datetime.now(UTC))
-    charges = [(None, period, min(cost, amount)) for period, amount in zip(periods, amounts, strict=True)]
+    lines = zip(budgets, periods, amounts, strict=True)
+    charges = [(budget, period, min(cost, amount)) for budget, period, amount in lines]
+    call.paid_by = {str(budget): amount for budget, _, amount in charges if budget is not None and amount}
     spent = None if envelope_id is None else cost
     return Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
 

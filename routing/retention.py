@@ -37,9 +37,9 @@ SELECT inhrelid::regclass::text FROM pg_inherits
 WHERE inhparent = 'routing_usagerecord'::regclass AND inhrelid <> 'routing_usagerecord_rest'::regclass
 """
 KEEP_SUMS: LiteralString = f"""
-INSERT INTO routing_usagemonth AS m (month, {SUMS}, receipts, receipts_microusd, dropped_at)
+INSERT INTO routing_usagemonth AS m (month, {SUMS}, receipts, receipts_microusd, paid_by, dropped_at)
 SELECT %(month)s, count(*), sum(succeeded), sum(input_tokens), sum(output_tokens), sum(cost_microusd),
-       sum(baseline_microusd), sum(energy_microusd), sum(saved_microusd), 0, 0, now()
+       sum(baseline_microusd), sum(energy_microusd), sum(saved_microusd), 0, 0, '{{}}', now()
 FROM (SELECT {OF_RECORD} FROM routing_usagerecord WHERE created_at >= %(since)s AND created_at < %(until)s) record
 HAVING count(*) > 0
 ON CONFLICT (month) DO UPDATE SET attempts = m.attempts + excluded.attempts,
@@ -53,13 +53,15 @@ DROP_RECEIPTS = """
 WITH gone AS (
     DELETE FROM routing_routedcall WHERE id IN (
         SELECT id FROM routing_routedcall WHERE created_at >= %(since)s AND created_at < %(until)s LIMIT %(most)s)
-    RETURNING cost_microusd
+    RETURNING cost_microusd, paid_by
 )
 INSERT INTO routing_usagemonth AS m (month, attempts, succeeded, input_tokens, output_tokens, cost_microusd,
-    baseline_microusd, energy_microusd, saved_microusd, receipts, receipts_microusd, dropped_at)
-SELECT %(month)s, 0, 0, 0, 0, 0, 0, 0, 0, count(*), sum(cost_microusd), now() FROM gone HAVING count(*) > 0
+    baseline_microusd, energy_microusd, saved_microusd, receipts, receipts_microusd, paid_by, dropped_at)
+SELECT %(month)s, 0, 0, 0, 0, 0, 0, 0, 0, count(*), sum(cost_microusd), ledger_paid_in_all(paid_by), now()
+FROM gone HAVING count(*) > 0
 ON CONFLICT (month) DO UPDATE SET receipts = m.receipts + excluded.receipts,
-    receipts_microusd = m.receipts_microusd + excluded.receipts_microusd, dropped_at = now()
+    receipts_microusd = m.receipts_microusd + excluded.receipts_microusd,
+    paid_by = ledger_paid(m.paid_by, excluded.paid_by), dropped_at = now()
 RETURNING (SELECT count(*) FROM gone)
 """
 

@@ -35,6 +35,14 @@ class _Sight:
         look.add_done_callback(_heard)
         return seen[1]
 
+    async def fresh(self, snapshot: Snapshot) -> World:
+        """One that was looked for from now on. Those who wait at the same time share it."""
+        asked_at = time.monotonic()
+        while True:
+            await asyncio.shield(self._look(snapshot))
+            if self._seen is not None and self._seen[0] is snapshot and self._seen[2] >= asked_at:
+                return self._seen[1]
+
     def _look(self, snapshot: Snapshot) -> "asyncio.Task[World]":
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._see(snapshot))
@@ -57,6 +65,11 @@ def _heard(look: "asyncio.Task[World]") -> None:
 
 
 _sights = OfLoop(_Sight)
+
+
+async def fresh(snapshot: Snapshot) -> World:
+    """The world as it is seen from now on. Raises Unavailable."""
+    return await _sights.get().fresh(snapshot)
 
 
 async def recent(snapshot: Snapshot) -> World:

@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self._outlet = outlet()
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.reused = False
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing():
             raise Broken("connection", "the connection broke before an answer came", clean=True)
         self._payload = payload
-        outlet().soon(self._write)
+        self._outlet.soon(self._write)
 
     def _write(self) -> None:
         if self.transport is not None and not self.transport.is_closing():  # its loss is heard of otherwise

@@ -92,6 +92,9 @@ class Price(models.Model):
     output_usd_per_mtok = models.DecimalField(**PRICE)
     cached_input_usd_per_mtok = models.DecimalField(null=True, blank=True, **PRICE)
     cache_write_usd_per_mtok = models.DecimalField(null=True, blank=True, **PRICE)
+    input_tiers = models.JSONField(
+        default=list, blank=True, help_text="What requests pay whose input is longer: see docs/routing.md."
+    )
     effective_from = models.DateTimeField(default=timezone.now)
     origin = models.CharField(max_length=200, blank=True, help_text="Where the figure comes from.")
 

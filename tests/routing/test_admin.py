@@ -1,5 +1,6 @@
 """Retuning in the admin, as staff do it: pages, forms that refuse half-valid edits, versions, secrets."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -188,6 +189,39 @@ def test_a_price_is_added_below_its_model_and_is_in_force(staff: Client) -> None
     price = snapshot.load().models["grok-4"].price
     assert price is not None
     assert (price.input_usd_per_mtok, price.output_usd_per_mtok) == (1, 2)
+
+
+def test_what_longer_inputs_cost_stands_one_tier_a_line(staff: Client) -> None:
+    grok = LanguageModel.objects.get(slug="grok-4")
+    row = price_row(tiers="128000: 6 / 22.5 / - / 7.50\n\n 256000 : 12/45")
+    assert change(staff, grok, LanguageModelForm, **row).status_code == 302
+    price = snapshot.load().models["grok-4"].price
+    assert price is not None
+    assert [(tier.above, tier.price.input_usd_per_mtok) for tier in price.tiers] == [(128_000, 6), (256_000, 12)]
+    assert price.tiers[0].price.cached_input_usd_per_mtok is None
+    assert price.tiers[0].price.cache_write_usd_per_mtok == Decimal("7.5")
+    page = staff.get(reverse("admin:routing_languagemodel_change", args=[grok.pk])).content.decode()
+    assert "128000: 6.00 / 22.50 / - / 7.50" in page
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("6 / 22.5", "Line 1 should read like"),
+        ("100: 6", "Line 1 should read like"),
+        ("100: 6 / -1", "Line 1: output"),
+        ("100: 6 / x", "Line 1: output"),
+        ("-5: 6 / 7", "Line 1 should read like"),
+        ("99999999999: 6 / 7", "Line 1 should read like"),
+        ("9999999999: 6 / 7", "Line 1: above input tokens"),
+        ("100: 6 / 7\n100: 8 / 9", "Line 2: its number of tokens must be more"),
+        ("\n".join(f"{number}: 6 / 7" for number in range(1, 13)), "At most 10 tiers"),
+    ],
+)
+def test_tiers_that_mean_nothing_are_refused(staff: Client, lines: str, reason: str) -> None:
+    grok = LanguageModel.objects.get(slug="grok-4")
+    assert reason in text_of(change(staff, grok, LanguageModelForm, **price_row(tiers=lines)))
+    assert not grok.prices.exists()
 
 
 @pytest.mark.parametrize("amount", ["-1", "NaN", "Infinity", "1e9", "", "0.1234567", "abc"])

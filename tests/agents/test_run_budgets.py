@@ -73,7 +73,8 @@ def test_a_run_draws_from_its_budget_and_the_rest_returns(here: Installation, ke
 
 
 def test_while_it_works_its_whole_budget_is_held_once(here: Installation, key: str) -> None:
-    here.anthropic.default = Reply(text="a decision", latency=1.0)
+    looked = threading.Event()
+    here.anthropic.default = Reply(text="a decision", after=looked)
     run = run_of(key, budget_usd="0.50")
     worker = threading.Thread(target=finished, args=(run,))
     worker.start()
@@ -81,6 +82,7 @@ def test_while_it_works_its_whole_budget_is_held_once(here: Installation, key: s
         worker.join(0.02)
     held = [period.held_microusd for period in BudgetPeriod.objects.all()]
     taken = Reservation.objects.get()
+    looked.set()
     worker.join()
     assert held == [500_000]
     assert (taken.envelope_id, taken.drawn_microusd) == (run.pk, taken.amounts_microusd)
@@ -120,24 +122,24 @@ def test_a_free_run_needs_no_money(here: Installation, key: str) -> None:
 
 
 def test_a_cancelled_run_gives_its_budget_back(here: Installation, key: str) -> None:
-    here.anthropic.default = Reply(text="late", latency=30)
+    here.anthropic.default = Reply(fault="hang")
     run = run_of(key, budget_usd="0.50")
     worker = threading.Thread(target=runner.execute, args=(str(run.pk),))
     worker.start()
     while not here.anthropic.calls:
         worker.join(0.02)
     Client().post(f"{RUNS}/{run.pk}/cancel", headers={"Authorization": f"Bearer {key}"})
-    worker.join(20)
+    worker.join(60)
     assert AgentRun.objects.get().status == "cancelled"
     assert not Envelope.objects.filter(closed_at=None).exists()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while Reservation.objects.exists() and time.monotonic() < until:  # its call is settled beside all this
         time.sleep(0.02)
     here.assert_books_are_closed()
 
 
 def test_a_run_whose_worker_died_goes_on_with_what_is_left_of_its_budget(here: Installation, key: str) -> None:
-    here.anthropic.default = Reply(text="late", latency=30)
+    here.anthropic.default = Reply(fault="hang")
     run = run_of(key, budget_usd="0.10")
     dying = _begin_and_die(run)
     assert dying.left_microusd < 100_000  # its call still holds money

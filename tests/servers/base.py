@@ -127,6 +127,7 @@ class ProviderServer(ABC):
         self.most_at_once = max(self.most_at_once, self._in_flight)
         try:
             await asyncio.sleep(reply.latency)
+            await _happened(reply.after)
             refused = self.refuse(reply, received.json) if reply.status == 200 and not reply.fault else None
             if refused:
                 status, message, kind = refused
@@ -280,6 +281,12 @@ class ProviderServer(ABC):
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         return cls(port=options.port, api_key=options.api_key)
+
+
+async def _happened(event: threading.Event | None) -> None:
+    """Returns once a test has set the event; the client may leave meanwhile."""
+    while event is not None and not event.is_set():
+        await asyncio.sleep(0.01)
 
 
 def tokens(value: Any) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
-from routing.outcomes import outcome_of, was_at_work, worth_another_try
+from routing.outcomes import REFUSALS, outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience
 from routing.types import (
     Attempt,
@@ -111,8 +111,8 @@ class _Step:
 class Walk:
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
-    `skipped` are the candidates that were not asked because no slot of their provider came free. `unsupported`
-    counts the attempts that ended before they began, because the provider's API cannot express the request."""
+    `skipped` are the candidates that were not asked because no slot of their provider came free. `refusals`
+    counts the attempts that failed for the request's own sake: no provider takes it as it is."""
 
     plan: Plan
     request: ChatRequest
@@ -121,7 +121,7 @@ class Walk:
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
-    unsupported: int = 0
+    refusals: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
@@ -271,6 +271,7 @@ class Walk:
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
             outcome, error, status = outcome_of(failure), failure.message, failure.status
+            self.refusals += failure.kind in REFUSALS
             had_it = was_at_work(failure)
             unseen = unseen and had_it
             usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
@@ -327,7 +328,6 @@ class Walk:
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
-            self.unsupported += 1
             raise ProviderError("bad_request", str(error), retryable=False) from error
         except ProviderError:
             raise

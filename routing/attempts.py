@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
-from routing.outcomes import REFUSALS, outcome_of, was_at_work, worth_another_try
+from routing.outcomes import outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience
 from routing.types import (
+    REFUSALS,
     Attempt,
     Candidate,
     ChatRequest,
@@ -55,8 +56,8 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]:
-        """The answer's pieces."""
+    ) -> AsyncGenerator[list[Delta], None]:
+        """The answer's pieces, each time those that have come."""
 
 
 class Whole(Protocol):
@@ -111,8 +112,8 @@ class _Step:
 class Walk:
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
-    `skipped` are the candidates that were not asked because no slot of their provider came free. `refusals`
-    counts the attempts that failed for the request's own sake: no provider takes it as it is."""
+    `skipped` are the candidates that were not asked because no slot of their provider came free. `refused` counts
+    the attempts that failed on the request itself: the API cannot express it, or the provider will not have it."""
 
     plan: Plan
     request: ChatRequest
@@ -121,7 +122,7 @@ class Walk:
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
-    refusals: int = 0
+    refused: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
@@ -230,13 +231,18 @@ class Walk:
             asked = replace(step, request=repair_request(step.request, answer.result, answer.verdict.problem))
         return None
 
-    async def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
+    def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Awaitable[Answer]:
         """One call of a candidate, once it has a slot: the time of the attempt counts from there.
 
         Raises ProviderError for a failed attempt, and Busy where it came to none."""
         slot = self.observer.slot(candidate, wait_seconds=_patience(candidate, step))
         if slot is None:
-            return await self._asked(candidate, step, repair=repair)
+            return self._asked(candidate, step, repair=repair)
+        return self._asked_in(slot, candidate, step, repair=repair)
+
+    async def _asked_in(
+        self, slot: AbstractAsyncContextManager[None], candidate: Candidate, step: _Step, *, repair: bool
+    ) -> Answer:
         waiting_since = time.monotonic()
         async with AsyncExitStack() as held:
             try:
@@ -271,10 +277,10 @@ class Walk:
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
             outcome, error, status = outcome_of(failure), failure.message, failure.status
-            self.refusals += failure.kind in REFUSALS
             had_it = was_at_work(failure)
             unseen = unseen and had_it
             usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
+            self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
@@ -348,10 +354,11 @@ class Walk:
             patience = first_token and Patience.of(limit, step.request, hard_stop=hard_stop, first_token=first_token)
             stream = self.call(candidate, step.request, first_token_seconds=first_token)
             async with aclosing(stream):
-                async for piece in stream:
-                    first = collector.add(piece)
-                    if patience:
-                        patience.heard(piece, clock(), first=first, is_seen=self.committed)
+                async for pieces in stream:
+                    for piece in pieces:
+                        first = collector.add(piece)
+                        if patience:
+                            patience.heard(piece, clock(), first=first, is_seen=self.committed)
                     if step.request.on_output is not None:
                         step.request.on_output(collector.characters)
 

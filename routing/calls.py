@@ -81,7 +81,9 @@ async def open_call(
     deadline = started + (request.deadline_seconds or LONGEST_CALL_SECONDS)
     demand = measure(request)
     planned = await _plan(call_id, request, demand, allowed_models)
-    turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
+    turn = cache.Turn()
+    if cache.is_wanted(request, planned.plan):
+        turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
     hold = ledger.Hold(call_id)
     if turn.entry is None:
         try:
@@ -188,7 +190,7 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     details += [{"model": s.model, "outcome": "skipped", "error": s.reason} for s in call.walk.skipped]
     text = "; ".join(f"{detail['model']}: {detail['error'] or detail['outcome']}" for detail in details)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
-    if attempts and call.walk.refusals == len(attempts):
+    if attempts and call.walk.refused == len(attempts):  # the same request would be refused again
         kind = Unsupported
     elif call.walk.skipped and not attempts and not late:
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed

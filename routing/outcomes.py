@@ -2,8 +2,6 @@
 
 from routing.types import Outcome, ProviderError
 
-REFUSALS = frozenset({"bad_request", "context_overflow", "content_filter"})  # of the request, not of the moment
-
 
 def worth_another_try(error: ProviderError) -> bool:
     """Passing troubles of a server that is there. One that is away or full is left at once."""

@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
+from routing.batch_requests import forget_old
 from routing.models import RateBucket, RoutingSettings, StoredBody
 from routing.proof import OF_RECORD, SUMS, hourly_differences
 
@@ -67,13 +68,14 @@ RETURNING (SELECT count(*) FROM gone)
 
 @dataclass(slots=True)
 class Kept:
-    """What one run did: tables made, months dropped, receipts and bodies deleted; months that could not be
-    dropped, with the reason."""
+    """What one run did: tables made, months dropped, receipts, bodies and finished waiting work deleted; months that
+    could not be dropped, with the reason."""
 
     made: int = 0
     dropped: list[str] = field(default_factory=list)
     receipts: int = 0
     bodies: int = 0
+    work: int = 0
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,6 +86,7 @@ def keep_house(now: datetime | None = None) -> Kept:
     settings = RoutingSettings.objects.filter(pk=1).first() or RoutingSettings(pk=1)
     kept = Kept(made=make_months(now.astimezone(UTC).date()))
     kept.bodies = _drop_bodies(now - timedelta(days=settings.body_days))
+    kept.work = forget_old(now - timedelta(days=settings.body_days))
     if settings.usage_months is not None:
         _drop_before(_months_before(now.astimezone(UTC).date(), settings.usage_months), kept)
     return kept

@@ -6,7 +6,7 @@ order, or as dropped with a reason. Nothing here reads a clock, a database or th
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from routing.budgets import Purse, budget_left
@@ -33,6 +33,8 @@ from ziggie.errors import BudgetExceeded, NoRoute, RoutingError, UnknownModel, U
 
 AUTO = ("", "auto")
 EXPLICIT = "explicit"
+SIDE_BY_SIDE = ("ensemble", "debate")
+MEMBERS_BEGIN_SECONDS = 60.0  # local members load one after another
 _MONEY = {"budget", "denied", "unpriced"}
 _ABILITY = {"capability", "context"}
 _NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
@@ -250,7 +252,7 @@ class _Draft:
             version=policy.version,
             rule=self.rule.name,
             pattern=self.pattern,
-            options=self.rule.options,
+            options=self._options(),
             features=self.features,
             candidates=tuple(self.candidates),
             dropped=tuple(self.dropped),
@@ -259,6 +261,14 @@ class _Draft:
             holds=self.screen.purse.holds(),
             notes=self.notes,
         )
+
+    def _options(self) -> RuleOptions:
+        """The rule's, but not its time for one model's first token where the caller has several of them begin."""
+        options = self.rule.options
+        seconds = options.first_token_seconds
+        if seconds is None or self.pattern == self.rule.pattern or self.pattern not in SIDE_BY_SIDE:
+            return options
+        return replace(options, first_token_seconds=max(seconds, MEMBERS_BEGIN_SECONDS))
 
     def _sort(self, verdict: Candidate | Dropped, accepted: list[Candidate]) -> None:
         if isinstance(verdict, Candidate):

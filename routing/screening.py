@@ -6,13 +6,12 @@ from routing.budgets import Purse, left_microusd
 from routing.demand import Demand
 from routing.pricing import affordable_output_tokens, is_free, most_that_fits, usd, worst_case_microusd
 from routing.roles import WRAPPING_TOKENS, Calls
-from routing.types import BudgetSpec, Candidate, DropKind, Dropped, ModelSpec, PriceSpec, Snapshot, World
+from routing.types import EMBEDS, BudgetSpec, Candidate, DropKind, Dropped, ModelSpec, PriceSpec, Snapshot, World
 
 # An answer cut shorter than this is money spent on nothing.
 LEAST_OUTPUT_TOKENS = 256
 # Calls that may wait for one provider; the provider's option "max_queue" says otherwise.
 DEFAULT_MAX_QUEUE = 1_000
-EMBEDDING = "embedding"
 
 Reason = tuple[DropKind, str]
 
@@ -75,7 +74,7 @@ class Screen:
         if not self.demand.needs <= model.capabilities:
             missing = self.demand.needs - model.capabilities
             return "capability", f"cannot do {', '.join(sorted(missing))}"
-        if EMBEDDING in model.capabilities and "chat" not in model.capabilities:
+        if EMBEDS & model.capabilities and "chat" not in model.capabilities:
             return "capability", "makes embeddings, not answers"
         return None
 

@@ -28,7 +28,7 @@ from routing.configuration import (
     SettingsEntry,
     WhenEntry,
 )
-from routing.types import SHADOW
+from routing.types import EMBEDS, SHADOW
 
 ROLES_OF_PATTERN = {
     "single": frozenset[str](),
@@ -181,7 +181,7 @@ class _Check:
         model = self.models.get(slug)
         if model is None and slug not in self.document.damaged:
             self.error(path, f"there is no model {slug!r}")
-        elif model is not None and "embedding" in model.capabilities and "chat" not in model.capabilities:
+        elif model is not None and EMBEDS.intersection(model.capabilities) and "chat" not in model.capabilities:
             self.error(path, f"{slug!r} makes embeddings, not answers")
 
     def _conditions(self, path: Path, when: WhenEntry) -> None:

@@ -24,9 +24,10 @@ from routing.gateway.reading import MOST_EMBED_VALUES, hints, parse
 from routing.gateway.upstream import fetch
 from routing.ledger_rows import CallRow, UsageRow
 from routing.outcomes import outcome_of, was_at_work
-from routing.screening import EMBEDDING
 from routing.types import (
+    EMBEDS,
     ENVELOPE,
+    REFUSALS,
     ChatRequest,
     Embeddings,
     ModelSpec,
@@ -102,7 +103,7 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
         asked = named(name, configuration)
         if not asked:
             raise UnknownModel(f"there is no model named {name[:100]!r}")
-    able = [model for model in asked if EMBEDDING in model.capabilities]
+    able = [model for model in asked if EMBEDS & model.capabilities]
     if not able and name != "auto":
         raise Unsupported("that model makes no embeddings")
     ready = [
@@ -171,7 +172,8 @@ class _Embedding:
                     return await self._ask(model), model
             except (ProviderError, UnsupportedByProvider) as error:
                 self._error = str(error)
-                kind = kind if isinstance(error, UnsupportedByProvider) else AllProvidersFailed
+                refused = isinstance(error, UnsupportedByProvider) or error.kind in REFUSALS
+                kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
         failed = kind(f"no model gave embeddings ({self._error})", details=failures)

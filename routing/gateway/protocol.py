@@ -7,6 +7,7 @@ message. Heads must be short and come soon; no request is begun before the one i
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ class Connection(asyncio.Protocol, ABC):
     """A client's connection. uvicorn makes it, and tells it when the server stops."""
 
     @abstractmethod
-    async def serve(self, http: Http) -> None:
+    def serve(self, http: Http) -> Awaitable[None]:
         """Answers one request; never raises what the request is to blame for."""
 
     @abstractmethod

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Awaitable
 from typing import Any
 
 import django
@@ -39,8 +40,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class GatewayConnection(Connection):
-    async def serve(self, http: Http) -> None:
-        await app.serve(http)
+    def serve(self, http: Http) -> Awaitable[None]:
+        return app.serve(http)
 
     def refusal(self, status: int, url: bytes) -> bytes:
         return refusal(UNREAD[status], url)

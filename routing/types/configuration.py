@@ -64,6 +64,10 @@ class PriceTier:
     price: PriceSpec  # without tiers
 
 
+# how a model's row says that it makes vectors: people write both
+EMBEDS = frozenset({"embedding", "embeddings"})
+
+
 @value
 class ModelSpec:
     """A language-model row with the price in force. `name` goes on the wire, `slug` is ours."""

@@ -575,6 +575,25 @@ def test_a_request_may_ask_for_a_pattern_and_the_chain_fills_its_roles(pattern: 
     assert {part.role for part in decision.parts} == roles
 
 
+@pytest.mark.parametrize(
+    ("asked", "stated", "seconds"),
+    [
+        ("ensemble", 5.0, 60.0),
+        ("debate", 90.0, 90.0),
+        ("ensemble", None, None),
+        ("cascade", 5.0, 5.0),  # one draft, which others can go on without
+        ("", 5.0, 5.0),
+    ],
+)
+def test_members_that_a_caller_asks_for_have_time_to_load(
+    asked: str, stated: float | None, seconds: float | None
+) -> None:
+    served = rule(chain=CLOUD_FIRST, options=RuleOptions(first_token_seconds=stated))
+    assert plan(ask(pattern=asked), snapshot(served), HEALTHY).options.first_token_seconds == seconds
+    own = rule(chain=CLOUD_FIRST, pattern="ensemble", options=RuleOptions(first_token_seconds=7))
+    assert plan(ask(pattern="ensemble"), snapshot(own), HEALTHY).options.first_token_seconds == 7
+
+
 def test_a_pattern_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no such pattern"):
         plan(ask(pattern="seance"), snapshot(), HEALTHY)

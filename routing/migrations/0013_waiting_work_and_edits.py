@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('routing', '0011_reviews_and_findings'),
+        ('routing', '0012_tiers_and_paid_by'),
     ]
 
     operations = [

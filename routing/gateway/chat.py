@@ -128,7 +128,11 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     call = await service.open_call(
-        incoming.request, caller=ask_quietly, whole=ask_whole, allowed_models=key.allowed_models
+        incoming.request,
+        caller=ask_quietly,
+        whole=ask_whole,
+        by_package=False,
+        allowed_models=key.allowed_models,
     )
     answer, failure = await _walked(http, call)
     books = _close(call, answer, failure, admission)
@@ -141,7 +145,9 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     stream = _Stream(http, dialect, include_usage=incoming.include_usage)
-    call = await service.open_call(incoming.request, caller=asker(stream.take), allowed_models=key.allowed_models)
+    call = await service.open_call(
+        incoming.request, caller=asker(stream.take), by_package=False, allowed_models=key.allowed_models
+    )
     stream.call = call
     answer, failure = await _walked(http, call)
     _close(call, answer, failure, admission)

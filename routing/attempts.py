@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from routing import pricing
-from routing.collecting import Collector, with_estimates
+from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
+from routing.outcomes import outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience
 from routing.types import (
     REFUSALS,
@@ -56,8 +56,8 @@ class Caller(Protocol):
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]:
-        """The answer's pieces."""
+    ) -> AsyncGenerator[list[Delta], None]:
+        """The answer's pieces, each time those that have come."""
 
 
 class Whole(Protocol):
@@ -214,7 +214,7 @@ class Walk:
             try:
                 return await self._ask_and_judge(candidate, step)
             except ProviderError as error:
-                if not _worth_another_try(error) or number == tries or self._used_up(candidate, ANSWER):
+                if not worth_another_try(error) or number == tries or self._used_up(candidate, ANSWER):
                     return None
                 await asyncio.sleep(min(error.retry_after_seconds or 0.2 * number, MAX_RETRY_WAIT_SECONDS))
         return None
@@ -231,13 +231,18 @@ class Walk:
             asked = replace(step, request=repair_request(step.request, answer.result, answer.verdict.problem))
         return None
 
-    async def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
+    def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Awaitable[Answer]:
         """One call of a candidate, once it has a slot: the time of the attempt counts from there.
 
         Raises ProviderError for a failed attempt, and Busy where it came to none."""
         slot = self.observer.slot(candidate, wait_seconds=_patience(candidate, step))
         if slot is None:
-            return await self._asked(candidate, step, repair=repair)
+            return self._asked(candidate, step, repair=repair)
+        return self._asked_in(slot, candidate, step, repair=repair)
+
+    async def _asked_in(
+        self, slot: AbstractAsyncContextManager[None], candidate: Candidate, step: _Step, *, repair: bool
+    ) -> Answer:
         waiting_since = time.monotonic()
         async with AsyncExitStack() as held:
             try:
@@ -258,6 +263,7 @@ class Walk:
         error = ""
         status: int | None = None
         usage: Usage | None = None
+        unseen = self._comes_whole(candidate, step)
         verdict = ACCEPTED
         try:
             await self._consume(candidate, step, collector)
@@ -270,13 +276,16 @@ class Walk:
             error = verdict.problem
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
-            outcome, error, status = _outcome_of(failure), failure.message, failure.status
-            usage = collector.spent(step.request, reported=failure.usage, reached=_had_it(failure))
+            outcome, error, status = outcome_of(failure), failure.message, failure.status
+            had_it = was_at_work(failure)
+            unseen = unseen and had_it
+            usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = usage or collector.spent(step.request, reached=True)
+            usage = usage or collector.spent(step.request, reached=True, unseen=unseen)
+            usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(
                 Attempt(
@@ -291,13 +300,17 @@ class Walk:
                     error=error,
                     status=status,
                     usage=usage,
-                    cost_microusd=pricing.cost_microusd(usage, candidate.model.price),
+                    cost_microusd=cost,
                     confidence=verdict.confidence,
                     role=step.role,
                     repair=repair,
                 )
             )
         return Answer(result, candidate, verdict, number)
+
+    def _comes_whole(self, candidate: Candidate, step: _Step) -> bool:
+        in_one_piece = self.whole is not None and step.first_token_seconds is None
+        return in_one_piece and candidate.model.source != Source.OFFLINE
 
     def _outcome(self, candidate: Candidate, verdict: Verdict) -> Outcome:
         if not verdict.ok:
@@ -311,7 +324,7 @@ class Walk:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
         remaining = None if step.until is None else max(step.until - time.monotonic(), 0.001)
         try:
-            if self.whole is not None and step.first_token_seconds is None and candidate.model.source != Source.OFFLINE:
+            if self.whole is not None and self._comes_whole(candidate, step):
                 collector.take_whole(await self.whole(candidate, step.request, within_seconds=remaining))
                 if step.request.on_output is not None:
                     step.request.on_output(collector.characters)
@@ -341,10 +354,11 @@ class Walk:
             patience = first_token and Patience.of(limit, step.request, hard_stop=hard_stop, first_token=first_token)
             stream = self.call(candidate, step.request, first_token_seconds=first_token)
             async with aclosing(stream):
-                async for piece in stream:
-                    first = collector.add(piece)
-                    if patience:
-                        patience.heard(piece, clock(), first=first, is_seen=self.committed)
+                async for pieces in stream:
+                    for piece in pieces:
+                        first = collector.add(piece)
+                        if patience:
+                            patience.heard(piece, clock(), first=first, is_seen=self.committed)
                     if step.request.on_output is not None:
                         step.request.on_output(collector.characters)
 
@@ -370,22 +384,6 @@ def _patience(candidate: Candidate, step: _Step) -> float:
 def _earlier(one: float | None, other: float | None) -> float | None:
     times = [moment for moment in (one, other) if moment is not None]
     return min(times) if times else None
-
-
-def _worth_another_try(error: ProviderError) -> bool:
-    """Passing troubles of a server that is there. One that is away or full is left at once."""
-    return error.retryable and error.kind not in ("connection", "rate_limited", "overloaded")
-
-
-def _had_it(error: ProviderError) -> bool:
-    """Whether the provider was at work on the request, which it has paid then; what it refuses costs nothing."""
-    return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
-
-
-def _outcome_of(error: ProviderError) -> Outcome:
-    if error.kind == "timeout":
-        return "timeout"
-    return "cut" if error.kind == "cut" else "error"
 
 
 def _confidence(answer: Answer) -> float:

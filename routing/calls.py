@@ -81,7 +81,9 @@ async def open_call(
     deadline = started + (request.deadline_seconds or LONGEST_CALL_SECONDS)
     demand = measure(request)
     planned = await _plan(call_id, request, demand, allowed_models)
-    turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
+    turn = cache.Turn()
+    if cache.is_wanted(request, planned.plan):
+        turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
     hold = ledger.Hold(call_id)
     if turn.entry is None:
         try:

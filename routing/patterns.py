@@ -27,13 +27,9 @@ LEAST_REVIEW_TOKENS = 64
 MAX_NOTE = 500  # characters
 
 
-async def run(walk: Walk) -> Answer | None:
+def run(walk: Walk) -> Awaitable[Answer | None]:
     """The answer of the plan's pattern, with what was found on the way; None if nobody gave one."""
-    return await PATTERNS[walk.plan.pattern](walk)
-
-
-async def _single(walk: Walk) -> Answer | None:
-    return await walk.run()
+    return PATTERNS[walk.plan.pattern](walk)
 
 
 # --- verify: one answers, another reviews ----------------------------------------------------------
@@ -364,7 +360,7 @@ def _quietly(request: ChatRequest) -> ChatRequest:
 
 
 PATTERNS: dict[str, Callable[[Walk], Awaitable[Answer | None]]] = {
-    "single": _single,
+    "single": Walk.run,
     "verify": _verify,
     "cascade": _cascade,
     "ensemble": _ensemble,

@@ -17,7 +17,7 @@ T = TypeVar("T")
 MAX_PATTERNS = 50
 MAX_PATTERN_LENGTH = 300
 MAX_MATCHES = 1_000  # of one pattern in one text; the rest of the text is taken out
-MAX_SECONDS = 2.0  # for one body
+MAX_SECONDS = 2.0  # of the processor, for one body
 MAX_DEPTH = 64
 MARGIN = 512  # characters beyond a cut that are looked at, so that nothing is let through for being cut
 PATTERN_BYTES = 2 * 1024 * 1024
@@ -109,7 +109,7 @@ class Redactor:
     secrets: frozenset[str] = frozenset()
     found: int = 0
     cut: bool = False
-    _until: float = field(default_factory=lambda: time.monotonic() + MAX_SECONDS)
+    _until: float = field(default_factory=lambda: time.thread_time() + MAX_SECONDS)
 
     def of(self, value: Any, *, name: str = "", depth: int = 0) -> Any:
         """The same JSON-like value, redacted. Raises TooLong."""
@@ -171,7 +171,7 @@ class Redactor:
     ) -> Iterator[tuple[int, int, str]]:
         group = 1 if expression.groups and label != "redacted" else 0
         for count, match in enumerate(expression.finditer(text)):
-            if time.monotonic() > self._until:
+            if time.thread_time() > self._until:
                 raise TooLong
             start, end = match.span(group)
             if count >= MAX_MATCHES:

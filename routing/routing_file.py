@@ -256,7 +256,7 @@ def _write_policy(entry: PolicyEntry, *, by: str) -> list[str]:
         row = policies.put_live(entry, by=by)
         return [f"policies {row.slug} version {row.version}, live"]
     if present is not None:
-        policies.replace_draft(present, entry)
+        policies.replace_draft(present, entry, by=by)
         return [f"policies {present.slug} version {present.version}, draft"]
     row = policies.create_draft(entry, by=by)
     return [f"policies {row.slug} version {row.version}, draft"]

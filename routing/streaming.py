@@ -39,13 +39,14 @@ class Pipe:
 
         async def call(
             candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-        ) -> AsyncGenerator[Delta, None]:
+        ) -> AsyncGenerator[list[Delta], None]:
             unseen: list[Delta] = []  # what comes before the first output commits us to nothing
-            async with aclosing(caller(candidate, request, first_token_seconds=first_token_seconds)) as deltas:
-                async for delta in deltas:
+            async with aclosing(caller(candidate, request, first_token_seconds=first_token_seconds)) as stream:
+                async for deltas in stream:
                     if self._walk is not None:
-                        unseen = await self._pass_on(delta, unseen)
-                    yield delta
+                        for delta in deltas:
+                            unseen = await self._pass_on(delta, unseen)
+                    yield deltas
 
         return call
 

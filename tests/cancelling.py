@@ -80,7 +80,7 @@ async def _run(step: _Cancelled) -> Any:
     return await step
 
 
-async def settles(look: Callable[[], AsyncIterator[Any] | Awaitable[Any]], wanted: Any, seconds: float = 5.0) -> Any:
+async def settles(look: Callable[[], AsyncIterator[Any] | Awaitable[Any]], wanted: Any, seconds: float = 60.0) -> Any:
     """What `look` sees once it is what is wanted; what it saw last if that takes too long."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:

@@ -3,15 +3,27 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from asgiref.sync import SyncToAsync
+from channels.layers import channel_layers
 from django.conf import settings
 from django.db import connections
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
 from ziggie import embedded
 
+if TYPE_CHECKING:
+    from ziggie.pglayer import PostgresChannelLayer
+
 pytest_plugins = ["tests.servers.fixtures"]
+# The same examples in every run, however slow: a chance find is for those who look for it with a profile of their own.
+hypothesis.settings.register_profile(
+    "same", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -39,6 +51,51 @@ def _close_broken_connections() -> None:
     for own in connections.all(initialized_only=True):
         if own.connection is not None and not own.is_usable():
             own.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """A machine that stands still for some seconds breaks no test.
+
+    What gives up after a few seconds, so that others are served, gives up after a minute here. Where giving up is
+    what a test is about, it says itself after how long.
+    """
+    from routing import database, health, ledger
+    from routing.adapters import transport
+    from routing.gateway import connections as gateway_connections
+    from routing.gateway import limits
+    from ziggie import live, pgrelay
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database, "CONNECT_TIMEOUT_SECONDS", 60)
+        patched.setattr(database, "CHECKOUT_TIMEOUT_SECONDS", 60.0)
+        patched.setattr(ledger, "RESERVE_PATIENCE_SECONDS", 60.0)
+        patched.setattr(health, "LOCAL_CHECK_SECONDS", 60.0)
+        patched.setattr(health, "CLOUD_CHECK_SECONDS", 60.0)
+        patched.setattr(transport, "CONNECT_SECONDS", 60.0)
+        patched.setattr(transport, "STATUS_SECONDS", 60.0)
+        patched.setattr(gateway_connections, "CONNECT_SECONDS", 60.0)
+        patched.setattr(limits, "PATIENCE_SECONDS", 60.0)
+        patched.setattr(live, "PUBLISH_SECONDS", 60.0)
+        patched.setattr(live, "SEND_SECONDS", 60.0)
+        patched.setattr(live, "PROBE_SECONDS", 60.0)
+        patched.setattr(pgrelay, "_OPERATION_SECONDS", 60.0)
+        for name in ("connect", "read", "write", "pool"):  # of the tests' own calls
+            patched.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
+        yield
+
+
+@pytest.fixture
+def own_layer(django_db_setup: None, monkeypatch: pytest.MonkeyPatch) -> Iterator["PostgresChannelLayer"]:
+    """The channel layer of one test, whose loops flush it. What the test puts in its place goes with it."""
+    from ziggie import live
+    from ziggie.pglayer import PostgresChannelLayer
+
+    monkeypatch.setattr(live, "_health", live._Health())  # a rest after another test's failure is not ours
+    made = PostgresChannelLayer()
+    channel_layers.set("default", made)
+    yield made
+    channel_layers.backends.pop("default", None)  # the next one to ask gets one of its own
 
 
 @pytest.fixture(scope="session")

@@ -47,13 +47,17 @@ class Installation:
 
 @contextmanager
 def installed() -> Iterator[Installation]:
-    """The seeded installation. Needs a database that real transactions reach (transactional_db)."""
+    """The seeded installation, whose rules hurry nobody. Needs a database that real transactions reach
+    (transactional_db)."""
     with OllamaServer() as ollama, AnthropicServer(api_key="test-key") as anthropic:
         seed()
         Provider.objects.filter(slug__in=("ollama", "ollama-cloud")).update(base_url=ollama.url)
         row = Provider.objects.get(slug="anthropic")
         row.base_url, row.api_key = anthropic.url, "test-key"
         row.save()
+        for rule in RoutingRule.objects.filter(policy__state="live"):
+            options = {"first_token_seconds": 60} | rule.options
+            RoutingRule.objects.filter(pk=rule.pk).update(options=options)
         snapshot.forget()
         yield Installation(ollama, anthropic)
     snapshot.forget()

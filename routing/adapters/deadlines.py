@@ -16,12 +16,13 @@ T = TypeVar("T")
 class Timeouts:
     """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer;
     None: `idle_seconds` holds there too. `idle_seconds`: the longest silence within a streamed answer.
-    `total_seconds`: the whole call. The last two are the provider's own timeout if None."""
+    `total_seconds`: the whole call. The last two are the provider's own timeout if None. `connect_seconds`: the
+    transport's own if None."""
 
     first_token_seconds: float | None = None
     total_seconds: float | None = None
     idle_seconds: float | None = None
-    connect_seconds: float = 3.0
+    connect_seconds: float | None = None
 
 
 class Deadlines:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.ollama_context import (
@@ -141,7 +141,7 @@ class OllamaCodec:
     # --- embeddings, counting, status ---
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         # truncate: false makes the server refuse what it would otherwise cut in silence
         body: Json = {"model": model.name, "input": list(texts), "truncate": False}

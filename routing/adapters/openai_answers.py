@@ -242,13 +242,12 @@ class ChatDecoder(EventDecoder):
         self._logprobs: list[float] = []
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
-        if data.strip() == b"[DONE]":
+        if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
             self._end(out)
             return
         chunk = load_object(data, "a chunk of the stream")
-        text = _plain_text(chunk) if self._introduced else ""
-        if text:
-            out.append(Delta(text=text))
+        if self._introduced and (text := _plain_text(chunk)):
+            out.append(Delta(text))
             return
         if name == b"error" or chunk.get("error") or chunk.get("object") == "error":
             raise error_from_event(chunk, self.sent, usage=self.usage)

@@ -71,7 +71,10 @@ class SSESplitter:
         """The events that `data` completes."""
         events: list[tuple[bytes, bytes]] = []
         for line in self._lines.feed(data):
-            if line:
+            if line.startswith(b"data: ") and not self._data:  # nearly every line that says anything
+                self._data.append(line[6:])
+                self._size = len(line)
+            elif line:
                 self._field(line)
             elif self._data:
                 events.append(self._dispatch())

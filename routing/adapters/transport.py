@@ -37,6 +37,7 @@ from routing.types import (
 
 MAX_ERROR_BYTES = 256 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
+CONNECT_SECONDS = 3.0
 STATUS_SECONDS = 5.0
 # shorter than any server's own (uvicorn: 5 s), so that a request seldom meets a connection being closed
 _KEEPALIVE_SECONDS = 4.0
@@ -267,7 +268,8 @@ async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -
     """Sends the request and gives the response once its head is there. Raises ProviderError."""
     pool = _pool()
     # reading is bounded by Deadlines, which know what is being waited for
-    limits = httpx2.Timeout(None, connect=timeouts.connect_seconds, pool=timeouts.connect_seconds)
+    patience = timeouts.connect_seconds or CONNECT_SECONDS
+    limits = httpx2.Timeout(None, connect=patience, pool=patience)
     opened: AbstractAsyncContextManager[httpx2.Response]
     if provider.kind == "anthropic" and claude.speaks(sent):
         opened = claude.open_messages(sent, pool.http, pool.claude_clients, limits)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from routing import calling
 from routing.adapters.assembly import deltas_of
@@ -20,22 +21,23 @@ def asker(sink: Sink | None = None) -> Caller:
 
     async def ask(
         candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> AsyncGenerator[list[Delta], None]:
         if candidate.model.provider.kind == "offline":
-            async for delta in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
+            async for deltas in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
                 if sink is not None:
-                    await sink(candidate, [delta])
-                yield delta
+                    await sink(candidate, deltas)
+                yield deltas
             return
         asked, streamed, began = request, True, False
         while True:
+            stream = _streamed(candidate, asked) if streamed else _in_one_piece(candidate, asked)
             try:
-                async for deltas in _streamed(candidate, asked) if streamed else _in_one_piece(candidate, asked):
-                    began = True
-                    if sink is not None:
-                        await sink(candidate, deltas)
-                    for delta in deltas:
-                        yield delta
+                async with aclosing(stream):
+                    async for deltas in stream:
+                        began = True
+                        if sink is not None:
+                            await sink(candidate, deltas)
+                        yield deltas
                 return
             except ProviderError as error:
                 asked, streamed = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
@@ -48,7 +50,7 @@ ask_quietly = asker()
 
 async def ask_whole(candidate: Candidate, request: ChatRequest, *, within_seconds: float | None) -> ChatResult:
     """The answer in one piece, of a candidate that is no offline model. Raises ProviderError."""
-    started = time.monotonic()
+    until = None if within_seconds is None else time.monotonic() + within_seconds
     model = candidate.model
     codec = codec_for(model.provider)
     while True:
@@ -58,8 +60,8 @@ async def ask_whole(candidate: Candidate, request: ChatRequest, *, within_second
             return codec.decode_chat(response, sent)
         except ProviderError as error:
             request, _ = again(request, error, model.provider, streamed=False)
-        if within_seconds is not None:
-            within_seconds -= time.monotonic() - started
+        if until is not None:
+            within_seconds = max(until - time.monotonic(), 0.001)
 
 
 async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

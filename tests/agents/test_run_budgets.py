@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import Q
 from django.test import Client
 from django.utils import timezone
 
 from agents import runner, tasks
+from agents.asking import MAX_OUTPUT_TOKENS, request_of
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
 from routing import envelopes, snapshot
@@ -71,7 +73,8 @@ def test_a_run_draws_from_its_budget_and_the_rest_returns(here: Installation, ke
 
 
 def test_while_it_works_its_whole_budget_is_held_once(here: Installation, key: str) -> None:
-    here.anthropic.default = Reply(text="a decision", latency=1.0)
+    looked = threading.Event()
+    here.anthropic.default = Reply(text="a decision", after=looked)
     run = run_of(key, budget_usd="0.50")
     worker = threading.Thread(target=finished, args=(run,))
     worker.start()
@@ -79,6 +82,7 @@ def test_while_it_works_its_whole_budget_is_held_once(here: Installation, key: s
         worker.join(0.02)
     held = [period.held_microusd for period in BudgetPeriod.objects.all()]
     taken = Reservation.objects.get()
+    looked.set()
     worker.join()
     assert held == [500_000]
     assert (taken.envelope_id, taken.drawn_microusd) == (run.pk, taken.amounts_microusd)
@@ -98,7 +102,7 @@ def test_a_shorter_answer_is_allowed_to_fit_the_budget_unless_the_caller_refuses
 ) -> None:
     run = finished(run_of(key, budget_usd="0.02"))
     assert run.status == "completed"
-    assert here.anthropic.calls[0].json["max_tokens"] < runner.MAX_OUTPUT_TOKENS
+    assert here.anthropic.calls[0].json["max_tokens"] < MAX_OUTPUT_TOKENS
     run = finished(run_of(key, budget_usd="0.02", budget_fit="refuse"))
     assert (run.status, run.error_code) == ("failed", "budget_exceeded")
 
@@ -118,24 +122,24 @@ def test_a_free_run_needs_no_money(here: Installation, key: str) -> None:
 
 
 def test_a_cancelled_run_gives_its_budget_back(here: Installation, key: str) -> None:
-    here.anthropic.default = Reply(text="late", latency=30)
+    here.anthropic.default = Reply(fault="hang")
     run = run_of(key, budget_usd="0.50")
     worker = threading.Thread(target=runner.execute, args=(str(run.pk),))
     worker.start()
     while not here.anthropic.calls:
         worker.join(0.02)
     Client().post(f"{RUNS}/{run.pk}/cancel", headers={"Authorization": f"Bearer {key}"})
-    worker.join(20)
+    worker.join(60)
     assert AgentRun.objects.get().status == "cancelled"
     assert not Envelope.objects.filter(closed_at=None).exists()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while Reservation.objects.exists() and time.monotonic() < until:  # its call is settled beside all this
         time.sleep(0.02)
     here.assert_books_are_closed()
 
 
 def test_a_run_whose_worker_died_goes_on_with_what_is_left_of_its_budget(here: Installation, key: str) -> None:
-    here.anthropic.default = Reply(text="late", latency=30)
+    here.anthropic.default = Reply(fault="hang")
     run = run_of(key, budget_usd="0.10")
     dying = _begin_and_die(run)
     assert dying.left_microusd < 100_000  # its call still holds money
@@ -152,9 +156,9 @@ def _begin_and_die(run: AgentRun) -> Envelope:
     from routing.calls import open_call
     from ziggie import queue
 
-    fence = queue.claim(AgentRun.objects.all(), run.pk, waiting=runner.Q(status="queued"), status="working")
+    fence = queue.claim(AgentRun.objects.all(), run.pk, waiting=Q(status="queued"), status="working")
     assert fence is not None
-    request = runner._request(run)
+    request = request_of(run)
     request = runner.replace(request, envelope_id=runner.open_budget(run, request))
     background_loop().submit(open_call(request)).result()
     return Envelope.objects.get()
@@ -162,7 +166,7 @@ def _begin_and_die(run: AgentRun) -> Envelope:
 
 def test_the_sweep_closes_the_budget_of_a_run_that_ended_without_closing_it(here: Installation, key: str) -> None:
     run = run_of(key, budget_usd="0.50")
-    runner.open_budget(run, runner._request(run))
+    runner.open_budget(run, request_of(run))
     AgentRun.objects.update(status="failed")
     tasks.sweep()
     assert not Envelope.objects.filter(closed_at=None).exists()
@@ -171,7 +175,7 @@ def test_the_sweep_closes_the_budget_of_a_run_that_ended_without_closing_it(here
 
 def test_an_envelope_that_nobody_closes_expires(here: Installation, key: str) -> None:
     run = run_of(key, budget_usd="0.50")
-    runner.open_budget(run, runner._request(run))
+    runner.open_budget(run, request_of(run))
     closed = background_loop().submit(envelopes.sweep(at=timezone.now() + timedelta(hours=3))).result()
     assert (closed, BudgetPeriod.objects.get().held_microusd) == (1, 0)
 

@@ -69,8 +69,14 @@ def analysed(system: System, key: str, video_id: str, seconds: float = 90) -> di
         return until(look, seconds, system.output)
 
 
+def assert_nothing_is_held(system: System) -> None:
+    """Soon: calls are settled beside those who have their answers."""
+    until(lambda: system.rows("SELECT count(*) FROM routing_reservation") == [(0,)], 60)
+
+
 def assert_done_once(system: System, video_id: str) -> None:
     """One analysis, paid once: the records are those of its calls, and nothing is held."""
+    assert_nothing_is_held(system)
     [(analyses,)] = system.rows("SELECT count(*) FROM knowledge_analysis WHERE video_id = %s", video_id)
     assert analyses == 1
     [(calls, cost)] = system.rows(
@@ -80,7 +86,6 @@ def assert_done_once(system: System, video_id: str) -> None:
         "SELECT count(*), coalesce(sum(cost_microusd), 0)::bigint FROM routing_routedcall WHERE task_kind = 'analysis'"
     )
     assert (receipts, paid) == (calls, cost)
-    assert system.rows("SELECT count(*) FROM routing_reservation") == [(0,)]
     [(settled, held)] = system.rows(
         "SELECT coalesce(sum(settled_microusd), 0)::bigint, coalesce(sum(held_microusd), 0)::bigint"
         " FROM routing_budgetperiod"

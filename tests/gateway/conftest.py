@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -52,7 +52,7 @@ class Gateway:
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"}
 
-    def settled(self, calls: int, *, seconds: float = 10.0) -> list[RoutedCall]:
+    def settled(self, calls: int, *, seconds: float = 60.0) -> list[RoutedCall]:
         """The receipts, once there are `calls` of them and nothing is held any more."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -61,6 +61,13 @@ class Gateway:
                 return receipts
             time.sleep(0.02)
         raise AssertionError(f"{RoutedCall.objects.count()} receipts, {Reservation.objects.count()} holds")
+
+
+def wait_until(happens: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
 
 
 @dataclass
@@ -72,7 +79,7 @@ class Serving:
 
     def has_settled(self) -> None:
         """Returns once the books of every call that has been answered are written."""
-        asyncio.run_coroutine_threadsafe(chat.settled(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(chat.settled(), self.loop).result(60)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +111,7 @@ def serving(django_db_setup: None) -> Iterator[Serving]:
         time.sleep(0.01)
     yield Serving(f"http://127.0.0.1:{listener.getsockname()[1]}", loops[0])
     running.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 @pytest.fixture
@@ -156,7 +163,8 @@ def _configure(made: Gateway) -> None:
         )  # fmt: skip
         Price.objects.create(model=model, input_usd_per_mtok=Decimal(price_in), output_usd_per_mtok=Decimal(price_out))
     policy = RoutingPolicy.objects.create(slug="test", state="live")
-    RoutingRule.objects.create(policy=policy, position=1, name="everything", chain=["gpt", "llama"])
+    RoutingRule.objects.create(policy=policy, position=1, name="everything", chain=["gpt", "llama"],
+                               options={"first_token_seconds": 60})  # fmt: skip
     Budget.objects.create(
         slug="cloud", scope={"locations": ["cloud"]}, period="month", limit_microusd=1_000_000, on_exhausted="deny"
     )
@@ -166,7 +174,7 @@ def _configure(made: Gateway) -> None:
 
 def _books_balance() -> None:
     """Whatever a test did: nothing is held, and all sums agree to the micro-dollar."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while Reservation.objects.exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert not Reservation.objects.exists()

@@ -1,17 +1,23 @@
 """Money, limits and faults on the way through the gateway."""
 
+import asyncio
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
+from django.core.management import call_command
+from django.db import IntegrityError
 
-from routing.models import Budget, BudgetPeriod, RoutingRule, UsageRecord
+from routing import snapshot
+from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
+from tests.flows.system import until
 from tests.gateway.conftest import Gateway
+from tests.routing.pages_support import seen, staff_client
 from tests.servers.script import Reply
 from ziggie.models import ApiKey, create_api_key, rotate
 
@@ -22,6 +28,34 @@ ASKED: dict[str, Any] = {"model": "gpt", "max_tokens": 50, "messages": [{"role":
 def post(gateway: Gateway, path: str = CHAT, *, key: str = "", **changes: Any) -> httpx2.Response:
     headers = {"authorization": f"Bearer {key or gateway.key}"}
     return httpx2.post(gateway.url + path, json={**ASKED, **changes}, headers=headers, timeout=30)
+
+
+def asked_and_left(gateway: Gateway, *, stream: bool, pieces: bool = True) -> None:
+    """A client that leaves before it has its answer: of a stream with `pieces` once it has some of it, else once the
+    provider has been asked."""
+    with ThreadPoolExecutor(1) as client:
+        leaving, body = threading.Event(), {**ASKED, "stream": stream}
+        calling = client.submit(asyncio.run, _leave(gateway, body, leaving, after_a_piece=stream and pieces))
+        until(lambda: gateway.openai.calls, 60)
+        leaving.set()
+        calling.result(60)
+
+
+async def _leave(gateway: Gateway, body: Any, leaving: threading.Event, *, after_a_piece: bool) -> None:
+    async def call() -> None:
+        async with (
+            httpx2.AsyncClient(timeout=60) as client,
+            client.stream("POST", gateway.url + CHAT, json=body, headers=gateway.headers) as answer,
+        ):
+            async for _ in answer.aiter_bytes():
+                if after_a_piece:
+                    return
+
+    calling = asyncio.create_task(call())
+    while not calling.done() and (after_a_piece or not leaving.is_set()):
+        await asyncio.sleep(0.02)
+    calling.cancel()
+    await asyncio.wait([calling])
 
 
 def code(answer: httpx2.Response) -> str:
@@ -42,6 +76,35 @@ def test_an_exhausted_budget_that_says_local_turns_to_what_is_free(gateway: Gate
     assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "llama")
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_named_model_beyond_a_budget_that_says_local_is_answered_by_what_is_free_and_says_so(
+    gateway: Gateway, path: str, stream: bool
+) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    answer = post(gateway, path, model="claude", stream=stream)
+    assert answer.status_code == 200
+    told = {name: answer.headers[f"x-ziggie-{name}"] for name in ("model", "source", "rule", "attempts")}
+    assert told == {"model": "llama", "source": "local", "rule": "explicit", "attempts": "1"}
+    assert b'"model":"llama"' in answer.content
+    assert not gateway.anthropic.requests
+    (receipt,) = gateway.settled(1)
+    assert (receipt.model, receipt.cost_microusd, receipt.reserved_microusd) == ("llama", 0, 0)
+    chosen, asked_for = receipt.candidates
+    assert (chosen["state"], chosen["reason"]) == (
+        "chosen",
+        "costs nothing, from the rule 'everything': the model asked for is beyond a budget",
+    )
+    assert (asked_for["model"], asked_for["kind"]) == ("claude", "budget")
+
+
+def test_a_key_that_may_use_no_free_model_is_refused_beyond_a_budget(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    _, key = create_api_key("only claude", allowed_models=["claude"])
+    answer = post(gateway, key=key, model="claude")
+    assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+
+
 def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gateway) -> None:
     Budget.objects.update(limit_microusd=3_000)
     gateway.openai.default = Reply("x", input_tokens=10, output_tokens=50, latency=0.05)
@@ -51,6 +114,38 @@ def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gat
     gateway.settled(statuses.count(200))
     period = BudgetPeriod.objects.get()
     assert period.settled_microusd == 260 * statuses.count(200) <= 3_000
+
+
+def test_a_long_request_is_held_and_paid_at_the_price_of_its_tier(gateway: Gateway) -> None:
+    above = {"above_input_tokens": 2_000, "input_usd_per_mtok": "2.00", "output_usd_per_mtok": "20.00"}
+    Price.objects.filter(model__slug="gpt").update(input_tiers=[above])
+    snapshot.forget()
+    gateway.openai.default = Reply("x", input_tokens=2_001, output_tokens=50)
+    answer = post(gateway, messages=[{"role": "user", "content": "y" * 2_100}])
+    assert answer.headers["x-ziggie-cost-usd"] == "0.005002"
+    (receipt,) = gateway.settled(1)
+    assert receipt.reserved_microusd == 2 * (2_100 + 16) + 20 * 50
+    assert "price above 2,000 input tokens" in seen(staff_client().get(f"/usage/calls/{receipt.pk}/"))
+
+
+def test_a_provider_that_counts_more_than_it_was_allowed_is_paid_found_out_and_ends_the_budget(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Budget.objects.update(limit_microusd=300)
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=80)  # of 50
+    assert post(gateway).headers["x-ziggie-cost-usd"] == "0.000410"
+    gateway.settled(1)
+    period = BudgetPeriod.objects.get()
+    assert (period.settled_microusd, period.held_microusd, period.overrun_microusd) == (410, 0, 110)
+    assert post(gateway).status_code == 402
+    call_command("usage", "check", "--json")
+    (overrun,) = json.loads(capsys.readouterr().out)["overruns"]
+    assert (overrun["budget"], overrun["microusd"], overrun["calls"]) == ("cloud", 110, 1)
+    assert overrun["beyond_microusd"] == 410 - RoutedCall.objects.get().reserved_microusd
+    call_command("usage", "check")
+    assert "cloud, from " in capsys.readouterr().out
+    with pytest.raises(IntegrityError):  # what is not found out cannot be there
+        BudgetPeriod.objects.update(overrun_microusd=109)
 
 
 def test_what_a_call_has_not_spent_is_there_for_the_next_one_at_once(gateway: Gateway) -> None:
@@ -109,16 +204,12 @@ def test_a_stream_that_fails_before_its_first_piece_is_served_by_the_next_model(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_the_call_and_pays_for_what_came(gateway: Gateway, stream: bool) -> None:
-    gateway.openai.default = Reply("word " * 400, per_piece=0.02, first_token=0.0 if stream else 5.0)
-    began = time.monotonic()
-    request = {**ASKED, "stream": stream}
-    call = httpx2.stream("POST", gateway.url + CHAT, json=request, headers=gateway.headers, timeout=1.0)
-    with suppress(httpx2.ReadTimeout), call as answer:
-        next(answer.iter_bytes())
+    gateway.openai.default = Reply("word " * 400, fault="stall", fault_after=10 if stream else 0)
+    Provider.objects.filter(slug="openai").update(timeout_seconds=120)
+    asked_and_left(gateway, stream=stream)
     (receipt,) = gateway.settled(1)
     assert receipt.outcome == "cancelled"
     assert UsageRecord.objects.get().outcome == "cancelled"
-    assert time.monotonic() - began < 5.0
     if stream:
         assert receipt.cost_microusd > 0
 
@@ -136,7 +227,7 @@ def test_a_key_may_ask_for_its_own_models_alone(gateway: Gateway) -> None:
 
 
 def test_a_key_stops_working_within_two_seconds_of_its_end(gateway: Gateway) -> None:
-    made, key = create_api_key("short", expires_at=datetime.now(UTC) + timedelta(seconds=3))
+    made, key = create_api_key("short", expires_at=datetime.now(UTC) + timedelta(hours=1))
     assert post(gateway, key=key).status_code == 200
     ApiKey.objects.filter(pk=made.pk).update(enabled=False)
     time.sleep(2.0)

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx2
 import pytest
@@ -74,11 +75,12 @@ def test_a_guess_is_counted_for_the_one_who_made_it(
 
 
 def test_counts_that_no_window_sees_any_more_are_dropped(db: None) -> None:
-    now = int(time.time())
+    now, key_id = int(time.time()), uuid.uuid4()
     for second in (now, now - 30, now - 3600):
-        RateBucket.objects.create(api_key_id=uuid.uuid4(), second=second, requests=1)
+        RateBucket.objects.create(api_key_id=key_id, second=second, requests=1)
     forget_old_seconds()
-    assert sorted(RateBucket.objects.values_list("second", flat=True)) == [now - 30, now]
+    kept = RateBucket.objects.filter(api_key_id=key_id)
+    assert sorted(kept.values_list("second", flat=True)) == [now - 30, now]
 
 
 # --- tokens a minute -----------------------------------------------------------------------------
@@ -89,6 +91,11 @@ def on_processes(count: int, work: Callable[[Limits], Awaitable[list[Admission |
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(lambda _: asyncio.run(work(Limits())), range(count)))
     return [admission for part in parts for admission in part]
+
+
+def counted(key_id: Any) -> int:
+    """The tokens of one key: corrections of an earlier test's keys may still come."""
+    return sum(RateBucket.objects.filter(api_key_id=key_id).values_list("tokens", flat=True))
 
 
 def small_key(tokens: int) -> Key:
@@ -111,7 +118,7 @@ def test_calls_that_run_at_once_in_all_processes_pass_a_limit_of_tokens_by_one_c
 
     admitted = [admission for admission in on_processes(3, work) if admission]
     assert len(admitted) == 12  # 11 * 90 = 990 leave something; the twelfth uses it up
-    assert sum(RateBucket.objects.values_list("tokens", flat=True)) == 1_080
+    assert counted(key.id) == 1_080
 
 
 def test_what_was_held_and_not_used_is_given_back(transactional_db: None) -> None:
@@ -123,7 +130,7 @@ def test_what_was_held_and_not_used_is_given_back(transactional_db: None) -> Non
             await limits.admit(key, 1)
         admission.used = 100
         limits.correct(key, admission)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             try:
                 return [await limits.admit(key, 1)]
@@ -132,7 +139,7 @@ def test_what_was_held_and_not_used_is_given_back(transactional_db: None) -> Non
         return [None]
 
     assert on_processes(1, work) != [None]
-    assert sum(RateBucket.objects.values_list("tokens", flat=True)) == 101
+    assert counted(key.id) == 101
 
 
 def test_a_burst_through_the_gateway_stays_within_the_limit_of_tokens(gateway: Gateway) -> None:
@@ -146,21 +153,31 @@ def test_a_burst_through_the_gateway_stays_within_the_limit_of_tokens(gateway: G
 
 
 def test_a_refused_call_gives_its_tokens_back(gateway: Gateway) -> None:
-    _, key = create_api_key("small", tokens_per_minute=100)
+    made, key = create_api_key("small", tokens_per_minute=100)
     assert post(gateway, key=key, model="nobody", max_tokens=4_000).status_code == 404
-    until = time.monotonic() + 5
-    while sum(RateBucket.objects.values_list("tokens", flat=True)) and time.monotonic() < until:
+    until = time.monotonic() + 60
+    while counted(made.pk) and time.monotonic() < until:
         time.sleep(0.05)
     assert post(gateway, key=key).status_code == 200
 
 
 # --- the rest of a key's life --------------------------------------------------------------------
 
+LIVES = (1.5, 10.0, 40.0)  # in seconds; the next one where the machine was too slow to see a key that lives
+
+
+def wait_until(moment: datetime) -> None:
+    time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()) + 0.1)
+
 
 def test_an_expired_key_is_refused_at_its_moment(gateway: Gateway) -> None:
-    _, key = create_api_key("short", expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    assert models(gateway, key).status_code == 200
-    time.sleep(1.6)
+    for seconds in LIVES:
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        _, key = create_api_key(f"for {seconds} s", expires_at=until)
+        if models(gateway, key).status_code == 200 or datetime.now(UTC) < until:
+            break
+    assert datetime.now(UTC) < until
+    wait_until(until)
     assert models(gateway, key).status_code == 401
 
 
@@ -174,7 +191,7 @@ def test_a_renewed_secret_works_and_the_old_one_stops(gateway: Gateway) -> None:
 def test_the_last_use_of_a_key_is_written_down(gateway: Gateway) -> None:
     assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is None
     assert models(gateway).status_code == 200
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while ApiKey.objects.get(pk=gateway.key_id).last_used_at is None and time.monotonic() < until:
         models(gateway)
         time.sleep(0.2)
@@ -202,11 +219,13 @@ def works(gateway: Gateway, secret: str) -> bool:
 
 def test_a_rotated_key_opens_with_both_secrets_until_the_grace_ends(gateway: Gateway) -> None:
     key = ApiKey.objects.get(pk=gateway.key_id)
-    fresh = rotate(key, grace=timedelta(seconds=1.5))
+    fresh = rotate(key, grace=timedelta(hours=1))
     assert works(gateway, gateway.key)
     assert works(gateway, fresh)
     assert authenticate_key(gateway.key) == authenticate_key(fresh)
-    time.sleep(1.6)
+    until = datetime.now(UTC) + timedelta(seconds=0.5)
+    FormerSecret.objects.update(valid_until=until)
+    wait_until(until)
     assert not works(gateway, gateway.key)
     assert works(gateway, fresh)
 

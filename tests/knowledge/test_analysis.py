@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +24,7 @@ from routing.seeding import seed
 from tests.flows.jobs import TALK, insights
 from tests.flows.system import until
 from tests.installation import Installation, installed
-from tests.servers import Reply
+from tests.servers import Received, Reply
 from ziggie import queue
 from ziggie.errors import Conflict, InvalidInput, TooLarge
 
@@ -52,6 +53,11 @@ def long_talk(minutes: int) -> Transcript:
         for number in range(minutes * 12)
     )
     return Transcript(segments=lines, format="vtt")
+
+
+def asked_for_answers(here: Installation) -> list[Received]:
+    """The calls that the local model has received."""
+    return [received for received in here.ollama.requests if received.path == "/api/chat"]
 
 
 def test_a_video_is_analysed_by_the_model_of_its_priority(here: Installation) -> None:
@@ -184,36 +190,43 @@ def test_a_video_is_claimed_by_one_worker_only(here: Installation) -> None:
 def test_a_worker_that_lost_its_claim_writes_nothing_more(here: Installation) -> None:
     made = video()
 
-    def steal() -> None:
-        Video.objects.update(fence=99)
+    stolen = threading.Event()
 
-    here.ollama.default = Reply(text=json.dumps(insights(90)), first_token=1.0)
-    thief = threading.Timer(0.5, steal)
-    thief.start()
-    assert not analysis.analyse(str(made.pk))
-    thief.join()
+    def steal() -> None:
+        until(lambda: asked_for_answers(here), 60)
+        Video.objects.update(fence=99)
+        connection.close()
+        stolen.set()
+
+    here.ollama.default = Reply(text=json.dumps(insights(90)), after=stolen, fault="stall", fault_after=3)
+    with ThreadPoolExecutor(1) as thief:
+        theft = thief.submit(steal)
+        assert not analysis.analyse(str(made.pk))
+        theft.result(60)
     assert not Analysis.objects.exists()
-    until(lambda: RoutedCall.objects.filter(outcome="cancelled").exists(), 10)  # its books are closed all the same
+    until(lambda: RoutedCall.objects.filter(outcome="cancelled").exists(), 60)  # its books are closed all the same
 
 
 def test_connections_lost_while_a_model_reads_cost_no_second_call(here: Installation) -> None:
-    here.ollama.default = Reply(text=json.dumps(insights(90)), first_token=1.0)
+    broken = threading.Event()
+    here.ollama.default = Reply(text=json.dumps(insights(90)), after=broken)
     made = video()
 
     def break_all() -> None:
         """As a database that dies and is back at once looks like from here."""
-        until(lambda: [r for r in here.ollama.requests if r.path == "/api/chat"], 30)
+        until(lambda: asked_for_answers(here), 60)
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         connection.close()
+        broken.set()
 
-    breaker = threading.Thread(target=break_all)
-    breaker.start()
-    assert analysis.analyse(str(made.pk))
-    breaker.join()
+    with ThreadPoolExecutor(1) as breaker:
+        breaking = breaker.submit(break_all)
+        assert analysis.analyse(str(made.pk))
+        breaking.result(60)
     assert Analysis.objects.count() == 1
     assert [r.path for r in here.ollama.requests].count("/api/chat") == 1
     here.assert_books_are_closed()

@@ -2,7 +2,8 @@
 
     python -m tests.routing.ledger_spender DATABASE BUDGET_ID CALLS AMOUNT SEED
 
-Prints "ready", waits for a line on stdin, then prints one line a call that was admitted. May be killed at any moment.
+Prints "ready", waits for a line on stdin, then prints one line a call that was admitted, and ends when stdin does.
+May be killed at any moment.
 """
 
 import asyncio
@@ -63,3 +64,4 @@ if __name__ == "__main__":
     print("ready", flush=True)
     sys.stdin.readline()
     asyncio.run(spend_all(*(int(word) for word in sys.argv[2:])))
+    sys.stdin.read()

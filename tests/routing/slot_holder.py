@@ -20,13 +20,13 @@ async def main(provider_id: int, limit: int, calls: int, log: str) -> None:
 
     provider = ProviderSpec(provider_id, "ollama", "ollama", Source.LOCAL, "", max_concurrency=limit)
     if calls == 0:
-        async with slots.slot(provider, wait_seconds=5):
+        async with slots.slot(provider, wait_seconds=60):
             print("held", flush=True)
             await asyncio.sleep(600)
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
 
     async def one() -> None:
-        async with slots.slot(provider, wait_seconds=30):
+        async with slots.slot(provider, wait_seconds=120):
             os.write(file, b"+")
             await asyncio.sleep(random.uniform(0.001, 0.02))
             os.write(file, b"-")

@@ -67,29 +67,29 @@ def test_a_full_provider_is_left_for_another_and_that_is_no_attempt(here: Instal
 
 def test_a_second_model_of_a_full_provider_is_not_waited_for_again(here: Installation) -> None:
     chain = ["llama3.2", "llama3.2:3b", "mistral", "claude-haiku-4-5", "offline"]
-    here.change_rule(RULE, chain=chain, options={"first_token_seconds": 0.4})
+    here.change_rule(RULE, chain=chain, options={"first_token_seconds": 3})
     routed = while_ollama_is_full(lambda _: ask())
     assert routed.result.text == "cloud"
     waited = [row["seconds"] for row in skipped()]
     assert len(waited) == 3
-    assert waited[0] >= 0.4
-    assert sum(waited[1:]) < 0.4
+    assert waited[0] >= 3
+    assert sum(waited[1:]) < 3
 
 
 def test_the_first_tokens_time_counts_from_the_slot(here: Installation) -> None:
-    here.change_rule(RULE, chain=["llama3.2", "llama3.2:3b", "offline"], options={"first_token_seconds": 0.6})
+    here.change_rule(RULE, chain=["llama3.2", "llama3.2:3b", "offline"], options={"first_token_seconds": 4})
     here.ollama.default = Reply(text="local", first_token=0.3)
 
     async def waits(other: AsyncExitStack) -> Routed:
         call = asyncio.create_task(ask())
-        await asyncio.sleep(1.0)  # longer than a first token may take
+        await asyncio.sleep(4.5)  # longer than a first token may take
         assert not call.done()
         await other.aclose()
         return await call
 
     routed = while_ollama_is_full(waits)
     assert [(attempt.model, attempt.outcome) for attempt in routed.attempts] == [("llama3.2", "ok")]
-    assert routed.attempts[0].seconds < 0.9
+    assert routed.attempts[0].seconds < 4
     assert not skipped()
     here.assert_books_are_closed()
 
@@ -130,7 +130,7 @@ def test_a_deadline_ends_the_wait_for_a_slot(here: Installation) -> None:
 
 def test_members_of_an_ensemble_that_find_no_slot_leave_the_others_their_answers(here: Installation) -> None:
     roles = {"members": ["llama3.2", "claude-haiku-4-5"], "vote": True}
-    here.change_rule(RULE, pattern="ensemble", roles=roles, options={"first_token_seconds": 0.3})
+    here.change_rule(RULE, pattern="ensemble", roles=roles, options={"first_token_seconds": 3})
     routed = while_ollama_is_full(lambda _: ask())
     assert routed.result.text == "cloud"
     assert routed.findings["answered"] == 1

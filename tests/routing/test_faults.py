@@ -1,6 +1,8 @@
 """Every fault of a provider, in every way of asking it, for every adapter: the next one answers, or nobody can."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from routing.adapters import transport
 from routing.attempts import Answer, Caller, Walk
 from routing.batch_answers import Nobody
 from routing.gateway import upstream
-from routing.gateway.asking import Asker
+from routing.gateway.asking import ask_quietly, ask_whole, asker
 from routing.types import (
     Candidate,
     Delta,
@@ -37,7 +39,7 @@ SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
     "anthropic": (AnthropicServer, "claude-haiku-4-5"),
     "gemini": (GeminiServer, "gemini-2.5-flash"),
 }
-SILENCE_SECONDS, PATIENT_SECONDS = 0.4, 5.0
+SILENCE_SECONDS, PATIENT_SECONDS = 0.4, 60.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ def chain(request: pytest.FixtureRequest) -> Iterator[tuple[ProviderServer, list
 
 
 def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk, list[str]]:
-    """A walk through these models, which may be silent for so long, and what of the first one's answer has reached
+    """A walk through these models, of which the first may be silent for so long, and what of its answer has reached
     a client so far."""
-    models = [replace(each, provider=replace(each.provider, timeout_seconds=seconds)) for each in models]
+    first, second = models
+    models = [replace(first, provider=replace(first.provider, timeout_seconds=seconds)), second]
     hurry = seconds if way in ("inside", "hurried") else None
     options = RuleOptions(first_token_seconds=hurry)
     rule = RuleSpec(1, "all", When(), tuple(each.slug for each in models), options=options)
@@ -93,14 +96,14 @@ def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk,
         walk.committed = walk.committed or bool(texts)
         seen.extend(texts if candidate.model.slug == models[0].slug else ())
 
-    callers: dict[str, Caller] = {"inside": calling.ask, "streamed": Asker(sink)}
-    walk = Walk(plan, ask(), callers.get(way, Asker()), Nobody())
+    callers: dict[str, Caller] = {"inside": calling.ask, "streamed": asker(sink)}
+    walk = Walk(plan, ask(), callers.get(way, ask_quietly), Nobody(), whole=ask_whole if way == "whole" else None)
     return walk, seen
 
 
 async def run(walk: Walk) -> Answer | None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             return await walk.run()
     finally:
         await transport.close()
@@ -133,3 +136,23 @@ def test_the_next_candidate_answers_unless_a_client_has_seen_a_piece(
     assert first.outcome in expected, first
     assert first.error
     assert KEY not in first.error
+
+
+async def test_a_whole_answer_that_never_falls_silent_and_never_ends_is_left_at_the_deadline() -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        walk, _ = walk_of([model(provider("openai", url), "gpt-4o-mini")], "whole", seconds=PATIENT_SECONDS)
+        walk.deadline = time.monotonic() + SILENCE_SECONDS
+        assert await run(walk) is None
+    assert [(attempt.outcome, attempt.error) for attempt in walk.attempts] == [
+        ("timeout", "the answer was not whole in time")
+    ]

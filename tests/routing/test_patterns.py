@@ -164,7 +164,7 @@ def test_an_answer_cannot_order_its_verifier_about(here: Installation) -> None:
 def test_a_verifier_that_hangs_costs_no_more_than_the_callers_time(here: Installation) -> None:
     here.anthropic.default = Reply(text="Bern")
     here.ollama.default = Reply(fault="hang")
-    routed = ask("verified_answer", deadline_seconds=4)
+    routed = ask("verified_answer", deadline_seconds=10)
     assert routed.result.text == "Bern"
     assert routed.findings["review"]["verdict"] == "none"
     assert routed.seconds < 30
@@ -231,7 +231,7 @@ def test_a_pattern_never_spends_more_than_was_held(here: Installation) -> None:
 
 def test_a_cancelled_pattern_is_settled_with_what_its_parts_have_spent(here: Installation) -> None:
     here.anthropic.default = Reply(text="Bern", input_tokens=1_000, output_tokens=10)
-    here.ollama.default = Reply(text="thinking " * 50, per_piece=0.05)
+    here.ollama.default = Reply(fault="hang")
 
     async def scenario() -> None:
         request = ChatRequest(

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 
-from routing import service
+from routing import patterns, service
 from routing.models import BudgetPeriod, RoutedCall
 from routing.types import ChatRequest, Hints, Tool, message
 from routing.voting import normalised
+from tests.flows.system import until
 from tests.installation import Installation, installed
 from tests.routing.test_patterns import REVIEWING, ask, parts, prompt_of
 from tests.routing.test_patterns import roles as roles_of
@@ -34,7 +36,6 @@ def here(transactional_db: None) -> Iterator[Installation]:
         installation.change_rule(
             "ensemble",
             roles={"members": MEMBERS, "synthesiser": "claude-haiku-4-5"},
-            options={"first_token_seconds": 2},
         )
         yield installation
 
@@ -64,18 +65,19 @@ def test_members_answer_and_a_synthesiser_makes_one_answer_of_theirs(here: Insta
     here.assert_books_are_closed()
 
 
-def test_three_members_take_no_longer_than_the_slowest_of_them(here: Installation) -> None:
+def test_three_members_are_asked_at_once(here: Installation) -> None:
     voting(here)
-    for member, latency in zip(MEMBERS, (0.6, 0.8, 1.0), strict=True):
-        here.ollama.when(Reply(text="Bern", first_token=latency), model=member)
-    ask("ensemble")  # the first call of a process opens its connections
-    started = time.monotonic()
-    routed = ask("ensemble")
-    elapsed = time.monotonic() - started
-    slowest = max(attempt.seconds for attempt in routed.attempts)
-    print(f"ensemble of 3: {elapsed:.3f} s, its slowest member {slowest:.3f} s, ratio {elapsed / slowest:.3f}")
-    assert here.ollama.most_at_once == 3
-    assert elapsed < sum(attempt.seconds for attempt in routed.attempts)
+    all_are_asked = threading.Event()
+    here.ollama.default = Reply(text="Bern", after=all_are_asked)
+
+    def watch() -> None:
+        until(lambda: here.ollama.most_at_once == 3, 60)
+        all_are_asked.set()
+
+    with ThreadPoolExecutor(1) as watcher:
+        watching = watcher.submit(watch)
+        assert ask("ensemble").result.text == "Bern"
+        watching.result(60)
 
 
 def test_members_that_agree_need_no_synthesis(here: Installation) -> None:
@@ -143,6 +145,8 @@ def test_a_member_that_fails_does_not_fail_the_call(here: Installation, fault: A
     here.ollama.when(Reply(text="Bern"), model="qwen2.5:7b")
     here.ollama.when(Reply(text="Zurich"), model="mistral")
     here.anthropic.default = Reply(text="It is Bern.")
+    if fault == "hang":
+        here.change_rule("ensemble", options={"first_token_seconds": 6})
     routed = ask("ensemble")
     assert routed.result.text == "It is Bern."
     assert routed.findings["answered"] == 2
@@ -174,15 +178,18 @@ def test_when_the_synthesiser_dies_the_members_vote(here: Installation, reply: R
     here.assert_books_are_closed()
 
 
-def test_a_member_that_never_ends_leaves_time_for_the_synthesis(here: Installation) -> None:
-    here.ollama.when(Reply(text="word " * 2_000, per_piece=0.02), model="mistral")
+def test_a_member_that_never_ends_leaves_time_for_the_synthesis(
+    here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "MEMBERS_SHARE", 0.15)
+    here.ollama.when(Reply(text="word " * 2_000, per_piece=0.2), model="mistral")
     here.ollama.when(Reply(text="Bern"), model="llama3.2")
     here.ollama.when(Reply(text="Zurich"), model="qwen2.5:7b")
     here.anthropic.default = Reply(text="It is Bern.", first_token=0.2)
-    routed = ask("ensemble", deadline_seconds=6)
+    routed = ask("ensemble", deadline_seconds=50)
     assert routed.result.text == "It is Bern."
     assert ("member", "mistral", "timeout") in parts(routed)
-    assert routed.seconds < 6
+    assert routed.seconds < 50
     here.assert_books_are_closed()
 
 

@@ -131,7 +131,7 @@ def test_an_expression_that_cannot_be_used_is_refused_with_the_reason(pattern: s
 def test_an_expression_that_is_slow_elsewhere_takes_its_time_in_proportion(pattern: str) -> None:
     began = time.process_time()
     redacted("a" * 50_000 + "!", characters=60_000, patterns=[pattern])
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 20
 
 
 def test_too_many_finds_take_out_the_rest() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from routing import database, snapshot
@@ -26,12 +27,14 @@ def seeded() -> None:
     seed()
 
 
-def eventually(holds: Callable[[], bool], *, seconds: float = 5) -> float:
-    """Seconds until it held; fails if it never does."""
+def eventually(holds: Callable[[], bool], *, seconds: float = 60) -> float:
+    """After how many seconds the last look began that did not see it yet; fails if none ever does."""
     started = time.monotonic()
-    while time.monotonic() - started < seconds:
+    last = 0.0
+    while (now := time.monotonic() - started) < seconds:
         if holds():
-            return time.monotonic() - started
+            return last
+        last = now
         time.sleep(0.02)
     pytest.fail(f"did not happen within {seconds} s")
 
@@ -104,11 +107,16 @@ def test_a_key_that_cannot_be_read_takes_away_one_provider_only() -> None:
 
 @pytest.mark.usefixtures("seeded")
 def test_nothing_is_asked_again_within_half_a_second(django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(2):
-        first = snapshot.current()
-    with django_assert_num_queries(0):
-        assert snapshot.current() is first
-    time.sleep(snapshot.CHECK_SECONDS)
+    for _ in range(50):  # a machine that stood still meanwhile tells nothing
+        snapshot.forget()
+        began = time.monotonic()
+        with CaptureQueriesContext(connection) as asked:
+            first, again = snapshot.current(), snapshot.current()
+        if time.monotonic() - began < snapshot.CHECK_SECONDS:
+            break
+    assert len(asked) == 2
+    assert again is first
+    snapshot.expire()
     with django_assert_num_queries(1):
         assert snapshot.current() is first
 
@@ -153,17 +161,17 @@ def test_a_change_is_seen_by_both_doors_within_two_seconds(
 @pytest.mark.usefixtures("seeded")
 def test_a_price_comes_into_force_at_its_time_though_no_row_changes_then() -> None:
     model = LanguageModel.objects.get(slug="claude-sonnet-4-5")
-    Price.objects.create(
-        model=model, input_usd_per_mtok=9, output_usd_per_mtok=9, effective_from=timezone.now() + timedelta(seconds=1)
-    )
+    from_then_on = timezone.now() + timedelta(seconds=1)
+    Price.objects.create(model=model, input_usd_per_mtok=9, output_usd_per_mtok=9, effective_from=from_then_on)
 
     def dollars() -> Decimal:
         price = snapshot.current().models["claude-sonnet-4-5"].price
         assert price is not None
         return price.input_usd_per_mtok
 
-    assert dollars() == 3
-    assert 0.5 < eventually(lambda: dollars() == 9) < 2
+    seen = dollars()
+    assert seen == 3 or timezone.now() >= from_then_on
+    assert eventually(lambda: dollars() == 9) < 3
 
 
 @pytest.mark.usefixtures("seeded")
@@ -184,7 +192,8 @@ def test_no_snapshot_holds_half_of_a_change() -> None:
     writer.start()
     try:
         values = set()
-        for _ in range(60):
+        until = time.monotonic() + 60
+        while len(values) <= 5 and time.monotonic() < until:
             loaded = snapshot.load()
             seen = {loaded.policy.version, *(b.limit_microusd for b in loaded.budgets)}
             seen |= {m.provider.power_watts for m in loaded.models.values()}

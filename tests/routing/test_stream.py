@@ -172,7 +172,7 @@ def test_the_callers_deadline_ends_a_stream(here: Installation) -> None:
     here.ollama.default = Reply(text="word " * 400, per_piece=0.05)
     heard = Heard()
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(hear(asking(model="llama3.2", deadline_seconds=1.0), heard))
+        asyncio.run(hear(asking(model="llama3.2", deadline_seconds=6.0), heard))
     assert heard.text
     here.assert_books_are_closed()
 

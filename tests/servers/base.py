@@ -105,6 +105,10 @@ class ProviderServer(ABC):
     def error_event(self, reply: Reply) -> bytes:
         """An error inside a stream."""
 
+    def is_bare(self, received: Received) -> bool:
+        """Whether such a POST has no body."""
+        return False
+
     @abstractmethod
     def authorized(self, received: Received) -> bool:
         """True if the request bears the key."""
@@ -123,6 +127,7 @@ class ProviderServer(ABC):
         self.most_at_once = max(self.most_at_once, self._in_flight)
         try:
             await asyncio.sleep(reply.latency)
+            await _happened(reply.after)
             refused = self.refuse(reply, received.json) if reply.status == 200 and not reply.fault else None
             if refused:
                 status, message, kind = refused
@@ -227,7 +232,7 @@ class ProviderServer(ABC):
             self.requests.append(received)
         if self.api_key and not self.authorized(received):
             await exchange.send_json(401, self.error(401, "the API key is wrong", "authentication_error"))
-        elif exchange.method == "POST" and not isinstance(value, dict):
+        elif exchange.method == "POST" and not isinstance(value, dict) and not self.is_bare(received):
             await exchange.send_json(400, self.error(400, "the body is not a JSON object", "invalid_request_error"))
         else:
             await self.route(exchange, received)
@@ -276,6 +281,12 @@ class ProviderServer(ABC):
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         return cls(port=options.port, api_key=options.api_key)
+
+
+async def _happened(event: threading.Event | None) -> None:
+    """Returns once a test has set the event; the client may leave meanwhile."""
+    while event is not None and not event.is_set():
+        await asyncio.sleep(0.01)
 
 
 def tokens(value: Any) -> int:

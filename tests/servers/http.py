@@ -142,7 +142,7 @@ class HTTPServer:
         gone = asyncio.ensure_future(reader.gone.wait())
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
+            if not answer.done() or isinstance(answer.exception(), ConnectionError):
                 self.disconnects += 1
                 raise Disconnect
             answer.result()

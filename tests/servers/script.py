@@ -1,6 +1,7 @@
 """What a test server is told to answer: replies, the rules that choose one, and what was received."""
 
 import json
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class Reply:
     error: str = ""  # the message of an error in the API's own shape
     error_type: str = ""
     model: str = ""  # the model name reported, if not the one asked for
+    after: threading.Event | None = None  # what the head waits for, however long that takes
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> "Reply":

@@ -7,6 +7,7 @@ what arrives, `… publish COUNT RUN_ID` sends run.changed events, each line on 
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -56,7 +57,8 @@ class Child:
         )
         self.output: list[str] = []
         self._lines: Queue[str] = Queue()
-        Thread(target=self._read, daemon=True).start()
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> "Child":
         return self
@@ -64,7 +66,7 @@ class Child:
     def __exit__(self, *exception: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(10)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -79,13 +81,15 @@ class Child:
                     return match
         raise AssertionError(f"no line matches {pattern!r} in:\n" + "".join(self.output[-40:]))
 
-    def documents(self, seconds: float = 0.0) -> list[dict[str, Any]]:
-        """The JSON documents printed so far and within `seconds`."""
-        time.sleep(seconds)
-        lines = []
-        while not self._lines.empty():
-            lines.append(self._lines.get())
-        return [json.loads(line) for line in lines if line.startswith("{")]
+    def documents(self) -> list[dict[str, Any]]:
+        """All JSON documents printed so far."""
+        return [json.loads(line) for line in list(self.output) if line.startswith("{")]
+
+    def end(self) -> list[dict[str, Any]]:
+        """All that it printed once it has ended by itself."""
+        assert self.process.wait(120) == 0, "".join(self.output[-40:])
+        self._reader.join()
+        return self.documents()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -126,7 +130,19 @@ def listener(group: str, environment: Environment) -> Iterator[Child]:
 
 
 def publisher(count: int, run_id: str, environment: Environment) -> Child:
-    return Child("-m", "tests.ziggie.live_process", "publish", str(count), run_id, environment=LEAN | dict(environment))
+    """A process that publishes so many events, and waits for each as long as it takes."""
+    return _publisher(str(count), run_id, environment=environment)
+
+
+@contextlib.contextmanager
+def tireless_publisher(run_id: str, environment: Environment) -> Iterator[Child]:
+    """One that publishes until the end of the `with` block, with the patience that workers have."""
+    with _publisher("without end", run_id, environment=environment) as child:
+        yield child
+
+
+def _publisher(*arguments: str, environment: Environment) -> Child:
+    return Child("-m", "tests.ziggie.live_process", "publish", *arguments, environment=LEAN | dict(environment))
 
 
 async def _listen(group: str) -> None:
@@ -143,10 +159,12 @@ async def _listen(group: str) -> None:
         print(json.dumps(await layer.receive(channel)))
 
 
-def _publish(count: int, run_id: str) -> None:
+def _publish(count: str, run_id: str) -> None:
     from ziggie import live
 
-    for number in range(count):
+    if count != "without end":
+        live.PUBLISH_SECONDS = live.SEND_SECONDS = 60.0
+    for number in range(int(count)) if count != "without end" else itertools.count():
         began = time.monotonic()
         live.publish("runs", "run.changed", version=number, data={"run_id": run_id, "status": "working"})
         print(json.dumps({"sent": number, "seconds": time.monotonic() - began}))
@@ -160,7 +178,7 @@ def main(command: str, *arguments: str) -> None:
     if command == "listen":
         asyncio.run(_listen(arguments[0]))
     else:
-        _publish(int(arguments[0]), arguments[1])
+        _publish(*arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.servers.redis_server import running_redis
 from ziggie.background import background_loop
 from ziggie.pglayer import GAP_GROUP, GAP_TYPE, PostgresChannelLayer
 
-SOON = 5.0
+SOON = 60.0
 NEVER = 0.3
 
 

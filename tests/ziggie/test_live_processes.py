@@ -18,15 +18,16 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 
+from tests.flows.system import until
 from tests.servers.redis_server import running_redis
-from tests.ziggie.live_process import database_url, listener, publisher, web_server
+from tests.ziggie.live_process import Child, database_url, listener, publisher, tireless_publisher, web_server
 from ziggie import embedded, live
 from ziggie.embedded_disk import Place
 from ziggie.models import create_api_key
 
 pytestmark = pytest.mark.flow
 # Generous: others may use this machine. What it must not be is the length of the fault.
-LONGEST_PUBLISH_SECONDS = live.PUBLISH_SECONDS + 5
+LONGEST_PUBLISH_SECONDS = live.PUBLISH_SECONDS + 20
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 Environment = dict[str, str]
 
@@ -48,7 +49,7 @@ def transport(request: pytest.FixtureRequest, environment: Environment) -> Itera
 @pytest.fixture(scope="module")
 def port(environment: Environment) -> Iterator[int]:
     """A web server of the module, with a keepalive that a test can wait for."""
-    with web_server("--ping-interval", "1", "--ping-timeout", "4", environment=environment) as started:
+    with web_server("--ping-interval", "1", "--ping-timeout", "10", environment=environment) as started:
         yield started
 
 
@@ -70,9 +71,17 @@ def gaps(documents: list[dict[str, Any]]) -> int:
 def test_what_one_process_publishes_arrives_once_and_in_order_in_others(transport: Environment) -> None:
     with listener("live.runs", transport) as first, listener("live.runs", transport) as second:
         with publisher(20, RUN, transport) as worker:
-            assert worker.process.wait(60) == 0
-        assert events(first.documents(seconds=1)) == list(range(20))
-        assert events(second.documents()) == list(range(20))
+            worker.end()
+        for listening in (first, second):
+            until(lambda heard=listening: 19 in events(heard.documents()), 60)
+            assert events(listening.documents()) == list(range(20))
+
+
+def assert_events_arrive_again(worker: Child, listening: Child) -> None:
+    """Some that are published from now on, by a worker that no fault has held up."""
+    published = len(worker.documents())
+    until(lambda: max(events(listening.documents()), default=0) > published, 60)
+    assert max(document["seconds"] for document in worker.documents()) < LONGEST_PUBLISH_SECONDS
 
 
 @contextlib.contextmanager
@@ -91,36 +100,34 @@ def postmaster(home: Path) -> int:
 
 
 def test_listeners_and_workers_go_on_after_the_database_was_killed_and_started_again(tmp_path: Path) -> None:
-    with own_database(tmp_path) as (home, environment), listener("live.runs", environment) as listening:
-        with publisher(400, RUN, environment) as worker:
-            worker.line('"sent": 3')
-            os.kill(postmaster(home), signal.SIGKILL)
-            embedded.ensure_running(home, durable=False)
-            listening.line('"layer.gap"', 30)
-            assert worker.process.wait(60) == 0
-            slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
-        got = events(listening.documents(seconds=1))
-    assert got[-1] == 399
-    assert slowest < LONGEST_PUBLISH_SECONDS
+    with (
+        own_database(tmp_path) as (home, environment),
+        listener("live.runs", environment) as listening,
+        tireless_publisher(RUN, environment) as worker,
+    ):
+        worker.line('"sent": 3')
+        os.kill(postmaster(home), signal.SIGKILL)
+        embedded.ensure_running(home, durable=False)
+        listening.line('"layer.gap"', 60)
+        assert_events_arrive_again(worker, listening)
 
 
 def test_a_database_that_stands_still_delays_no_worker_for_long_and_is_used_again(tmp_path: Path) -> None:
-    with own_database(tmp_path) as (home, environment), listener("live.runs", environment) as listening:
-        with publisher(300, RUN, environment) as worker:
-            worker.line('"sent": 3')
-            backends = children_of(postmaster(home))
+    with (
+        own_database(tmp_path) as (home, environment),
+        listener("live.runs", environment) as listening,
+        tireless_publisher(RUN, environment) as worker,
+    ):
+        worker.line('"sent": 3')
+        backends = children_of(postmaster(home))
+        for process in backends:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            worker.line('"sent": 100')
+        finally:
             for process in backends:
-                os.kill(process, signal.SIGSTOP)
-            try:
-                worker.line('"sent": 100', 30)
-            finally:
-                for process in backends:
-                    os.kill(process, signal.SIGCONT)
-            assert worker.process.wait(60) == 0
-            slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
-        got = events(listening.documents(seconds=1))
-    assert slowest < LONGEST_PUBLISH_SECONDS
-    assert got[-1] == 299
+                os.kill(process, signal.SIGCONT)
+        assert_events_arrive_again(worker, listening)
 
 
 def children_of(process: int) -> list[int]:
@@ -132,27 +139,19 @@ def test_listeners_and_workers_go_on_after_redis_was_restarted(environment: Envi
     with running_redis() as url:
         port = int(url.rsplit(":", 1)[1].split("/")[0])
         environment |= {"REDIS_URL": url}
-        with listener("live.runs", environment) as listening, publisher(400, RUN, environment) as worker:
+        with listener("live.runs", environment) as listening, tireless_publisher(RUN, environment) as worker:
             worker.line('"sent": 3')
-            restarted = contextlib.ExitStack()
-            try:
-                stop_redis(port)
-                worker.line('"sent": 100', 30)
-                restarted.enter_context(running_redis(port))
-                assert worker.process.wait(60) == 0
-                slowest = max(document["seconds"] for document in worker.documents(seconds=0.2))
-                got = events(listening.documents(seconds=1))
-            finally:
-                restarted.close()
-    assert slowest < LONGEST_PUBLISH_SECONDS
-    assert got[-1] == 399
+            stop_redis(port)
+            worker.line('"sent": 100')
+            with running_redis(port):
+                assert_events_arrive_again(worker, listening)
 
 
 def stop_redis(port: int) -> None:
-    with sockets.create_connection(("127.0.0.1", port), 5) as admin:
+    with sockets.create_connection(("127.0.0.1", port), 60) as admin:
         admin.sendall(b"SHUTDOWN NOSAVE\r\n")
         admin.recv(100)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     with contextlib.suppress(ConnectionRefusedError):
         while time.monotonic() < deadline:
             sockets.create_connection(("127.0.0.1", port), 1).close()
@@ -169,7 +168,7 @@ async def hear(port: int, cookie: str, environment: Environment) -> list[dict[st
     """The frames that a socket of the web server gets while a worker publishes three events."""
     headers, origin = {"Cookie": cookie}, websockets.Origin(f"http://127.0.0.1:{port}")
     async with websockets.connect(
-        address(port, f"runs,run:{RUN}"), additional_headers=headers, origin=origin
+        address(port, f"runs,run:{RUN}"), additional_headers=headers, origin=origin, open_timeout=60
     ) as socket:
         with publisher(3, RUN, environment):
             return [json.loads(await asyncio.wait_for(socket.recv(), 60)) for _ in range(3)]
@@ -201,7 +200,7 @@ async def test_events_reach_sockets_by_redis_as_well(cookie: str, environment: E
 async def test_an_open_socket_outlives_its_servers_connections_and_is_told_of_the_gap(
     port: int, cookie: str, environment: Environment
 ) -> None:
-    async with websockets.connect(address(port), additional_headers={"Cookie": cookie}) as socket:
+    async with websockets.connect(address(port), additional_headers={"Cookie": cookie}, open_timeout=60) as socket:
         await sync_to_async(end_live_connections)()
         assert json.loads(await asyncio.wait_for(socket.recv(), 30))["type"] == "live.gap"
         with publisher(1, RUN, environment):
@@ -217,10 +216,10 @@ async def test_a_browser_learns_why_it_was_closed_and_strangers_get_403(port: in
     assert await close_code(port, "runs", {"Authorization": f"Bearer {key}"}) == 4403
     assert await close_code(port, "runs", {"Cookie": cookie}, says="x" * 5000) == 4413
     offered = [websockets.Subprotocol("ziggie.live"), websockets.Subprotocol(good)]
-    async with websockets.connect(address(port, "runs"), subprotocols=offered) as socket:
+    async with websockets.connect(address(port, "runs"), subprotocols=offered, open_timeout=60) as socket:
         assert socket.subprotocol == "ziggie.live"
         await socket.send('{"type": "ping"}')
-        assert json.loads(await asyncio.wait_for(socket.recv(), 5)) == {"type": "pong"}
+        assert json.loads(await asyncio.wait_for(socket.recv(), 60)) == {"type": "pong"}
 
 
 def make_keys() -> list[str]:
@@ -229,17 +228,17 @@ def make_keys() -> list[str]:
 
 async def handshake(port: int, headers: dict[str, str]) -> int:
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with websockets.connect(address(port), additional_headers=headers):
+        async with websockets.connect(address(port), additional_headers=headers, open_timeout=60):
             pass
     return refused.value.response.status_code
 
 
 async def close_code(port: int, topics: str, headers: dict[str, str], says: str = "") -> int:
-    async with websockets.connect(address(port, topics), additional_headers=headers) as socket:
+    async with websockets.connect(address(port, topics), additional_headers=headers, open_timeout=60) as socket:
         if says:
             await socket.send(says)
         with pytest.raises(websockets.ConnectionClosed) as closed:
-            await asyncio.wait_for(socket.recv(), 5)
+            await asyncio.wait_for(socket.recv(), 60)
     assert closed.value.rcvd is not None
     return closed.value.rcvd.code
 
@@ -256,15 +255,15 @@ def test_a_client_that_reads_nothing_is_dropped(port: int, cookie: str, environm
         deaf.sendall(UPGRADE.format(port=port, cookie=cookie).encode())
         assert b"101" in deaf.recv(12)
         with publisher(200, RUN, environment) as worker:
-            assert worker.process.wait(60) == 0
+            worker.end()
         assert dropped(deaf)
-    with sockets.create_connection(("127.0.0.1", port), 10) as stranger:
+    with sockets.create_connection(("127.0.0.1", port), 60) as stranger:
         stranger.sendall(UPGRADE.format(port=port, cookie="none=").encode())
         assert b"403" in stranger.recv(12)
 
 
 def dropped(client: sockets.socket) -> bool:
-    client.settimeout(20)
+    client.settimeout(60)
     with contextlib.suppress(ConnectionResetError):
         while client.recv(65536):
             pass

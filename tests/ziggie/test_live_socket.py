@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from asgiref.sync import sync_to_async
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import get_channel_layer
 from channels.sessions import CookieMiddleware
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
@@ -20,19 +20,16 @@ from ziggie.models import ApiKey, create_api_key
 from ziggie.outbox import Outbox
 from ziggie.pglayer import GAP_GROUP, GAP_TYPE, PostgresChannelLayer
 
+SOON = 60
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 Headers = list[tuple[bytes, bytes]]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-async def layer(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PostgresChannelLayer]:
-    monkeypatch.setattr(live, "_health", live._Health())
-    made = PostgresChannelLayer()
-    channel_layers.set("default", made)
-    yield made
-    channel_layers.backends.pop("default", None)  # the next one to ask gets one of its own
-    await made.flush()
+async def layer(transactional_db: None, own_layer: PostgresChannelLayer) -> AsyncIterator[PostgresChannelLayer]:
+    yield own_layer
+    await own_layer.flush()
 
 
 @pytest.fixture
@@ -74,19 +71,19 @@ def socket(
 
 async def closed_with(communicator: WebsocketCommunicator) -> int:
     """The code with which an accepted socket is closed next."""
-    output = await communicator.receive_output(5)
+    output = await communicator.receive_output(SOON)
     assert output["type"] == "websocket.close", output
     return int(output["code"])
 
 
 async def refused(communicator: WebsocketCommunicator) -> bool:
     """True if the handshake itself is refused: HTTP 403."""
-    accepted, _ = await communicator.connect(5)
+    accepted, _ = await communicator.connect(SOON)
     return not accepted
 
 
 async def accepted(communicator: WebsocketCommunicator) -> WebsocketCommunicator:
-    assert (await communicator.connect(5))[0]
+    assert (await communicator.connect(SOON))[0]
     return communicator
 
 
@@ -101,7 +98,7 @@ async def test_a_staff_session_hears_its_topics_and_no_others(cookie: Headers) -
     open_socket = await accepted(socket(cookie, f"runs,run:{RUN}"))
     await live.apublish("usage", "usage.recorded", version=1, data=USAGE)
     await announce()
-    frame = await open_socket.receive_json_from(5)
+    frame = await open_socket.receive_json_from(SOON)
     assert (frame["topic"], frame["type"], frame["data"]["status"]) == ("runs", "run.changed", "working")
     assert await open_socket.receive_nothing(0.2)
     await open_socket.disconnect()
@@ -145,9 +142,9 @@ async def test_a_key_with_the_scope_is_let_in_wherever_it_is_shown(scope: str) -
         ([], (SUBPROTOCOL, key)),
     ):
         open_socket = socket(headers, "runs,usage", subprotocols=offered)
-        assert await open_socket.connect(5) == (True, SUBPROTOCOL if offered else None)
+        assert await open_socket.connect(SOON) == (True, SUBPROTOCOL if offered else None)
         await announce()
-        assert (await open_socket.receive_json_from(5))["topic"] == "runs"
+        assert (await open_socket.receive_json_from(SOON))["topic"] == "runs"
         await open_socket.disconnect()
 
 
@@ -222,7 +219,7 @@ async def test_more_topics_than_the_limit_are_closed_with_4429(cookie: Headers) 
 async def test_a_topic_named_twice_counts_and_arrives_once(cookie: Headers) -> None:
     open_socket = await accepted(socket(cookie, ",".join(["runs"] * 100)))
     await announce()
-    assert (await open_socket.receive_json_from(5))["topic"] == "runs"
+    assert (await open_socket.receive_json_from(SOON))["topic"] == "runs"
     assert await open_socket.receive_nothing(0.2)
     await open_socket.disconnect()
 
@@ -230,7 +227,7 @@ async def test_a_topic_named_twice_counts_and_arrives_once(cookie: Headers) -> N
 async def test_topics_may_also_be_given_one_by_one(cookie: Headers) -> None:
     open_socket = await accepted(socket(cookie, "usage&topics=runs"))
     await announce()
-    assert (await open_socket.receive_json_from(5))["topic"] == "runs"
+    assert (await open_socket.receive_json_from(SOON))["topic"] == "runs"
     await open_socket.disconnect()
 
 
@@ -240,7 +237,7 @@ async def test_topics_may_also_be_given_one_by_one(cookie: Headers) -> None:
 async def test_a_ping_is_answered(cookie: Headers) -> None:
     open_socket = await accepted(socket(cookie))
     await open_socket.send_to(text_data='{"type": "ping"}')
-    assert await open_socket.receive_json_from(5) == {"type": "pong"}
+    assert await open_socket.receive_json_from(SOON) == {"type": "pong"}
     await open_socket.disconnect()
 
 
@@ -267,7 +264,7 @@ async def test_too_many_pings_close_the_socket(cookie: Headers) -> None:
     for _ in range(6):
         await open_socket.send_to(text_data='{"type": "ping"}')
     for _ in range(5):
-        assert await open_socket.receive_json_from(5) == {"type": "pong"}
+        assert await open_socket.receive_json_from(SOON) == {"type": "pong"}
     assert await closed_with(open_socket) == Close.TOO_MANY
 
 
@@ -322,7 +319,7 @@ async def test_an_open_socket_ends_soon_after_its_key_is_withdrawn_or_narrowed()
 async def test_after_a_gap_in_the_layer_the_page_is_told_to_read_anew(cookie: Headers) -> None:
     open_socket = await accepted(socket(cookie))
     await get_channel_layer().group_send(GAP_GROUP, {"type": GAP_TYPE})
-    frame = await open_socket.receive_json_from(5)
+    frame = await open_socket.receive_json_from(SOON)
     assert frame["type"] == "live.gap"
     assert set(frame) == {"topic", "type", "object", "id", "version", "at", "data"}
     await open_socket.disconnect()
@@ -343,7 +340,7 @@ async def test_nothing_of_a_socket_remains_once_it_is_closed(cookie: Headers, la
 
 
 async def drained(outbox: Outbox) -> list[str]:
-    return [await asyncio.wait_for(outbox.take(), 1) for _ in range(len(outbox))]
+    return [await asyncio.wait_for(outbox.take(), SOON) for _ in range(len(outbox))]
 
 
 async def test_an_outbox_with_room_keeps_every_frame_in_order() -> None:

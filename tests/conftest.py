@@ -44,7 +44,7 @@ def pytest_runtest_setup() -> None:
     parts of asynchronous tests outlives its test.
     """
     _close_broken_connections()
-    SyncToAsync.single_thread_executor.submit(_close_broken_connections).result(30)
+    SyncToAsync.single_thread_executor.submit(_close_broken_connections).result(60)
 
 
 def _close_broken_connections() -> None:

@@ -25,5 +25,6 @@ def announce(run: AgentRun) -> None:
             "output_tokens": run.output_tokens,
             "seconds": run.seconds,
             "error": run.error,
+            "waits_for": run.waits_for,
         },
     )

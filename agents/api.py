@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 from agents.models import LEVELS, Agent, AgentRun
 from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
 from agents.shapes import RunSerializer
+from agents.waiting import hurry_run
 from routing.pricing import microusd
 from ziggie.auth import caller_of
 
@@ -97,6 +98,14 @@ class Runs(generics.ListAPIView[AgentRun]):
 class RunDetail(generics.RetrieveAPIView[AgentRun]):
     queryset = AgentRun.objects.select_related("agent").prefetch_related("callbacks")
     serializer_class = RunSerializer
+
+
+class RunHurry(APIView):
+    @extend_schema(request=None, responses={202: RunSerializer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Has a run that waits for a window or a batch answered now, at the plain price. 409 if it waits for none."""
+        run = get_object_or_404(AgentRun, pk=pk)
+        return Response(RunSerializer(hurry_run(run)).data, status=status.HTTP_202_ACCEPTED)
 
 
 class RunCancel(APIView):

@@ -9,4 +9,5 @@ urlpatterns = [
     path("agents/runs", api.Runs.as_view()),
     path("agents/runs/<uuid:pk>", api.RunDetail.as_view()),
     path("agents/runs/<uuid:pk>/cancel", api.RunCancel.as_view()),
+    path("agents/runs/<uuid:pk>/hurry", api.RunHurry.as_view()),
 ]

@@ -6,6 +6,8 @@ class AgentsConfig(AppConfig):
 
     def ready(self) -> None:
         from agents.runs import owner_of
-        from routing import owners
+        from agents.waiting import waiting
+        from routing import owners, waiting_work
 
         owners.register(owner_of)
+        waiting_work.register(waiting)

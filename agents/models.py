@@ -46,6 +46,8 @@ class AgentRun(LeasedRow):
     api_key_id = models.CharField(max_length=64, blank=True)
     budget_microusd = models.BigIntegerField(null=True, blank=True, help_text="The most that all its calls may cost.")
     budget_fit = models.CharField(max_length=6, blank=True, help_text="clamp or refuse; see docs/routing.md.")
+    at_once = models.BooleanField(default=False, help_text="Somebody hurried it: it waits for no window and no batch.")
+    waits_for = models.CharField(max_length=200, blank=True, help_text="Why it is still queued, if a rule wants so.")
     callback_url = models.CharField(max_length=2000, blank=True, help_text="Who is told when the run is over.")
     call_id = models.UUIDField(default=uuid7, unique=True, help_text="Fixed before the call: a run is paid for once.")
 

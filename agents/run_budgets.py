@@ -8,10 +8,11 @@ import logging
 from uuid import UUID
 
 import psycopg
+from django.db.models import Sum
 
 from agents.models import AgentRun
 from routing import service
-from routing.models import Envelope
+from routing.models import Envelope, RoutedCall
 from routing.types import ChatRequest
 from ziggie.errors import Unavailable
 
@@ -21,12 +22,14 @@ EXPIRES_SECONDS = 7_200.0  # longer than a run and its leases last
 
 
 def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
-    """The envelope that the run's calls, which are like this one, draw from; None for a run without a budget."""
+    """The envelope that the run's calls, which are like this one, draw from; None for a run without a budget. What a
+    batch has cost that answered nothing of use is gone from it."""
     if run.budget_microusd is None:
         return None
+    spent = RoutedCall.objects.filter(run_id=str(run.pk)).aggregate(cost=Sum("cost_microusd"))["cost"] or 0
     envelope = service.open_envelope(
         run.pk,
-        run.budget_microusd,
+        max(run.budget_microusd - spent, 0),
         like=like,
         name=f"of run {run.pk}",
         expires_in_seconds=EXPIRES_SECONDS,

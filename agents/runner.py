@@ -4,36 +4,37 @@ import math
 from concurrent.futures import wait
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F, Q, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from agents import callbacks
+from agents import callbacks, waiting
 from agents.announcing import announce
+from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
 from agents.run_budgets import close_budget, open_budget
 from routing import service
 from routing.models import RoutedCall
-from routing.rules import AUTO
-from routing.types import BudgetFit, ChatRequest, Hints, Routed, message
+from routing.types import Routed
 from ziggie import queue
-from ziggie.errors import DeadlineExceeded, RoutingError, ZiggieError
+from ziggie.errors import DeadlineExceeded, ZiggieError
 
-MAX_OUTPUT_TOKENS = 4000
-DEADLINE_SECONDS = 900.0
 POLL_SECONDS = 0.5
 MAX_TRIES = 5
 TYPICAL_ANSWER_CHARACTERS = 4000
 
 
 def execute(run_id: str) -> bool:
-    """Carries one queued run to its end; False if another worker has it, its time has not come or nothing is to be
-    done."""
-    if _has_to_wait(run_id):
+    """Carries one queued run to its end, or hands it in for a provider's batch; False if another worker has it, its
+    time has not come or nothing is to be done."""
+    queued = AgentRun.objects.select_related("agent").filter(pk=run_id, status="queued").first()
+    if queued is not None and waiting.has_to_wait(queued):
         return False
+    if queued is not None and waiting.hand_in(queued):
+        return True
     now = timezone.now()
     fence = queue.claim(
         AgentRun.objects.all(),
@@ -41,6 +42,7 @@ def execute(run_id: str) -> bool:
         waiting=Q(status="queued"),
         status="working",
         progress=10,
+        waits_for="",
         version=F("version") + 1,
         started_at=Coalesce("started_at", now),
     )
@@ -65,35 +67,23 @@ def execute(run_id: str) -> bool:
     return True
 
 
-def _has_to_wait(run_id: str) -> bool:
-    """Whether the rule that takes a queued run wants it to wait for its window. The sweep comes back to it."""
-    run = AgentRun.objects.filter(pk=run_id, status="queued").first()
-    if run is None or run.requested_model not in AUTO:
-        return False
-    try:
-        wait = service.may_wait(_hints(run))
-    except RoutingError:  # the run itself says so
-        return False
-    return wait is not None and not wait.is_open
-
-
-def _hints(run: AgentRun) -> Hints:
-    return Hints(task_kind="agent", agent_level=run.level)
-
-
 def _ask(run: AgentRun, fence: int) -> Routed:
-    """The routed call; meanwhile the row shows its progress and its lease is kept."""
+    """What a batch has answered, else the routed call; meanwhile the row shows its progress and its lease is kept."""
+    call_id, answered = waiting.answer_of(run)
+    call_id = service.fresh_id(call_id)
+    if call_id != run.call_id:
+        _write(run, fence, call_id=call_id)
+    if answered is not None:
+        return answered
     said = 0
 
     def count(characters: int) -> None:
         nonlocal said
         said = characters
 
-    call_id = service.fresh_id(run.call_id)
-    if call_id != run.call_id:
-        _write(run, fence, call_id=call_id)
-    request = _request(run, on_output=count)
-    call = service.submit(replace(request, envelope_id=open_budget(run, request)))
+    request = request_of(run, on_output=count)
+    request = replace(request, envelope_id=open_budget(run, request))
+    call = service.submit(request, allowed_models=allowed_models(run))
     try:
         while not call.done():
             wait([call], timeout=POLL_SECONDS)
@@ -102,23 +92,6 @@ def _ask(run: AgentRun, fence: int) -> Routed:
     finally:
         call.cancel()
     return call.result()
-
-
-def _request(run: AgentRun, **fields: Any) -> ChatRequest:
-    system = (message("system", run.agent.system_prompt),) if run.agent.system_prompt else ()
-    return ChatRequest(
-        messages=(*system, message("user", run.prompt)),
-        model=run.requested_model,
-        hints=_hints(run),
-        max_output_tokens=MAX_OUTPUT_TOKENS,
-        run_id=str(run.pk),
-        api_key_id=run.api_key_id or None,
-        deadline_seconds=DEADLINE_SECONDS,
-        call_id=run.call_id,
-        # Our limit of the output, not the caller's: for a run with a budget it gives way.
-        budget_fit=cast("BudgetFit", run.budget_fit or ("" if run.budget_microusd is None else "clamp")),
-        **fields,
-    )
 
 
 def _result(routed: Routed) -> dict[str, Any]:

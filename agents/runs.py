@@ -10,7 +10,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.text import slugify
 
-from agents import callbacks
+from agents import callbacks, waiting
 from agents.announcing import announce
 from agents.models import LEVELS, Agent, AgentRun
 from agents.run_budgets import close_budget
@@ -132,12 +132,14 @@ def cancel_run(run: AgentRun) -> AgentRun:
             .update(
                 status="cancelled",
                 finished_at=timezone.now(),
+                waits_for="",
                 version=F("version") + 1,
                 fence=F("fence") + 1,
                 **queue.end_lease(),
             )
         ):
             raise Conflict("this run is over already")
+        waiting.take_back(run)
         run.refresh_from_db()
         announce(run)
         callbacks.owe(run)

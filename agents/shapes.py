@@ -41,6 +41,7 @@ class RunSerializer(serializers.ModelSerializer[AgentRun]):
             "output_tokens",
             "error",
             "error_code",
+            "waits_for",
             "metadata",
             "callback",
             "created_at",

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from agents.models import LEVELS, Agent, AgentRun
 from agents.reviewing import review_of, say
 from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
+from agents.waiting import hurry_run, is_out
 from routing.models import RoutedCall
 from routing.pricing import microusd
 from routing.reviews import REVIEWING, said_in
@@ -100,6 +101,7 @@ def _run_context(request: HttpRequest, run: AgentRun) -> dict[str, object]:
     return {
         "run": run,
         "over": over,
+        "in_batch": bool(run.waits_for) and is_out(run),
         "has_receipt": over and RoutedCall.objects.filter(pk=run.call_id).exists(),
         "review": review_of(run),
         "can_review": run.status == "completed" and request.user.has_perm(REVIEWING),
@@ -111,6 +113,15 @@ def _run_context(request: HttpRequest, run: AgentRun) -> dict[str, object]:
 def run_cancel(request: HttpRequest, pk: UUID) -> HttpResponse:
     run = get_object_or_404(AgentRun, pk=pk)
     told(request, lambda: cancel_run(run))
+    return redirect(run)
+
+
+@staff_page
+@require_POST
+def run_hurry(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The button of a run that waits."""
+    run = get_object_or_404(AgentRun, pk=pk)
+    told(request, lambda: hurry_run(run), "It is answered now.")
     return redirect(run)
 
 

@@ -69,8 +69,9 @@ def analyse(video_id: str, *, at_once: bool = False) -> bool:
             raise ZiggieError(f"given up: {MAX_TRIES} workers died or were stopped while analysing this video")
         job.show(0, "reading the transcript")
         parts = _parts(job)
-        if not at_once and waiting.goes_by_batch(job.video):
-            _hand_in(job, parts)
+        reason = "" if at_once else waiting.batch_for(job.video)
+        if reason:
+            _hand_in(job, parts, reason)
             return True
         for job.part, part in enumerate(parts):
             _analyse_part(job, part)
@@ -130,14 +131,14 @@ def _part_tokens(video: Video) -> int:
     return max(chosen.context_window - answer - PROMPT_TOKENS, MIN_PART_TOKENS)
 
 
-def _hand_in(job: _Job, parts: list[AnalysisPart]) -> None:
+def _hand_in(job: _Job, parts: list[AnalysisPart], reason: str) -> None:
     """Queues all parts for a provider's batch. The sweep comes back to the video when they are answered."""
     with transaction.atomic():
         for part in parts:
             if part.insights is None:
                 request = _request(Transcript.from_json(part.segments), job.video, part.call_id)
-                service.submit_batch(request)
-        job.write(state="queued", progress=0, step=waiting.IN_A_BATCH, **queue.end_lease())
+                service.submit_batch(request, service.Terms(made_for="video"))
+        job.write(state="queued", progress=0, step=reason, **queue.end_lease())
 
 
 def _analyse_part(job: _Job, part: AnalysisPart) -> None:

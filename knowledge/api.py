@@ -21,6 +21,7 @@ from knowledge.serializers import (
 )
 from knowledge.transcripts import Transcript, parse
 from knowledge.videos import NewVideo, add_video, request_analysis
+from knowledge.waiting import hurry
 from ziggie.errors import InvalidInput
 
 
@@ -86,6 +87,16 @@ class VideoAnalyse(APIView):
         """Queues an analysis. 409 while one is under way."""
         video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
         request_analysis(video)
+        return Response(VideoSerializer(video).data, status=status.HTTP_202_ACCEPTED)
+
+
+class VideoHurry(APIView):
+    @extend_schema(request=None, responses={202: VideoSerializer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Has a video that waits for a window or a batch analysed now, at the plain price. 409 if it waits for none."""
+        video = get_object_or_404(Video.objects.select_related("creator"), pk=pk)
+        hurry(video)
+        video.refresh_from_db()
         return Response(VideoSerializer(video).data, status=status.HTTP_202_ACCEPTED)
 
 

@@ -6,6 +6,8 @@ class KnowledgeConfig(AppConfig):
 
     def ready(self) -> None:
         from knowledge.videos import owner_of
-        from routing import owners
+        from knowledge.waiting import waiting
+        from routing import owners, waiting_work
 
         owners.register(owner_of)
+        waiting_work.register(waiting)

@@ -9,6 +9,7 @@ from ziggie.ids import uuid7
 from ziggie.queue import LeasedRow
 
 TIERS = ("critical", "high", "medium", "low")
+WAITS = "waits for"  # how the step of a video begins that waits for a window or a batch
 
 
 def _choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -72,6 +73,9 @@ class Video(LeasedRow):
     on_cloud = models.BooleanField(
         default=False, editable=False, help_text="This round asks for what critical work gets, whatever the tier."
     )
+    at_once = models.BooleanField(
+        default=False, editable=False, help_text="Somebody hurried this round: it waits for no window and no batch."
+    )
     created_at = models.DateTimeField(default=timezone.now)
     queued_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -94,6 +98,11 @@ class Video(LeasedRow):
     @property
     def tier(self) -> str:
         return self.priority or self.creator.tier
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is still queued because its rule wants it to wait; `step` says for what."""
+        return self.state == "queued" and self.step.startswith(WAITS)
 
     @property
     def asked_tier(self) -> str:

@@ -11,6 +11,7 @@ urlpatterns = [
     path("videos/<uuid:pk>/row/", views.video_row, name="video-row"),
     path("videos/<uuid:pk>/body/", views.video_body, name="video-body"),
     path("videos/<uuid:pk>/analyze/", views.video_analyse, name="video-analyse"),
+    path("videos/<uuid:pk>/hurry/", views.video_hurry, name="video-hurry"),
     path("videos/<uuid:pk>/review/", views.video_review, name="video-review"),
     path("videos/<uuid:pk>/redo/", views.video_redo, name="video-redo"),
 ]

@@ -125,6 +125,7 @@ def request_analysis(video: Video, *, on_cloud: bool = False, wake_worker: bool 
             error="",
             tries=0,
             on_cloud=on_cloud,
+            at_once=False,
             round=F("round") + 1,
             version=F("version") + 1,
             queued_at=timezone.now(),

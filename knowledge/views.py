@@ -12,6 +12,7 @@ from knowledge.models import TIERS, Creator, Video
 from knowledge.reviewing import redo_on_cloud, review_of, say
 from knowledge.transcripts import parse
 from knowledge.videos import NewVideo, add_video, request_analysis
+from knowledge.waiting import hurry, is_out
 from routing.reviews import REVIEWING, said_in
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page, told
@@ -68,6 +69,7 @@ def _video_context(request: HttpRequest, video: Video) -> dict[str, object]:
         "needs_review": video.state == "needs_review",
         "can_review": request.user.has_perm(REVIEWING) and video.state in ("analysed", "needs_review"),
         "transcript": getattr(video, "transcript", None),
+        "in_batch": video.waits and is_out(video),
         "can_analyse": video.state not in ("queued", "analysing", "fetching"),
     }
 
@@ -78,6 +80,15 @@ def video_analyse(request: HttpRequest, pk: UUID) -> HttpResponse:
     """The button on the video page."""
     video = get_object_or_404(Video, pk=pk)
     told(request, lambda: request_analysis(video))
+    return redirect(video)
+
+
+@staff_page
+@require_POST
+def video_hurry(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The button of a video that waits."""
+    video = get_object_or_404(Video, pk=pk)
+    told(request, lambda: hurry(video), "It is analysed now.")
     return redirect(video)
 
 

@@ -6,16 +6,21 @@ A part that is handed in bears the id of its waiting work as its call id, until 
 from collections.abc import Callable
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import F, QuerySet
 
-from knowledge.models import AnalysisPart, Video
+from knowledge.models import WAITS, AnalysisPart, Video
 from knowledge.videos import announce
 from routing import service
 from routing.types import ChatResult, Hints, Routed, Source, Verdict
-from ziggie.errors import NotFound, RoutingError
+from routing.waiting_work import Waiting
+from ziggie import queue
+from ziggie.errors import Conflict, NotFound, RoutingError
 from ziggie.ids import uuid7
 
-IN_A_BATCH = "waits for the answer of a batch"
+IN_A_BATCH = "the answer of a batch"
+OUT = frozenset({"queued", "ready", "sent"})
+GIVEN_BACK = frozenset({"failed", "cancelled"})
 
 
 def hints_of(video: Video) -> Hints:
@@ -43,28 +48,44 @@ def has_to_wait(video_id: str) -> bool:
 
 
 def _reason(video: Video) -> str:
-    ids = _open_parts(video).values("call_id")
-    if service.unfinished().filter(pk__in=ids).exists():
-        return IN_A_BATCH
-    if any(_is_handed_in(call_id) for call_id in ids.values_list("call_id", flat=True)):
+    if video.at_once:
+        return ""
+    states = _handed_in(video)
+    if states & OUT:
+        return video.step if video.waits else f"{WAITS} {IN_A_BATCH}"
+    if states and not states & GIVEN_BACK:
         return ""
     try:
-        wait = service.may_wait(hints_of(video))
+        wait = service.may_wait(service.small_request(hints_of(video)))
     except RoutingError:  # the analysis itself says so, and to whom it may concern
         return ""
-    return f"waits for the time between {wait.window}" if wait and not wait.is_open and not wait.by_batch else ""
+    by_batch = wait is not None and wait.by_batch and not states
+    return f"{WAITS} the time between {wait.window}" if wait and not wait.is_open and not by_batch else ""
+
+
+def _handed_in(video: Video) -> set[str]:
+    """What has become of the parts that were handed in, as far as they have no insights yet."""
+    return set(service.batch_states(list(_open_parts(video).values_list("call_id", flat=True))).values())
 
 
 def _open_parts(video: Video) -> QuerySet[AnalysisPart]:
     return AnalysisPart.objects.filter(video=video, round=video.round, insights__isnull=True)
 
 
-def goes_by_batch(video: Video) -> bool:
-    """Whether the video's parts are to be handed in now. Raises NoRoute and its kind."""
-    if any(_is_handed_in(call_id) for call_id in _open_parts(video).values_list("call_id", flat=True)):
-        return False
-    wait = service.may_wait(hints_of(video))
-    return wait is not None and wait.by_batch
+def batch_for(video: Video) -> str:
+    """What the video waits for if its parts are to be handed in now; "" if they are not. Raises NoRoute and its
+    kind."""
+    if video.at_once or _handed_in(video):
+        return ""
+    wait = service.may_wait(service.small_request(hints_of(video)))
+    if wait is None or not wait.by_batch:
+        return ""
+    return f"{WAITS} {IN_A_BATCH}" if wait.is_open else f"{WAITS} the time between {wait.window}, then {IN_A_BATCH}"
+
+
+def is_out(video: Video) -> bool:
+    """Whether a provider has parts of it in a batch, and may answer them whoever waits."""
+    return "sent" in _handed_in(video)
 
 
 def answer_of(part: AnalysisPart, judge: Callable[[ChatResult], Verdict], *, least_confidence: float) -> Routed | None:
@@ -89,9 +110,36 @@ def _is_good(routed: Routed, verdict: Verdict, least_confidence: float) -> bool:
     return verdict.ok and (sure or routed.source != Source.LOCAL)
 
 
-def _is_handed_in(call_id: UUID) -> bool:
-    try:
-        service.batch_result(call_id)
-    except NotFound:
-        return False
-    return True
+# --- taking back -----------------------------------------------------------------------------------
+
+
+def hurry(video: Video) -> None:
+    """Has a video that waits for its window or its batch analysed now, at the plain price. Raises Conflict."""
+    with transaction.atomic():
+        video = Video.objects.select_for_update(of=("self",)).select_related("creator").get(pk=video.pk)
+        if not video.waits or video.lease_until is not None:
+            raise Conflict("this video waits for no window and no batch")
+        for part in service.unfinished().filter(pk__in=_open_parts(video).values("call_id")):
+            service.cancel_batch(part.pk)
+        Video.objects.filter(pk=video.pk).update(at_once=True, step="waiting for a worker", version=F("version") + 1)
+        video.refresh_from_db()
+        announce(video)
+        queue.enqueue("knowledge.tasks.analyse_video", str(video.pk))
+
+
+# --- what waits, for the page ----------------------------------------------------------------------
+
+
+def waiting(limit: int) -> list[Waiting]:
+    """The queued videos that wait for a window or a batch, the oldest first."""
+    videos = Video.objects.filter(state="queued", step__startswith=WAITS).order_by("queued_at")[:limit]
+    return [
+        Waiting(
+            kind="video",
+            name=video.title,
+            url=video.get_absolute_url(),
+            since=video.queued_at or video.created_at,
+            reason=video.step,
+        )
+        for video in videos
+    ]

@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action
 
-from routing import policies, replay, rows
+from routing import admin_records, policies, replay, rows  # noqa: F401 - the records register themselves
 from routing.admin_file import FileActions
 from routing.admin_forms import (
     BudgetForm,
@@ -23,25 +23,22 @@ from routing.admin_forms import (
     RuleOrderFormSet,
     SettingsForm,
 )
-from routing.admin_records import ReadOnlyAdmin
+from routing.admin_prices import PriceInline
 from routing.configuration import PolicyEntry
 from routing.models import (
     Budget,
     BudgetPeriod,
-    Circuit,
     LanguageModel,
-    Price,
     Provider,
-    RoutedCall,
     RoutingPolicy,
     RoutingRule,
     RoutingSettings,
-    UsageRecord,
 )
 from routing.probing import probe
 from ziggie.errors import ZiggieError
 
 REPLAYED_CALLS = 2_000  # on a page: about a second
+EDITS_SHOWN = 20
 BUDGET_SCOPE = ("locations", "providers", "models", "api_keys", "task_kinds", "agent_levels", "creators")
 
 
@@ -96,20 +93,6 @@ class ProviderAdmin(ConfigurationAdmin):
         for provider in queryset[:10]:
             level, text = probe(provider.slug)
             messages.add_message(request, level, f"{provider.slug}: {text}")
-
-
-class PriceInline(TabularInline):  # type: ignore[misc]
-    """Prices are added, never edited: old records keep their arithmetic."""
-
-    model = Price
-    extra = 0
-    fields = (*rows.PRICE_COLUMNS, "effective_from", "origin")
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(LanguageModel)
@@ -205,6 +188,11 @@ class RuleInline(TabularInline):  # type: ignore[misc]
         return ", ".join(rule.chain)
 
 
+def _look(policy: RoutingPolicy) -> HttpResponse:
+    """The page that shows what would change, and puts exactly that live."""
+    return redirect("policy-publish", policy.slug, policy.version)
+
+
 @admin.register(RoutingPolicy)
 class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
     inlines = (RuleInline,)
@@ -212,10 +200,10 @@ class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
     list_filter = ("state", "slug")
     fields = (
         *("slug", "version", "state", "notes"),
-        *("created_by", "created_at", "published_by", "published_at", "changes", "replayed"),
+        *("created_by", "created_at", "published_by", "published_at", "changes", "edited", "replayed"),
     )
-    actions = ("publish", "roll_back", "duplicate")
-    actions_submit_line = ("save_and_publish",)
+    actions = ("look", "duplicate")
+    actions_submit_line = ("save_and_look",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: RoutingPolicy | None = None) -> tuple[str, ...]:
         return tuple(name for name in self.fields if name != "notes" and (obj or name != "slug"))
@@ -237,6 +225,11 @@ class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
         diff = policies.difference(policies.predecessor(policy), policy) if policy.pk else ""
         return format_html('<pre class="overflow-x-auto text-xs">{}</pre>', diff or "none")
 
+    @admin.display(description="edits of this version")
+    def edited(self, policy: RoutingPolicy) -> str:
+        lines = ((edit.edited_by, f"{edit.edited_at:%Y-%m-%d %H:%M} UTC") for edit in policy.edits.all()[:EDITS_SHOWN])
+        return format_html_join("", "<p>{} at {}</p>", lines) if policy.pk else "-"
+
     @admin.display(description="recent traffic through this draft")
     def replayed(self, policy: RoutingPolicy) -> str:
         """Only for drafts: what is live shows on the dashboard."""
@@ -255,6 +248,8 @@ class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
 
     def save_model(self, request: HttpRequest, obj: RoutingPolicy, form: Any, change: bool) -> None:
         if change:
+            rows.lock_configuration()
+            form.before = policies.entry_of(RoutingPolicy.objects.get(pk=obj.pk))
             RoutingPolicy.objects.filter(pk=obj.pk).update(notes=obj.notes)
             return
         entry = PolicyEntry(slug=obj.slug, notes=obj.notes)
@@ -269,37 +264,35 @@ class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        pressed = f"{self.opts.app_label}_{self.opts.model_name}_save_and_publish"
-        if pressed in request.POST:
-            policy = form.instance
-            by = request.user.get_username()
-            _told(request, lambda: policies.publish(policy, by=by), f"{policy.slug} version {policy.version} is live.")
+        if change:
+            policies.keep_edit(form.instance, form.before, by=request.user.get_username())
 
-    @action(description="Save and publish")  # type: ignore[untyped-decorator]
-    def save_and_publish(self, request: HttpRequest, obj: RoutingPolicy) -> None:
-        """A button; save_related() sees that it was pressed, once the rules are written too."""
+    def response_change(self, request: HttpRequest, obj: RoutingPolicy) -> HttpResponse:
+        if f"{self.opts.app_label}_{self.opts.model_name}_save_and_look" in request.POST:
+            return _look(obj)
+        return super().response_change(request, obj)  # type: ignore[no-any-return]
 
-    @admin.action(description="Publish this draft", permissions=["change"])
-    def publish(self, request: HttpRequest, queryset: QuerySet[RoutingPolicy]) -> None:
-        self._for_one(request, queryset, policies.publish, "{} is live.")
+    @action(description="Save, then look and publish")  # type: ignore[untyped-decorator]
+    def save_and_look(self, request: HttpRequest, obj: RoutingPolicy) -> None:
+        """A button; response_change() sees that it was pressed, once the rules are written too."""
 
-    @admin.action(description="Roll back to this version", permissions=["change"])
-    def roll_back(self, request: HttpRequest, queryset: QuerySet[RoutingPolicy]) -> None:
-        self._for_one(request, queryset, policies.roll_back, "The rules of {} are live again, as a new version.")
+    @admin.action(description="Look at this version, to publish it or roll back to it", permissions=["change"])
+    def look(self, request: HttpRequest, queryset: QuerySet[RoutingPolicy]) -> HttpResponse | None:
+        policy = self._one(request, queryset)
+        return None if policy is None else _look(policy)
 
     @admin.action(description="Duplicate as a draft", permissions=["add"])
     def duplicate(self, request: HttpRequest, queryset: QuerySet[RoutingPolicy]) -> None:
-        self._for_one(request, queryset, policies.duplicate, "There is a draft with the rules of {}.")
+        policy, by = self._one(request, queryset), request.user.get_username()
+        if policy is not None:
+            done = f"There is a draft with the rules of {policy.slug} version {policy.version}."
+            _told(request, lambda: policies.duplicate(policy, by=by), done)
 
-    def _for_one(
-        self, request: HttpRequest, queryset: QuerySet[RoutingPolicy], work: Callable[..., Any], done: str
-    ) -> None:
+    def _one(self, request: HttpRequest, queryset: QuerySet[RoutingPolicy]) -> RoutingPolicy | None:
         if queryset.count() != 1:
             messages.error(request, "Choose one version.")
-            return
-        policy = queryset.get()
-        name = f"{policy.slug} version {policy.version}"
-        _told(request, lambda: work(policy, by=request.user.get_username()), done.format(name))
+            return None
+        return queryset.get()
 
 
 @admin.register(RoutingRule)
@@ -343,51 +336,12 @@ class RuleAdmin(ConfigurationAdmin):
         return False
 
     def save_model(self, request: HttpRequest, obj: RoutingRule, form: Any, change: bool) -> None:
-        policies.begin_edit(obj.policy, by=request.user.get_username())
-        super().save_model(request, obj, form, change)
-        policies.put_in_order(obj.policy, moved=obj, came_from=form.came_from if change else None)
+        by = request.user.get_username()
+        with policies.kept_edit(obj.policy, by=by):
+            policies.begin_edit(obj.policy, by=by)
+            super().save_model(request, obj, form, change)
+            policies.put_in_order(obj.policy, moved=obj, came_from=form.came_from if change else None)
 
     @admin.display(description="chain")
     def models(self, rule: RoutingRule) -> str:
         return ", ".join(rule.chain)
-
-
-# --- what happened -----------------------------------------------------------------------------------
-
-
-@admin.register(Circuit)
-class CircuitAdmin(ReadOnlyAdmin):
-    list_display = ("provider", "model_slug", "state", "failures", "open_until", "reason", "changed_at")
-    list_filter = ("state",)
-    list_select_related = ("provider",)
-
-
-@admin.register(RoutedCall)
-class RoutedCallAdmin(ReadOnlyAdmin):
-    """Receipts. Kept bodies are not shown here."""
-
-    list_display = ("created_at", "rule", "model", "source", "outcome", "cost", "duration_ms", "task_kind")
-    list_filter = ("source", "outcome", "cache")
-    search_fields = ("=id", "=run_id")
-    show_full_result_count = False
-    exclude = ("bodies",)
-
-    @admin.display(description="cost, $")
-    def cost(self, call: RoutedCall) -> str:
-        return f"{call.cost_microusd / rows.MICRO:.6f}"
-
-
-@admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "model", "provider", "outcome", "input_tokens", "output_tokens", "cost", "saved")
-    list_filter = ("source", "outcome")
-    search_fields = ("=call_id", "=run_id")
-    show_full_result_count = False
-
-    @admin.display(description="cost, $")
-    def cost(self, record: UsageRecord) -> str:
-        return f"{record.cost_microusd / rows.MICRO:.6f}"
-
-    @admin.display(description="saved, $")
-    def saved(self, record: UsageRecord) -> str:
-        return f"{record.saved_microusd / rows.MICRO:.6f}"

@@ -6,7 +6,17 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from routing.models import BatchItem, ProviderBatch, ShadowComparison, Statement, UsageMonth
+from routing import rows
+from routing.models import (
+    BatchItem,
+    Circuit,
+    ProviderBatch,
+    RoutedCall,
+    ShadowComparison,
+    Statement,
+    UsageMonth,
+    UsageRecord,
+)
 
 
 class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
@@ -57,3 +67,41 @@ class StatementAdmin(ReadOnlyAdmin):
 @admin.register(UsageMonth)
 class UsageMonthAdmin(ReadOnlyAdmin):
     list_display = ("month", "attempts", "receipts", "cost_microusd", "saved_microusd", "dropped_at")
+
+
+@admin.register(Circuit)
+class CircuitAdmin(ReadOnlyAdmin):
+    list_display = ("provider", "model_slug", "state", "failures", "open_until", "reason", "changed_at")
+    list_filter = ("state",)
+    list_select_related = ("provider",)
+
+
+@admin.register(RoutedCall)
+class RoutedCallAdmin(ReadOnlyAdmin):
+    """Receipts. Kept bodies are not shown here."""
+
+    list_display = ("created_at", "rule", "model", "source", "outcome", "cost", "duration_ms", "task_kind")
+    list_filter = ("source", "outcome", "cache")
+    search_fields = ("=id", "=run_id")
+    show_full_result_count = False
+    exclude = ("bodies",)
+
+    @admin.display(description="cost, $")
+    def cost(self, call: RoutedCall) -> str:
+        return f"{call.cost_microusd / rows.MICRO:.6f}"
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "model", "provider", "outcome", "input_tokens", "output_tokens", "cost", "saved")
+    list_filter = ("source", "outcome")
+    search_fields = ("=call_id", "=run_id")
+    show_full_result_count = False
+
+    @admin.display(description="cost, $")
+    def cost(self, record: UsageRecord) -> str:
+        return f"{record.cost_microusd / rows.MICRO:.6f}"
+
+    @admin.display(description="saved, $")
+    def saved(self, record: UsageRecord) -> str:
+        return f"{record.saved_microusd / rows.MICRO:.6f}"

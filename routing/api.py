@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from routing import explaining, rows
+from routing.api_hints import HintsInput
 from routing.balances import balances
 from routing.configuration import (
     BudgetEntry,
@@ -23,18 +24,10 @@ from routing.configuration import (
     ProviderEntry,
     SettingsEntry,
 )
-from routing.models import (
-    AGENT_LEVELS,
-    CREATOR_TIERS,
-    PATTERNS,
-    STRATEGIES,
-    Budget,
-    LanguageModel,
-    Provider,
-)
+from routing.models import Budget, LanguageModel, Provider
 from routing.reading import read
 from routing.routing_file import apply_document
-from routing.types import Hints
+from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import Conflict, InvalidInput, NotFound
 
@@ -254,17 +247,7 @@ class Balances(APIView):
 # --- which model would serve -------------------------------------------------------------------------
 
 
-class ExplainInput(serializers.Serializer[Any]):
-    task_kind = serializers.CharField(required=False, default="", allow_blank=True, max_length=60)
-    agent_level = serializers.ChoiceField(choices=AGENT_LEVELS, required=False, default="", allow_blank=True)
-    creator_tier = serializers.ChoiceField(choices=CREATOR_TIERS, required=False, default="", allow_blank=True)
-    complexity = serializers.FloatField(required=False, default=None, allow_null=True, min_value=0, max_value=1)
-    context_tokens = serializers.IntegerField(
-        required=False, default=None, allow_null=True, min_value=0, max_value=2**31 - 1
-    )
-    capabilities = serializers.ListField(child=serializers.CharField(max_length=60), required=False, max_length=50)
-    strategy = serializers.ChoiceField(choices=STRATEGIES, required=False, default="", allow_blank=True)
-    pattern = serializers.ChoiceField(choices=PATTERNS, required=False, default="", allow_blank=True)
+class ExplainInput(HintsInput):
     model = serializers.CharField(required=False, default="auto", max_length=100)
     prompt = serializers.CharField(required=False, default="?", max_length=1_000_000)
 
@@ -288,9 +271,6 @@ class Explain(APIView):
         ),
     )
     def post(self, request: Request) -> Response:
-        given = ExplainInput(data=request.data)
-        given.is_valid(raise_exception=True)
-        data = dict(given.validated_data)
-        model, prompt = data.pop("model"), data.pop("prompt")
-        hints = Hints(**data | {"capabilities": frozenset(data.get("capabilities", ()))})
-        return Response(explaining.explain(explaining.request_of(hints, model=model, prompt=prompt)))
+        said = inputs.read(ExplainInput(data=request.data))
+        hints = HintsInput.hints_of(said)
+        return Response(explaining.explain(explaining.request_of(hints, model=said["model"], prompt=said["prompt"])))

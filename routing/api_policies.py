@@ -15,11 +15,14 @@ from rest_framework.views import APIView
 from routing import policies, rows
 from routing.api import NAME, ByName, apply_data, body_of, changed, page_of, shown
 from routing.configuration import PolicyEntry, RuleEntry
-from routing.models import RoutingPolicy, RoutingRule
+from routing.models import PolicyEdit, RoutingPolicy, RoutingRule
 from routing.reading import read
+from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
+from ziggie.inputs import StrictInput
 
+IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="412 if it is not what was seen.")
 RuleShown = shown(RuleEntry, policy=(str, ...), version=(int, ...), position=(int, ...))
 
 
@@ -44,12 +47,17 @@ class PolicySerializer(serializers.ModelSerializer[RoutingPolicy]):
 
 
 class ExaminedSerializer(PolicySerializer):
-    """With what publishing would be refused for, or warned of."""
+    """With what publishing would be refused for, or warned of; and what stands for all of it, so that nothing else is
+    published than what was seen."""
 
     problems = serializers.SerializerMethodField()
+    fingerprint = serializers.SerializerMethodField()
 
     class Meta(PolicySerializer.Meta):
-        fields = (*PolicySerializer.Meta.fields, "problems")
+        fields = (*PolicySerializer.Meta.fields, "problems", "fingerprint")
+
+    def get_fingerprint(self, policy: RoutingPolicy) -> str:
+        return policies.fingerprint(policy)
 
     def get_problems(self, policy: RoutingPolicy) -> list[dict[str, Any]]:
         found = policies.problems_if_live(policies.entry_of(policy))
@@ -81,7 +89,13 @@ class Policies(GenericAPIView[RoutingPolicy]):
     @extend_schema(request=PolicyEntry, responses={201: ExaminedSerializer})
     def post(self, request: Request) -> Response:
         draft = policies.create_draft(_policy_entry({**body_of(request), "live": False}), by=caller_of(request).name)
-        return Response(ExaminedSerializer(draft).data, status=status.HTTP_201_CREATED)
+        return _examined(draft, status=status.HTTP_201_CREATED)
+
+
+def _examined(policy: RoutingPolicy, **more: Any) -> Response:
+    told = ExaminedSerializer(policy).data
+    status_code = more.pop("status", status.HTTP_200_OK)
+    return Response({**told, **more}, status=status_code, headers={"ETag": f'"{told["fingerprint"]}"'})
 
 
 def _policy_entry(data: dict[str, Any]) -> PolicyEntry:
@@ -107,38 +121,86 @@ class PolicyDetail(APIView):
     @extend_schema(responses=ExaminedSerializer)
     def get(self, request: Request, slug: str, version: int) -> Response:
         policy = policy_of(slug, version)
-        changes = policies.difference(policies.predecessor(policy), policy)
-        return Response({**ExaminedSerializer(policy).data, "changes": changes})
+        return _examined(policy, changes=policies.difference(policies.predecessor(policy), policy))
 
-    @extend_schema(request=PolicyEntry, responses=ExaminedSerializer)
+    @extend_schema(request=PolicyEntry, responses=ExaminedSerializer, parameters=[IF_MATCH])
     def put(self, request: Request, slug: str, version: int) -> Response:
         entry = _policy_entry({**body_of(request), "slug": slug, "live": False})
-        policies.replace_draft(policy_of(slug, version), entry)
-        return Response(ExaminedSerializer(policy_of(slug, version)).data)
+        policies.replace_draft(policy_of(slug, version), entry, by=caller_of(request).name, seen=_if_match(request))
+        return _examined(policy_of(slug, version))
 
 
-class PolicyAction(APIView):
-    """POST …/publish, …/rollback or …/duplicate."""
+class EditSerializer(serializers.ModelSerializer[PolicyEdit]):
+    class Meta:
+        model = PolicyEdit
+        fields = ("id", "edited_by", "edited_at", "changes")
+
+
+class PolicyEdits(GenericAPIView[PolicyEdit]):
+    """Who changed a version in place, when, and what: a draft's rules, and notes. The newest first."""
+
+    serializer_class = EditSerializer
+    queryset = PolicyEdit.objects.none()
+
+    @extend_schema(
+        operation_id="routing_policies_edits_list",
+        responses=inline_serializer(
+            "PolicyEditPage",
+            {
+                "next": serializers.URLField(allow_null=True),
+                "previous": serializers.URLField(allow_null=True),
+                "results": EditSerializer(many=True),
+            },
+        ),
+    )
+    def get(self, request: Request, slug: str, version: int) -> Response:
+        page = self.paginate_queryset(policy_of(slug, version).edits.all())
+        return self.get_paginated_response(EditSerializer(page, many=True).data)
+
+
+class SeenInput(StrictInput):
+    fingerprint = serializers.CharField(
+        required=False, default="", allow_blank=True, max_length=64, help_text="Of the version as it was looked at."
+    )
+
+
+def _if_match(request: Request) -> str:
+    """The fingerprint that the header If-Match holds; "" without one, or for any."""
+    said = request.headers.get("If-Match", "").strip()
+    return "" if said == "*" else said.removeprefix("W/").strip('"')
+
+
+class PutLive(APIView):
+    """POST …/publish or …/rollback. With the `fingerprint` of what was looked at, or its ETag in If-Match, nothing
+    else goes live: 412."""
 
     staff_write = True
     work: Any = None
 
-    @extend_schema(request=None, responses=ExaminedSerializer)
+    @extend_schema(request=SeenInput, responses=ExaminedSerializer, parameters=[IF_MATCH])
     def post(self, request: Request, slug: str, version: int) -> Response:
-        done = self.work(policy_of(slug, version), by=caller_of(request).name)
-        return Response(ExaminedSerializer(done).data)
+        said = inputs.read(SeenInput(data=request.data or {}))["fingerprint"]
+        header = _if_match(request)
+        if said and header and said != header:
+            raise InvalidInput("fingerprint: is not what If-Match says")
+        return _examined(self.work(policy_of(slug, version), by=caller_of(request).name, seen=said or header))
 
 
-class PublishPolicy(PolicyAction):
+class PublishPolicy(PutLive):
     work = staticmethod(policies.publish)
 
 
-class RollBackPolicy(PolicyAction):
+class RollBackPolicy(PutLive):
     work = staticmethod(policies.roll_back)
 
 
-class DuplicatePolicy(PolicyAction):
-    work = staticmethod(policies.duplicate)
+class DuplicatePolicy(APIView):
+    staff_write = True
+
+    @extend_schema(request=None, responses=ExaminedSerializer)
+    def post(self, request: Request, slug: str, version: int) -> Response:
+        """A draft with the same rules."""
+        return _examined(policies.duplicate(policy_of(slug, version), by=caller_of(request).name))
 
 
 class Rules(GenericAPIView[RoutingRule]):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from routing import api, api_evidence, api_file, api_policies, usage_api
+from routing import api, api_batch, api_evidence, api_file, api_policies, usage_api
 
 VERSION = "routing/policies/<slug:slug>/<int:version>"
 
@@ -21,6 +21,7 @@ urlpatterns = [
     path("routing/settings", api.Settings.as_view()),
     path("routing/policies", api_policies.Policies.as_view()),
     path(VERSION, api_policies.PolicyDetail.as_view()),
+    path(f"{VERSION}/edits", api_policies.PolicyEdits.as_view()),
     path(f"{VERSION}/publish", api_policies.PublishPolicy.as_view()),
     path(f"{VERSION}/rollback", api_policies.RollBackPolicy.as_view()),
     path(f"{VERSION}/duplicate", api_policies.DuplicatePolicy.as_view()),
@@ -30,5 +31,9 @@ urlpatterns = [
     path("routing/shadow", api_evidence.Shadows.as_view()),
     path("routing/rules", api_policies.Rules.as_view()),
     path("routing/rules/<str:name>", api_policies.RuleDetail.as_view()),
+    path("routing/batch", api_batch.Work.as_view()),
+    path("routing/batch/<uuid:pk>", api_batch.WorkDetail.as_view()),
+    path("routing/batch/<uuid:pk>/cancel", api_batch.WorkCancel.as_view()),
+    path("routing/batch/<uuid:pk>/hurry", api_batch.WorkHurry.as_view()),
     path("routing/explain", api.Explain.as_view()),
 ]

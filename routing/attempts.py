@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from routing import pricing
-from routing.collecting import Collector, with_estimates
+from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
+from routing.outcomes import outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience
 from routing.types import (
+    REFUSALS,
     Attempt,
     Candidate,
     ChatRequest,
@@ -111,8 +112,8 @@ class _Step:
 class Walk:
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
-    `skipped` are the candidates that were not asked because no slot of their provider came free. `unsupported`
-    counts the attempts that ended before they began, because the provider's API cannot express the request."""
+    `skipped` are the candidates that were not asked because no slot of their provider came free. `refused` counts
+    the attempts that failed on the request itself: the API cannot express it, or the provider will not have it."""
 
     plan: Plan
     request: ChatRequest
@@ -121,7 +122,7 @@ class Walk:
     attempts: list[Attempt] = field(default_factory=list)
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
-    unsupported: int = 0
+    refused: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
@@ -213,7 +214,7 @@ class Walk:
             try:
                 return await self._ask_and_judge(candidate, step)
             except ProviderError as error:
-                if not _worth_another_try(error) or number == tries or self._used_up(candidate, ANSWER):
+                if not worth_another_try(error) or number == tries or self._used_up(candidate, ANSWER):
                     return None
                 await asyncio.sleep(min(error.retry_after_seconds or 0.2 * number, MAX_RETRY_WAIT_SECONDS))
         return None
@@ -262,6 +263,7 @@ class Walk:
         error = ""
         status: int | None = None
         usage: Usage | None = None
+        unseen = self._comes_whole(candidate, step)
         verdict = ACCEPTED
         try:
             await self._consume(candidate, step, collector)
@@ -274,12 +276,16 @@ class Walk:
             error = verdict.problem
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
-            outcome, error, status = _outcome_of(failure), failure.message, failure.status
-            usage = collector.spent(step.request, reported=failure.usage, reached=_had_it(failure))
+            outcome, error, status = outcome_of(failure), failure.message, failure.status
+            had_it = was_at_work(failure)
+            unseen = unseen and had_it
+            usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
+            self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = usage or collector.spent(step.request, reached=True)
+            usage = usage or collector.spent(step.request, reached=True, unseen=unseen)
+            usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(
                 Attempt(
@@ -294,13 +300,17 @@ class Walk:
                     error=error,
                     status=status,
                     usage=usage,
-                    cost_microusd=pricing.cost_microusd(usage, candidate.model.price),
+                    cost_microusd=cost,
                     confidence=verdict.confidence,
                     role=step.role,
                     repair=repair,
                 )
             )
         return Answer(result, candidate, verdict, number)
+
+    def _comes_whole(self, candidate: Candidate, step: _Step) -> bool:
+        in_one_piece = self.whole is not None and step.first_token_seconds is None
+        return in_one_piece and candidate.model.source != Source.OFFLINE
 
     def _outcome(self, candidate: Candidate, verdict: Verdict) -> Outcome:
         if not verdict.ok:
@@ -314,7 +324,7 @@ class Walk:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
         remaining = None if step.until is None else max(step.until - time.monotonic(), 0.001)
         try:
-            if self.whole is not None and step.first_token_seconds is None and candidate.model.source != Source.OFFLINE:
+            if self.whole is not None and self._comes_whole(candidate, step):
                 collector.take_whole(await self.whole(candidate, step.request, within_seconds=remaining))
                 if step.request.on_output is not None:
                     step.request.on_output(collector.characters)
@@ -324,7 +334,6 @@ class Walk:
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
-            self.unsupported += 1
             raise ProviderError("bad_request", str(error), retryable=False) from error
         except ProviderError:
             raise
@@ -375,22 +384,6 @@ def _patience(candidate: Candidate, step: _Step) -> float:
 def _earlier(one: float | None, other: float | None) -> float | None:
     times = [moment for moment in (one, other) if moment is not None]
     return min(times) if times else None
-
-
-def _worth_another_try(error: ProviderError) -> bool:
-    """Passing troubles of a server that is there. One that is away or full is left at once."""
-    return error.retryable and error.kind not in ("connection", "rate_limited", "overloaded")
-
-
-def _had_it(error: ProviderError) -> bool:
-    """Whether the provider was at work on the request, which it has paid then; what it refuses costs nothing."""
-    return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
-
-
-def _outcome_of(error: ProviderError) -> Outcome:
-    if error.kind == "timeout":
-        return "timeout"
-    return "cut" if error.kind == "cut" else "error"
 
 
 def _confidence(answer: Answer) -> float:

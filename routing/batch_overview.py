@@ -10,6 +10,7 @@ from django.db.models import Count, Q
 from routing import snapshot
 from routing.batch_rows import UNFINISHED, in_window, next_change
 from routing.models import BatchItem, ProviderBatch, RoutedCall
+from routing.waiting_work import waiting_work
 
 SHOWN = 50
 
@@ -27,16 +28,18 @@ class Window:
 def overview() -> dict[str, Any]:
     """For the page of waiting work: windows, counts by state, the oldest that waits, the newest sent and finished."""
     items = BatchItem.objects.defer("request", "sent")
+    over = items.filter(state__in=("done", "failed", "cancelled"))
     counts = dict.fromkeys(BatchItem.STATES, 0)
     counts |= dict(BatchItem.objects.values_list("state").annotate(count=Count("pk")).order_by())
     return {
         "windows": windows(datetime.now(UTC)),
+        "owners": waiting_work(SHOWN),
         "counts": counts,
         "waiting": items.filter(state__in=UNFINISHED).select_related("batch").order_by("id")[:SHOWN],
         "batches": ProviderBatch.objects.annotate(
             sent=Count("items"), done=Count("items", filter=Q(items__state="done"))
         ).order_by("-created_at")[:SHOWN],
-        "finished": _with_receipts(list(items.filter(state__in=("done", "failed")).order_by("-finished_at")[:SHOWN])),
+        "finished": _with_receipts(list(over.order_by("-finished_at")[:SHOWN])),
         "limit": SHOWN,
     }
 

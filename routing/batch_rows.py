@@ -1,5 +1,7 @@
-"""Work that may wait, as rows: handed in here, and asked for here when it is done. batching.py does the work."""
+"""Work that may wait, as rows: handed in here, and asked for here when it is done. batching.py does the work,
+batch_changes.py takes it back or hurries it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from uuid import UUID
@@ -15,17 +17,39 @@ from ziggie.errors import Conflict, InvalidInput, NotFound
 from ziggie.ids import uuid7
 
 MAX_WAITING = 100_000
+SUBMISSIONS = 2  # to providers' batches; then a plain call is made
 UNFINISHED = ("queued", "ready", "sent")
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """Whose work it is and what it may cost.
+
+    `made_for` ("run" or "video") is an owner who makes plain calls itself: work that no provider's batch can answer
+    ends as failed, and is the owner's again. `limit_microusd` is the most that all calls for it may cost together.
+    `allowed_models` are the slugs that may serve, all if it is empty.
+    """
+
+    made_for: str = ""
+    requested_by: str = ""
+    external_id: str = ""
+    limit_microusd: int | None = None
+    allowed_models: Collection[str] = ()
+
+
+FREELY = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class BatchResult:
-    """`state` is queued, ready, sent, done or failed. When done, `routed` is the answer with its receipt, until
-    somebody calls service.forget() for its call; when failed, `error` says why."""
+    """`state` is queued, ready, sent, done, failed or cancelled. When done, `routed` is the answer with its receipt,
+    until somebody calls service.forget() for its call; when failed, `error` says why. `spent_microusd` went into
+    batches' answers that were of no use."""
 
     state: str
     routed: Routed | None = None
     error: str = ""
+    spent_microusd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +62,63 @@ class MayWait:
     by_batch: bool
 
 
-def submit_batch(request: ChatRequest) -> UUID:
+def submit_batch(request: ChatRequest, terms: Terms = FREELY) -> UUID:
     """Queues a request whose answer may wait; its id. In a transaction it is queued when that commits.
 
     When it is done is up to the rule that takes it: one with `batch: true` waits for its window. A request with a
     `call_id` has that as its id, and is queued once however often it is handed in; the call that answers it has
     another id. Raises InvalidInput for a request that cannot be kept, Conflict if too many wait already.
     """
+    row = row_of(request, terms)
+    make_room(1)
+    BatchItem.objects.bulk_create([row], ignore_conflicts=True)
+    return row.pk
+
+
+def row_of(request: ChatRequest, terms: Terms) -> BatchItem:
+    """The row that keeps a request, not saved yet. Raises InvalidInput for one that cannot be kept."""
     if request.accept is not None or request.on_output is not None or request.envelope_id is not None:
         raise InvalidInput("a request that waits cannot keep `accept`, `on_output` or an envelope")
     measure(request)  # raises InvalidInput for hints that cannot be meant
-    if unfinished().count() >= MAX_WAITING:
-        raise Conflict(f"{MAX_WAITING} requests wait already")
-    kept = {"request": kept_requests.to_json(request), "api_key_id": request.api_key_id or ""}
-    row, _ = BatchItem.objects.get_or_create(
-        pk=request.call_id or uuid7(), defaults=kept | {"run_id": request.run_id or ""}
+    return BatchItem(
+        pk=request.call_id or uuid7(),
+        request=kept_requests.to_json(request),
+        api_key_id=request.api_key_id or "",
+        run_id=request.run_id or "",
+        made_for=terms.made_for,
+        requested_by=terms.requested_by,
+        external_id=terms.external_id,
+        limit_microusd=terms.limit_microusd,
+        allowed_models=sorted(terms.allowed_models),
     )
-    return row.pk
+
+
+def make_room(count: int) -> None:
+    """Raises Conflict if so many more would be too many."""
+    if unfinished().count() + count > MAX_WAITING:
+        raise Conflict(f"no more than {MAX_WAITING} requests may wait; hand it in again when some of them are done")
 
 
 def unfinished() -> QuerySet[BatchItem]:
     """What was handed in and has no answer yet."""
-    return BatchItem.objects.filter(state__in=UNFINISHED)
+    return BatchItem.objects.filter(state__in=UNFINISHED, given_up=False)
+
+
+def batch_states(item_ids: Collection[UUID]) -> dict[UUID, str]:
+    """The state of each of them that was handed in."""
+    return dict(BatchItem.objects.filter(pk__in=item_ids).values_list("pk", "state"))
 
 
 def batch_result(item_id: UUID) -> BatchResult:
     """Raises NotFound."""
-    row = BatchItem.objects.filter(pk=item_id).first()
+    row = BatchItem.objects.filter(pk=item_id, given_up=False).first()
     if row is None:
         raise NotFound(f"there is no such work: {item_id}")
     if row.state != "done":
-        return BatchResult(row.state, error=row.error)
+        return BatchResult(row.state, error=row.error, spent_microusd=row.spent_microusd)
     receipt = RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).values().first()
-    return BatchResult("done", receipts.routed_from_row(receipt) if receipt else None)
+    routed = receipts.routed_from_row(receipt) if receipt else None
+    return BatchResult("done", routed, spent_microusd=row.spent_microusd)
 
 
 def request_of(row: BatchItem) -> ChatRequest:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 
 from routing import health, offline
-from routing.adapters import transport
+from routing.adapters import claude, claude_batches, transport
+from routing.adapters.deadlines import Timeouts
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
 
 LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
@@ -21,7 +22,7 @@ async def ask(
         yield await asyncio.to_thread(lambda: list(offline.stream(request)))
         return
     # A model on a slow machine is given up when it falls silent, not because it takes long.
-    timeouts = transport.Timeouts(first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS)
+    timeouts = Timeouts(first_token_seconds=first_token_seconds, total_seconds=LONGEST_SECONDS)
     deltas = transport.stream(
         provider, candidate.model, request, max_output_tokens=candidate.max_output_tokens, timeouts=timeouts
     )
@@ -30,12 +31,24 @@ async def ask(
             yield [delta]
 
 
+@asynccontextmanager
+async def loaded(slot: AbstractAsyncContextManager[None]) -> AsyncGenerator[None, None]:
+    """The slot, once the package that speaks to Claude is there: loading it is no time of the model's."""
+    with suppress(ImportError):  # the attempt itself says so
+        await claude.load()
+    async with slot:
+        yield
+
+
 class Breakers:
     """Holds a slot for each attempt, and tells the shared circuits how it went."""
 
     def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
         provider, model = candidate.model.provider, candidate.model
-        return health.slot(provider, model, wait_seconds=wait_seconds) if health.is_held_back(provider, model) else None
+        slot = health.slot(provider, model, wait_seconds=wait_seconds) if health.is_held_back(provider, model) else None
+        if provider.kind == claude_batches.KIND and not claude.is_loaded():
+            return loaded(slot or nullcontext())
+        return slot
 
     async def succeeded(self, candidate: Candidate) -> None:
         await health.record_success(candidate.model.provider, candidate.model)

@@ -190,7 +190,7 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     details += [{"model": s.model, "outcome": "skipped", "error": s.reason} for s in call.walk.skipped]
     text = "; ".join(f"{detail['model']}: {detail['error'] or detail['outcome']}" for detail in details)
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
-    if attempts and call.walk.unsupported == len(attempts):
+    if attempts and call.walk.refused == len(attempts):  # the same request would be refused again
         kind = Unsupported
     elif call.walk.skipped and not attempts and not late:
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed

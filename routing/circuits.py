@@ -17,7 +17,7 @@ import psycopg
 
 from routing import database
 from routing.handover import beside, owned
-from routing.types import ErrorKind, ModelSpec, ProviderError, ProviderSpec
+from routing.types import REFUSALS, ErrorKind, ModelSpec, ProviderError, ProviderSpec
 from ziggie import live
 from ziggie.errors import Unavailable
 
@@ -55,8 +55,6 @@ TROUBLES: Mapping[ErrorKind, Trouble] = {
     "cut": Trouble(False, 3, 5),
     "not_found": Trouble(False, 1, 60),
 }
-# The provider answered, and it is the request that was wrong: the opposite of an outage.
-ANSWERED: frozenset[ErrorKind] = frozenset({"bad_request", "context_overflow", "content_filter"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +183,7 @@ async def record_failure(
     A refusal of this one request counts as a success: somebody answered. `model` is None for a check of
     the provider itself, which then bears all the blame; `threshold` says then how many checks must fail.
     """
-    if error.kind in ANSWERED:
+    if error.kind in REFUSALS:
         await record_success(provider, model)
         return
     trouble = TROUBLES.get(error.kind)

@@ -1,11 +1,12 @@
-"""Puts streamed deltas together into one answer, and estimates the token counts that nobody reported."""
+"""Puts streamed deltas together into one answer, and says what it has used where nobody reported it."""
 
 import time
 from dataclasses import dataclass, field, replace
 
+from routing import pricing
 from routing.adapters.assembly import Assembler
 from routing.tokens import estimate_tokens
-from routing.types import ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
 
 
 @dataclass(slots=True)
@@ -38,18 +39,32 @@ class Collector:
     def first_output_after(self, started: float) -> float | None:
         return None if self.first_output is None else self.first_output - started
 
-    def spent(self, request: ChatRequest, *, reported: Usage | None = None, reached: bool) -> Usage:
+    def spent(
+        self, request: ChatRequest, *, reported: Usage | None = None, reached: bool, unseen: bool = False
+    ) -> Usage:
         """What an answer that broke off has used. `reached`: the provider had the request, and has it paid although
-        nothing came. A count from the middle of an answer is none of what came after it: what was said counts then."""
+        nothing came. A count from the middle of an answer is none of what came after it: what was said counts then.
+        `unseen`: the answer was to come in one piece, so that nobody knows how much of it there is."""
         if self._whole is not None:
             return with_estimates(self._whole, request).usage
         usage = reported or self._assembler.usage
         if self.first_output is None and not reached:
             return usage
         said = with_estimates(replace(self._assembler.result(), usage=Usage()), request).usage
-        if usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens:
+        heard = not unseen or self.first_output is not None
+        if heard and (usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens):
             usage = _estimated(usage, "output_tokens", said.output_tokens)
         return usage if usage.input_tokens is not None else _estimated(usage, "input_tokens", said.input_tokens)
+
+
+def charged(usage: Usage, candidate: Candidate, *, unseen: bool) -> tuple[Usage, int]:
+    """What an attempt costs. An answer that nobody has seen and that the provider was at work on is charged at the
+    longest it may have been: providers go on when nobody listens, and nothing may be paid that no budget has seen."""
+    price = candidate.model.price
+    if not unseen or usage.output_tokens is not None or usage.input_tokens is None:
+        return usage, pricing.cost_microusd(usage, price)
+    longest = replace(usage, output_tokens=candidate.max_output_tokens)
+    return replace(usage, estimated=usage.estimated | {"cost"}), pricing.cost_microusd(longest, price)
 
 
 def _estimated(usage: Usage, name: str, tokens: int | None) -> Usage:

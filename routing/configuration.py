@@ -14,7 +14,7 @@ Path = tuple[str | int, ...]
 
 MAX_PROBLEMS = 200
 MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20, 500, 500
-MAX_RULES_IN_ALL, MAX_KEYS = 1_000, 50
+MAX_RULES_IN_ALL, MAX_KEYS, MAX_TIERS = 1_000, 50, 10
 MAX_REQUEST_SECONDS = 3600
 BIG = 2_147_483_647  # the database's integer
 
@@ -113,6 +113,17 @@ class ProviderEntry(Entry):
     options: dict[Word, bool | int | str] = {}
 
 
+class TierEntry(Entry):
+    """What all tokens of a request cost whose input is longer. Cached and written ones without a price cost what
+    input costs here."""
+
+    above_input_tokens: Amount
+    input_usd_per_mtok: Usd
+    output_usd_per_mtok: Usd
+    cached_input_usd_per_mtok: Usd | None = None
+    cache_write_usd_per_mtok: Usd | None = None
+
+
 class ModelEntry(Entry):
     slug: ModelSlug
     provider: Slug
@@ -124,6 +135,7 @@ class ModelEntry(Entry):
     output_usd_per_mtok: Usd | None = None
     cached_input_usd_per_mtok: Usd | None = None
     cache_write_usd_per_mtok: Usd | None = None
+    input_tiers: Annotated[list[TierEntry], Field(max_length=MAX_TIERS)] = []
     price_origin: Annotated[str, BeforeValidator(_no_control_characters), StringConstraints(max_length=200)] = ""
     capabilities: Words = []
     enabled: bool = True

@@ -14,6 +14,7 @@ from typing import Any
 from routing import policies
 from routing.conditions import ConditionError, Term, alternatives
 from routing.configuration import MAX_RULES, PolicyEntry, RuleEntry
+from routing.cortex_order import in_order
 from routing.cortex_when import Conditions, NotMapped
 from routing.models import LanguageModel
 from routing.reading import read
@@ -25,7 +26,9 @@ NAME_KEYS = ("name", "id", "rule", "title")
 CONDITION_KEYS = ("condition", "when", "if")
 FALLBACK_KEYS = ("fallback", "fallbacks", "fallback_models", "fallback_chain")
 SILENT_KEYS = frozenset({"description", "comment", "notes", "reason", "rationale", "_comment"})
-UNDERSTOOD_KEYS = frozenset({"primary", "model", "models", "enhanced_by", "strategy", "mode", "pattern"}) | {
+UNDERSTOOD_KEYS = frozenset(
+    {"primary", "model", "models", "enhanced_by", "strategy", "mode", "pattern", "priority"}
+) | {
     *NAME_KEYS,
     *CONDITION_KEYS,
     *FALLBACK_KEYS,
@@ -158,6 +161,7 @@ class _Converter:
     report: Report
     options: dict[str, Any] = field(default_factory=dict)
     used: set[str | None] = field(default_factory=set)  # names of fallback chains
+    taken: list[dict[str, Any]] = field(default_factory=list)  # conditions of the rules so far
 
     def run(self) -> list[dict[str, Any]]:
         for key in self.data.keys() - set(SECTIONS) - SILENT_KEYS:
@@ -204,13 +208,16 @@ class _Converter:
 
     def _specs(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """What says which model serves: rules with conditions first, then the routes of single tasks."""
-        for place, name, spec in _named(self.data.get("routing_rules"), "routing_rules"):
+        rules = list(_named(self.data.get("routing_rules"), "routing_rules"))
+        for place, name, spec in in_order(rules, self.report):
             if isinstance(spec, dict):
                 yield place, name, spec
             else:
                 self.report.left(place, "is no rule")
         for place, task, spec in _named(self.data.get("task_routing"), "task_routing"):
             route = spec if isinstance(spec, dict) else {"models": spec}
+            if "priority" in route:
+                self.report.left(f"{place}.priority", "routes of tasks stand in the order of the file, after the rules")
             if any(route.get(key) for key in CONDITION_KEYS):
                 yield place, task, route
             else:
@@ -234,8 +241,12 @@ class _Converter:
         for key in spec.keys() - UNDERSTOOD_KEYS:
             self.report.left(f"{place}.{key}", "no rule can say this")
         pattern = self._pattern(place, spec)
-        for when in self._whens(place, spec):
-            yield {"name": name[:100], "when": when, "chain": chain, "options": dict(self.options)} | pattern
+        made = [
+            {"name": name[:100], "when": when, "chain": chain, "options": dict(self.options)} | pattern
+            for when in self._whens(place, spec)
+        ]
+        self.taken += [rule["when"] for rule in made if _fits(rule)]
+        yield from made
 
     def _whens(self, place: str, spec: dict[str, Any]) -> list[dict[str, Any]]:
         stated = next((spec[key] for key in CONDITION_KEYS if spec.get(key) not in (None, "")), "true")
@@ -255,7 +266,7 @@ class _Converter:
         return _joined([when for each in terms if (when := self._when(place, each)) is not None])
 
     def _when(self, place: str, terms: Iterable[Term]) -> dict[str, Any] | None:
-        conditions = Conditions(self.capabilities)
+        conditions = Conditions(self.capabilities, self.taken)
         try:
             for term in terms:
                 conditions.add(term)
@@ -319,6 +330,10 @@ class _Converter:
 
     def _slug(self, name: Any) -> str | None:
         return self.model_names.get(name.lower()) if isinstance(name, str) else None
+
+
+def _fits(rule: dict[str, Any]) -> bool:
+    return not read({"policies": [{"slug": "any", "rules": [rule]}]})[1]
 
 
 def _named(section: Any, name: str) -> Iterator[tuple[str, str, Any]]:

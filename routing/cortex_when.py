@@ -1,6 +1,6 @@
 """PURE: one alternative of an older condition -> the conditions of a rule."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,9 +59,14 @@ def capability_of(name: str, known: Iterable[str]) -> str | None:
 
 @dataclass(slots=True)
 class Conditions:
-    """A `when` in the making, and in plain words what each part of it stands for."""
+    """A `when` in the making, and in plain words what each part of it stands for.
+
+    `taken` are the conditions of the rules before it. What one of them takes for itself, whatever else is said, never
+    comes here: so a part that excludes exactly that needs no condition.
+    """
 
     known_capabilities: frozenset[str]
+    taken: Sequence[Mapping[str, Any]] = ()
     when: dict[str, Any] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
@@ -69,14 +74,19 @@ class Conditions:
         """Raises NotMapped."""
         if isinstance(term, Comparison):
             self._compare(term)
-        elif not term.holds:
-            raise NotMapped(f"a rule cannot ask that {term.name!r} does not hold")
-        elif term.name.upper() in AGENT_LEVELS:
-            self._only("agent_levels", term.name.upper(), term.name)
-        elif capability := capability_of(term.name, self.known_capabilities):
-            self._only("capabilities", capability, term.name)
         else:
-            self._only("task_kinds", term.name, term.name)
+            key, value = self._meaning(term.name)
+            if term.holds:
+                self._only(key, value, term.name)
+            else:
+                self._exclude(key, value, f"not {term.name}", f"a rule cannot ask that {term.name!r} does not hold")
+
+    def _meaning(self, name: str) -> tuple[str, str]:
+        """What a bare name asks for."""
+        if name.upper() in AGENT_LEVELS:
+            return "agent_levels", name.upper()
+        capability = capability_of(name, self.known_capabilities)
+        return ("task_kinds", name) if capability is None else ("capabilities", capability)
 
     def _compare(self, term: Comparison) -> None:
         name = term.name.lower()
@@ -88,27 +98,58 @@ class Conditions:
             raise NotMapped(f"nothing here is called {term.name!r}")
 
     def _choose(self, choice: str, term: Comparison) -> None:
-        if term.operator != "==":
-            raise NotMapped(f"a rule can ask what {term.name!r} is, not {term.operator}")
         value = str(term.value)
         allowed = {known.lower(): known for known in CHOICES[choice][1]}
         if allowed and value.lower() not in allowed:
             raise NotMapped(f"{term.name} is one of {', '.join(allowed.values())}, not {value!r}")
-        self._only(choice, allowed.get(value.lower(), value), f"{term.name} == {value}")
+        value, said = allowed.get(value.lower(), value), f"{term.name} {term.operator} {value}"
+        if term.operator == "==":
+            self._only(choice, value, said)
+        elif term.operator == "!=":
+            self._exclude(choice, value, said, f"a rule can ask what {term.name!r} is, not !=")
+        else:
+            raise NotMapped(f"a rule can ask what {term.name!r} is, not {term.operator}")
 
     def _only(self, key: str, value: str, said: str) -> None:
-        value = "_".join(value.split())  # "code review" is one word in a hint
-        if self.when.get(key, [value]) != [value]:
-            raise NotMapped(f"a rule cannot ask for {self.when[key][0]!r} and {value!r} at once")
+        value = _word(value)
+        if key == "capabilities" and self.when.get(key, [value]) != [value]:
+            other = self.when[key][0]
+            taken = next((each for each in (other, value) if self._is_taken(key, each)), None)
+            if taken is not None:
+                raise NotMapped(f"is never reached: an earlier rule takes all with {key} {taken}")
+            raise NotMapped(f"a rule cannot ask for {other!r} and {value!r} at once")
+        if value not in self.when.get(key, [value]):
+            raise NotMapped(f"nothing is {self.when[key][0]!r} and {value!r} at once")
         self.when[key] = [value]
         self.said.append(f"{said} -> {key} {value}")
+
+    def _is_taken(self, key: str, value: str) -> bool:
+        return any(list(when) == [key] and value in when[key] for when in self.taken)
+
+    def _exclude(self, key: str, value: str, said: str, why_not: str) -> None:
+        """Raises NotMapped with `why_not` if no rule can say it."""
+        value = _word(value)
+        if self._is_taken(key, value):
+            self.said.append(f"{said} -> an earlier rule takes all with {key} {value}")
+            return
+        # Every request has a strategy, the installation's if it states none; other things may be stated or not.
+        others = self.when.get(key) or (list(STRATEGIES) if key == "strategies" else [])
+        if not others or key == "capabilities":  # of which a request may have several
+            raise NotMapped(why_not)
+        left = [other for other in others if other != value]
+        if not left:
+            raise NotMapped(f"nothing is {value!r} and is not")
+        self.when[key] = left
+        self.said.append(f"{said} -> {key} {', '.join(left)}")
 
     def _bound(self, measure: str, term: Comparison) -> None:
         if isinstance(term.value, str):
             raise NotMapped(f"{term.name} is a number, and {term.value!r} is none")
         bounds = _fraction_bounds(term) if measure in {"complexity", "budget_left"} else _count_bounds(term)
         if measure == "local_queue" and "at_most" in bounds:
-            raise NotMapped("a rule can only ask for a local queue above a length")
+            self._shorter_queue(term, bounds.pop("at_most"))
+            if not bounds:
+                return
         mine = self.when.setdefault(measure, {})
         for side, tightest in (("above", max), ("at_most", min)):
             if side in bounds:
@@ -116,6 +157,18 @@ class Conditions:
         if mine.get("above", -1) >= mine.get("at_most", float("inf")):
             raise NotMapped(f"the bounds of {term.name} exclude each other")
         self.said.append(f"{term.name} {term.operator} {term.value:g} -> {measure} {mine}")
+
+    def _shorter_queue(self, term: Comparison, at_most: float) -> None:
+        """Rules cannot ask for it; what an earlier one takes leaves no longer queue."""
+        longer = [when["local_queue"].get("above") for when in self.taken if list(when) == ["local_queue"]]
+        if not any(above is not None and above <= at_most for above in longer):
+            raise NotMapped("a rule can only ask for a local queue above a length")
+        self.said.append(f"{term.name} {term.operator} {term.value:g} -> an earlier rule takes all with a longer queue")
+
+
+def _word(value: str) -> str:
+    """ "code review" is one word in a hint."""
+    return "_".join(value.split())
 
 
 def _tightest(choose: Callable[..., Any], old: float | None, new: float) -> float:

@@ -20,7 +20,7 @@ from routing.adapters.base import ProviderStatus
 from routing.circuits import Known, probing, record_failure, record_success, remember
 from routing.ledger import BALANCES
 from routing.snapshot import acurrent
-from routing.types import BudgetState, ModelSpec, ProviderError, ProviderSpec, Snapshot, Source, World
+from routing.types import REFUSALS, BudgetState, ModelSpec, ProviderError, ProviderSpec, Snapshot, Source, World
 
 __all__ = ["check_providers", "record_failure", "record_success", "slot", "world"]
 
@@ -179,15 +179,21 @@ async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
         await circuits.record_failure(provider, None, late, threshold=2)  # a busy machine may be late once
         return
     except ProviderError as error:
-        if error.kind not in ("not_found", "rate_limited", *circuits.ANSWERED):
+        if error.kind not in ("not_found", "rate_limited", *REFUSALS):
             await circuits.record_failure(provider, None, error, threshold=1)
             return
         status = ProviderStatus()  # it answers, though not this question
     await circuits.confirm(provider, loaded=status.loaded)
     if provider.kind == "ollama" and status.models is not None:
         pulled = {_tagged(name) for name in status.models}
-        missing = {model.slug for model in models if _tagged(model.name) not in pulled}
-        await circuits.set_missing(provider, missing, {model.slug for model in models} - missing)
+        present = {model.slug for model in models if _tagged(model.name) in pulled}
+        missing = {model.slug for model in models if _has_to_be_pulled(model.name)} - present
+        await circuits.set_missing(provider, missing, present)
+
+
+def _has_to_be_pulled(name: str) -> bool:
+    """False for what Ollama passes on to its cloud: it serves that whether or not its list shows it."""
+    return not name.endswith((":cloud", "-cloud"))
 
 
 def _tagged(name: str) -> str:

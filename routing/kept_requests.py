@@ -38,6 +38,7 @@ PLAIN = (
         "extra",
         "creator",
         "deadline_seconds",
+        "budget_fit",
     ),
 )
 

@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 
 from routing import database, ledger_batches
 from routing.coalescing import Lane
+from routing.keeping import keeper
 from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
 from routing.loops import OfLoop
@@ -35,7 +36,10 @@ ANSWERED = -1  # refuses in a budget's place: the call is over
 __all__ = ["BALANCES", "Hold", "balances", "caught_up", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
 EXPIRED = """
-SELECT id, envelope_id, period_ids, amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
+SELECT id, envelope_id, period_ids, ARRAY(
+    SELECT p.budget_id FROM unnest(period_ids) WITH ORDINALITY AS held(period, place)
+    LEFT JOIN routing_budgetperiod p ON p.id = held.period ORDER BY place
+), amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
 """
 BALANCES = """
@@ -66,7 +70,8 @@ async def reserve(
     With an envelope, `amounts` has under ENVELOPE what the call takes of its limit, and the money comes from what
     the envelope holds in each budget, then from the budget itself.
     `context` is what the sweep settles from if nobody else does: any columns of CallRow and UsageRow.
-    Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None.
+    Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None. A hold is
+    renewed while this process lives and has neither settled nor released it, up to some hours (keeping.py).
     Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
     InvalidInput for an impossible amount, Unavailable.
     """
@@ -88,6 +93,7 @@ async def reserve(
             _give_back(admission.result())
         raise
     if isinstance(outcome, Hold):
+        keeper().keep(call_id, seconds=seconds)
         return outcome
     if outcome.budget_id == ANSWERED:
         raise Conflict("this call has been answered and settled")
@@ -131,6 +137,7 @@ def _settlement(
     *,
     hurry: bool,
 ) -> asyncio.Future[bool]:
+    keeper().let_go(hold.call_id)
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")
     if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
@@ -140,6 +147,7 @@ def _settlement(
         for budget in sorted(charges)
         if charges[budget] and budget != ENVELOPE
     ]
+    call.paid_by = {str(budget): amount for budget, _, amount in lines}
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
     return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent), hurry=hurry)
 
@@ -155,6 +163,7 @@ async def release(hold: Hold) -> bool:
     """Gives a hold back without a receipt. False if the call had ended before. A free hold needs nothing."""
     if hold.is_free:
         return True
+    keeper().let_go(hold.call_id)
     spent = None if hold.envelope_id is None else 0
     return await _end(Ending(hold.call_id, is_free=False, spent_microusd=spent))
 
@@ -244,13 +253,15 @@ def _repaired_ending(ending: Ending) -> Ending:
 
 
 def _swept(row: TupleRow) -> Ending:
-    call_id, envelope_id, periods, amounts, taken, context, created_at = row
+    call_id, envelope_id, periods, budgets, amounts, taken, context, created_at = row
     known = context.get("cost_microusd")
     cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
     if context.get("release_when_expired"):
         return Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
     call, records = abandoned_call(call_id, context, cost_microusd=cost, created_at=created_at, now=datetime.now(UTC))
-    charges = [(None, period, min(cost, amount)) for period, amount in zip(periods, amounts, strict=True)]
+    lines = zip(budgets, periods, amounts, strict=True)
+    charges = [(budget, period, min(cost, amount)) for budget, period, amount in lines]
+    call.paid_by = {str(budget): amount for budget, _, amount in charges if budget is not None and amount}
     spent = None if envelope_id is None else cost
     return Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
 

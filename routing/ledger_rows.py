@@ -68,6 +68,7 @@ class CallRow(_Row):
     api_key_id: str = ""
     bodies: Mapping[str, Any] | None = None
     findings: Mapping[str, Any] | None = None
+    paid_by: Mapping[str, int] = field(default_factory=dict)  # filled by the ledger
 
 
 @dataclass

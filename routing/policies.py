@@ -2,12 +2,14 @@
 
 What has been live is never changed: receipts name a policy and its version, and find there the rules
 they were judged by. Who published what, and when, stands on the version; what changed is the difference
-to the version that was live before.
+to the version that was live before. A draft is changed in place: each edit of it is kept, with who made it.
 """
 
 import difflib
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import yaml
@@ -17,9 +19,11 @@ from django.utils import timezone
 
 from routing import rows
 from routing.configuration import Document, Placed, PolicyEntry, Problem
-from routing.models import RoutingPolicy, RoutingRule
+from routing.models import PolicyEdit, RoutingPolicy, RoutingRule
 from routing.validation import check, errors
-from ziggie.errors import Conflict, InvalidInput
+from ziggie.errors import Changed, Conflict, InvalidInput
+
+MAX_CHANGES_CHARACTERS = 200_000  # of one edit; what is longer is cut, and says so
 
 
 def entry_of(policy: RoutingPolicy) -> PolicyEntry:
@@ -38,14 +42,41 @@ def create_draft(entry: PolicyEntry, *, by: str) -> RoutingPolicy:
     return draft
 
 
-def replace_draft(draft: RoutingPolicy, entry: PolicyEntry) -> None:
-    """Raises Conflict if it is no draft by now."""
+def replace_draft(draft: RoutingPolicy, entry: PolicyEntry, *, by: str, seen: str = "") -> None:
+    """`seen` is the fingerprint of what the editor has looked at. Raises Conflict if it is no draft by now; Changed
+    if it is not what was seen."""
     with transaction.atomic():
         rows.lock_configuration()
         draft = _locked(draft, "draft")
-        draft.rules.all().delete()
-        RoutingRule.objects.bulk_create(rows.policy_rows(draft, entry))
-        RoutingPolicy.objects.filter(pk=draft.pk).update(notes=entry.notes)
+        _check_seen(draft, seen)
+        with kept_edit(draft, by=by):
+            draft.rules.all().delete()
+            RoutingRule.objects.bulk_create(rows.policy_rows(draft, entry))
+            RoutingPolicy.objects.filter(pk=draft.pk).update(notes=entry.notes)
+
+
+@contextmanager
+def kept_edit(policy: RoutingPolicy, *, by: str) -> Iterator[None]:
+    """keep_edit() for what is done inside."""
+    before = entry_of(RoutingPolicy.objects.get(pk=policy.pk))
+    yield
+    keep_edit(policy, before, by=by)
+
+
+def keep_edit(policy: RoutingPolicy, before: PolicyEntry, *, by: str) -> None:
+    """Keeps what is now otherwise than before, if anything is: of a draft all, of what is live its notes alone, since
+    other rules are another version. Must run in the transaction of the edit."""
+    row = RoutingPolicy.objects.get(pk=policy.pk)
+    after = entry_of(row)
+    lines = _changes(before, after) if row.state == "draft" else []
+    if before.notes != after.notes:
+        gone = [f"-notes: {line}" for line in before.notes.splitlines()]
+        lines = [*gone, *(f"+notes: {line}" for line in after.notes.splitlines()), *lines]
+    if lines:
+        changes = "\n".join(lines)
+        if len(changes) > MAX_CHANGES_CHARACTERS:
+            changes = changes[:MAX_CHANGES_CHARACTERS] + "\n@@ and more @@"
+        PolicyEdit.objects.create(policy=row, edited_by=by, changes=changes)
 
 
 def duplicate(policy: RoutingPolicy, *, by: str) -> RoutingPolicy:
@@ -74,7 +105,7 @@ def publish(draft: RoutingPolicy, *, by: str, seen: str = "") -> RoutingPolicy:
     """Makes a draft the live policy; the one that was live is kept as retired.
 
     `seen` is the fingerprint of what the publisher has looked at. Raises InvalidInput with every mistake;
-    Conflict if it is no draft by now, or not what was seen.
+    Conflict if it is no draft by now; Changed if it is not what was seen.
     """
     with transaction.atomic():
         rows.lock_configuration()
@@ -155,11 +186,7 @@ def predecessor(policy: RoutingPolicy) -> RoutingPolicy | None:
 
 def difference(old: RoutingPolicy | None, new: RoutingPolicy) -> str:
     """The rules that differ, one after the other, each as a diff of the routing file's YAML; "" if none does."""
-    before = {} if old is None else _rules_as_lines(old)
-    after = _rules_as_lines(new)
-    lines = [line for name in after | before for line in _rule_difference(name, before.get(name), after.get(name))]
-    if [name for name in before if name in after] != [name for name in after if name in before]:
-        lines.append("@@ the rules stand in another order @@")
+    lines = _changes(None if old is None else entry_of(old), entry_of(new))
     if not lines:
         return ""
     name = f"{old.slug} v{old.version}" if old else "nothing"
@@ -172,9 +199,17 @@ def refuse_errors(problems: list[Problem], message: str) -> None:
         raise InvalidInput(message, details=[{"place": p.place, "problem": p.message} for p in found])
 
 
-def _rules_as_lines(policy: RoutingPolicy) -> dict[str, list[str]]:
+def _changes(old: PolicyEntry | None, new: PolicyEntry) -> list[str]:
+    before, after = _rules_as_lines(old), _rules_as_lines(new)
+    lines = [line for name in after | before for line in _rule_difference(name, before.get(name), after.get(name))]
+    if [name for name in before if name in after] != [name for name in after if name in before]:
+        lines.append("@@ the rules stand in another order @@")
+    return lines
+
+
+def _rules_as_lines(policy: PolicyEntry | None) -> dict[str, list[str]]:
     """By the rule's name, in the order of the rules."""
-    return {rule.name: _as_lines(rows.plain(rule)) for rule in entry_of(policy).rules}
+    return {} if policy is None else {rule.name: _as_lines(rows.plain(rule)) for rule in policy.rules}
 
 
 def _as_lines(rule: dict[str, object]) -> list[str]:
@@ -203,7 +238,7 @@ def _locked(policy: RoutingPolicy, state: str) -> RoutingPolicy:
 
 def _check_seen(policy: RoutingPolicy, seen: str) -> None:
     if seen and seen != fingerprint(policy):
-        raise Conflict("these rules, or the policy that is live, have changed since you looked: look at them again")
+        raise Changed("these rules, or the policy that is live, have changed since you looked: look at them again")
 
 
 def _next_version(slug: str) -> int:

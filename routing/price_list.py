@@ -28,32 +28,44 @@ COLUMNS = {
     "cache_write_usd_per_mtok": "cache_write_mtok",
 }
 Figures = dict[str, Decimal | None]
+Tiers = list[dict[str, Any]]  # as the price's row keeps them
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A model whose price differs: dollars per million tokens in force, and in the list. `since` is when the list
-    says that its price began; `note` is what one figure cannot tell. `digest` stands for all that a person saw."""
+    """A model whose price differs: dollars per million tokens in force, and in the list, with what longer requests
+    pay. `since` is when the list says that its price began. `digest` stands for all that a person saw."""
 
     model: str
     provider: str
     old: Figures | None
+    old_tiers: Tiers
     old_since: datetime | None
     new: Figures
+    new_tiers: Tiers
     since: date | None
     source: str
-    note: str
 
     @property
     def digest(self) -> str:
-        seen = repr((self.model, _shown(self.old), _shown(self.new), self.source))
+        seen = repr((self.model, self.shown_old, self.shown_new, self.source))
         return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
     @property
     def changes(self) -> list[tuple[str, str, str]]:
         """Each figure that differs: what it is, what it was, what it would be."""
-        old, new = _shown(self.old), _shown(self.new)
-        return [(name, old.get(name, "none"), new[name]) for name in new if old.get(name, "none") != new[name]]
+        old, new = self.shown_old or {}, self.shown_new
+        names = dict.fromkeys((*new, *old))
+        each = [(name, old.get(name, "none"), new.get(name, "none")) for name in names]
+        return [(name, was, would_be) for name, was, would_be in each if was != would_be]
+
+    @property
+    def shown_old(self) -> dict[str, str] | None:
+        return None if self.old is None else _shown(self.old, self.old_tiers)
+
+    @property
+    def shown_new(self) -> dict[str, str]:
+        return _shown(self.new, self.new_tiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +106,20 @@ def _offer(model: LanguageModel, price: Price | None, listed: Any, source: str) 
     if found is None:
         return None, f"the list has no {model.name!r} of {provider.name}"
     terms = found.get_prices(datetime.now(UTC))
-    new = {ours: _base(getattr(terms, theirs)) for ours, theirs in COLUMNS.items()}
+    new = _figures(terms, 0)
     if new["input_usd_per_mtok"] is None:
         return None, f"the list does not price {model.name!r} by input tokens"
-    if new["output_usd_per_mtok"] is None:
-        new["output_usd_per_mtok"] = Decimal(0)  # an embedding model writes nothing
     old = {name: getattr(price, name) for name in COLUMNS} if price else None
     offer = Offer(
         model=model.slug,
         provider=model.provider.slug,
         old=old,
+        old_tiers=price.input_tiers if price else [],
         old_since=price.effective_from if price else None,
         new=new,
+        new_tiers=_tiers(terms),
         since=_since(found),
         source=f"{source}: {provider.id}/{found.id}"[:150],
-        note=_note(terms),
     )
     return offer, ""
 
@@ -124,19 +135,31 @@ def _provider_of(model: LanguageModel, listed: Any) -> Any:
     return None
 
 
-def _base(amount: Any) -> Decimal | None:
-    base = getattr(amount, "base", amount)
-    return None if base is None else Decimal(base).quantize(SMALLEST)
+def _figures(terms: Any, input_tokens: int) -> Figures:
+    """What the list asks of a request of this length."""
+    figures = {ours: _amount(getattr(terms, theirs), input_tokens) for ours, theirs in COLUMNS.items()}
+    if figures["output_usd_per_mtok"] is None:
+        figures["output_usd_per_mtok"] = Decimal(0)  # an embedding model writes nothing
+    return figures
 
 
-def _note(terms: Any) -> str:
-    """Prices that rise with the length of the input are taken at their base."""
-    steps = [
-        f"{theirs.removesuffix('_mtok')} {rows.money(Decimal(tier.price))} above {tier.start:,} input tokens"
-        for theirs in COLUMNS.values()
-        for tier in getattr(getattr(terms, theirs), "tiers", ())
-    ]
-    return "; ".join(steps)
+def _amount(listed: Any, input_tokens: int) -> Decimal | None:
+    """One figure, which the list states once, or with what it is above some lengths."""
+    amount = getattr(listed, "base", listed)
+    for tier in sorted(getattr(listed, "tiers", ()), key=lambda tier: tier.start):
+        if input_tokens > tier.start:
+            amount = tier.price
+    return None if amount is None else Decimal(amount).quantize(SMALLEST)
+
+
+def _tiers(terms: Any) -> Tiers:
+    """Every length at which any figure changes, with all figures from there on."""
+    starts = {tier.start for theirs in COLUMNS.values() for tier in getattr(getattr(terms, theirs), "tiers", ())}
+    return [{"above_input_tokens": start, **_texts(_figures(terms, start + 1))} for start in sorted(starts)]
+
+
+def _texts(figures: Figures) -> dict[str, str]:
+    return {name: rows.money(amount) for name, amount in figures.items() if amount is not None}
 
 
 def _since(found: Any) -> date | None:
@@ -164,7 +187,8 @@ def accept(wanted: Mapping[str, str], *, by: str) -> list[str]:
         for slug in wanted:
             offer = offers[slug]
             origin = f"{offer.source}, accepted by {by}"[:200]
-            Price.objects.create(model_id=ids[slug], **offer.new, effective_from=TransactionNow(), origin=origin)
+            columns = {**offer.new, "input_tiers": offer.new_tiers, "origin": origin}
+            Price.objects.create(model_id=ids[slug], **columns, effective_from=TransactionNow())
     return sorted(wanted)
 
 
@@ -176,10 +200,15 @@ def digests(comparison: Comparison, models: Iterable[str]) -> dict[str, str]:
     return {model: offers[model] for model in models}
 
 
-def _shown(figures: Figures | None) -> dict[str, str]:
-    names = {name: name.removesuffix("_usd_per_mtok").replace("_", " ") for name in COLUMNS}
-    shown = {} if figures is None else figures
-    return {names[name]: "none" if amount is None else rows.money(amount) for name, amount in shown.items()}
+NAMES = {name: name.removesuffix("_usd_per_mtok").replace("_", " ") for name in COLUMNS}
+
+
+def _shown(figures: Figures, tiers: Tiers) -> dict[str, str]:
+    shown = {NAMES[name]: "none" if amount is None else rows.money(amount) for name, amount in figures.items()}
+    for tier in tiers:
+        above = f"above {tier['above_input_tokens']:,} input tokens"
+        shown[above] = ", ".join(f"{NAMES[name]} {tier[name]}" for name in COLUMNS if name in tier)
+    return shown
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -189,12 +218,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {
                 "model": offer.model,
                 "provider": offer.provider,
-                "old": None if offer.old is None else _shown(offer.old),
+                "old": offer.shown_old,
                 "old_since": offer.old_since,
-                "new": _shown(offer.new),
+                "new": offer.shown_new,
                 "since": offer.since,
                 "source": offer.source,
-                "note": offer.note,
             }
             for offer in comparison.offers
         ],
@@ -208,7 +236,7 @@ def as_text(comparison: Comparison) -> str:
     lines = [f"Dollars per million tokens, in force -> {comparison.source}:"]
     for offer in comparison.offers:
         figures = ", ".join(f"{name} {old} -> {new}" for name, old, new in offer.changes)
-        told = [text for text in (offer.since and f"since {offer.since}", offer.source, offer.note) if text]
+        told = [text for text in (offer.since and f"since {offer.since}", offer.source) if text]
         lines.append(f"  {offer.model}: {figures}  ({'; '.join(told)})")
     if not comparison.offers:
         lines.append("  nothing differs")

@@ -1,4 +1,5 @@
-"""The proof that records, rollups, receipts and holds agree to the micro-dollar, and how far back it reaches.
+"""The proof that records, rollups, receipts, budgets' counters and holds agree to the micro-dollar, and how far back
+it reaches.
 
 Months whose records were dropped are proved by their sums (UsageMonth), which were compared with the rollups hour by
 hour before anything was dropped.
@@ -86,6 +87,57 @@ WHERE p.held_microusd <> coalesce(held.amount, 0) ORDER BY b.slug
 """
 
 
+_PAID: LiteralString = """
+WITH paid AS (
+    SELECT key::bigint AS budget, sum(value::bigint) AS amount FROM (
+        SELECT paid.* FROM routing_routedcall, LATERAL jsonb_each_text(paid_by) AS paid
+        UNION ALL SELECT paid.* FROM routing_usagemonth, LATERAL jsonb_each_text(paid_by) AS paid
+    ) AS each GROUP BY 1
+), counted AS (
+    SELECT budget_id AS budget, sum(settled_microusd) AS amount FROM routing_budgetperiod GROUP BY 1
+)
+SELECT b.slug, coalesce(counted.amount, 0) - coalesce(paid.amount, 0) FROM routing_budget b
+LEFT JOIN paid ON paid.budget = b.id LEFT JOIN counted ON counted.budget = b.id
+WHERE coalesce(counted.amount, 0) <> coalesce(paid.amount, 0) ORDER BY b.slug
+"""
+# The same as the CHECK constraint, and that no more is excused than there is.
+_OVERRUNS: LiteralString = """
+SELECT b.slug, p.overrun_microusd - CASE WHEN p.hard
+    THEN greatest(0, p.settled_microusd + p.held_microusd - p.limit_microusd) ELSE 0 END AS off
+FROM routing_budgetperiod p JOIN routing_budget b ON b.id = p.budget_id
+WHERE p.overrun_microusd <> CASE WHEN p.hard
+    THEN greatest(0, p.settled_microusd + p.held_microusd - p.limit_microusd) ELSE 0 END ORDER BY b.slug
+"""
+_BEYOND: LiteralString = """
+SELECT b.slug, p.starts_at, p.overrun_microusd, coalesce(beyond.calls, 0), coalesce(beyond.amount, 0)
+FROM routing_budgetperiod p JOIN routing_budget b ON b.id = p.budget_id
+LEFT JOIN LATERAL (
+    SELECT count(*) AS calls, sum((paid_by->>p.budget_id::text)::bigint - reserved_microusd)::bigint AS amount
+    FROM routing_routedcall WHERE created_at >= p.starts_at AND (p.ends_at IS NULL OR created_at < p.ends_at)
+    AND (paid_by->>p.budget_id::text)::bigint > reserved_microusd
+) AS beyond ON true
+WHERE p.overrun_microusd > 0 ORDER BY p.starts_at, b.slug
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """How far a hard budget is above its limit in one period. Of that, `calls` cost `beyond_microusd` more than was
+    held for them, since a provider counted more tokens than it was allowed; the rest is a limit that was lowered."""
+
+    budget: str
+    starts_at: datetime
+    microusd: int
+    calls: int
+    beyond_microusd: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.budget}, from {self.starts_at:%Y-%m-%d}: {self.microusd} micro-dollars above its limit;"
+            f" {self.calls} calls cost {self.beyond_microusd} more than was held for them"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far the proof goes: each record from `records_from` on (None without any), and the sums of the months
@@ -123,14 +175,28 @@ def differences() -> list[str]:
         rolled, receipts, receipt_cost, record_cost = cursor.fetchone()
         cursor.execute(_HELD)
         unheld = cursor.fetchall()
-    found += [
-        f"the budget {slug} holds {more:+} micro-dollars more than calls and envelopes do" for slug, more in unheld
-    ]
+        cursor.execute(_PAID)
+        unpaid = cursor.fetchall()
+        cursor.execute(_OVERRUNS)
+        excused = cursor.fetchall()
+    for rows, wrong in (
+        (unheld, "holds {:+} micro-dollars more than calls and envelopes do"),
+        (unpaid, "counts {:+} micro-dollars more than receipts say that it paid"),
+        (excused, "excuses {:+} micro-dollars more than it is above its limit"),
+    ):
+        found += [f"the budget {slug} {wrong.format(more)}" for slug, more in rows]
     if rolled != receipts:
         found.append(f"the rollups count {rolled} calls, and there are {receipts} receipts")
     if receipt_cost != record_cost:
         found.append(f"receipts cost {receipt_cost} micro-dollars, records {record_cost}")
     return found
+
+
+def overruns() -> list[Overrun]:
+    """Hard budgets that are above their limit in some period: found out, never admitted."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BEYOND)
+        return [Overrun(*row) for row in cursor.fetchall()]
 
 
 def hourly_differences(since: datetime | None = None, until: datetime | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from routing import calibration
 from routing.ledger_rows import TOKEN_COUNTS
-from routing.models import RoutedCall, RoutingSettings, StoredBody, UsageRecord
+from routing.models import Price, RoutedCall, RoutingSettings, StoredBody, UsageRecord
 from routing.owners import owners_of
 from ziggie.models import ApiKey
 
@@ -34,11 +34,13 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An attempt of the receipt with its usage record, None where that was removed."""
+    """An attempt of the receipt with its usage record, None where that was removed. `tier`: the request was so long
+    that it paid the price above so many input tokens."""
 
     attempt: Mapping[str, Any]
     started_at: datetime | None
     record: UsageRecord | None
+    tier: int | None = None
 
     @property
     def further_tokens(self) -> list[str]:
@@ -62,7 +64,8 @@ def context_of(call: RoutedCall) -> dict[str, Any]:
     records = {record.attempt: record for record in UsageRecord.objects.filter(call_id=call.pk).order_by("attempt")}
     # A call that was given up has no attempts on its receipt, only the record that was made for it.
     attempts = call.attempts or [_attempt_of(record) for record in records.values()]
-    tried = [_tried(attempt, records.get(number)) for number, attempt in enumerate(attempts, start=1)]
+    prices = Price.objects.in_bulk({record.price_id for record in records.values() if record.price_id})
+    tried = [_tried(attempt, records.get(number), prices) for number, attempt in enumerate(attempts, start=1)]
     return {
         "call": call,
         "features": features(call.features),
@@ -110,9 +113,13 @@ def _feature(name: str, value: Any) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _tried(attempt: Mapping[str, Any], record: UsageRecord | None) -> Tried:
+def _tried(attempt: Mapping[str, Any], record: UsageRecord | None, prices: Mapping[int, Price]) -> Tried:
     started = attempt.get("started_at")
-    return Tried(attempt, datetime.fromisoformat(started) if started else None, record)
+    price = prices.get(record.price_id) if record and record.price_id else None
+    input_tokens = attempt["usage"].get("input_tokens") or 0
+    above = [tier["above_input_tokens"] for tier in price.input_tiers] if price else []
+    tier = max((start for start in above if input_tokens > start), default=None)
+    return Tried(attempt, datetime.fromisoformat(started) if started else None, record, tier)
 
 
 def _attempt_of(record: UsageRecord) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
+from routing.batch_requests import forget_old
 from routing.models import RateBucket, RoutingSettings, StoredBody
 from routing.proof import OF_RECORD, SUMS, hourly_differences
 
@@ -36,9 +37,9 @@ SELECT inhrelid::regclass::text FROM pg_inherits
 WHERE inhparent = 'routing_usagerecord'::regclass AND inhrelid <> 'routing_usagerecord_rest'::regclass
 """
 KEEP_SUMS: LiteralString = f"""
-INSERT INTO routing_usagemonth AS m (month, {SUMS}, receipts, receipts_microusd, dropped_at)
+INSERT INTO routing_usagemonth AS m (month, {SUMS}, receipts, receipts_microusd, paid_by, dropped_at)
 SELECT %(month)s, count(*), sum(succeeded), sum(input_tokens), sum(output_tokens), sum(cost_microusd),
-       sum(baseline_microusd), sum(energy_microusd), sum(saved_microusd), 0, 0, now()
+       sum(baseline_microusd), sum(energy_microusd), sum(saved_microusd), 0, 0, '{{}}', now()
 FROM (SELECT {OF_RECORD} FROM routing_usagerecord WHERE created_at >= %(since)s AND created_at < %(until)s) record
 HAVING count(*) > 0
 ON CONFLICT (month) DO UPDATE SET attempts = m.attempts + excluded.attempts,
@@ -52,26 +53,29 @@ DROP_RECEIPTS = """
 WITH gone AS (
     DELETE FROM routing_routedcall WHERE id IN (
         SELECT id FROM routing_routedcall WHERE created_at >= %(since)s AND created_at < %(until)s LIMIT %(most)s)
-    RETURNING cost_microusd
+    RETURNING cost_microusd, paid_by
 )
 INSERT INTO routing_usagemonth AS m (month, attempts, succeeded, input_tokens, output_tokens, cost_microusd,
-    baseline_microusd, energy_microusd, saved_microusd, receipts, receipts_microusd, dropped_at)
-SELECT %(month)s, 0, 0, 0, 0, 0, 0, 0, 0, count(*), sum(cost_microusd), now() FROM gone HAVING count(*) > 0
+    baseline_microusd, energy_microusd, saved_microusd, receipts, receipts_microusd, paid_by, dropped_at)
+SELECT %(month)s, 0, 0, 0, 0, 0, 0, 0, 0, count(*), sum(cost_microusd), ledger_paid_in_all(paid_by), now()
+FROM gone HAVING count(*) > 0
 ON CONFLICT (month) DO UPDATE SET receipts = m.receipts + excluded.receipts,
-    receipts_microusd = m.receipts_microusd + excluded.receipts_microusd, dropped_at = now()
+    receipts_microusd = m.receipts_microusd + excluded.receipts_microusd,
+    paid_by = ledger_paid(m.paid_by, excluded.paid_by), dropped_at = now()
 RETURNING (SELECT count(*) FROM gone)
 """
 
 
 @dataclass(slots=True)
 class Kept:
-    """What one run did: tables made, months dropped, receipts and bodies deleted; months that could not be
-    dropped, with the reason."""
+    """What one run did: tables made, months dropped, receipts, bodies and finished waiting work deleted; months that
+    could not be dropped, with the reason."""
 
     made: int = 0
     dropped: list[str] = field(default_factory=list)
     receipts: int = 0
     bodies: int = 0
+    work: int = 0
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,6 +86,7 @@ def keep_house(now: datetime | None = None) -> Kept:
     settings = RoutingSettings.objects.filter(pk=1).first() or RoutingSettings(pk=1)
     kept = Kept(made=make_months(now.astimezone(UTC).date()))
     kept.bodies = _drop_bodies(now - timedelta(days=settings.body_days))
+    kept.work = forget_old(now - timedelta(days=settings.body_days))
     if settings.usage_months is not None:
         _drop_before(_months_before(now.astimezone(UTC).date(), settings.usage_months), kept)
     return kept

@@ -32,6 +32,17 @@ from ziggie.errors import InvalidInput
 E = TypeVar("E", bound=Entry)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Escapes the line ends of Unicode, which YAML would fold."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if any(end in data for end in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
 @dataclass(slots=True)
 class Changes:
     """What was written, and, each with its place, what may not be as meant."""
@@ -45,7 +56,7 @@ def export(file_format: Literal["yaml", "json"] = "yaml") -> str:
     data = export_data()
     if file_format == "json":
         return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
 def export_data() -> dict[str, Any]:
@@ -63,10 +74,34 @@ def apply(text: str, *, by: str, name: str = "the routing file") -> Changes:
     parsed = parse(text)
     problems = list(parsed.problems)
     document = Document()
-    if parsed.data is not None or not problems:
-        document, more = read(parsed.data)
-        problems += more
-    return apply_document(document, by=by, name=name, parsed=parsed, problems=problems)
+    with transaction.atomic():
+        rows.lock_configuration()
+        if parsed.data is not None or not problems:
+            document, more = read(_completed(parsed.data))
+            problems += more
+        return apply_document(document, by=by, name=name, parsed=parsed, problems=problems)
+
+
+def _completed(data: Any) -> Any:
+    """The data with what every row has to say, where it names a row in force and leaves that out."""
+    if not isinstance(data, dict):
+        return data
+    current = rows.load()
+    sections = {}
+    for name in ("providers", "models", "budgets"):
+        if isinstance(data.get(name), list):
+            known = rows.by_slug(getattr(current, name))
+            sections[name] = [_with_what_it_must_say(item, known) for item in data[name]]
+    return data | sections
+
+
+def _with_what_it_must_say(item: Any, known: dict[str, Placed[Any]]) -> Any:
+    slug = item.get("slug") if isinstance(item, dict) else None
+    if not isinstance(slug, str) or slug not in known:
+        return item
+    entry = known[slug].entry
+    needed = {name for name, field in type(entry).model_fields.items() if field.is_required()}
+    return {**item, **{name: value for name, value in rows.plain(entry).items() if name in needed - item.keys()}}
 
 
 def apply_document(
@@ -221,7 +256,7 @@ def _write_policy(entry: PolicyEntry, *, by: str) -> list[str]:
         row = policies.put_live(entry, by=by)
         return [f"policies {row.slug} version {row.version}, live"]
     if present is not None:
-        policies.replace_draft(present, entry)
+        policies.replace_draft(present, entry, by=by)
         return [f"policies {present.slug} version {present.version}, draft"]
     row = policies.create_draft(entry, by=by)
     return [f"policies {row.slug} version {row.version}, draft"]

@@ -31,7 +31,7 @@ from ziggie.models import ApiKey
 
 MICRO = 1_000_000
 PROVIDER_COLUMNS = tuple(name for name in ProviderEntry.model_fields if name != "slug")
-PRICE_COLUMNS = tuple(name for name in ModelEntry.model_fields if name.endswith("_per_mtok"))
+PRICE_COLUMNS = (*(name for name in ModelEntry.model_fields if name.endswith("_per_mtok")), "input_tiers")
 MODEL_COLUMNS = tuple(
     name for name in ModelEntry.model_fields if name not in {"slug", "provider", "price_origin", *PRICE_COLUMNS}
 )
@@ -155,7 +155,7 @@ def _models_plain() -> list[Plain]:
 def _model_plain(row: LanguageModel, price: Price | None) -> Plain:
     values: Plain = {"slug": row.slug, "provider": row.provider.slug}
     values |= {name: getattr(row, name) for name in MODEL_COLUMNS}
-    values |= {name: getattr(price, name) if price else None for name in PRICE_COLUMNS}
+    values |= {name: getattr(price or Price(), name) for name in PRICE_COLUMNS}
     values["price_origin"] = price.origin if price else ""
     return {name: _plain_value(name, value) for name, value in values.items()}
 
@@ -307,7 +307,7 @@ def _save_price(entry: ModelEntry) -> bool:
     model = LanguageModel.objects.get(slug=entry.slug)
     past = Price.objects.filter(model=model, effective_from__lte=TransactionNow())
     price = past.order_by("-effective_from", "-id").first()
-    values = _columns(entry, PRICE_COLUMNS) | {"origin": entry.price_origin}
+    values = _price_values(entry)
     if price is not None and all(getattr(price, name) == value for name, value in values.items()):
         return False
     Price.objects.create(model=model, **_price_columns(entry))
@@ -316,7 +316,12 @@ def _save_price(entry: ModelEntry) -> bool:
 
 def _price_columns(entry: ModelEntry) -> Plain:
     """A price from now on, by the database's clock, which decides what is in force."""
-    return _columns(entry, PRICE_COLUMNS) | {"origin": entry.price_origin, "effective_from": TransactionNow()}
+    return _price_values(entry) | {"effective_from": TransactionNow()}
+
+
+def _price_values(entry: ModelEntry) -> Plain:
+    tiers = [plain(tier) for tier in entry.input_tiers]
+    return _columns(entry, PRICE_COLUMNS) | {"input_tiers": tiers, "origin": entry.price_origin}
 
 
 def _columns(entry: Entry, names: Iterable[str]) -> Plain:

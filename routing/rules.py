@@ -5,7 +5,8 @@ order, or as dropped with a reason. Nothing here reads a clock, a database or th
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from routing.budgets import Purse, budget_left
@@ -14,6 +15,7 @@ from routing.pricing import is_free
 from routing.roles import Calls, chain_calls, part_calls, parts, resolve
 from routing.screening import Screen, dropped, unknown_model
 from routing.types import (
+    SHADOW,
     Candidate,
     ChatRequest,
     Dropped,
@@ -31,6 +33,8 @@ from ziggie.errors import BudgetExceeded, NoRoute, RoutingError, UnknownModel, U
 
 AUTO = ("", "auto")
 EXPLICIT = "explicit"
+SIDE_BY_SIDE = ("ensemble", "debate")
+MEMBERS_BEGIN_SECONDS = 60.0  # local members load one after another
 _MONEY = {"budget", "denied", "unpriced"}
 _ABILITY = {"capability", "context"}
 _NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
@@ -57,8 +61,8 @@ def decide(demand: Demand, snapshot: Snapshot, world: World) -> Plan:
     draft = _Draft(demand, features, snapshot, world, rule, pattern, chain, list(missing), notes)
     draft.screen_chain()
     draft.screen_parts()
-    if not draft.candidates and any(d.kind == "budget" for d in draft.dropped):
-        draft.turn_to_what_is_free(serving)
+    if draft.is_beyond_a_budget:
+        draft.turn_to_what_is_free(serving, "from the next rule {!r}: this one's chain is beyond a budget")
     return draft.finish()
 
 
@@ -128,7 +132,9 @@ def _look_up(slugs: Iterable[str], snapshot: Snapshot) -> tuple[list[ModelSpec],
 
 
 def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: World) -> Plan:
-    """That model alone. A name that several providers know means the one that can serve, local first."""
+    """That model alone. A name that several providers know means the one that can serve, local first. Where a budget
+    has no room for it and turns to what is free, the free models of the rules for such a task serve; but a comparison
+    is about the model that it names."""
     slug_match = snapshot.models.get(demand.model)
     named = (slug_match,) if slug_match else snapshot.by_name.get(demand.model, ())
     if not named:
@@ -144,6 +150,10 @@ def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: W
         draft = _Draft(demand, features, snapshot, world, rule, "single", [model], earlier, ())
         draft.screen_chain()
     assert draft is not None
+    if draft.is_beyond_a_budget and demand.task_kind != SHADOW:
+        with suppress(NoRoute):  # without a rule for such a task it is refused for what the budget says
+            serving = _serving_rules(demand, features, snapshot)
+            draft.turn_to_what_is_free(serving, "from the rule {!r}: the model asked for is beyond a budget")
     return draft.finish()
 
 
@@ -214,15 +224,20 @@ class _Draft:
         reason = f"{role} of {self.rule.name!r}; nothing of its chain may serve"
         return self.screen.judge(model, role="answer", reason=reason, calls=calls)
 
-    def turn_to_what_is_free(self, later_rules: Iterator[tuple[RuleSpec, tuple[str, ...]]]) -> None:
-        """A budget is used up and no model of the chain is free: the free ones of the next rules serve."""
+    @property
+    def is_beyond_a_budget(self) -> bool:
+        """A budget that turns to what is free is used up, and no model of the chain is free."""
+        return not self.candidates and any(d.kind == "budget" for d in self.dropped)
+
+    def turn_to_what_is_free(self, rules: Iterator[tuple[RuleSpec, tuple[str, ...]]], why: str) -> None:
+        """The free models of these rules serve. `why` has a place for the rule's name."""
         seen = {model.slug for model in self.chain}
-        for rule, _ in later_rules:
+        for rule, _ in rules:
             for model in _look_up(rule.chain, self.snapshot)[0]:
                 if model.slug in seen or not (is_free(model.price) or model.provider.kind == "offline"):
                     continue
                 seen.add(model.slug)
-                reason = f"costs nothing, from the next rule {rule.name!r}: this one's chain is beyond a budget"
+                reason = f"costs nothing, {why.format(rule.name)}"
                 calls = Calls(1, int(self.demand.may_repair))
                 verdict = self.screen.judge(model, role="answer", reason=reason, calls=calls)
                 if isinstance(verdict, Candidate):
@@ -237,7 +252,7 @@ class _Draft:
             version=policy.version,
             rule=self.rule.name,
             pattern=self.pattern,
-            options=self.rule.options,
+            options=self._options(),
             features=self.features,
             candidates=tuple(self.candidates),
             dropped=tuple(self.dropped),
@@ -246,6 +261,14 @@ class _Draft:
             holds=self.screen.purse.holds(),
             notes=self.notes,
         )
+
+    def _options(self) -> RuleOptions:
+        """The rule's, but not its time for one model's first token where the caller has several of them begin."""
+        options = self.rule.options
+        seconds = options.first_token_seconds
+        if seconds is None or self.pattern == self.rule.pattern or self.pattern not in SIDE_BY_SIDE:
+            return options
+        return replace(options, first_token_seconds=max(seconds, MEMBERS_BEGIN_SECONDS))
 
     def _sort(self, verdict: Candidate | Dropped, accepted: list[Candidate]) -> None:
         if isinstance(verdict, Candidate):

@@ -4,15 +4,14 @@ from dataclasses import dataclass
 
 from routing.budgets import Purse, left_microusd
 from routing.demand import Demand
-from routing.pricing import affordable_output_tokens, is_free, usd, worst_case_microusd
+from routing.pricing import affordable_output_tokens, is_free, most_that_fits, usd, worst_case_microusd
 from routing.roles import WRAPPING_TOKENS, Calls
-from routing.types import BudgetSpec, Candidate, DropKind, Dropped, ModelSpec, PriceSpec, Snapshot, World
+from routing.types import EMBEDS, BudgetSpec, Candidate, DropKind, Dropped, ModelSpec, PriceSpec, Snapshot, World
 
 # An answer cut shorter than this is money spent on nothing.
 LEAST_OUTPUT_TOKENS = 256
 # Calls that may wait for one provider; the provider's option "max_queue" says otherwise.
 DEFAULT_MAX_QUEUE = 1_000
-EMBEDDING = "embedding"
 
 Reason = tuple[DropKind, str]
 
@@ -75,7 +74,7 @@ class Screen:
         if not self.demand.needs <= model.capabilities:
             missing = self.demand.needs - model.capabilities
             return "capability", f"cannot do {', '.join(sorted(missing))}"
-        if EMBEDDING in model.capabilities and "chat" not in model.capabilities:
+        if EMBEDS & model.capabilities and "chat" not in model.capabilities:
             return "capability", "makes embeddings, not answers"
         return None
 
@@ -167,15 +166,20 @@ class Screen:
         """A shorter output with which the calls fit into `room`, if the caller wants one."""
         if not self.demand.may_clamp:
             return None
-        tokens = affordable_output_tokens(
-            price,
-            input_tokens=calls.total * self._seen(calls) + calls.again * WRAPPING_TOKENS,
-            echoes=calls.again * calls.echoes,
-            calls=calls.total * self.demand.choices,
-            left_microusd=room - calls.total,  # each call's worst case is rounded up
-        )
-        least = min(LEAST_OUTPUT_TOKENS, self.output_cap(model))
-        return tokens if tokens is not None and tokens >= least else None
+        cap = self.output_cap(model)
+        if price.tiers:
+            tokens: int | None = most_that_fits(
+                lambda output: sum(self._costs(price, calls, output)), at_most=cap, room_microusd=room
+            )
+        else:
+            tokens = affordable_output_tokens(
+                price,
+                input_tokens=calls.total * self._seen(calls) + calls.again * WRAPPING_TOKENS,
+                echoes=calls.again * calls.echoes,
+                calls=calls.total * self.demand.choices,
+                left_microusd=room - calls.total,  # each call's worst case is rounded up
+            )
+        return tokens if tokens is not None and tokens >= min(LEAST_OUTPUT_TOKENS, cap) else None
 
     def _does_not_fit(self, worst_case: int, budget: BudgetSpec) -> str:
         left = usd(left_microusd(budget, self.world))

@@ -6,8 +6,9 @@
     first_choice(hints)      the model that would serve first; calls nobody
     review(call_id, good=)   what a person says of an answer; confidence is calibrated by it (reviews.py)
     open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id)
-    submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it
-    may_wait(hints)          whether a rule lets such work wait, until when, and whether a provider's batch does it
+    submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it,
+                             cancel_batch(id) takes it back, hurry_batch(id) has it answered now
+    may_wait(request)        whether a rule lets it wait, until when, and whether a provider's batch does it
     fresh_id, forget         for callers that may send a call again after a crash (kept_calls.py)
 
 A request that bears a `call_id` is answered and paid once, however often it is sent. Where a rule lets equal
@@ -28,7 +29,18 @@ from zoneinfo import ZoneInfo
 from routing import envelopes, health, receipts, rules, snapshot, streaming
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
-from routing.batch_rows import BatchResult, MayWait, batch_result, has_batches, in_window, submit_batch, unfinished
+from routing.batch_changes import answered_in_vain, cancel_batch, hurry_batch
+from routing.batch_rows import (
+    BatchResult,
+    MayWait,
+    Terms,
+    batch_result,
+    batch_states,
+    has_batches,
+    in_window,
+    submit_batch,
+    unfinished,
+)
 from routing.calling import ask
 from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, settle_soon, why_no_answer
 from routing.kept_calls import answered, forget, fresh_id
@@ -42,14 +54,19 @@ __all__ = [
     "BatchResult",
     "MayWait",
     "OpenCall",
+    "Terms",
     "answer",
+    "answered_in_vain",
     "batch_result",
+    "batch_states",
+    "cancel_batch",
     "close_books",
     "close_envelope",
     "complete",
     "first_choice",
     "forget",
     "fresh_id",
+    "hurry_batch",
     "is_live",
     "may_wait",
     "newest_review",
@@ -58,6 +75,7 @@ __all__ = [
     "review",
     "settle",
     "settle_soon",
+    "small_request",
     "stream",
     "submit",
     "submit_batch",
@@ -67,13 +85,14 @@ __all__ = [
 ]
 
 
-async def complete(request: ChatRequest) -> Routed:
-    """The first acceptable answer of the plan. Raises RoutingError and its kinds."""
+async def complete(request: ChatRequest, *, allowed_models: frozenset[str] = frozenset()) -> Routed:
+    """The first acceptable answer of the plan. `allowed_models` are the slugs that may serve, all if it is empty.
+    Raises RoutingError and its kinds."""
     if request.call_id is not None:
         known = await answered(request.call_id)
         if known is not None:
             return known
-    return await _conduct(await open_call(request))
+    return await _conduct(await open_call(request, allowed_models=allowed_models))
 
 
 async def stream(request: ChatRequest) -> AsyncGenerator[Delta | Routed, None]:
@@ -132,9 +151,9 @@ async def _settle(call: OpenCall, books: receipts.Books) -> None:
         await live.apublish("usage", "usage.recorded", version=1, data=event)
 
 
-def submit(request: ChatRequest) -> "Future[Routed]":
+def submit(request: ChatRequest, *, allowed_models: frozenset[str] = frozenset()) -> "Future[Routed]":
     """complete() on this process's own event loop. Cancelling the future cancels the call."""
-    return background_loop().submit(complete(request))
+    return background_loop().submit(complete(request, allowed_models=allowed_models))
 
 
 def open_envelope(
@@ -158,20 +177,23 @@ def close_envelope(envelope_id: UUID) -> bool:
 
 def first_choice(hints: Hints) -> ModelSpec:
     """The model that would serve a small request with these hints. Raises NoRoute and its kind."""
-    return _plan_of(hints).candidates[0].model
+    return _plan_of(small_request(hints)).candidates[0].model
 
 
-def _plan_of(hints: Hints) -> Plan:
-    request = ChatRequest(messages=(message("user", "?"),), hints=hints)
+def small_request(hints: Hints) -> ChatRequest:
+    """For those who know nothing of their requests yet but the hints."""
+    return ChatRequest(messages=(message("user", "?"),), hints=hints)
+
+
+def _plan_of(request: ChatRequest) -> Plan:
     configuration = snapshot.current()
     world = background_loop().submit(health.world(configuration)).result()
     return rules.plan(request, configuration, world)
 
 
-def may_wait(hints: Hints) -> MayWait | None:
-    """How a small request with these hints would wait; None if its rule lets nothing wait. Raises NoRoute and its
-    kind."""
-    plan = _plan_of(hints)
+def may_wait(request: ChatRequest) -> MayWait | None:
+    """How this request would wait; None if its rule lets nothing wait. Raises NoRoute and its kind."""
+    plan = _plan_of(request)
     if not plan.options.batch:
         return None
     now = datetime.now(UTC).astimezone(ZoneInfo(snapshot.current().settings.time_zone))

@@ -16,6 +16,7 @@ from routing.types import (
     ModelSpec,
     PolicySpec,
     PriceSpec,
+    PriceTier,
     ProviderSpec,
     Range,
     RuleOptions,
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 
 KINDS_WITH_KEYS = ("anthropic", "gemini", "cohere")
+PRICES = ("input_usd_per_mtok", "output_usd_per_mtok", "cached_input_usd_per_mtok", "cache_write_usd_per_mtok")
 OPTIONS = frozenset(option.name for option in fields(RuleOptions))
 
 EPOCH = "SELECT coalesce(max(epoch), 0) FROM routing_configepoch"
@@ -45,7 +47,7 @@ SELECT json_build_object(
     'providers', (SELECT json_agg(p) FROM routing_provider p),
     'models', (SELECT json_agg(m ORDER BY slug) FROM (
         SELECT m.*, (SELECT json_build_array(p.id, p.input_usd_per_mtok::text, p.output_usd_per_mtok::text,
-                p.cached_input_usd_per_mtok::text, p.cache_write_usd_per_mtok::text)
+                p.cached_input_usd_per_mtok::text, p.cache_write_usd_per_mtok::text, p.input_tiers)
             FROM routing_price p WHERE p.model_id = m.id AND p.effective_from <= now()
             ORDER BY p.effective_from DESC, p.id DESC LIMIT 1) AS price
         FROM routing_languagemodel m) m),
@@ -165,11 +167,15 @@ def _model(row: Row, provider: ProviderSpec) -> ModelSpec:
     )
 
 
-def _price(price_id: int, *dollars: str | None) -> PriceSpec:
+def _price(price_id: int, *values: Any) -> PriceSpec:
+    *dollars, tiers = values
     into, out, cached, written = (None if amount is None else Decimal(amount) for amount in dollars)
     assert into is not None
     assert out is not None
-    return PriceSpec(price_id, into, out, cached, written)
+    higher = tuple(
+        PriceTier(tier["above_input_tokens"], _price(price_id, *map(tier.get, PRICES), ())) for tier in tiers
+    )
+    return PriceSpec(price_id, into, out, cached, written, higher)
 
 
 def _rule(row: Row) -> RuleSpec:

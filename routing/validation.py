@@ -6,6 +6,7 @@ never reached. An error would make routing fail or lie; a warning says that it w
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -27,7 +28,7 @@ from routing.configuration import (
     SettingsEntry,
     WhenEntry,
 )
-from routing.types import SHADOW
+from routing.types import EMBEDS, SHADOW
 
 ROLES_OF_PATTERN = {
     "single": frozenset[str](),
@@ -109,9 +110,13 @@ class _Check:
         if model.max_output_tokens is not None and model.max_output_tokens > model.context_window:
             self.error((*path, "max_output_tokens"), f"is more than the context window of {model.context_window}")
         prices = [model.input_usd_per_mtok, model.output_usd_per_mtok]
-        extras = [model.cached_input_usd_per_mtok, model.cache_write_usd_per_mtok]
-        if prices.count(None) == 1 or (None in prices and extras != [None, None]):
+        extras = [model.cached_input_usd_per_mtok, model.cache_write_usd_per_mtok, model.input_tiers or None]
+        if prices.count(None) == 1 or (None in prices and extras.count(None) < len(extras)):
             self.error(path, "a price needs both input_usd_per_mtok and output_usd_per_mtok")
+        for index, (shorter, longer) in enumerate(pairwise(model.input_tiers), start=1):
+            if longer.above_input_tokens <= shorter.above_input_tokens:
+                place = (*path, "input_tiers", index, "above_input_tokens")
+                self.error(place, "must be more than that of the tier before")
         for alias in model.aliases:
             if alias != model.slug and alias in self.models:
                 self.warn((*path, "aliases"), f"{alias!r} is the name of another model, which is served by it")
@@ -176,7 +181,7 @@ class _Check:
         model = self.models.get(slug)
         if model is None and slug not in self.document.damaged:
             self.error(path, f"there is no model {slug!r}")
-        elif model is not None and "embedding" in model.capabilities and "chat" not in model.capabilities:
+        elif model is not None and EMBEDS.intersection(model.capabilities) and "chat" not in model.capabilities:
             self.error(path, f"{slug!r} makes embeddings, not answers")
 
     def _conditions(self, path: Path, when: WhenEntry) -> None:

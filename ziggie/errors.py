@@ -5,6 +5,7 @@
     |  '- TooLarge                  more than a stated limit                  413, exit 2
     |- NotFound                     no such thing                             404, exit 2
     |- Conflict                     the thing is in another state by now      409
+    |  '- Changed                   it is not what the caller has seen        412
     |- Forbidden                    known caller, missing scope               403
     |- Unauthorized                 unknown caller                            401
     |- RateLimited                  too many requests                         429, retry_after
@@ -54,6 +55,10 @@ class NotFound(ZiggieError):
 
 class Conflict(ZiggieError):
     code, http_status = "conflict", 409
+
+
+class Changed(Conflict):
+    code, http_status = "changed", 412
 
 
 class Unauthorized(ZiggieError):

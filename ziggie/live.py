@@ -49,6 +49,7 @@ class RunChanged(TypedDict):
     output_tokens: NotRequired[int | None]
     seconds: NotRequired[float | None]
     error: NotRequired[str | None]
+    waits_for: NotRequired[str]
 
 
 class VideoChanged(TypedDict):

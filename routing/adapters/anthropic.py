@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
-from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.gemini_answers import SIGNATURE_MARK
 from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
@@ -94,7 +94,7 @@ class AnthropicCodec:
     # --- embeddings, counting, status ---
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         raise UnsupportedByProvider("embeddings: Anthropic's API has none")
 

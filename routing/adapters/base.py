@@ -13,6 +13,7 @@ from ziggie.values import value
 
 # what vectors are for: some models embed a question differently from the passages that answer it
 EmbedPurpose = Literal["document", "query"]
+EmbedInput = str | tuple[int, ...]  # a text, or its tokens for a provider that reads them
 
 
 @value
@@ -96,7 +97,7 @@ class Codec(Protocol):
     def chat_stream(self, sent: WireRequest) -> StreamDecoder: ...
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         """`dimensions`: how long the vectors shall be, where the API can shorten them; a server that cannot may
         ignore it, so whoever asks looks at what came."""

@@ -26,6 +26,8 @@ _NAMED = frozenset(
 )
 _KEPT_CLIENTS = 32
 
+_loaded: dict[str, Any] = {}  # the package, once it is there whole
+
 Clients = OrderedDict[tuple[str, str], "AsyncAnthropic"]
 
 
@@ -34,13 +36,24 @@ def speaks(sent: WireRequest) -> bool:
     return sent.method == "POST" and sent.url.endswith(_PATH) and sent.body is not None and sent.secret != ""
 
 
+def is_loaded() -> bool:
+    return bool(_loaded)
+
+
+async def load() -> Any:
+    """The package. Its first loading takes a second, ten on a busy machine: not on the event loop, where every other
+    call would wait for it, and before any time of a call counts (calling.py)."""
+    if not _loaded:
+        _loaded["anthropic"] = await asyncio.to_thread(importlib.import_module, "anthropic")
+    return _loaded["anthropic"]
+
+
 @asynccontextmanager
 async def open_messages(
     sent: WireRequest, http: httpx2.AsyncClient, clients: Clients, limits: httpx2.Timeout
 ) -> AsyncIterator[httpx2.Response]:
     """The open response to `POST /v1/messages`, whatever its status. Raises httpx2's errors."""
-    # Its first loading takes a second: not on the event loop, where every other call would wait for it.
-    package = await asyncio.to_thread(importlib.import_module, "anthropic")
+    package = await load()
     body: Mapping[str, Any] = sent.body or {}
     client = _client(sent, http, clients)
     call = client.messages.with_streaming_response.create(

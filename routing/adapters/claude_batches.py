@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from routing.adapters import CODECS, transport
+from routing.adapters import CODECS, claude, transport
 from routing.adapters.anthropic_answers import read_message
 from routing.adapters.base import WireRequest, WireResponse
 from routing.types import ChatResult, ProviderError, ProviderSpec
@@ -67,11 +67,17 @@ async def since(provider: ProviderSpec, moment: datetime) -> list[RemoteBatch]:
     return found[::-1]
 
 
-async def has_ended(provider: ProviderSpec, batch_id: str) -> bool:
-    """Raises ProviderError; of the kind not_found for a batch that is gone."""
+async def state_of(provider: ProviderSpec, batch_id: str) -> str:
+    """ "in_progress", "canceling" or "ended". Raises ProviderError; of the kind not_found for a batch that is gone."""
     async with _client(provider, POLL_SECONDS) as client:
         batch = await client.messages.batches.retrieve(batch_id)
-        return batch.processing_status == "ended"
+        return batch.processing_status
+
+
+async def cancel(provider: ProviderSpec, batch_id: str) -> None:
+    """Has the provider stop; what it has answered by then is paid. Raises ProviderError."""
+    async with _client(provider, POLL_SECONDS) as client:
+        await client.messages.batches.cancel(batch_id)
 
 
 async def results(provider: ProviderSpec, batch_id: str) -> AsyncGenerator[BatchLine, None]:
@@ -91,6 +97,7 @@ def read(line: BatchLine, sent: WireRequest) -> ChatResult:
 
 @asynccontextmanager
 async def _client(provider: ProviderSpec, seconds: float) -> AsyncIterator["AsyncAnthropic"]:
+    await claude.load()
     from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic
 
     codec = CODECS[KIND]()

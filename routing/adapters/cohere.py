@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.cohere_answers import CohereDecoder, read_message, read_usage
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.openai import content_block, tool_definition, tool_result_text
@@ -76,7 +76,7 @@ class CohereCodec:
     # --- embeddings, counting, status ---
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         body: Json = {"model": model.name, "texts": list(texts), "input_type": _INPUT_TYPES[purpose]}
         # truncate: NONE makes the API refuse what it would otherwise cut in silence

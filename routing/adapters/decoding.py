@@ -10,6 +10,7 @@ from routing.adapters.wire import loads
 from routing.types import Delta, ProviderError, Usage
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+EMPTY = "the answer is empty"
 
 
 class EventDecoder(ABC):
@@ -99,7 +100,7 @@ class EventDecoder(ABC):
             if self.done:
                 return
         if not self._seen:
-            raise make_error("protocol", "the answer is empty", self.sent)
+            raise make_error("protocol", EMPTY, self.sent)
         self.on_end(out)
 
     def _last_event(self, name: bytes, event: bytes, out: list[Delta]) -> None:

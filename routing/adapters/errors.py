@@ -1,21 +1,16 @@
 """What a provider's failure means: status, headers and body in any known shape -> one ProviderError."""
 
 import html
-import math
 import re
-import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.waiting import parse_duration, retry_after
 from routing.adapters.wire import loads
 from routing.types import ErrorKind, ProviderError, Usage
 
 MAX_MESSAGE_CHARACTERS = 300
-MAX_RETRY_AFTER_SECONDS = 86_400.0
 
 # protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time
 _RETRYABLE: frozenset[ErrorKind] = frozenset(
@@ -45,7 +40,7 @@ def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderEr
         detail.message or f"HTTP {response.status} without a message",
         sent,
         status=response.status,
-        retry_after_seconds=retry_after(kind, response, detail),
+        retry_after_seconds=retry_after(kind, response.headers, told=detail.retry_seconds, message=detail.message),
     )
 
 
@@ -107,14 +102,18 @@ def read_detail(body: bytes) -> Detail:
 def detail_of(value: Any, depth: int = 0) -> Detail:
     """{"error": "…"}, {"error": {…}}, [{…}], {"detail": …}, {"message": …}, {"errors": […]}, "…"."""
     if isinstance(value, str):
-        return Detail(value)
+        return _quoted(value, depth) or Detail(value)
     if isinstance(value, list) and value and depth < 4:
         return detail_of(value[0], depth + 1)
     if not isinstance(value, dict):
         return Detail("")
     inner = next((value[key] for key in ("error", "errors", "detail") if value.get(key)), None)
+    if inner is None and isinstance(value.get("message"), dict):
+        inner = value["message"]
     below = detail_of(inner, depth + 1) if inner is not None and depth < 4 else Detail("")
     message = next((value[k] for k in ("message", "msg", "error_description") if isinstance(value.get(k), str)), "")
+    if not below.message and (quoted := _quoted(message, depth)):
+        below = quoted
     status = next((value[k] for k in ("code", "status", "status_code", "http_code") if _is_status(value.get(k))), None)
     return Detail(
         below.message or message,
@@ -122,6 +121,19 @@ def detail_of(value: Any, depth: int = 0) -> Detail:
         below.status or (int(status) if status is not None else None),
         below.retry_seconds or _retry_info(value),
     )
+
+
+def _quoted(text: str, depth: int) -> Detail | None:
+    """What another server's error body says that is quoted as a text, as Ollama and proxies do; None for words."""
+    start = text.find("{")
+    if start < 0 or depth >= 4:
+        return None
+    try:
+        value = loads(text[start:].encode("utf-8", "replace"))
+    except ProviderError:
+        return None
+    found = detail_of(value, depth + 1)
+    return found if found.message else None
 
 
 def _codes(value: dict[str, Any]) -> frozenset[str]:
@@ -168,13 +180,16 @@ _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
     r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens|"
     r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
-    r"longer than the maximum|token limit exceeded",
+    r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
+    r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process",
     re.IGNORECASE,
 )
 _OVERFLOW_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
 _QUOTA = re.compile(
-    r"credit balance|insufficient (?:balance|quota|credits?|funds)|out of credits|used all available credits|"
-    r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended",
+    r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:balance|quota|credits?|funds)|"
+    r"out of credits|used all available credits|"
+    r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended|"
+    r"(?:hourly|session|daily|weekly|monthly) usage limit",
     re.IGNORECASE,
 )
 _QUOTA_CODES = frozenset(
@@ -184,12 +199,19 @@ _QUOTA_CODES = frozenset(
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
 )
+_FILTER = re.compile(r"input was flagged|requires moderation", re.IGNORECASE)
 _AUTH = re.compile(r"(?:incorrect|invalid|missing|malformed) api key|api key not valid|no api key", re.IGNORECASE)
 _AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
 _MISSING_CODES = frozenset(
-    {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model"}
+    {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model", "invalid_model"}
 )
-_MISSING = re.compile(r"model .{0,120}(?:not found|does not exist)|no such model|unknown model", re.IGNORECASE)
+_MISSING = re.compile(
+    r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist", re.IGNORECASE
+)
+
+# llama-cpp-python and llama.cpp answer a request that they find wrong with 500, LM Studio one that broke it with 400
+_INVALID = re.compile(r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja", re.DOTALL)
+_CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
 
 # codes that say more than the HTTP status they came with
 _BY_CODE: dict[str, ErrorKind] = {
@@ -231,18 +253,31 @@ _BY_STATUS: dict[int, ErrorKind] = {
 def classify(status: int, detail: Detail) -> ErrorKind:
     """The kind of an error, by its codes and words first where a status alone would mislead."""
     codes, message = detail.codes, detail.message
+    status = _meant(status, message)
     if _is_quota(status, codes, message):
         return "quota"
     if status not in (401, 403, 404, 429) and (codes & _OVERFLOW_CODES or _OVERFLOW.search(message)):
         return "context_overflow"
-    if status < 500:
-        if codes & _FILTER_CODES:
-            return "content_filter"
-        if codes & _AUTH_CODES or (status != 429 and _AUTH.search(message)):
-            return "auth"
-        if status in (200, 400) and (codes & _MISSING_CODES or _MISSING.search(message)):
-            return "not_found"
-    return _by_code_or_status(status, codes)
+    return _by_words(status, codes, message) or _by_code_or_status(status, codes)
+
+
+def _meant(status: int, message: str) -> int:
+    """The status that servers would have sent that confuse a wrong request and a broken server."""
+    if status >= 500 and _INVALID.search(message):
+        return 400
+    return 500 if status == 400 and _CRASHED.search(message) else status
+
+
+def _by_words(status: int, codes: frozenset[str], message: str) -> ErrorKind | None:
+    if status >= 500:
+        return None
+    if codes & _FILTER_CODES or (status == 403 and _FILTER.search(message)):
+        return "content_filter"
+    if codes & _AUTH_CODES or (status != 429 and _AUTH.search(message)):
+        return "auth"
+    if status in (200, 400) and (codes & _MISSING_CODES or _MISSING.search(message)):
+        return "not_found"
+    return None
 
 
 def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
@@ -261,101 +296,3 @@ def _by_code_or_status(status: int, codes: frozenset[str]) -> ErrorKind:
         # an error inside a 200: only its codes say what it is; one without codes is the server's own
         return next((_BY_CODE[code] for code in sorted(codes) if code in _BY_CODE), "server")
     return "server" if status >= 500 else "bad_request"
-
-
-# --- when to come back -----------------------------------------------------------------------------
-
-
-def retry_after(kind: ErrorKind, response: WireResponse, detail: Detail) -> float | None:
-    """Seconds that the provider asks us to wait; None if it does not say."""
-    headers = response.headers
-    candidates: tuple[float | None, ...] = (
-        _milliseconds(headers.get("retry-after-ms", "")),
-        _retry_after_header(headers.get("retry-after", ""), headers.get("date", "")),
-        detail.retry_seconds,
-        _exhausted_reset(headers) if kind == "rate_limited" else None,
-        _in_words(detail.message) if kind in ("rate_limited", "overloaded", "quota") else None,
-    )
-    return next((seconds for seconds in candidates if seconds is not None), None)
-
-
-def _bounded(seconds: float) -> float | None:
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
-
-
-def _milliseconds(text: str) -> float | None:
-    try:
-        return _bounded(float(text) / 1000)
-    except ValueError:
-        return None
-
-
-def _retry_after_header(text: str, date: str) -> float | None:
-    """RFC 9110: seconds, or an HTTP date, which is read against the server's own clock if it shows it."""
-    try:
-        return _bounded(float(text))
-    except ValueError:
-        pass
-    until = _http_date(text)
-    if until is None:
-        return None
-    return _bounded(until - (_http_date(date) or time.time()))
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
-
-
-def _exhausted_reset(headers: Mapping[str, str]) -> float | None:
-    """The longest of the reset times whose own limit has nothing left (x-ratelimit-reset-tokens: 6m0s,
-    anthropic-ratelimit-tokens-reset: 2026-08-19T14:34:16Z, x-ratelimit-reset: 1741305600000)."""
-    waits = [
-        wait
-        for name, value in headers.items()
-        if "ratelimit" in name and "reset" in name
-        if headers.get(name.replace("reset", "remaining"), "0").strip() == "0"
-        if (wait := _reset_seconds(value, headers.get("date", ""))) is not None
-    ]
-    return max(waits, default=None)
-
-
-def _reset_seconds(text: str, date: str) -> float | None:
-    now = _http_date(date) or time.time()
-    try:
-        number = float(text)
-    except ValueError:
-        return parse_duration(text) if "T" not in text else _iso_wait(text, now)
-    if number > 1e11:
-        return _bounded(number / 1000 - now)
-    return _bounded(number - now if number > 1e9 else number)
-
-
-def _iso_wait(text: str, now: float) -> float | None:
-    try:
-        return _bounded(datetime.fromisoformat(text).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
-_WORDS = re.compile(
-    r"(?:try again|retry)(?: again)? (?:in|after) ([0-9][0-9.hms ]*(?:seconds?|minutes?)?)", re.IGNORECASE
-)
-_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def _in_words(message: str) -> float | None:
-    """ "Please try again in 20s", "Please retry in 48.94s.", "try again after 1 seconds"."""
-    found = _WORDS.search(message)
-    return parse_duration(found.group(1)) if found else None
-
-
-def parse_duration(text: str) -> float | None:
-    """ "6m0s", "20ms", "48.9s", "1 seconds" -> seconds."""
-    parts: Iterable[tuple[str, str]] = _UNIT.findall(text[:40])
-    seconds = [float(amount) * _UNIT_SECONDS[unit] for amount, unit in parts]
-    return _bounded(sum(seconds)) if seconds else None

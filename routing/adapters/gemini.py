@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.gemini_answers import SIGNATURE_MARK, ContentDecoder, read_content
 from routing.adapters.prompting import (
@@ -101,7 +101,7 @@ class GeminiCodec:
     # --- embeddings, counting, status ---
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         each: Json = {"model": _path(model), "taskType": _TASK_TYPES[purpose]}
         if dimensions or model.dimensions:

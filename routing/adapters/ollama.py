@@ -1,17 +1,19 @@
-"""Ollama's native API. It cuts an over-long prompt in silence, so every call says how much context it
-needs (`num_ctx`), and every answer is checked for a prompt that came out shorter than it went in.
+"""Ollama's native API. Left alone it cuts an over-long prompt in silence, so every call says how much context
+it needs (`num_ctx`) and that nothing may be cut (`truncate`, `shift`: newer servers then refuse), and every answer
+is checked for a prompt that came out shorter than it went in, as older servers do all the same.
 
 Options of a provider row: `keep_alive`, `min_num_ctx` (4096), `headers`, `structured_output` (schema, prompt).
 """
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.ollama_context import (
@@ -67,6 +69,9 @@ _OPTIONS = frozenset(
     | {"repeat_last_n", "mirostat", "mirostat_eta", "mirostat_tau", "num_gpu", "num_thread", "num_keep"}
 )
 _FIELDS = frozenset({"think", "keep_alive", "logprobs", "top_logprobs"})
+# gpt-oss always thinks, at one of three levels; other models take yes or no
+_KNOWS_LEVELS = re.compile(r"(?:^|/)gpt-oss")
+_LEVELS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 
 
 class OllamaCodec:
@@ -78,7 +83,7 @@ class OllamaCodec:
     def encode_chat(
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
-        body: Json = {"model": model.name, "stream": stream}
+        body: Json = {"model": model.name, "stream": stream, "truncate": False, "shift": False}
         request = in_efforts(request)
         # a schema would keep the model from calling tools at all, so it is said in words beside them
         if request.tools or structured_output(model, "schema") == "prompt":
@@ -125,7 +130,10 @@ class OllamaCodec:
         )
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
-        return error_from_response(response, sent)
+        error = error_from_response(response, sent)
+        if response.status == 401 and b"signin_url" in response.body:
+            return make_error("auth", f"{error.message}: run `ollama signin` where this server runs", sent, status=401)
+        return error
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
         return OllamaDecoder(self, sent)
@@ -133,7 +141,7 @@ class OllamaCodec:
     # --- embeddings, counting, status ---
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         # truncate: false makes the server refuse what it would otherwise cut in silence
         body: Json = {"model": model.name, "input": list(texts), "truncate": False}
@@ -184,7 +192,12 @@ class OllamaCodec:
     def _turn(self, turn: Message, names: Mapping[str, str]) -> list[Json]:
         results = [part for part in turn.parts if isinstance(part, ToolResult)]
         turns: list[Json] = [
-            {"role": "tool", "tool_name": names.get(part.tool_call_id, ""), "content": tool_result_text(part)}
+            {
+                "role": "tool",
+                "tool_name": names.get(part.tool_call_id, ""),
+                "tool_call_id": part.tool_call_id,
+                "content": tool_result_text(part),
+            }
             for part in results
         ]
         if results and len(results) == len(turn.parts):
@@ -199,7 +212,10 @@ class OllamaCodec:
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
         if calls:
             encoded["tool_calls"] = [
-                {"function": {"name": call.name, "arguments": arguments_object(call.arguments, call.name)}}
+                {
+                    "id": call.id,
+                    "function": {"name": call.name, "arguments": arguments_object(call.arguments, call.name)},
+                }
                 for call in calls
             ]
         return [*turns, encoded]
@@ -217,8 +233,8 @@ class OllamaCodec:
         effort = request.reasoning_effort
         if not effort:
             return
-        if model.name.startswith("gpt-oss") and effort in ("low", "medium", "high"):
-            body["think"] = effort
+        if _KNOWS_LEVELS.search(model.name):
+            body["think"] = _LEVELS.get(effort, effort)
         else:
             body["think"] = effort not in ("none", "minimal")
 
@@ -308,8 +324,12 @@ def tool_calls(message: Json, first: int) -> list[ToolCall]:
 
 
 def _usage(answer: Json) -> Usage:
-    # prompt_eval_count is left out when the prompt was still in the cache: then nobody knows it
-    return Usage(input_tokens=get_count(answer, "prompt_eval_count"), output_tokens=get_count(answer, "eval_count"))
+    # older servers leave prompt_eval_count out when the prompt was still in the cache: then nobody knows it
+    return Usage(
+        input_tokens=get_count(answer, "prompt_eval_count"),
+        output_tokens=get_count(answer, "eval_count"),
+        cached_input_tokens=get_count(answer, "prompt_eval_cached_count"),
+    )
 
 
 def _stop_reason(answer: Json, *, has_calls: bool) -> StopReason:

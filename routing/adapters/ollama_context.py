@@ -1,5 +1,6 @@
 """How much context a call to Ollama needs, and whether the server cut the prompt without saying so."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from routing.adapters.errors import make_error
 from routing.types import ModelSpec, Usage
 
 SMALLEST_CONTEXT = 4096
+_RUNS = re.compile(r"(.)(?=\1{3})")
 IMAGE_TOKENS = 1024
 
 
@@ -78,7 +80,7 @@ def refuse_truncated(usage: Usage, sent: WireRequest) -> None:
     if evaluated is None or size is None:
         return
     full = 0 <= size - evaluated <= 1
-    if not full and evaluated >= _least_tokens(body):
+    if not full and (evaluated >= _few_tokens(body) or evaluated >= _least_tokens(body)):
         return
     at_a_limit = evaluated >= 255 and (evaluated + 2) % 256 <= 2
     several_turns = sum(message["role"] != "system" for message in body["messages"]) > 1
@@ -91,6 +93,11 @@ def refuse_truncated(usage: Usage, sent: WireRequest) -> None:
         )
 
 
-def _least_tokens(body: Mapping[str, Any]) -> int:
-    """Tokens that a prompt hardly falls below: one per six characters that are not space."""
+def _few_tokens(body: Mapping[str, Any]) -> int:
+    """Tokens that ordinary text does not fall below: one per six characters that are not space."""
     return sum(len(text) - text.count(" ") - text.count("\n") for text in _prompt_texts(body)) // 6
+
+
+def _least_tokens(body: Mapping[str, Any]) -> int:
+    """The same for tables, indented code and ruled lines: a run of one character may be one token."""
+    return sum(len(_RUNS.sub("", "".join(text.split()))) for text in _prompt_texts(body)) // 6

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from routing.adapters.base import EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage
+from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage, stop_sequence_of
 from routing.adapters.prompting import (
     in_efforts,
     in_prompt,
@@ -46,6 +46,7 @@ from routing.types import (
     ProviderError,
     ProviderSpec,
     Reasoning,
+    Source,
     Text,
     Tool,
     ToolCall,
@@ -97,6 +98,7 @@ class OpenAICodec:
         return ChatResult(
             parts=parts,
             stop_reason=stop_reason,
+            stop_sequence=stop_sequence_of(choices[0], sent),
             usage=read_usage(answer, choices[0]) or Usage(),
             model=get_str(answer, "model"),
             response_id=get_str(answer, "id"),
@@ -112,7 +114,7 @@ class OpenAICodec:
     # --- embeddings, counting, status ---
 
     def encode_embed(
-        self, texts: tuple[str, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
+        self, texts: tuple[EmbedInput, ...], model: ModelSpec, *, purpose: EmbedPurpose, dimensions: int | None = None
     ) -> WireRequest:
         body: Json = {"model": model.name, "input": list(texts), "encoding_format": "float"}
         if dimensions is None and model.provider.options.get("send_dimensions"):
@@ -206,19 +208,18 @@ class OpenAICodec:
             body["parallel_tool_calls"] = request.parallel_tool_calls
 
     def _messages(self, request: ChatRequest, model: ModelSpec) -> list[Json]:
-        send_reasoning = bool(model.provider.options.get("send_reasoning"))
         turns: list[Json] = []
         for turn in request.messages:
             first = turn.parts[0] if len(turn.parts) == 1 else None
             if isinstance(first, Text) and turn.role != "tool":  # nearly all of them, without looking for more
                 turns.append({"role": turn.role, "content": first.text})
             else:
-                turns += self._turn(turn, send_reasoning)
+                turns += self._turn(turn, model.provider)
         if "mistral.ai" in model.provider.base_url:
             _shorten_ids(turns, 9)
         return turns
 
-    def _turn(self, turn: Message, send_reasoning: bool) -> list[Json]:
+    def _turn(self, turn: Message, provider: ProviderSpec) -> list[Json]:
         turns: list[Json] = [
             {
                 "role": "tool",
@@ -231,16 +232,18 @@ class OpenAICodec:
         if all(isinstance(part, ToolResult) for part in turn.parts) and turns:
             return turns
         if turn.role == "assistant":
-            return [*turns, self._assistant(turn, send_reasoning)]
+            return [*turns, self._assistant(turn, provider)]
         role = "user" if turn.role == "tool" else turn.role
         return [*turns, {"role": role, "content": self._content(turn)}]
 
-    def _assistant(self, turn: Message, send_reasoning: bool) -> Json:
+    def _assistant(self, turn: Message, provider: ProviderSpec) -> Json:
         if any(isinstance(part, Image) for part in turn.parts):
             raise UnsupportedByProvider("an image in an assistant's turn")
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
         text = joined_text(turn)
-        encoded: Json = {"role": "assistant", "content": text if text or not calls else None}
+        # OpenAI says null of a turn that only calls; of the servers that people run themselves some refuse that
+        nothing = "" if provider.location is Source.LOCAL else None
+        encoded: Json = {"role": "assistant", "content": text if text or not calls else nothing}
         if calls:
             encoded["tool_calls"] = [
                 {
@@ -251,7 +254,7 @@ class OpenAICodec:
                 for call in calls
             ]
         thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted)
-        if send_reasoning and thinking:
+        if thinking and provider.options.get("send_reasoning"):
             encoded["reasoning_content"] = thinking
         return encoded
 

@@ -37,7 +37,8 @@ _STOP_REASONS: dict[str, StopReason] = {
 }
 
 
-_GIVEN_UP: dict[str, ErrorKind] = {"error": "server", "insufficient_system_resource": "overloaded"}
+_LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
+_GIVEN_UP: dict[str, ErrorKind] = {"error": "server", "abort": "server", "insufficient_system_resource": "overloaded"}
 
 
 def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
@@ -46,6 +47,12 @@ def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason
         return "content_filter"
     reason = _STOP_REASONS.get(finish.lower(), "stop")
     return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def stop_sequence_of(choice: Json, sent: WireRequest) -> str:
+    """The stop sequence that ended an answer, which vLLM and SGLang tell; "" where it is not told."""
+    told = choice.get("stop_reason") or choice.get("matched_stop")
+    return told if isinstance(told, str) and told in ((sent.body or {}).get("stop") or ()) else ""
 
 
 def _refuse_given_up(finish: str, sent: WireRequest, usage: Usage | None = None) -> None:
@@ -177,6 +184,16 @@ def arguments_text(function: Json) -> str:
     return get_str(function, "arguments")
 
 
+def _is_whole(pieces: list[str]) -> bool:
+    """True for arguments that nothing can be added to: what follows them with a name is another call."""
+    if not pieces or not pieces[-1].rstrip().endswith("}") or sum(map(len, pieces)) > _LONGEST_LOOKED_AT:
+        return False
+    try:
+        return isinstance(orjson.loads("".join(pieces)), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
 def _logprobs(choice: Json) -> list[float]:
     logprobs = choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -220,7 +237,7 @@ class ChatDecoder(EventDecoder):
         self._stop_reason: StopReason | None = None
         self._refused = False
         self._calls: list[tuple[Any, str]] = []  # (the server's index, id) of each call, by our index
-        self._with_arguments: set[int] = set()
+        self._arguments: list[list[str]] = []  # the pieces of each call's so far
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
 
@@ -241,7 +258,7 @@ class ChatDecoder(EventDecoder):
         if not choices and "usage" not in chunk and ("message" in chunk or "detail" in chunk):
             raise error_from_event(chunk, self.sent, usage=self.usage)
         self.usage = read_usage(chunk, choice) or self.usage
-        if not self._introduced:
+        if not self._introduced and (choices or chunk.get("model")):  # Azure's first chunk tells nothing
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
         if choice:
@@ -276,13 +293,14 @@ class ChatDecoder(EventDecoder):
             out.append(Delta(text=text, reasoning=reasoning))
         if choice.get("logprobs"):
             self._logprobs += _logprobs(choice)
-        for call in get_dicts(delta, "tool_calls"):
+        calls = get_dicts(delta, "tool_calls")
+        for call in calls:
             self._call(call, out)
-        if delta.get("function_call"):
+        if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._call({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
         if finish and self._stop_reason is None:
-            self._stop(finish, out)
+            self._stop(finish, out, stop_sequence_of(choice, self.sent))
 
     def _call(self, call: Json, out: list[Delta]) -> None:
         function = get_dict(call, "function")
@@ -294,12 +312,13 @@ class ChatDecoder(EventDecoder):
                 raise protocol_error("a tool call has no name")
             identity = identity or f"call_{index}"
             self._calls.append((call.get("index"), identity))
+            self._arguments.append([])
         else:
             identity = name = ""  # told already
             if not arguments:
                 return
         if arguments:
-            self._with_arguments.add(index)
+            self._arguments[index].append(arguments)
         out.append(Delta(tool_index=index, tool_id=identity, tool_name=name, tool_arguments=arguments))
 
     def _index_of(self, server_index: Any, identity: str, name: str) -> int | None:
@@ -311,15 +330,16 @@ class ChatDecoder(EventDecoder):
                 return index
             # an id that changes from piece to piece of one call (seen in vLLM) comes without a name
             if server_index is not None and server_index == known_index and not (identity and name):
-                return index
+                return None if name and not identity and _is_whole(self._arguments[index]) else index
         if self._calls and server_index is None and not identity and not name:
             return len(self._calls) - 1
         return None
 
-    def _stop(self, finish: str, out: list[Delta]) -> None:
+    def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         _refuse_given_up(finish, self.sent, self.usage)
         for index in range(len(self._calls)):
-            if index not in self._with_arguments:
+            if not self._arguments[index]:
                 out.append(Delta(tool_index=index, tool_arguments="{}"))
         self._stop_reason = stop_reason_of(finish, has_calls=bool(self._calls), refused=self._refused)
-        out.append(Delta(stop_reason=self._stop_reason, mean_logprob=_mean(self._logprobs)))
+        mean = _mean(self._logprobs)
+        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))

@@ -1,16 +1,22 @@
 """Saying in the prompt what an API cannot say in its parameters."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from routing.types import ChatRequest, Image, Message, ModelSpec, Text, message
+from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, message
 
 StructuredOutput = Literal["schema", "object", "tool", "prompt"]
 _CHOICES = ("schema", "object", "tool", "prompt")
 
 _EFFORTS = (("low", 2048), ("medium", 8192))  # and the most tokens of thinking that each stands for
+
+# how servers say that they cannot be held to a schema, or to this one
+_REFUSES_SCHEMA = re.compile(
+    r"response[_ ]format|json[_ ]schema|structured[_ ]output|guided|grammar|output_(?:config|format)"
+)
 
 JSON_ONLY = "Answer with one JSON object and nothing else: no explanation, no code fence."
 
@@ -48,6 +54,19 @@ def in_prompt(request: ChatRequest) -> ChatRequest:
     elif request.json_object:
         request = with_instruction(request, JSON_ONLY)
     return replace(request, json_schema=None, json_object=False)
+
+
+def in_words(request: ChatRequest, refusal: ProviderError) -> ChatRequest | None:
+    """The request for a server that has just refused to be held to its schema: said in the prompt beside a plea for
+    any JSON, and without that where this, too, was refused. None where that is not what the server said, or where it is
+    the schema itself that is wrong."""
+    if request.json_schema is None and not request.json_object:
+        return None
+    words = refusal.message.lower()
+    if refusal.kind not in ("bad_request", "server") or "invalid schema" in words or not _REFUSES_SCHEMA.search(words):
+        return None
+    told = in_prompt(request)
+    return told if request.json_schema is None else replace(told, json_object=True)
 
 
 def thinking_effort(thinking: Any) -> str:

@@ -5,22 +5,23 @@ Nothing is retried here and no redirect is followed (it would carry the key else
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from ssl import SSLContext
-from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx2
 
 from routing.adapters import CODECS, claude
-from routing.adapters.assembly import Assembler
+from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.deadlines import Deadlines, Timeouts
 from routing.adapters.decoding import MAX_BODY_BYTES
 from routing.adapters.errors import make_error, redact
 from routing.adapters.failures import translated
+from routing.adapters.rewording import again
 from routing.adapters.wire import dumps
 from routing.types import (
     ChatRequest,
@@ -34,8 +35,6 @@ from routing.types import (
     Usage,
 )
 
-T = TypeVar("T")
-
 MAX_ERROR_BYTES = 256 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 CONNECT_SECONDS = 3.0
@@ -44,19 +43,6 @@ STATUS_SECONDS = 5.0
 _KEEPALIVE_SECONDS = 4.0
 _LINGER_SECONDS = 0.1
 _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer;
-    None: `idle_seconds` holds there too. `idle_seconds`: the longest silence within a streamed answer.
-    `total_seconds`: the whole call. The last two are the provider's own timeout if None. `connect_seconds`:
-    CONNECT_SECONDS if None."""
-
-    first_token_seconds: float | None = None
-    total_seconds: float | None = None
-    idle_seconds: float | None = None
-    connect_seconds: float | None = None
 
 
 _DEFAULT = Timeouts()
@@ -92,6 +78,10 @@ async def chat(
         return assembler.result()
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=False)
+    return await _fetched(codec, provider, sent, timeouts)
+
+
+async def _fetched(codec: Codec, provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> ChatResult:
     response = await _fetch(provider, sent, timeouts)
     with _redacted(sent):
         return codec.decode_chat(response, sent)
@@ -105,14 +95,40 @@ async def stream(
     max_output_tokens: int | None,
     timeouts: Timeouts = _DEFAULT,
 ) -> AsyncGenerator[Delta, None]:
-    """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it
-    early: closing it closes the connection, which is how a provider learns to stop.
+    """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it early: closing
+    it closes the connection, which is how a provider learns to stop.
 
     Raises ProviderError or UnsupportedByProvider; a ProviderError bears the usage known so far.
     """
+    asked, streamed, began = request, True, False
+    ask = partial(_ask, provider, model, max_output_tokens=max_output_tokens, timeouts=timeouts)
+    while True:
+        try:
+            async with contextlib.aclosing(ask(asked, streamed=streamed)) as pieces:
+                async for delta in pieces:
+                    began = True
+                    yield delta
+            return
+        except ProviderError as error:
+            asked, streamed = again(asked, error, provider, streamed=streamed, began=began)
+
+
+async def _ask(
+    provider: ProviderSpec,
+    model: ModelSpec,
+    request: ChatRequest,
+    *,
+    streamed: bool,
+    max_output_tokens: int | None,
+    timeouts: Timeouts,
+) -> AsyncGenerator[Delta, None]:
     codec = codec_for(provider)
-    sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=True)
-    deadlines = _Deadlines(provider, sent, timeouts, streamed=True)
+    sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=streamed)
+    if not streamed:
+        for delta in deltas_of(await _fetched(codec, provider, sent, timeouts)):
+            yield delta
+        return
+    deadlines = Deadlines(provider, sent, timeouts, streamed=True)
     with _redacted(sent):
         async with AsyncExitStack() as stack:
             exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
@@ -251,7 +267,7 @@ class _Exchange:
 async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> AsyncIterator[_Exchange]:
     """Sends the request and gives the response once its head is there. Raises ProviderError."""
     pool = _pool()
-    # reading is bounded by _Deadlines, which know what is being waited for
+    # reading is bounded by Deadlines, which know what is being waited for
     patience = timeouts.connect_seconds or CONNECT_SECONDS
     limits = httpx2.Timeout(None, connect=patience, pool=patience)
     opened: AbstractAsyncContextManager[httpx2.Response]
@@ -274,47 +290,9 @@ async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -
         raise translated(error, sent, began=began) from None
 
 
-class _Deadlines:
-    """How long to wait for the next thing, and what to say if it does not come."""
-
-    def __init__(self, provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts, *, streamed: bool) -> None:
-        self._now = asyncio.get_running_loop().time
-        start = self._now()
-        self._total = provider.timeout_seconds if timeouts.total_seconds is None else timeouts.total_seconds
-        self._total_at = start + self._total
-        self._first = timeouts.first_token_seconds
-        self._first_at = None if self._first is None else start + self._first
-        self._idle_seconds = provider.timeout_seconds if timeouts.idle_seconds is None else timeouts.idle_seconds
-        self._idle = self._idle_seconds if streamed and self._first is None else None
-        self.sent = sent
-        self.usage: Usage | None = None
-
-    def output_began(self) -> None:
-        """From here on pieces have to follow each other; the first-token deadline is over."""
-        self._first_at = None
-        self._idle = self._idle_seconds
-
-    async def wait(self, awaitable: Awaitable[T]) -> T:
-        """Raises ProviderError("timeout") at the nearest deadline."""
-        at, why = self._nearest()
-        try:
-            async with asyncio.timeout_at(at):
-                return await awaitable
-        except TimeoutError:
-            raise make_error("timeout", why, self.sent, usage=self.usage) from None
-
-    def _nearest(self) -> tuple[float, str]:
-        waits = [(self._total_at, f"no complete answer within {self._total:g} s")]
-        if self._first_at is not None:
-            waits.append((self._first_at, f"no first token within {self._first:g} s"))
-        if self._idle is not None:
-            waits.append((self._now() + self._idle, f"the answer stalled for {self._idle:g} s"))
-        return min(waits)
-
-
 async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
     """A complete response, within the total deadline and the size limit."""
-    deadlines = _Deadlines(provider, sent, timeouts, streamed=False)
+    deadlines = Deadlines(provider, sent, timeouts, streamed=False)
     async with AsyncExitStack() as stack:
         exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
         if exchange.ok:
@@ -322,7 +300,7 @@ async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) 
         return exchange.response(await _read(exchange, deadlines, MAX_BODY_BYTES if exchange.ok else MAX_ERROR_BYTES))
 
 
-async def _read(exchange: _Exchange, deadlines: _Deadlines, limit: int) -> bytes:
+async def _read(exchange: _Exchange, deadlines: Deadlines, limit: int) -> bytes:
     """The body. Of an error only the beginning is read; an answer longer than the limit is refused."""
     body = bytearray()
     chunks = exchange.chunks()
@@ -335,7 +313,7 @@ async def _read(exchange: _Exchange, deadlines: _Deadlines, limit: int) -> bytes
     return bytes(body[:limit])
 
 
-async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: _Deadlines) -> AsyncIterator[Delta]:
+async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: Deadlines) -> AsyncIterator[Delta]:
     _refuse_other_content(exchange, deadlines.sent)
     chunks = exchange.chunks()
     size = 0

@@ -1,14 +1,17 @@
 """How the gateway reaches providers: codecs over its own connections, an answer whole or piece by piece."""
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from routing import calling
+from routing.adapters.assembly import deltas_of
 from routing.adapters.errors import make_error
+from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
 from routing.attempts import Caller
 from routing.gateway.upstream import Exchange, fetch
-from routing.types import Candidate, ChatRequest, ChatResult, Delta
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
@@ -19,17 +22,25 @@ def asker(sink: Sink | None = None) -> Caller:
     async def ask(
         candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
     ) -> AsyncGenerator[list[Delta], None]:
-        is_offline = candidate.model.provider.kind == "offline"
-        stream = (
-            calling.ask(candidate, request, first_token_seconds=first_token_seconds)
-            if is_offline
-            else _streamed(candidate, request)
-        )
-        async with aclosing(stream):
-            async for deltas in stream:
+        if candidate.model.provider.kind == "offline":
+            async for deltas in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
                 if sink is not None:
                     await sink(candidate, deltas)
                 yield deltas
+            return
+        asked, streamed, began = request, True, False
+        while True:
+            stream = _streamed(candidate, asked) if streamed else _in_one_piece(candidate, asked)
+            try:
+                async with aclosing(stream):
+                    async for deltas in stream:
+                        began = True
+                        if sink is not None:
+                            await sink(candidate, deltas)
+                        yield deltas
+                return
+            except ProviderError as error:
+                asked, streamed = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
 
     return ask
 
@@ -39,11 +50,22 @@ ask_quietly = asker()
 
 async def ask_whole(candidate: Candidate, request: ChatRequest, *, within_seconds: float | None) -> ChatResult:
     """The answer in one piece, of a candidate that is no offline model. Raises ProviderError."""
+    until = None if within_seconds is None else time.monotonic() + within_seconds
     model = candidate.model
     codec = codec_for(model.provider)
-    sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=False)
-    response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, within_seconds=within_seconds)
-    return codec.decode_chat(response, sent)
+    while True:
+        sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=False)
+        try:
+            response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, within_seconds=within_seconds)
+            return codec.decode_chat(response, sent)
+        except ProviderError as error:
+            request, _ = again(request, error, model.provider, streamed=False)
+        if until is not None:
+            within_seconds = max(until - time.monotonic(), 0.001)
+
+
+async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
+    yield deltas_of(await ask_whole(candidate, request, within_seconds=None))
 
 
 async def _streamed(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

@@ -212,9 +212,7 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
         if not http.gone:
             _close(call, None, error, None)
             raise
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
+        http.let_task_go_on()
         return None, ClientGone()
     except Exception as error:  # whatever ended the walk, the money is settled
         return None, error

@@ -1,5 +1,6 @@
 """The gateway's embeddings: held, asked and settled like a chat, by the one model that was asked for."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -11,19 +12,22 @@ from routing import health, ledger, pricing, snapshot, worlds
 from routing.adapters.transport import codec_for
 from routing.attempts import HTTP_OK
 from routing.budgets import budgets_in_scope
+from routing.calls import LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
-from routing.gateway import other_wire
+from routing.gateway import other_wire, token_inputs
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
-from routing.gateway.http import JSON_TYPE, Http, header_text
+from routing.gateway.http import JSON_TYPE, ClientGone, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.other import NEAREST_FIRST, may_ask, named
-from routing.gateway.reading import hints, parse
+from routing.gateway.reading import MOST_EMBED_VALUES, hints, parse
 from routing.gateway.upstream import fetch
 from routing.ledger_rows import CallRow, UsageRow
-from routing.tokens import estimate_tokens
+from routing.outcomes import outcome_of, was_at_work
 from routing.types import (
+    EMBEDS,
     ENVELOPE,
+    REFUSALS,
     ChatRequest,
     Embeddings,
     ModelSpec,
@@ -33,7 +37,7 @@ from routing.types import (
     Usage,
     message,
 )
-from ziggie.errors import AllProvidersFailed, NoRoute, RoutingError, UnknownModel, Unsupported
+from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
 
 EMBEDDINGS = "embeddings"
@@ -43,12 +47,19 @@ MAX_ATTEMPTS = 3
 
 async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
-    asked = other_wire.decode_embeddings(parse(await http.body()))
+    asked = other_wire.decode_embeddings(parse(await http.body(), most_values=MOST_EMBED_VALUES))
     check_model(asked.model, key)
-    admission = await limits().admit(key, sum(map(estimate_tokens, asked.texts)))
+    admission = await limits().admit(key, sum(map(token_inputs.size, asked.inputs)))
+    http.watch()
     try:
         call, answer, model = await _embedded(asked, http.hints, key, admission)
+    except asyncio.CancelledError:
+        if not http.gone:
+            raise
+        http.let_task_go_on()
+        raise ClientGone from None
     finally:
+        http.stop_watching()
         limits().correct(key, admission)
     body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
     headers = [
@@ -70,10 +81,12 @@ async def _embedded(
     said, paying = hints({}, headers)
     if "run_id" in paying:
         paying["envelope_id"] = await envelope_of(paying["run_id"], key)
-    texts = tuple(message("user", text) for text in asked.texts)
-    request = ChatRequest(texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
     configuration = await snapshot.acurrent()
-    call = _Embedding(request, asked, configuration, _embedders(asked.model, configuration, key))
+    models = _embedders(asked.model, configuration, key)
+    texts = () if all(map(token_inputs.takes_tokens, models)) else await token_inputs.as_texts(asked.inputs)
+    said_texts = tuple(message("user", text) for text in texts or asked.inputs if isinstance(text, str))
+    request = ChatRequest(said_texts, model=asked.model, hints=said, api_key_id=key.id, **paying)
+    call = _Embedding(request, asked, texts, configuration, models)
     try:
         answer, model = await call.run()
     finally:
@@ -90,7 +103,7 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
         asked = named(name, configuration)
         if not asked:
             raise UnknownModel(f"there is no model named {name[:100]!r}")
-    able = [model for model in asked if EMBEDDINGS in model.capabilities]
+    able = [model for model in asked if EMBEDS & model.capabilities]
     if not able and name != "auto":
         raise Unsupported("that model makes no embeddings")
     ready = [
@@ -103,27 +116,45 @@ def _embedders(name: str, configuration: Snapshot, key: Key) -> list[ModelSpec]:
 
 
 class _Embedding:
-    """One embedding call between its hold and its settlement."""
+    """One embedding call between its hold and its settlement. `texts` are for models that do not take tokens."""
 
     def __init__(
         self,
         request: ChatRequest,
         asked: other_wire.EmbeddingsAsked,
+        texts: tuple[str, ...],
         configuration: Snapshot,
         models: list[ModelSpec],
     ) -> None:
         self.id = uuid7()
         self.records: list[UsageRow] = []
         self._request, self._asked, self._configuration, self._models = request, asked, configuration, models
-        self._demand: Demand = measure(request)
+        self._texts = texts
+        measured = measure(request)
+        counted = sum(len(item) for item in asked.inputs if not isinstance(item, str))
+        self._demand: Demand = replace(measured, input_at_most=max(measured.input_at_most, counted))
         self._hold: ledger.Hold | None = None
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
         self._error = ""
+        self._outcome = AllProvidersFailed.code
         self._own_budget = () if request.envelope_id is None else (ENVELOPE,)
 
     async def run(self) -> tuple[Embeddings, ModelSpec]:
-        """Raises BudgetExceeded, Unsupported, AllProvidersFailed."""
+        """Raises BudgetExceeded, Unsupported, AllProvidersFailed, DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(LONGEST_CALL_SECONDS):
+                return await self._run()
+        except TimeoutError:
+            self._outcome = DeadlineExceeded.code
+            late = DeadlineExceeded(f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s")
+            late.call_id = str(self.id)
+            raise late from None
+        except asyncio.CancelledError:
+            self._outcome = "cancelled"
+            raise
+
+    async def _run(self) -> tuple[Embeddings, ModelSpec]:
         amounts = self._worst_case()
         self._hold = await ledger.reserve(
             self.id,
@@ -141,7 +172,8 @@ class _Embedding:
                     return await self._ask(model), model
             except (ProviderError, UnsupportedByProvider) as error:
                 self._error = str(error)
-                kind = kind if isinstance(error, UnsupportedByProvider) else AllProvidersFailed
+                refused = isinstance(error, UnsupportedByProvider) or error.kind in REFUSALS
+                kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
         failed = kind(f"no model gave embeddings ({self._error})", details=failures)
@@ -180,7 +212,7 @@ class _Embedding:
 
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
-        outcome, error = "error", ""
+        outcome, error = "cancelled", ""
         status: int | None = None
         read: list[Usage] = []
         try:
@@ -189,19 +221,19 @@ class _Embedding:
             await health.record_success(model.provider, model)
             return answer
         except ProviderError as failure:
-            error, status = str(failure), failure.status
+            outcome, error, status = outcome_of(failure), str(failure), failure.status
             await health.record_failure(model.provider, model, failure)
             raise
         except UnsupportedByProvider as failure:
-            error = str(failure)
+            outcome, error = "error", str(failure)
             raise
         finally:
-            record = self._record(model, _together(read), outcome, error, seconds=time.monotonic() - started)
+            record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
             self.records.append(replace(record, created_at=started_at, status=status))
 
-    def _record(self, model: ModelSpec, usage: Usage, outcome: str, error: str, *, seconds: float) -> UsageRow:
+    def _record(self, model: ModelSpec, read: list[Usage], outcome: str, error: str, *, seconds: float) -> UsageRow:
         """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
-        cost = pricing.cost_microusd(usage, model.price)
+        usage, cost = _together(read), pricing.cost_of_all_microusd(read, model.price)
         budgets = budgets_in_scope(self._configuration, model, self._demand)
         for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
             self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
@@ -229,15 +261,22 @@ class _Embedding:
 
     async def _vectors(self, model: ModelSpec, read: list[Usage]) -> Embeddings:
         """In as many requests as the provider needs for so many texts; what each has read is paid, whatever befalls
-        a later one."""
-        codec, texts, wanted = codec_for(model.provider), self._asked.texts, self._asked.dimensions
+        a later one, and the one that the provider is at work on when the call ends, too."""
+        codec, wanted = codec_for(model.provider), self._asked.dimensions
+        texts = self._asked.inputs if token_inputs.takes_tokens(model) else self._texts
         vectors: list[tuple[float, ...]] = []
         for start in range(0, len(texts), codec.embed_batch):
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
-            answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
-            estimate = Usage(sum(map(estimate_tokens, batch)), estimated=frozenset({"input_tokens"}))
-            read.append(estimate if answer.usage.input_tokens is None else answer.usage)
+            read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
+            try:
+                answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
+            except ProviderError as failure:
+                if not was_at_work(failure):
+                    read.pop()
+                raise
+            if answer.usage.input_tokens is not None:
+                read[-1] = answer.usage
             if wanted and any(len(vector) != wanted for vector in answer.vectors):
                 raise UnsupportedByProvider(f"dimensions: {model.slug} makes vectors of its own length")
             vectors += answer.vectors
@@ -251,7 +290,7 @@ class _Embedding:
             id=self.id,
             rule=EMBEDDINGS,
             pattern="single",
-            outcome="ok" if served else AllProvidersFailed.code,
+            outcome="ok" if served else self._outcome,
             error="" if served else self._error,
             model=served.model if served else "",
             provider=served.provider if served else "",

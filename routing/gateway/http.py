@@ -103,6 +103,12 @@ class Http(ABC):
     def stop_watching(self) -> None:
         self._task = None
 
+    def let_task_go_on(self) -> None:
+        """The running task has caught the cancellation that said that the client has gone."""
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+
     def _client_went(self) -> None:
         self.gone = True
         if self._task is not None:

@@ -1,25 +1,54 @@
 """What daphne, which serves pages and gateway under one address, takes of a request before anybody looks at it.
 
-By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked.
+By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked; and
+a byte now and then keeps a connection open for ever that never says what it wants.
 """
 
 from typing import Any
 
-import orjson
 from daphne import http_protocol
 from django.conf import settings
 from twisted.internet import reactor as twisted_reactor
 
 from routing.gateway import http as limits
-from routing.gateway.chat import ANTHROPIC, OPENAI
 from routing.gateway.http import RequestTimeout
-from ziggie.errors import TooLarge, ZiggieError, error_body
-from ziggie.ids import uuid7
+from routing.gateway.refusals import refusal
+from ziggie.errors import TooLarge, ZiggieError
 
 reactor: Any = twisted_reactor
-REQUEST_SECONDS = 45.0  # from a request's first line to its last byte
+HEAD_SECONDS = 10.0  # for a request's first line, from its first byte or the connection; then for its headers
+REQUEST_SECONDS = 45.0  # from there to its last byte
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
-PHRASES = {408: "Request Timeout", 413: "Content Too Large"}
+
+
+class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # the package has no types
+    """Between requests: who has begun one must go on with it. Idle connections are left to daphne's own limit."""
+
+    _deadline: Any = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._deadline = reactor.callLater(HEAD_SECONDS, self._too_slow)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._deadline is None and not self.requests:
+            self._deadline = reactor.callLater(HEAD_SECONDS, self._too_slow)
+        super().dataReceived(data)
+
+    def request_has_begun(self) -> None:
+        """Its own limits hold from now on."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def connectionLost(self, reason: Any) -> None:
+        self.request_has_begun()
+        super().connectionLost(reason)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self.transport.write(refusal(RequestTimeout(f"no request within {HEAD_SECONDS:g} s"), b""))
+        self.timeoutConnection()
 
 
 class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the package has no types
@@ -29,9 +58,12 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         super().__init__(*args, **kwargs)
         self._received = 0
         self._is_refused = False
-        self._deadline: Any = reactor.callLater(REQUEST_SECONDS, self._too_slow)
+        self._deadline: Any = reactor.callLater(HEAD_SECONDS, self._too_slow, HEAD_SECONDS)
+        self.channel.request_has_begun()
 
     def gotLength(self, length: int | None) -> None:
+        self._forget_deadline()
+        self._deadline = reactor.callLater(REQUEST_SECONDS, self._too_slow, REQUEST_SECONDS)
         too_long = length is not None and length > self._most
         super().gotLength(0 if too_long else length)
         if too_long:
@@ -62,9 +94,9 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         most: int = limits.MAX_BODY_BYTES if self._address.startswith(b"/v1/") else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         return most
 
-    def _too_slow(self) -> None:
+    def _too_slow(self, seconds: float) -> None:
         self._deadline = None
-        self._refuse(RequestTimeout(f"the request did not arrive within {REQUEST_SECONDS:g} s"))
+        self._refuse(RequestTimeout(f"the request did not arrive within {seconds:g} s"))
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:
@@ -85,18 +117,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             self.channel.transport.abortConnection()
 
 
-def refusal(error: ZiggieError, path: bytes) -> bytes:
-    """A whole answer that ends the connection."""
-    status, request_id = error.http_status, str(uuid7())
-    body, headers = orjson.dumps(error_body(error)), []
-    if path.startswith(b"/v1/"):
-        dialect = ANTHROPIC if path.startswith(b"/v1/messages") else OPENAI
-        body, headers = dialect.error(error, status, request_id), dialect.request_id(request_id)
-    lines = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
-    head = f"HTTP/1.1 {status} {PHRASES[status]}\r\ncontent-length: {len(body)}\r\n".encode()
-    return head + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
-
-
 def install() -> None:
-    """Has daphne make its requests bounded ones."""
+    """Has daphne make its connections and requests bounded ones."""
+    http_protocol.HTTPFactory.protocol = BoundedChannel
     http_protocol.WebRequest = BoundedRequest

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from routing.gateway.reading import MAX_DIMENSIONS, MAX_TEXTS, Json, model, refuse, text, whole
+from routing.adapters.base import EmbedInput
+from routing.gateway.reading import MAX_DIMENSIONS, MAX_EMBED_TOKENS, MAX_TEXTS, Json, model, refuse, text, whole
 from routing.types import Embeddings
 from ziggie.errors import TooLarge, Unsupported
 
@@ -18,26 +19,18 @@ _AS_ANTHROPIC = {"type": "model", "created_at": "1970-01-01T00:00:00Z"}
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsAsked:
-    """An embeddings request. `dimensions`: how long the vectors shall be; `as_base64`: they go as float32."""
+    """An embeddings request. `inputs` are texts, or token numbers in their place; `dimensions`: how long the vectors
+    shall be; `as_base64`: they go as float32."""
 
     model: str
-    texts: tuple[str, ...]
+    inputs: tuple[EmbedInput, ...]
     dimensions: int | None
     as_base64: bool
 
 
 def decode_embeddings(body: Json) -> EmbeddingsAsked:
     """Raises InvalidInput, TooLarge or Unsupported."""
-    given = body.get("input")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not texts:
-        refuse("input", "must be a string or an array of strings")
-    if len(texts) > MAX_TEXTS:
-        raise TooLarge(f"input: at most {MAX_TEXTS} texts are accepted")
-    if not all(isinstance(item, str) for item in texts):
-        raise Unsupported("input: tokens are not supported by this gateway, only texts")
-    if any(not item for item in texts):
-        refuse("input", "must not hold an empty string")
+    inputs = _inputs(body.get("input"))
     encoding = text(body, "encoding_format", default="float")
     if encoding not in ("float", "base64"):
         refuse("encoding_format", "must be float or base64")
@@ -45,7 +38,30 @@ def decode_embeddings(body: Json) -> EmbeddingsAsked:
     for key in body.keys() - _READ_OF_EMBEDDINGS:
         raise Unsupported(f"{key} is not supported by this gateway")
     dimensions = whole(body, "dimensions", least=1, most=MAX_DIMENSIONS)
-    return EmbeddingsAsked(model(body), tuple(texts), dimensions, encoding == "base64")
+    return EmbeddingsAsked(model(body), inputs, dimensions, encoding == "base64")
+
+
+def _inputs(given: Any) -> tuple[EmbedInput, ...]:
+    """A text, an array of texts, an array of tokens, or an array of such arrays."""
+    items = [given] if isinstance(given, str) or _are_tokens(given) else given
+    if not isinstance(items, list) or not items:
+        refuse("input", "must be a string, an array of strings, or arrays of token numbers")
+    if len(items) > MAX_TEXTS:
+        raise TooLarge(f"input: at most {MAX_TEXTS} texts are accepted")
+    if not all(items):
+        refuse("input", "must not hold an empty string or array")
+    if all(isinstance(item, str) for item in items):
+        return tuple(items)
+    if not all(map(_are_tokens, items)):
+        refuse("input", "must hold strings alone, or arrays of token numbers alone")
+    if sum(map(len, items)) > MAX_EMBED_TOKENS:
+        raise TooLarge(f"input: at most {MAX_EMBED_TOKENS} tokens are accepted at once")
+    return tuple(map(tuple, items))
+
+
+def _are_tokens(given: Any) -> bool:
+    """Looked at as a whole: there may be hundreds of thousands."""
+    return isinstance(given, list) and set(map(type, given)) == {int} and min(given) >= 0 and max(given) < 2**31
 
 
 # --- answers ---------------------------------------------------------------------------------------

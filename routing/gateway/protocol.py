@@ -8,10 +8,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -19,21 +17,16 @@ from uvicorn.server import ServerState
 
 from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
 from routing.gateway.outlet import outlet
+from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
-COMMON_URL_BYTES = 256
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE = b"connection: close\r\n"
-
-
-def refusal(status: int) -> bytes:
-    """A whole answer to what is no request."""
-    return STATUS_LINES[status] + CLOSE + b"content-length: 0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol, ABC):
@@ -42,6 +35,10 @@ class Connection(asyncio.Protocol, ABC):
     @abstractmethod
     def serve(self, http: Http) -> Awaitable[None]:
         """Answers one request; never raises what the request is to blame for."""
+
+    @abstractmethod
+    def refusal(self, status: int, url: bytes) -> bytes:
+        """A whole answer to what is no request, or not all of one: 400, 408 or 431."""
 
     def __init__(
         self,
@@ -85,11 +82,16 @@ class Connection(asyncio.Protocol, ABC):
     def data_received(self, data: bytes) -> None:
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and self._is_long_head(data):
+                self._url = self._url or asked_for(data)
+                self._give_up(431)
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._stopping = True  # no other protocol is spoken here: this request is the last one
         except httptools.HttpParserError:
+            self._url = self._url or asked_for(data)
             self._give_up(400)
             return
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -98,6 +100,16 @@ class Connection(asyncio.Protocol, ABC):
             self._head_timer = self._loop.call_later(HEAD_SECONDS, self._give_up, 408)
         elif self._reading is not None and self._reading is self._current and self._reading.running is None:
             self._begin(self._reading)  # its body is still on its way
+
+    def _is_long_head(self, data: bytes) -> bool:
+        """Much has come, most of which may be a body. A head that ends between two reads is left to the parser."""
+        end = data.find(b"\r\n\r\n")
+        return self._head_bytes - len(data) + end > MAX_HEAD_BYTES if end >= 0 else data[:1] not in (b"\r", b"\n")
+
+    def eof_received(self) -> None:
+        """The client sends no more: it has gone, or may still hear that it has not sent all of its request."""
+        if self._reading is self._current and (self._reading is not None or self._head_bytes > 0):
+            self._give_up(400)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
@@ -146,7 +158,7 @@ class Connection(asyncio.Protocol, ABC):
         request = self._reading = DirectHttp(
             self,
             self._parser.get_method().decode("ascii"),
-            _path(self._url) if len(self._url) <= COMMON_URL_BYTES else _parsed_path(self._url),
+            known_path(self._url) if len(self._url) <= COMMON_URL_BYTES else path_of(self._url),
             self._address,
             self._headers,
             keep_alive=self._parser.should_keep_alive() and not self._stopping,
@@ -228,7 +240,7 @@ class Connection(asyncio.Protocol, ABC):
     def _give_up(self, status: int) -> None:
         if not self._transport.is_closing():
             if self._current is None or not self._current.started:
-                self._transport.write(refusal(status))
+                self._transport.write(self.refusal(status, self._url))
             self._transport.close()
 
     def _look_whether_idle(self) -> None:
@@ -240,20 +252,6 @@ class Connection(asyncio.Protocol, ABC):
             return
         again_at = max(idle_until, self._loop.time() + KEEP_ALIVE_SECONDS / 10)
         self._idle_timer = self._loop.call_at(again_at, self._look_whether_idle)
-
-
-@lru_cache(maxsize=256)
-def _path(url: bytes) -> str:
-    """Kept for those that come again and again."""
-    return _parsed_path(url)
-
-
-def _parsed_path(url: bytes) -> str:
-    try:
-        path = httptools.parse_url(url).path or b""
-    except httptools.HttpParserInvalidURLError:
-        return ""  # where nothing is
-    return unquote(path.decode("ascii", "replace"))
 
 
 class DirectHttp(Http):

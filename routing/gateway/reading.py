@@ -25,6 +25,8 @@ MAX_NAME = 256
 MAX_OUTPUT_TOKENS = 10_000_000
 MAX_DIMENSIONS = 65_536
 MAX_TEXTS = 2_048  # of one embedding request
+MAX_EMBED_TOKENS = 300_000  # of one, as OpenAI has it
+MOST_EMBED_VALUES = MAX_EMBED_TOKENS + 2 * MAX_TEXTS
 
 HINTS = ("task_kind", "agent_level", "creator_tier", "complexity", "capabilities", "pattern", "run_id", "creator",
          "strategy", "budget_fit")  # fmt: skip
@@ -41,10 +43,10 @@ class Incoming:
     include_usage: bool = False
 
 
-def parse(body: bytes) -> Json:
+def parse(body: bytes, *, most_values: int = MOST_VALUES) -> Json:
     """The JSON object in a request's body. Raises InvalidInput or TooLarge."""
     if len(body) > SMALL_BODY_BYTES:
-        _refuse_masses(body)
+        _refuse_masses(body, most_values)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -54,14 +56,14 @@ def parse(body: bytes) -> Json:
     return value
 
 
-def _refuse_masses(body: bytes) -> None:
+def _refuse_masses(body: bytes, most_values: int) -> None:
     """Hundreds of thousands of messages, or of anything, would take a second to parse, in which nobody else is served.
     Inside a text `"role"` cannot stand: its quotes would be escaped."""
     if body.count(b'"role"') > MOST_ROLES:
         raise TooLarge(f"messages: at most {MAX_MESSAGES} are accepted, and there are many more")
     plain = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
-    if plain.count(b'"') > 2 * MOST_VALUES or _separators(b"".join(plain.split(b'"')[::2])) > MOST_VALUES:
-        raise TooLarge(f"a body may hold at most {MOST_VALUES} values")
+    if plain.count(b'"') > 2 * most_values or _separators(b"".join(plain.split(b'"')[::2])) > most_values:
+        raise TooLarge(f"a body may hold at most {most_values} values")
 
 
 def _separators(structure: bytes) -> int:

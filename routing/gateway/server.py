@@ -2,11 +2,15 @@
 
 import gc
 import os
+import signal
+import sys
 from collections.abc import Awaitable
 from typing import Any
 
 import django
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.gateway_settings")
 django.setup()
@@ -14,8 +18,11 @@ django.setup()
 from routing.gateway import app  # noqa: E402 - needs the app registry
 from routing.gateway.http import Http, Receive, Scope, Send  # noqa: E402 - the same
 from routing.gateway.protocol import Connection  # noqa: E402 - the same
+from routing.gateway.refusals import UNREAD, refusal  # noqa: E402 - the same
+from ziggie.errors import ConfigurationError  # noqa: E402 - the same
 
 STOP_SECONDS = 20
+START_SECONDS = 30  # a worker that says nothing for so long is replaced; on a busy machine one needs some to begin
 BACKLOG = 2048
 
 # A request makes some hundreds of short-lived objects and no cycles. With Python's own thresholds the collector
@@ -36,9 +43,16 @@ class GatewayConnection(Connection):
     def serve(self, http: Http) -> Awaitable[None]:
         return app.serve(http)
 
+    def refusal(self, status: int, url: bytes) -> bytes:
+        return refusal(UNREAD[status], url)
+
 
 def serve(*, host: str, port: int, workers: int) -> None:
-    """Runs until SIGINT or SIGTERM; calls that are under way are finished first."""
+    """Runs until SIGINT or SIGTERM, and returns or exits with 0; calls that are under way are finished first, as far
+    as that takes no longer than STOP_SECONDS. Raises ConfigurationError where no worker could start."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn answers signals itself while it runs, and sends them to whoever was there before when it is done.
+        signal.signal(number, lambda *_: sys.exit(0))
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -53,6 +67,19 @@ def serve(*, host: str, port: int, workers: int) -> None:
         "proxy_headers": False,
         "log_level": "warning",
         "timeout_graceful_shutdown": STOP_SECONDS,
+        "timeout_worker_healthcheck": START_SECONDS,
         "backlog": BACKLOG,
     }
-    uvicorn.run("routing.gateway.server:application", **options)
+    has_failed = False
+    config = uvicorn.Config("routing.gateway.server:application", **options)
+    if workers == 1:
+        try:
+            uvicorn.Server(config).run()
+        except SystemExit as end:
+            has_failed = end.code == STARTUP_FAILURE
+    else:
+        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
+        supervisor.run()
+        has_failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
+    if has_failed:
+        raise ConfigurationError("the gateway could not start; the log says why")

@@ -214,7 +214,7 @@ BEGIN
             source = excluded.source, cache = excluded.cache, reserved_microusd = excluded.reserved_microusd,
             cost_microusd = r.cost_microusd + excluded.cost_microusd,
             saved_microusd = r.saved_microusd + excluded.saved_microusd, duration_ms = excluded.duration_ms,
-            bodies = excluded.bodies, findings = excluded.findings
+            bodies = excluded.bodies, findings = excluded.findings, paid_by = ledger_paid(r.paid_by, excluded.paid_by)
         WHERE r.id = ANY(ended) OR (r.outcome <> 'ok' AND r.created_at < excluded.created_at)
         RETURNING r.*
     ), record AS (

@@ -10,6 +10,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from ziggie.fields import EncryptedTextField
+from ziggie.ids import uuid7
 
 AGENT_LEVELS = ("L1", "L2", "L3")
 CREATOR_TIERS = ("critical", "high", "medium", "low")
@@ -91,6 +92,9 @@ class Price(models.Model):
     output_usd_per_mtok = models.DecimalField(**PRICE)
     cached_input_usd_per_mtok = models.DecimalField(null=True, blank=True, **PRICE)
     cache_write_usd_per_mtok = models.DecimalField(null=True, blank=True, **PRICE)
+    input_tiers = models.JSONField(
+        default=list, blank=True, help_text="What requests pay whose input is longer: see docs/routing.md."
+    )
     effective_from = models.DateTimeField(default=timezone.now)
     origin = models.CharField(max_length=200, blank=True, help_text="Where the figure comes from.")
 
@@ -170,6 +174,22 @@ class RoutingPolicy(models.Model):
 
     def __str__(self) -> str:
         return f"{self.slug} v{self.version} ({self.state})"
+
+
+class PolicyEdit(models.Model):
+    """Who changed a version in place: a draft's rules, or notes. Written by policies.py alone."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    policy = models.ForeignKey(RoutingPolicy, on_delete=models.CASCADE, related_name="edits")
+    edited_by = models.CharField(max_length=150, blank=True)
+    edited_at = models.DateTimeField(default=timezone.now)
+    changes = models.TextField(help_text="As a difference of the routing file's YAML.")
+
+    class Meta:
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"{self.policy_id} by {self.edited_by}"
 
 
 def _names() -> Any:

@@ -1,5 +1,6 @@
 """What is learned of answers: reviews, comparisons; and answers that are waited for."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -89,19 +90,33 @@ class ProviderBatch(LeasedRow):
 
 class BatchItem(LeasedRow):
     """A request that may wait: queued -> sent with a provider's batch -> done, or queued -> ready -> done by a plain
-    call. The answer is on the receipt of `call_id`. Written by batch_rows.py and batching.py alone."""
+    call; failed or cancelled else. The answer is on the receipt of `call_id`. Written by the batch modules alone.
 
-    STATES = ("queued", "ready", "sent", "done", "failed")
+    What was sent and is not wanted any more leaves a row that is `given_up`: what it costs is still counted.
+    """
+
+    STATES = ("queued", "ready", "sent", "done", "failed", "cancelled")
+    OWNERS = ("run", "video")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     call_id = models.UUIDField(default=uuid7)
     state = models.CharField(max_length=10, choices=choices(STATES), default="queued")
     request = models.JSONField(null=True, help_text="Until it is answered.")
     plain = models.BooleanField(default=False, help_text="No provider's batch is tried any more.")
+    given_up = models.BooleanField(default=False, help_text="Nobody wants its answer; what it costs counts.")
     submissions = models.PositiveSmallIntegerField(default=0)
     batch = models.ForeignKey(ProviderBatch, null=True, on_delete=models.SET_NULL, related_name="items")
     sent = models.JSONField(null=True, help_text="What settles it: the decision, the hold, the model.")
     error = models.TextField(blank=True)
+    made_for = models.CharField(
+        max_length=10, blank=True, choices=choices(OWNERS), help_text="Whose work it is, who makes plain calls alone."
+    )
+    requested_by = models.CharField(max_length=150, blank=True)
+    external_id = models.CharField(max_length=100, blank=True)
+    digest = models.CharField(max_length=64, blank=True, help_text="Of a request with an external id.")
+    limit_microusd = models.BigIntegerField(null=True, help_text="The most that all its calls may cost.")
+    spent_microusd = models.BigIntegerField(default=0, help_text="Of that, by batches.")
+    allowed_models = ArrayField(models.CharField(max_length=100), default=list, help_text="Empty: all.")
     api_key_id = models.CharField(max_length=64, blank=True)
     run_id = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -113,6 +128,12 @@ class BatchItem(LeasedRow):
         indexes = [
             models.Index(fields=["looked_at"], condition=Q(state="queued"), name="batchitem_queued"),
             models.Index(fields=["state"], condition=Q(state="ready"), name="batchitem_ready"),
+            models.Index(fields=["finished_at"], name="batchitem_age"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["requested_by", "external_id"], condition=~Q(external_id=""), name="batchitem_external_id"
+            )
         ]
 
     def __str__(self) -> str:

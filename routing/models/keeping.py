@@ -22,6 +22,7 @@ class UsageMonth(models.Model):
     saved_microusd = models.BigIntegerField(default=0)
     receipts = models.BigIntegerField(default=0)
     receipts_microusd = models.BigIntegerField(default=0)
+    paid_by = models.JSONField(default=dict, help_text="What each budget paid, by the receipts that were dropped.")
     dropped_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

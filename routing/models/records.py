@@ -39,6 +39,7 @@ class RoutedCall(models.Model):
     api_key_id = models.CharField(max_length=64, blank=True)
     bodies = models.JSONField(null=True, blank=True)
     findings = models.JSONField(null=True, blank=True, help_text="What the pattern learned: docs/routing.md.")
+    paid_by = models.JSONField(default=dict, help_text="What each budget paid: its id -> micro-dollars.")
 
     class Meta:
         ordering = ("-id",)

@@ -4,8 +4,18 @@ Money is integer micro-dollars (`_microusd`), prices are Decimal dollars per mil
 (`_usd_per_mtok`), times are seconds or milliseconds as the name says.
 """
 
-from routing.types.answers import ChatResult, Delta, Embeddings, ErrorKind, ProviderError, UnsupportedByProvider, Usage
+from routing.types.answers import (
+    REFUSALS,
+    ChatResult,
+    Delta,
+    Embeddings,
+    ErrorKind,
+    ProviderError,
+    UnsupportedByProvider,
+    Usage,
+)
 from routing.types.configuration import (
+    EMBEDS,
     ENVELOPE,
     SHADOW,
     BudgetSpec,
@@ -13,6 +23,7 @@ from routing.types.configuration import (
     ModelSpec,
     PolicySpec,
     PriceSpec,
+    PriceTier,
     ProviderSpec,
     Range,
     RuleOptions,
@@ -51,7 +62,9 @@ from routing.types.decisions import (
 from routing.types.request import BudgetFit, ChatRequest, Hints, Verdict
 
 __all__ = [
+    "EMBEDS",
     "ENVELOPE",
+    "REFUSALS",
     "SHADOW",
     "Attempt",
     "BudgetFit",
@@ -76,6 +89,7 @@ __all__ = [
     "Plan",
     "PolicySpec",
     "PriceSpec",
+    "PriceTier",
     "ProviderError",
     "ProviderSpec",
     "Range",

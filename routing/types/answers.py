@@ -94,6 +94,10 @@ ErrorKind = Literal[
 ]
 
 
+# The provider answered, and it is the request that was wrong: the opposite of an outage.
+REFUSALS: frozenset[ErrorKind] = frozenset({"bad_request", "context_overflow", "content_filter"})
+
+
 class ProviderError(Exception):
     """What any adapter raises when a provider gave no answer.
 

@@ -45,13 +45,27 @@ class ProviderSpec:
 @value
 class PriceSpec:
     """Dollars per million tokens, from the price row `id`. None: this kind of token has no price of
-    its own (cached and cache-written tokens then cost what input costs)."""
+    its own (cached and cache-written tokens then cost what input costs). `tiers` are what longer
+    requests pay, the shortest first; () for nearly all models."""
 
     id: int
     input_usd_per_mtok: Decimal
     output_usd_per_mtok: Decimal
     cached_input_usd_per_mtok: Decimal | None = None
     cache_write_usd_per_mtok: Decimal | None = None
+    tiers: "tuple[PriceTier, ...]" = ()
+
+
+@value
+class PriceTier:
+    """What every token of a request costs that has more input tokens than `above`, cached ones included."""
+
+    above: int
+    price: PriceSpec  # without tiers
+
+
+# how a model's row says that it makes vectors: people write both
+EMBEDS = frozenset({"embedding", "embeddings"})
 
 
 @value

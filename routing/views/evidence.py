@@ -1,16 +1,17 @@
 """What rules do and would do: explain, rollouts with their shadows, and work that waits."""
 
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
 
-from routing import batch_overview, explaining, rollouts
+from routing import batch_overview, explaining, rollouts, service
 from routing.explain_form import ExplainForm
 from routing.receipt_page import features
 from ziggie.errors import ZiggieError
-from ziggie.pages import staff_page
+from ziggie.pages import staff_page, told
 
 
 @staff_page
@@ -39,3 +40,17 @@ def rollout_page(request: HttpRequest) -> HttpResponse:
 @require_GET
 def batch_page(request: HttpRequest) -> HttpResponse:
     return render(request, "routing/batches.html", batch_overview.overview())
+
+
+@staff_page
+@require_POST
+def batch_hurry(request: HttpRequest, pk: UUID) -> HttpResponse:
+    told(request, lambda: service.hurry_batch(pk), "It is answered now.")
+    return redirect("batches")
+
+
+@staff_page
+@require_POST
+def batch_cancel(request: HttpRequest, pk: UUID) -> HttpResponse:
+    told(request, lambda: service.cancel_batch(pk), "It is taken back.")
+    return redirect("batches")

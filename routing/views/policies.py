@@ -11,6 +11,7 @@ from routing.models import RoutingPolicy
 from ziggie.pages import needs, staff_page, told
 
 PAGE_SIZE = 30
+EDITS_SHOWN = 50
 PUBLISHING = "routing.change_routingpolicy"
 DRAFTING = "routing.add_routingpolicy"
 
@@ -38,6 +39,9 @@ def policy_page(request: HttpRequest, slug: str, version: int) -> HttpResponse:
         "before": before,
         "diff": evidence.as_lines(policies.difference(before, policy)),
         "problems": evidence.problems(policy) if policy.state == "draft" else [],
+        "edits": [(edit, evidence.as_lines(edit.changes)) for edit in policy.edits.all()[:EDITS_SHOWN]],
+        "edits_shown": EDITS_SHOWN,
+        "edit_count": policy.edits.count(),
     }
     return render(request, "routing/policy.html", context | _rights(request))
 

@@ -8,10 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db.models import Q
 from django.test import Client
 from django.utils import timezone
 
 from agents import runner, tasks
+from agents.asking import MAX_OUTPUT_TOKENS, request_of
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
 from routing import envelopes, snapshot
@@ -100,7 +102,7 @@ def test_a_shorter_answer_is_allowed_to_fit_the_budget_unless_the_caller_refuses
 ) -> None:
     run = finished(run_of(key, budget_usd="0.02"))
     assert run.status == "completed"
-    assert here.anthropic.calls[0].json["max_tokens"] < runner.MAX_OUTPUT_TOKENS
+    assert here.anthropic.calls[0].json["max_tokens"] < MAX_OUTPUT_TOKENS
     run = finished(run_of(key, budget_usd="0.02", budget_fit="refuse"))
     assert (run.status, run.error_code) == ("failed", "budget_exceeded")
 
@@ -154,9 +156,9 @@ def _begin_and_die(run: AgentRun) -> Envelope:
     from routing.calls import open_call
     from ziggie import queue
 
-    fence = queue.claim(AgentRun.objects.all(), run.pk, waiting=runner.Q(status="queued"), status="working")
+    fence = queue.claim(AgentRun.objects.all(), run.pk, waiting=Q(status="queued"), status="working")
     assert fence is not None
-    request = runner._request(run)
+    request = request_of(run)
     request = runner.replace(request, envelope_id=runner.open_budget(run, request))
     background_loop().submit(open_call(request)).result()
     return Envelope.objects.get()
@@ -164,7 +166,7 @@ def _begin_and_die(run: AgentRun) -> Envelope:
 
 def test_the_sweep_closes_the_budget_of_a_run_that_ended_without_closing_it(here: Installation, key: str) -> None:
     run = run_of(key, budget_usd="0.50")
-    runner.open_budget(run, runner._request(run))
+    runner.open_budget(run, request_of(run))
     AgentRun.objects.update(status="failed")
     tasks.sweep()
     assert not Envelope.objects.filter(closed_at=None).exists()
@@ -173,7 +175,7 @@ def test_the_sweep_closes_the_budget_of_a_run_that_ended_without_closing_it(here
 
 def test_an_envelope_that_nobody_closes_expires(here: Installation, key: str) -> None:
     run = run_of(key, budget_usd="0.50")
-    runner.open_budget(run, runner._request(run))
+    runner.open_budget(run, request_of(run))
     closed = background_loop().submit(envelopes.sweep(at=timezone.now() + timedelta(hours=3))).result()
     assert (closed, BudgetPeriod.objects.get().held_microusd) == (1, 0)
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -61,6 +61,13 @@ class Gateway:
                 return receipts
             time.sleep(0.02)
         raise AssertionError(f"{RoutedCall.objects.count()} receipts, {Reservation.objects.count()} holds")
+
+
+def wait_until(happens: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
 
 
 @dataclass
@@ -146,13 +153,13 @@ def _configure(made: Gateway) -> None:
         ("thinker", "openai", "gpt-5-mini", ["chat", "json", "tools", "vision"], "1", "5"),
         ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools", "vision"], "0", "0"),
         ("flash", "gemini", made.gemini.models[0], ["chat", "json", "tools", "vision"], "2", "10"),
-        ("local-embedder", "ollama", "nomic-embed-text", ["embeddings"], "0", "0"),
+        ("local-embedder", "ollama", "nomic-embed-text", ["embedding"], "0", "0"),
         ("embedder", "openai", "text-embedding-3-small", ["embeddings"], "1", "0"),
     ]
     for slug, provider, name, capabilities, price_in, price_out in models:
         model = LanguageModel.objects.create(
             slug=slug, provider=providers[provider], name=name, context_window=128_000, max_output_tokens=4096,
-            capabilities=capabilities, dimensions=8 if capabilities == ["embeddings"] else None,
+            capabilities=capabilities, dimensions=8 if capabilities[0].startswith("embedding") else None,
         )  # fmt: skip
         Price.objects.create(model=model, input_usd_per_mtok=Decimal(price_in), output_usd_per_mtok=Decimal(price_out))
     policy = RoutingPolicy.objects.create(slug="test", state="live")

@@ -4,4 +4,5 @@ from ziggie.asgi import application  # noqa: F401, I001 - first: it fills the ap
 
 from routing.gateway import mounted
 
+mounted.HEAD_SECONDS = 1.0
 mounted.REQUEST_SECONDS = 1.0

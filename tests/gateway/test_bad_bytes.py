@@ -210,6 +210,34 @@ def test_wrong_doors_say_so(served: Gateway, verb: str, path: str, status: int) 
     assert json.loads(body)["error"]["code"]
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"])
+@pytest.mark.parametrize("drop", [b"G", b"GET / HTTP/1.1\r\nx-a: b"])
+def test_daphne_closes_a_connection_on_which_a_request_comes_drop_by_drop(
+    gateway: Gateway, slow_daphne: str, before: bytes, drop: bytes
+) -> None:
+    where = urlsplit(slow_daphne)
+    received = b""
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=0.2) as client:
+        client.sendall(before)
+        until = time.monotonic() + 30
+        with contextlib.suppress(ConnectionError):
+            client.sendall(drop)
+            while time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    if not (piece := client.recv(65536)):
+                        break
+                    received += piece
+                client.sendall(b"x")
+    assert time.monotonic() < until, "it is open for ever"
+    assert received.count(b"HTTP/1.1 200") == (1 if before else 0)
+    assert received.count(b"HTTP/1.1 408") == 1
+
+
+def test_daphne_closes_a_connection_on_which_nothing_comes(gateway: Gateway, slow_daphne: str) -> None:
+    status, headers, _ = read(exchange(dataclasses.replace(gateway, url=slow_daphne), b""))
+    assert (status, headers["connection"]) == (408, "close")
+
+
 def test_daphne_gives_up_a_request_that_does_not_arrive(gateway: Gateway, slow_daphne: str) -> None:
     at = dataclasses.replace(gateway, url=slow_daphne)
     for sent in (b"POST /v1/messages HTTP/1.1\r\nx-slow: ", head(at, "content-length: 50", path=MESSAGES) + b"{"):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -198,10 +199,43 @@ def test_a_head_without_end_is_refused(gateway: Gateway) -> None:
     assert answer.startswith(b"HTTP/1.1 431")
 
 
-def test_a_body_that_never_comes_holds_nothing(gateway: Gateway) -> None:
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: 50\r\n\r\n"
-    raw_exchange(gateway, head.encode() + b'{"model"', half_close=True)
+def test_a_long_head_is_refused_even_if_all_of_it_comes_at_once(gateway: Gateway) -> None:
+    for long in (b"/v1/" + b"a" * 90_000, b"/healthz HTTP/1.1\r\n" + b"a: b\r\n" * 15_000 + b"x:"):
+        assert raw_exchange(gateway, b"GET " + long + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 431")
+
+
+def test_a_long_body_that_comes_with_its_head_is_no_long_head(gateway: Gateway) -> None:
+    body = json.dumps({**GOOD[CHAT], "messages": [{"role": "user", "content": "x" * 150_000}]}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nx-api-key: {gateway.key}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
+    for split in range(1, 5):  # of the four bytes between head and body so many come later, together with the body
+        where = urlsplit(gateway.url)
+        whole = f"{head}\r\n".encode() + body
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=30) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.sendall(whole[: len(head) + 2 - split])
+            time.sleep(0.05)
+            client.sendall(whole[len(head) + 2 - split :])
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+def test_a_client_that_sends_no_more_hears_what_is_missing_and_holds_nothing(gateway: Gateway, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: 50\r\n\r\n"
+    for part in (head.encode() + b'{"model"', head.encode()[:-2]):
+        answer = raw_exchange(gateway, part, half_close=True)
+        assert answer.startswith(b"HTTP/1.1 400")
+        told = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert told["error"]["type"] == "invalid_request_error"
+        assert ("request_id" in told) is (path == "/v1/messages")
     assert not RoutedCall.objects.exists()
+
+
+def test_a_client_that_has_gone_before_its_answer_holds_nothing(gateway: Gateway) -> None:
+    """Who closes its half of the connection is taken to have gone: nobody can tell the two apart."""
+    body = json.dumps(GOOD[CHAT]).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nx-api-key: {gateway.key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    assert raw_exchange(gateway, head.encode() + body, half_close=True) == b""
+    assert gateway.settled(0) is not None
 
 
 def test_a_rule_or_model_name_cannot_smuggle_headers(gateway: Gateway) -> None:

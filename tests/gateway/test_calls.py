@@ -10,10 +10,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from django.core.management import call_command
+from django.db import IntegrityError
 
-from routing.models import Budget, BudgetPeriod, Provider, RoutingRule, UsageRecord
+from routing import snapshot
+from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway
+from tests.routing.pages_support import seen, staff_client
 from tests.servers.script import Reply
 from ziggie.models import ApiKey, create_api_key, rotate
 
@@ -72,6 +76,35 @@ def test_an_exhausted_budget_that_says_local_turns_to_what_is_free(gateway: Gate
     assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "llama")
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_named_model_beyond_a_budget_that_says_local_is_answered_by_what_is_free_and_says_so(
+    gateway: Gateway, path: str, stream: bool
+) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    answer = post(gateway, path, model="claude", stream=stream)
+    assert answer.status_code == 200
+    told = {name: answer.headers[f"x-ziggie-{name}"] for name in ("model", "source", "rule", "attempts")}
+    assert told == {"model": "llama", "source": "local", "rule": "explicit", "attempts": "1"}
+    assert b'"model":"llama"' in answer.content
+    assert not gateway.anthropic.requests
+    (receipt,) = gateway.settled(1)
+    assert (receipt.model, receipt.cost_microusd, receipt.reserved_microusd) == ("llama", 0, 0)
+    chosen, asked_for = receipt.candidates
+    assert (chosen["state"], chosen["reason"]) == (
+        "chosen",
+        "costs nothing, from the rule 'everything': the model asked for is beyond a budget",
+    )
+    assert (asked_for["model"], asked_for["kind"]) == ("claude", "budget")
+
+
+def test_a_key_that_may_use_no_free_model_is_refused_beyond_a_budget(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    _, key = create_api_key("only claude", allowed_models=["claude"])
+    answer = post(gateway, key=key, model="claude")
+    assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+
+
 def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gateway) -> None:
     Budget.objects.update(limit_microusd=3_000)
     gateway.openai.default = Reply("x", input_tokens=10, output_tokens=50, latency=0.05)
@@ -81,6 +114,38 @@ def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gat
     gateway.settled(statuses.count(200))
     period = BudgetPeriod.objects.get()
     assert period.settled_microusd == 260 * statuses.count(200) <= 3_000
+
+
+def test_a_long_request_is_held_and_paid_at_the_price_of_its_tier(gateway: Gateway) -> None:
+    above = {"above_input_tokens": 2_000, "input_usd_per_mtok": "2.00", "output_usd_per_mtok": "20.00"}
+    Price.objects.filter(model__slug="gpt").update(input_tiers=[above])
+    snapshot.forget()
+    gateway.openai.default = Reply("x", input_tokens=2_001, output_tokens=50)
+    answer = post(gateway, messages=[{"role": "user", "content": "y" * 2_100}])
+    assert answer.headers["x-ziggie-cost-usd"] == "0.005002"
+    (receipt,) = gateway.settled(1)
+    assert receipt.reserved_microusd == 2 * (2_100 + 16) + 20 * 50
+    assert "price above 2,000 input tokens" in seen(staff_client().get(f"/usage/calls/{receipt.pk}/"))
+
+
+def test_a_provider_that_counts_more_than_it_was_allowed_is_paid_found_out_and_ends_the_budget(
+    gateway: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Budget.objects.update(limit_microusd=300)
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=80)  # of 50
+    assert post(gateway).headers["x-ziggie-cost-usd"] == "0.000410"
+    gateway.settled(1)
+    period = BudgetPeriod.objects.get()
+    assert (period.settled_microusd, period.held_microusd, period.overrun_microusd) == (410, 0, 110)
+    assert post(gateway).status_code == 402
+    call_command("usage", "check", "--json")
+    (overrun,) = json.loads(capsys.readouterr().out)["overruns"]
+    assert (overrun["budget"], overrun["microusd"], overrun["calls"]) == ("cloud", 110, 1)
+    assert overrun["beyond_microusd"] == 410 - RoutedCall.objects.get().reserved_microusd
+    call_command("usage", "check")
+    assert "cloud, from " in capsys.readouterr().out
+    with pytest.raises(IntegrityError):  # what is not found out cannot be there
+        BudgetPeriod.objects.update(overrun_microusd=109)
 
 
 def test_what_a_call_has_not_spent_is_there_for_the_next_one_at_once(gateway: Gateway) -> None:

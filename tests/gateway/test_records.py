@@ -1,13 +1,17 @@
 """A record tells everything that was known of an attempt: through every dialect, of success and of failure."""
 
+import json
+import socket
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
+from routing.gateway import embedding
 from routing.models import Price, RoutingRule, UsageRecord
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
 from tests.servers.script import Reply
 
@@ -138,19 +142,64 @@ def test_a_count_from_the_middle_of_an_answer_does_not_hide_what_was_written_aft
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_before_the_first_word_has_its_prompt_paid(gateway: Gateway, stream: bool) -> None:
+def test_a_client_that_leaves_before_the_first_word_pays_its_prompt_and_what_may_be_written_unseen(
+    gateway: Gateway, stream: bool
+) -> None:
     gateway.openai.default = Reply("word", first_token=600)
     asked_and_left(gateway, stream=stream, pieces=False)
     row = record(gateway)
-    assert (row.outcome, row.output_tokens, row.estimated) == ("cancelled", 0, ["input_tokens", "output_tokens"])
-    assert row.cost_microusd == row.input_tokens > 0
+    assert row.outcome == "cancelled"
+    assert row.input_tokens
+    if stream:  # the provider stops when nobody listens any more
+        assert (row.output_tokens, row.estimated) == (0, ["input_tokens", "output_tokens"])
+        assert row.cost_microusd == row.input_tokens
+    else:  # it writes on, and nobody knows how much
+        assert (row.output_tokens, row.estimated) == (None, ["cost", "input_tokens"])
+        assert row.cost_microusd == row.input_tokens + 5 * 50
 
 
 @pytest.mark.parametrize(("fault", "paid"), [("cut", True), ("truncated", True), ("reset", False)])
-def test_an_answer_that_was_lost_on_its_way_has_its_prompt_paid(gateway: Gateway, fault: Any, paid: bool) -> None:
+def test_an_answer_that_was_lost_on_its_way_is_paid_at_the_longest_it_may_have_been(
+    gateway: Gateway, fault: Any, paid: bool
+) -> None:
     gateway.openai.default = Reply("word", fault=fault)
     assert post(gateway).status_code == 502
-    assert (record(gateway).cost_microusd > 0) is paid
+    row = record(gateway)
+    assert row.output_tokens is None
+    assert row.cost_microusd == ((row.input_tokens or 0) + 5 * 50 if paid else 0)
+    assert ("cost" in row.estimated) is paid
+
+
+def test_a_client_that_leaves_while_texts_are_embedded_ends_the_call_and_pays_what_the_provider_has_had(
+    gateway: Gateway,
+) -> None:
+    gateway.openai.when(Reply(latency=600.0), contains="slow")
+    asked = {
+        "model": "embedder",
+        "input": [*["word"] * 600, "slow", *["word"] * 600],
+    }  # three requests, the second slow
+    with socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port or 0)) as client:
+        body = json.dumps(asked).encode()
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: len(gateway.openai.calls) == 2)
+    row = record(gateway)
+    assert (row.outcome, row.input_tokens, row.cost_microusd) == ("cancelled", 1024, 1024)
+    assert row.estimated == ["input_tokens"]
+    assert gateway.settled(1)[0].outcome == "cancelled"
+    assert len(gateway.openai.calls) == 2
+
+
+def test_texts_that_take_too_long_to_embed_are_given_up_and_paid_as_far_as_they_were_read(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "LONGEST_CALL_SECONDS", 1.0)
+    gateway.openai.when(Reply(latency=600.0), contains="slow")
+    asked = {"model": "embedder", "input": "slow"}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
+    row = record(gateway)
+    assert (row.outcome, row.cost_microusd) == ("cancelled", 1)
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 from django.core.management import call_command
+from django.test import Client
 from django.utils import timezone
 
 from knowledge import analysis, waiting
 from knowledge.models import Analysis, AnalysisPart, Video
 from knowledge.transcripts import parse
-from knowledge.videos import NewVideo, add_video
+from knowledge.videos import NewVideo, add_video, request_analysis
 from routing import batching, snapshot
-from routing.models import BatchItem, ProviderBatch, RoutedCall
+from routing.models import BatchItem, BudgetPeriod, ProviderBatch, RoutedCall
 from tests.flows.jobs import TALK, insights
 from tests.installation import Installation, installed
 from tests.servers import Reply
+from ziggie.ids import uuid7
+from ziggie.models import create_api_key
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CLOUD_RULE, LOCAL_RULE = "critical and high analysis", "medium and low analysis"
@@ -71,7 +74,7 @@ def test_what_a_provider_can_batch_goes_by_its_batch_at_half_price(here: Install
     made = video("critical")
     assert analysis.analyse(str(made.pk))
     made.refresh_from_db()
-    assert (made.state, made.step, made.lease_until) == ("queued", waiting.IN_A_BATCH, None)
+    assert (made.state, made.step, made.lease_until) == ("queued", "waits for the answer of a batch", None)
     tick()
     assert not analysis.analyse(str(made.pk))
     assert not waiting.sweepable().exists()
@@ -93,6 +96,10 @@ def test_a_batch_waits_for_its_window_itself(here: Installation) -> None:
     made = video("critical")
     assert analysis.analyse(str(made.pk))
     tick()
+    assert not analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert made.step.startswith("waits for the time between")
+    assert made.step.endswith(", then the answer of a batch")
     assert BatchItem.objects.get().state == "queued"
     assert not here.anthropic.batches
 
@@ -133,3 +140,70 @@ def test_who_waits_for_an_analysis_gets_it_at_once(here: Installation, tmp_path:
     call_command("analyze", str(file), "--priority", "critical", "--json", stdout=out)
     assert json.loads(out.getvalue())["state"] == "analysed"
     assert not BatchItem.objects.exists()
+
+
+def post(made: Video, action: str) -> int:
+    key = create_api_key(uuid7().hex, scopes=["coordinator"])[1]
+    headers = {"Authorization": f"Bearer {key}"}
+    return Client().post(f"/api/knowledge/videos/{made.pk}/{action}", headers=headers).status_code
+
+
+def test_a_video_that_waits_for_its_window_is_hurried(here: Installation, admin_client: Client) -> None:
+    here.change_rule(LOCAL_RULE, options={"batch": True, "batch_window": window(is_open=False)})
+    made = video("low")
+    assert post(made, "hurry") == 409  # nobody has looked at it yet
+    analysis.analyse(str(made.pk))
+    page = admin_client.get("/policies/waiting/").content.decode()
+    assert f"/knowledge/videos/{made.pk}/" in page
+    assert "Analyse now" in admin_client.get(f"/knowledge/videos/{made.pk}/").content.decode()
+    admin_client.post(f"/knowledge/videos/{made.pk}/hurry/")
+    assert analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert made.state == "analysed"
+    assert f"/knowledge/videos/{made.pk}/" not in admin_client.get("/policies/waiting/").content.decode()
+
+
+def test_a_video_whose_batch_is_out_is_analysed_now_and_the_batch_is_cancelled(here: Installation) -> None:
+    here.change_rule(CLOUD_RULE, options={"batch": True, "batch_window": ""})
+    here.anthropic.batches_end = False
+    made = video("critical")
+    analysis.analyse(str(made.pk))
+    tick()
+    analysis.analyse(str(made.pk))
+    assert post(made, "hurry") == 202
+    assert analysis.analyse(str(made.pk))
+    tick()
+    assert here.anthropic.batches_cancelled == {"msgbatch_1"}
+    tick()
+    made.refresh_from_db()
+    assert (made.state, Analysis.objects.get().cost_microusd) == ("analysed", 90_000)
+    assert BudgetPeriod.objects.get().settled_microusd == 90_000
+    assert post(made, "hurry") == 409
+    here.assert_books_are_closed()
+
+
+def test_the_next_analysis_of_a_video_that_was_hurried_waits_again(here: Installation) -> None:
+    here.change_rule(LOCAL_RULE, options={"batch": True, "batch_window": window(is_open=False)})
+    made = video("low")
+    analysis.analyse(str(made.pk))
+    post(made, "hurry")
+    analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    request_analysis(made, wake_worker=False)
+    assert not analysis.analyse(str(made.pk))
+
+
+def test_parts_that_no_batch_could_answer_are_read_within_the_window(here: Installation) -> None:
+    here.change_rule(CLOUD_RULE, options={"batch": True, "batch_window": window(is_open=True)})
+    here.anthropic.batch_kinds = {"": "errored"}
+    made = video("critical")
+    analysis.analyse(str(made.pk))
+    for _ in range(3):
+        tick()
+    here.change_rule(CLOUD_RULE, options={"batch_window": window(is_open=False)})
+    assert not analysis.analyse(str(made.pk))
+    here.change_rule(CLOUD_RULE, options={"batch_window": window(is_open=True)})
+    assert analysis.analyse(str(made.pk))
+    made.refresh_from_db()
+    assert made.state == "analysed"
+    here.assert_books_are_closed()

@@ -21,7 +21,7 @@ def book(*calls: dict[str, Any], **shared: Any) -> None:
 
 
 async def _settle(columns: dict[str, Any]) -> None:
-    at = columns.pop("at", NOON)
+    at, charges = columns.pop("at", NOON), columns.pop("charges", {})
     both = {"model": "gpt", "provider": "openai", "source": "cloud", "outcome": "ok", "cost_microusd": 250}
     both = {name: columns.pop(name, value) for name, value in both.items()} | {"created_at": at}
     record = {"input_tokens": 10, "output_tokens": 5, "baseline_microusd": 1_000, "duration_ms": 100}
@@ -31,4 +31,4 @@ async def _settle(columns: dict[str, Any]) -> None:
         id=columns.pop("id", None) or uuid7(), rule=columns.pop("rule", "r"), saved_microusd=saved, **both, **columns
     )
     row = UsageRow(attempt=1, saved_microusd=saved, **both, **record)
-    assert await ledger.settle(ledger.Hold(call.id), call=call, records=[row], charges={})
+    assert await ledger.settle(ledger.Hold(call.id), call=call, records=[row], charges=charges)

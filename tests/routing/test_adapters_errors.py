@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.errors import error_from_response, parse_duration
+from routing.adapters.errors import error_from_response
+from routing.adapters.waiting import parse_duration
 from routing.types import ProviderError
 from tests.routing.adapters_support import KEY
 
@@ -55,6 +56,9 @@ def test_a_status_alone_has_a_kind(status: int, kind: str, retryable: bool) -> N
         [{"error": {"code": 500, "message": "it broke", "status": "INTERNAL"}}],
         {"detail": "it broke"},
         {"detail": [{"loc": ["body"], "msg": "it broke", "type": "missing"}]},
+        {"object": "error", "message": {"detail": [{"loc": ["body", "user"], "msg": "it broke"}]}, "type": "x"},
+        {"error": '{"error": {"message": "it broke", "type": "server_error"}}'},
+        {"error": {"message": 'upstream said: {"error": {"message": "it broke"}}'}},
         {"message": "it broke"},
         {"errors": [{"message": "it broke"}]},
         {"errors": ["it broke"]},
@@ -98,7 +102,21 @@ def test_no_body_is_too_odd(body: Any) -> None:
          "context_overflow"),
         (429, {"error": {"message": "Request too large: Limit 30000 tokens per min, reduce the length",
                          "code": "rate_limit_exceeded"}}, "rate_limited"),
+        (413, {"error": {"message": "Request too large for model `llama-3.1-8b-instant` on tokens per minute (TPM)",
+                         "type": "tokens", "code": "rate_limit_exceeded"}}, "context_overflow"),
+        (400, {"code": "Client specified an invalid argument",
+               "error": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."},
+         "context_overflow"),
+        (400, {"object": "error", "message": "Input length (9000 tokens) exceeds the maximum allowed length (8187)"},
+         "context_overflow"),
+        (500, {"error": {"message": "input (3002 tokens) is too large to process. increase the physical batch size",
+                         "type": "server_error"}}, "context_overflow"),
+        (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096.",
+               "error_type": "validation"}, "context_overflow"),
+        (400, {"error": {"message": "litellm.ContextWindowExceededError: OpenAIException - Error code: 400"}},
+         "context_overflow"),
         # money
+        (403, {"code": "permission-denied", "error": "Your newly created team doesn't have any credits yet."}, "quota"),
         (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "quota"),
         (429, {"error": {"message": "Your account is suspended", "type": "exceeded_current_quota_error"}}, "quota"),
         (400, {"type": "error", "error": {"type": "invalid_request_error",
@@ -115,6 +133,17 @@ def test_no_body_is_too_odd(body: Any) -> None:
         # no such model
         (400, {"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}, "not_found"),
         (404, {"error": 'model "nope:1b" not found, try pulling it first'}, "not_found"),
+        (400, {"error": {"message": "Model Not Exist", "type": "invalid_request_error"}}, "not_found"),
+        (400, {"object": "error", "message": "Invalid model: foo", "type": "invalid_model", "code": "1500"},
+         "not_found"),
+        # the request was wrong, or the server, whatever the status says
+        (500, {"error": {"message": "2 validation errors:\n  {'type': 'x', 'loc': ('body', 'messages')}"}},
+         "bad_request"),
+        (500, {"error": {"message": "image input is not supported - hint: provide the mmproj"}}, "bad_request"),
+        (500, {"error": {"message": "tools param requires --jinja flag", "type": "server_error"}}, "bad_request"),
+        (400, {"error": "The model has crashed without additional information. (Exit code: 1844)"}, "server"),
+        (400, {"error": {"message": "Failed to load model \"qwen\". Error: insufficient resources"}}, "server"),
+        (403, {"error": {"message": "requires moderation. Your input was flagged", "code": 403}}, "content_filter"),
         # others
         (429, {"error": {"message": "overloaded, try again later", "type": "engine_overloaded_error"}}, "overloaded"),
         (500, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "overloaded"),

@@ -16,6 +16,7 @@ from routing.types import (
     ModelSpec,
     ProviderError,
     Reasoning,
+    Source,
     Text,
     Tool,
     ToolCall,
@@ -136,9 +137,10 @@ def test_anthropic_gets_no_thinking_that_it_did_not_sign() -> None:
 
 def test_ollama_gets_arguments_as_objects_and_results_by_name() -> None:
     messages = encode("ollama", ChatRequest(CONVERSATION, tools=(TOOL,)))["messages"]
-    assert messages[2]["tool_calls"][0] == {"function": {"name": "look_up", "arguments": {"city": "Zürich"}}}
+    call = messages[2]["tool_calls"][0]
+    assert call["function"] == {"name": "look_up", "arguments": {"city": "Zürich"}}
     assert messages[2]["thinking"] == "two calls"
-    assert messages[3] == {"role": "tool", "tool_name": "look_up", "content": "rain"}
+    assert messages[3] == {"role": "tool", "tool_name": "look_up", "tool_call_id": call["id"], "content": "rain"}
 
 
 def test_gemini_gets_calls_results_and_signatures_as_parts() -> None:
@@ -444,6 +446,16 @@ def test_thinking_that_claude_would_refuse_is_refused_here(name: str, fields: di
         encode(model("anthropic", name), ask(reasoning_effort=effort, **fields), max_output_tokens=8000)
 
 
+# --- servers that people run themselves ---------------------------------------------------------------
+
+
+def test_a_turn_that_only_calls_has_empty_text_where_null_may_be_refused() -> None:
+    turns = (message("user", "x"), Message("assistant", (ToolCall("a", "look_up", "{}"),)), CONVERSATION[-1])
+    own = encode(model(provider("openai"), "gemma"), ChatRequest(turns))
+    hosted = encode(model(provider("openai", location=Source.CLOUD), "gpt-4o"), ChatRequest(turns))
+    assert (own["messages"][1]["content"], hosted["messages"][1]["content"]) == ("", None)
+
+
 # --- Ollama's context --------------------------------------------------------------------------------
 
 
@@ -481,6 +493,7 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_sent() -> None:
         ("word " * 7000, 32768, 26, False),  # only what was not cached is counted
         ("hello", 32768, 5, False),
         ("a" * 30000, 32768, 3751, False),  # long runs make few tokens
+        ("=" * 30000, 32768, 1023, False),  # and rules of one sign hardly any
     ],
 )
 def test_a_prompt_that_ollama_cut_in_silence_is_noticed(

@@ -325,6 +325,49 @@ def test_usage_that_is_not_reported_is_missing_and_not_zero() -> None:
     assert read_chunks(chunk(content="x", finish="stop", more=zeros)).usage == Usage(0, 0)
 
 
+def test_a_call_that_llama_cpp_says_in_both_ways_is_one_call() -> None:
+    reply = Reply("", calls=(Call("look_up", {"city": "Oslo"}), Call("look_up", {"city": "Rome"})))
+    result = read_chunks(b"".join(OpenAIServer(dialect="llama_cpp").stream(reply, ASKED)))
+    assert [json.loads(call.arguments) for call in result.tool_calls] == [{"city": "Oslo"}, {"city": "Rome"}]
+    legacy = {"function_call": {"name": "look_up", "arguments": '{"city": "Oslo"}'}}
+    (call,) = read_chunks(chunk(**legacy), chunk(finish="function_call")).tool_calls
+    assert json.loads(call.arguments) == {"city": "Oslo"}
+
+
+def test_calls_without_ids_that_all_claim_index_0_are_told_apart_by_their_ends() -> None:
+    def call(name: str, arguments: str) -> bytes:
+        return chunk(tool_calls=[{"index": 0, "id": "", "function": {"name": name, "arguments": arguments}}])
+
+    pieces = [call("f", '{"a"'), call("f", ": 1}"), call("f", '{"a": 2}'), call("g", "{}")]
+    calls = read_chunks(*pieces, chunk(finish="stop")).tool_calls
+    assert [(c.name, json.loads(c.arguments)) for c in calls] == [("f", {"a": 1}), ("f", {"a": 2}), ("g", {})]
+    assert len({c.id for c in calls}) == 3
+
+
+def test_azures_first_chunk_hides_neither_model_nor_id() -> None:
+    filtered = b'data: {"id": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}\n\n'
+    result = read_chunks(filtered, chunk(content="hi", finish="stop"))
+    assert (result.model, result.response_id, result.text) == ("m", "i", "hi")
+
+
+def test_an_answer_that_vllm_aborted_is_no_answer() -> None:
+    with pytest.raises(ProviderError, match="abort") as caught:
+        read_chunks(chunk(content="x"), chunk(finish="abort"))
+    assert caught.value.kind == "server"
+
+
+@pytest.mark.parametrize("key", ["stop_reason", "matched_stop"])
+@pytest.mark.parametrize(("told", "sequence"), [("END", "END"), (128009, ""), (None, ""), ("end_turn", "")])
+def test_the_stop_sequence_that_ended_an_answer_is_passed_on(key: str, told: object, sequence: str) -> None:
+    sent = WireRequest("POST", "x", body={"stop": ["END"]})
+    choice = {"index": 0, "message": {"content": "x"}, "delta": {"content": "x"}, "finish_reason": "stop", key: told}
+    body = json.dumps({"choices": [choice]}).encode()
+    whole = CODECS["openai"]().decode_chat(WireResponse(200, {}, body), sent)
+    deltas, error = run_decoder(lambda: CODECS["openai"]().chat_stream(sent), [b"data: " + body + b"\n\n"])
+    assert error is None
+    assert (whole.stop_sequence, assembled(deltas).stop_sequence) == (sequence, sequence)
+
+
 def test_llama_cpp_reports_its_timings_instead_of_usage() -> None:
     timings = {"timings": {"prompt_n": 5, "cache_n": 20, "predicted_n": 9}}
     assert read_chunks(chunk(content="x"), chunk(finish="stop", more=timings)).usage == Usage(25, 9, 20)

@@ -1,5 +1,6 @@
 """Retuning in the admin, as staff do it: pages, forms that refuse half-valid edits, versions, secrets."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from routing.models import (
     BudgetPeriod,
     ConfigEpoch,
     LanguageModel,
+    PolicyEdit,
     Provider,
     RoutingPolicy,
     RoutingRule,
@@ -58,6 +60,11 @@ def change(client: Client, row: Any, form: type[Any], **edits: Any) -> HttpRespo
 def text_of(response: HttpResponse) -> str:
     assert response.status_code == 200, "the form was accepted"
     return response.content.decode().replace("&#x27;", "'").replace("&quot;", '"')
+
+
+def look_and_confirm(client: Client, page: Any) -> Any:
+    """Presses the button of the page that publishes, or rolls back, what it shows."""
+    return client.post(page.request["PATH_INFO"], {"seen": page.context["seen"]}, follow=True)
 
 
 def act(client: Client, kind: str, action: str, *rows: Any) -> HttpResponse:
@@ -184,6 +191,39 @@ def test_a_price_is_added_below_its_model_and_is_in_force(staff: Client) -> None
     assert (price.input_usd_per_mtok, price.output_usd_per_mtok) == (1, 2)
 
 
+def test_what_longer_inputs_cost_stands_one_tier_a_line(staff: Client) -> None:
+    grok = LanguageModel.objects.get(slug="grok-4")
+    row = price_row(tiers="128000: 6 / 22.5 / - / 7.50\n\n 256000 : 12/45")
+    assert change(staff, grok, LanguageModelForm, **row).status_code == 302
+    price = snapshot.load().models["grok-4"].price
+    assert price is not None
+    assert [(tier.above, tier.price.input_usd_per_mtok) for tier in price.tiers] == [(128_000, 6), (256_000, 12)]
+    assert price.tiers[0].price.cached_input_usd_per_mtok is None
+    assert price.tiers[0].price.cache_write_usd_per_mtok == Decimal("7.5")
+    page = staff.get(reverse("admin:routing_languagemodel_change", args=[grok.pk])).content.decode()
+    assert "128000: 6.00 / 22.50 / - / 7.50" in page
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("6 / 22.5", "Line 1 should read like"),
+        ("100: 6", "Line 1 should read like"),
+        ("100: 6 / -1", "Line 1: output"),
+        ("100: 6 / x", "Line 1: output"),
+        ("-5: 6 / 7", "Line 1 should read like"),
+        ("99999999999: 6 / 7", "Line 1 should read like"),
+        ("9999999999: 6 / 7", "Line 1: above input tokens"),
+        ("100: 6 / 7\n100: 8 / 9", "Line 2: its number of tokens must be more"),
+        ("\n".join(f"{number}: 6 / 7" for number in range(1, 13)), "At most 10 tiers"),
+    ],
+)
+def test_tiers_that_mean_nothing_are_refused(staff: Client, lines: str, reason: str) -> None:
+    grok = LanguageModel.objects.get(slug="grok-4")
+    assert reason in text_of(change(staff, grok, LanguageModelForm, **price_row(tiers=lines)))
+    assert not grok.prices.exists()
+
+
 @pytest.mark.parametrize("amount", ["-1", "NaN", "Infinity", "1e9", "", "0.1234567", "abc"])
 def test_a_price_that_is_none_is_refused(staff: Client, amount: str) -> None:
     grok = LanguageModel.objects.get(slug="grok-4")
@@ -300,7 +340,7 @@ def test_an_edit_of_a_live_rule_is_in_force_and_can_be_rolled_back(staff: Client
     assert (rule.chain, rule.options.max_attempts, rule.when.complexity.at_most) == (("phi3", "offline"), 2, 0.3)
     first = RoutingPolicy.objects.get(version=1)
     assert (first.state, RoutingPolicy.objects.get(version=2).published_by) == ("retired", "admin")
-    act(staff, "routingpolicy", "roll_back", first)
+    look_and_confirm(staff, act(staff, "routingpolicy", "look", first))
     assert [rule.chain for rule in snapshot.load().policy.rules if rule.name == "simple"] == [
         ("llama3.2", "claude-haiku-4-5", "offline")
     ]
@@ -360,14 +400,45 @@ def test_a_draft_is_made_filled_and_published_in_the_admin(staff: Client) -> Non
     )
     draft = RoutingPolicy.objects.get(slug="night")
     assert (draft.state, draft.created_by) == ("draft", "admin")
-    refused = act(staff, "routingpolicy", "publish", draft).content.decode()
+    refused = look_and_confirm(staff, act(staff, "routingpolicy", "look", draft)).content.decode()
     assert "a live policy needs at least one rule" in refused
     rule = {"policy": draft.pk, "position": 1, "name": "all", "pattern": "single", "chain": "llama3.2, offline"}
     response = staff.post(reverse("admin:routing_routingrule_add"), rule)
     assert response.status_code == 302, response.context["adminform"].form.errors
     url = reverse("admin:routing_routingpolicy_change", args=[draft.pk])
-    staff.post(url, order_form(draft, routing_routingpolicy_save_and_publish="1"))
+    page = staff.post(url, order_form(draft, routing_routingpolicy_save_and_look="1"), follow=True)
+    assert snapshot.load().policy.slug == "default"
+    look_and_confirm(staff, page)
     assert snapshot.load().policy.slug == "night"
+
+
+def test_what_is_chosen_in_the_list_is_published_only_as_it_was_looked_at(staff: Client) -> None:
+    draft = policies.duplicate(RoutingPolicy.objects.get(state="live"), by="x")
+    page = act(staff, "routingpolicy", "look", draft)
+    change(staff, draft.rules.get(name="simple"), RuleForm, chain="offline")
+    assert "have changed since you looked" in look_and_confirm(staff, page).content.decode()
+    assert snapshot.load().policy.version == 1
+    assert "Choose one version." in act(staff, "routingpolicy", "look", *RoutingPolicy.objects.all()).content.decode()
+
+
+def test_edits_of_a_draft_are_kept_with_who_made_them(staff: Client) -> None:
+    live = RoutingPolicy.objects.get(state="live")
+    draft = policies.duplicate(live, by="x")
+    change(staff, draft.rules.get(name="simple"), RuleForm, chain="offline")
+    url = reverse("admin:routing_routingpolicy_change", args=[draft.pk])
+    staff.post(url, order_form(draft, notes="for the night", rules__0__DELETE="on"))
+    second, first = draft.edits.all()
+    assert (first.edited_by, second.edited_by) == ("admin", "admin")
+    assert "@@ simple @@\n-chain: [llama3.2, claude-haiku-4-5, offline]\n+chain: [offline]" in first.changes
+    assert "+notes: for the night" in second.changes
+    assert "@@ verified answer @@" in second.changes
+    staff.post(url, order_form(draft, notes="for the night"))
+    assert draft.edits.count() == 2  # nothing was changed
+    change(staff, live_rule("simple"), RuleForm, chain="offline")
+    assert not PolicyEdit.objects.exclude(policy=draft).exists()  # that made a version, which says who
+    page = staff.get(f"/policies/default/{draft.version}/").content.decode()
+    assert "admin at" in page
+    assert "+chain: [offline]" in page
 
 
 def test_the_changes_of_a_version_are_shown(staff: Client) -> None:

@@ -26,7 +26,7 @@ from routing.models import (
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
-from ziggie.errors import InvalidInput, NotFound
+from ziggie.errors import Conflict, InvalidInput, NotFound
 from ziggie.ids import uuid7
 from ziggie.queue import pending
 
@@ -411,3 +411,129 @@ def test_decisions_of_batches_come_out_again(here: Installation) -> None:
 )
 def test_a_window_says_when_it_opens_or_closes(window: str, now: datetime, changes: datetime | None) -> None:
     assert next_change(window, now) == changes
+
+
+# --- taken back, or answered now -------------------------------------------------------------------
+
+
+def test_waiting_work_is_taken_back(here: Installation) -> None:
+    item = hand_in()
+    service.cancel_batch(item)
+    assert state_of(item) == "cancelled"
+    tick()
+    assert not here.anthropic.calls
+    assert BatchItem.objects.get().request is None
+    with pytest.raises(Conflict):
+        service.cancel_batch(item)
+    with pytest.raises(NotFound):
+        service.cancel_batch(uuid7())
+
+
+def test_work_that_is_taken_back_from_its_batch_is_paid_if_it_is_answered_all_the_same(here: Installation) -> None:
+    gone, kept = hand_in("one question"), hand_in("another question")
+    tick()
+    service.cancel_batch(gone)
+    assert (state_of(gone), state_of(kept)) == ("cancelled", "sent")
+    tick()
+    assert (state_of(gone), state_of(kept)) == ("cancelled", "done")
+    assert BudgetPeriod.objects.get().settled_microusd == 2 * 45_000
+    assert RoutedCall.objects.filter(bodies__isnull=False).count() == 1  # the unwanted answer is not kept
+    assert not BatchItem.objects.filter(state="sent").exists()
+    here.assert_books_are_closed()
+
+
+def test_a_batch_that_nobody_wants_is_cancelled_at_its_provider_and_costs_nothing(here: Installation) -> None:
+    here.anthropic.batches_end = False
+    items = [hand_in("one question"), hand_in("another question")]
+    tick()
+    service.cancel_batch(items[0])
+    tick()
+    assert not here.anthropic.batches_cancelled
+    service.cancel_batch(items[1])
+    tick()
+    assert here.anthropic.batches_cancelled == {"msgbatch_1"}
+    tick()
+    assert ProviderBatch.objects.get().state == "ended"
+    assert BudgetPeriod.objects.get().settled_microusd == 0
+    assert not BatchItem.objects.exclude(state="cancelled").exists()
+    here.assert_books_are_closed()
+
+
+def test_work_in_a_batch_is_answered_now_and_both_answers_are_paid(here: Installation) -> None:
+    here.anthropic.batches_end = False
+    hurried, patient = hand_in("one question"), hand_in("another question")
+    tick()
+    service.hurry_batch(hurried)
+    tick()
+    routed = service.batch_result(hurried).routed
+    assert routed is not None
+    assert routed.cost_microusd == 90_000  # at once has the plain price
+    here.anthropic.batches_end = True
+    tick()
+    assert (state_of(hurried), state_of(patient)) == ("done", "done")
+    assert BudgetPeriod.objects.get().settled_microusd == 90_000 + 2 * 45_000
+    kept = service.batch_result(hurried).routed
+    assert kept is not None
+    assert kept.call_id == routed.call_id
+    here.assert_books_are_closed()
+
+
+def test_work_that_is_hurried_waits_for_no_window(here: Installation) -> None:
+    later = datetime.now(UTC) + timedelta(hours=2)
+    window = f"{later:%H:%M}-{later + timedelta(hours=1):%H:%M}"
+    here.change_rule("system query", options={"batch": True, "batch_window": window})
+    item = hand_in(hints=LOCAL)
+    tick()
+    assert state_of(item) == "queued"
+    service.hurry_batch(item)
+    with pytest.raises(Conflict):  # it is under way
+        service.hurry_batch(item)
+    tick()
+    assert state_of(item) == "done"
+
+
+def test_what_was_given_up_is_over_with_its_batch_however_that_ends(here: Installation) -> None:
+    item = hand_in()
+    tick()
+    service.cancel_batch(item)
+    here.anthropic.batches["msgbatch_x"] = here.anthropic.batches.pop("msgbatch_1")
+    tick()
+    tick()
+    assert list(BatchItem.objects.values_list("state", flat=True)) == ["cancelled", "cancelled"]
+    assert len(here.anthropic.batches) == 1  # it was not sent again
+    here.assert_books_are_closed()
+
+
+def test_work_of_an_owner_is_its_owners_again_when_no_batch_can_answer_it(here: Installation) -> None:
+    request = ChatRequest((message("user", "odd question"),), hints=CLOUD, max_output_tokens=5000)
+    item = service.submit_batch(request, service.Terms(made_for="run"))
+    here.anthropic.batch_kinds = {"odd": "errored"}
+    for _ in range(3):
+        tick()
+    result = service.batch_result(item)
+    assert (result.state, result.error) == ("failed", "prompt is too odd")
+    assert len(here.anthropic.batches) == 1
+    assert not RoutedCall.objects.filter(outcome="ok").exists()
+    here.assert_books_are_closed()
+
+
+def test_a_limit_of_its_own_holds_for_all_calls_for_the_work(here: Installation) -> None:
+    request = ChatRequest((message("user", "?"),), hints=CLOUD, max_output_tokens=5000, budget_fit="refuse")
+    poor = service.submit_batch(request, service.Terms(limit_microusd=1_000))
+    rich = service.submit_batch(request, service.Terms(limit_microusd=1_000_000))
+    tick()
+    tick()
+    assert "of request" in service.batch_result(poor).error
+    assert (state_of(poor), state_of(rich)) == ("failed", "done")
+    assert replay.check()["same"] == 1
+    here.assert_books_are_closed()
+
+
+def test_only_the_models_that_its_key_may_use_do_the_work(here: Installation) -> None:
+    allowed = service.Terms(allowed_models=("llama3.2",))
+    item = service.submit_batch(ChatRequest((message("user", "?"),), hints=CLOUD), allowed)
+    tick()
+    routed = service.batch_result(item).routed
+    assert routed is not None
+    assert routed.model == "llama3.2"
+    assert not here.anthropic.calls

@@ -11,7 +11,7 @@ from django.test import override_settings
 from routing import rows, rules, seeding, snapshot, validation
 from routing.explaining import request_of
 from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
-from routing.types import BudgetState, Hints, Plan, Snapshot, World
+from routing.types import EMBEDS, BudgetState, Hints, Plan, Snapshot, World
 from tests.routing.specs import NOON
 from ziggie.errors import ConfigurationError
 
@@ -242,6 +242,13 @@ def test_embedding_models_know_their_dimensions_and_editable_prices_are_not_inve
         *("kimi-k2:1t-cloud", "kimi-k2.5:cloud", "qwen3-coder:480b-cloud"),
         *("gpt-4o", "gemini-2.5-pro", "grok-4"),
     }
+
+
+def test_the_models_that_make_embeddings_are_known_as_such(as_seeded: Snapshot) -> None:
+    """The gateway goes by the same word."""
+    made = {slug for slug, model in as_seeded.models.items() if model.dimensions}
+    assert made == {slug for slug, model in as_seeded.models.items() if EMBEDS & model.capabilities}
+    assert "nomic-embed-text" in made
 
 
 def test_every_chain_ends_in_the_offline_model_and_the_whole_is_valid(seeded: Snapshot) -> None:

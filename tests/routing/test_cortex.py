@@ -121,6 +121,8 @@ def test_what_is_no_condition_is_refused_with_its_column(text: str, problem: str
         ('task_type == "code review"', [{"task_kinds": ["code_review"]}]),
         ("default", [{}]),
         ("task_type in ['code', 'review']", [{"task_kinds": ["code", "review"]}]),
+        ("strategy != 'balanced'", [{"strategies": ["cost-optimized", "performance-optimized"]}]),
+        ("level == 'L2' && level != 'L1'", [{"agent_levels": ["L2"]}]),
         (True, [{}]),
     ],
 )
@@ -139,6 +141,10 @@ def test_a_condition_becomes_the_conditions_of_rules(condition: str | bool, when
         ("complexity > high", "complexity is a number, and 'high' is none"),
         ("context > 10 && context <= 10", "the bounds of context exclude each other"),
         ("queue < 5", "a rule can only ask for a local queue above a length"),
+        ("requires_moe && !requires_vision", "a rule cannot ask that 'requires_vision' does not hold"),
+        ("task == 'a' && task == 'b'", "nothing is 'a' and 'b' at once"),
+        ("strategy == 'balanced' && strategy != 'balanced'", "nothing is 'balanced' and is not"),
+        ("level > 'L1'", "a rule can ask what 'level' is, not >"),
         ("gpu_temperature > 80", "nothing here is called 'gpu_temperature'"),
         ("context != 5", "a rule cannot ask that context is not 5"),
         ("a &&", "cannot be read: column 5: a name or a number is missing before 'the end'"),
@@ -153,6 +159,85 @@ def test_of_a_condition_the_alternatives_that_can_be_said_are_kept() -> None:
     whens, why = rule("requires_moe || !simple")
     assert whens == [{"capabilities": ["mixture_of_experts"]}]
     assert why == ["a rule cannot ask that 'simple' does not hold"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "when"),
+    [
+        ("requires_moe", "!requires_moe && complexity > 0.5", {"complexity": {"above": 0.5}}),
+        ("simple || requires_vision", "!simple && !requires_vision", {}),
+        ("level == 'L1'", "level != 'L1'", {}),
+        ("queue > 10", "queue <= 10 && task == 'chat'", {"task_kinds": ["chat"]}),
+    ],
+)
+def test_what_an_earlier_rule_takes_needs_no_condition(earlier: str, later: str, when: dict[str, Any]) -> None:
+    rules = [{"condition": earlier, "primary": "glm-4.5"}, {"condition": later, "primary": "llama3.2"}]
+    report, made = converted({"routing_rules": rules})
+    assert made[-1]["when"] == when
+    assert not report.not_mapped
+    assert "an earlier rule takes all with" in report.mapped[-1]["what"]
+
+
+def test_two_capabilities_of_which_one_is_taken_are_never_asked_for() -> None:
+    rules = [
+        {"condition": "requires_moe", "primary": "glm-4.5"},
+        {"condition": "requires_vision && requires_moe", "primary": "llama3.2"},
+    ]
+    report, made = converted({"routing_rules": rules})
+    assert len(made) == 1
+    (left,) = report.not_mapped
+    assert left["why"] == "is never reached: an earlier rule takes all with capabilities mixture_of_experts"
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        {"condition": "requires_moe && complexity > 0.5", "primary": "glm-4.5"},  # takes only some of them
+        {"condition": "requires_moe", "primary": "nobody"},  # makes no rule
+        {"condition": "requires_moe || " + "x" * 70, "primary": "glm-4.5"},  # one of its rules is refused
+    ],
+)
+def test_what_an_earlier_rule_does_not_take_whole_is_not_passed_over(earlier: dict[str, Any]) -> None:
+    unsayable = "!" + "x" * 70 if "x" * 70 in earlier["condition"] else "!requires_moe"
+    rules = [earlier, {"condition": unsayable, "primary": "llama3.2"}]
+    report, made = converted({"routing_rules": rules})
+    assert not [each for each in made if each["chain"] == ["llama3.2"]]
+    assert any("does not hold" in entry["why"] for entry in report.not_mapped)
+
+
+def prioritized(*priorities: Any) -> tuple[list[str], list[str]]:
+    """The order in which rules with these priorities are tried, and why any of them was not mapped."""
+    rules = [
+        {"name": str(number), "condition": f"task == 't{number}'", "primary": "llama3.2"}
+        | ({} if priority is None else {"priority": priority})
+        for number, priority in enumerate(priorities, start=1)
+    ]
+    report, made = converted({"routing_rules": rules})
+    return [each["name"] for each in made], [entry["why"] for entry in report.not_mapped]
+
+
+@pytest.mark.parametrize(
+    ("priorities", "order"),
+    [
+        (("low", "critical", "High", "normal"), "2341"),
+        ((5, 20, 10), "231"),  # nothing says which way, so the higher goes first
+        ((1, 2, 3), "123"),  # the file's own order is that of its numbers
+        ((30, 20, 10), "123"),
+        ((None, 10, 20, 5), "3241"),
+        ((None, 10, None), "123"),
+        ((1, "2", 1.5), "231"),
+    ],
+)
+def test_a_priority_is_the_order_in_which_rules_are_tried(priorities: tuple[Any, ...], order: str) -> None:
+    assert prioritized(*priorities) == (list(order), [])
+
+
+def test_priorities_that_say_no_order_are_reported() -> None:
+    order, why = prioritized("high", 3, "low")
+    assert (order, why) == (["1", "2", "3"], ["numbers and words cannot be compared: the order of the file stays"] * 3)
+    order, why = prioritized("soon", True, 2, 1)
+    assert (order, len(why)) == (["3", "4", "1", "2"], 2)
+    assert prioritized(float("nan"))[1]
 
 
 # --- whole files -----------------------------------------------------------------------------------

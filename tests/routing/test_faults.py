@@ -1,6 +1,8 @@
 """Every fault of a provider, in every way of asking it, for every adapter: the next one answers, or nobody can."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -134,3 +136,23 @@ def test_the_next_candidate_answers_unless_a_client_has_seen_a_piece(
     assert first.outcome in expected, first
     assert first.error
     assert KEY not in first.error
+
+
+async def test_a_whole_answer_that_never_falls_silent_and_never_ends_is_left_at_the_deadline() -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        walk, _ = walk_of([model(provider("openai", url), "gpt-4o-mini")], "whole", seconds=PATIENT_SECONDS)
+        walk.deadline = time.monotonic() + SILENCE_SECONDS
+        assert await run(walk) is None
+    assert [(attempt.outcome, attempt.error) for attempt in walk.attempts] == [
+        ("timeout", "the answer was not whole in time")
+    ]

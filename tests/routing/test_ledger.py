@@ -1,6 +1,7 @@
 """The ledger on a real PostgreSQL: admission, settlement, periods, the sweep, and what survives faults."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
@@ -10,7 +11,7 @@ import pytest
 from django.db import IntegrityError
 from django.db.models import F, Sum
 
-from routing import database, ledger
+from routing import database, keeping, ledger, proof
 from routing.ledger_rows import CallRow, UsageRow
 from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, RoutingSettings, UsageRecord, UsageRollup
 from routing.types import BudgetSpec, PolicySpec, SettingsSpec, Snapshot
@@ -156,6 +157,25 @@ def test_a_charge_above_the_hold_is_found_out_as_overrun_and_blocks_what_follows
         run(hold({cloud: 1}, known))
 
 
+def test_the_check_finds_a_budget_whose_counter_is_not_what_receipts_paid() -> None:
+    cloud, wide = budget().id, budget("wide", 10_000).id
+    call_id = uuid7()
+    held = run(hold({cloud: 90, wide: 90}, snapshot(), call_id=call_id))
+    assert run(spend(held, {cloud: 7, wide: 9}, created_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    again = run(hold({cloud: 90}, snapshot(), call_id=call_id))  # the same call once more, its receipt goes on
+    assert run(spend(again, {cloud: 5}))
+    run(hold({cloud: 11}, snapshot(), expires_in_seconds=1.0))
+    run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=2)))
+    assert RoutedCall.objects.get(pk=call_id).paid_by == {str(cloud): 12, str(wide): 9}
+    assert proof.differences() == []
+    BudgetPeriod.objects.filter(budget_id=cloud).update(settled_microusd=F("settled_microusd") + 3)
+    assert proof.differences() == ["the budget cloud counts +3 micro-dollars more than receipts say that it paid"]
+    BudgetPeriod.objects.filter(budget_id=cloud).update(
+        settled_microusd=F("settled_microusd") - 3, overrun_microusd=F("overrun_microusd") + 4
+    )
+    assert proof.differences() == ["the budget cloud excuses +4 micro-dollars more than it is above its limit"]
+
+
 def test_a_charge_to_a_budget_that_was_not_held_is_counted_in_its_current_period() -> None:
     cloud, other = budget().id, budget("other").id
     assert run(spend(run(hold({cloud: 90}, snapshot())), {cloud: 7, other: 7}))
@@ -277,6 +297,51 @@ def test_the_sweep_settles_what_is_known_of_a_dead_call_and_marks_it_estimated()
     assert RoutedCall.objects.get().outcome == "abandoned"
     assert (counters("cloud"), counters("wide")) == ((200, 0, 0), (250, 0, 0))
     assert not run(spend(held, {cloud: 1}))
+
+
+async def _renewed(held: ledger.Hold, before: datetime) -> bool:
+    """Waits until the hold has another expiry than before; False if it has still the same when it is forgotten."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        row = await Reservation.objects.aget(pk=held.call_id)
+        if row.expires_at != before:
+            return True
+        if held.call_id not in keeping.keeper().holding:
+            return False
+        await asyncio.sleep(0.05)
+    raise AssertionError("the hold was neither renewed nor forgotten")
+
+
+def test_the_hold_of_a_call_that_lives_is_renewed_and_the_sweep_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        held = await hold({cloud: 100}, known, expires_in_seconds=1.0)
+        expiry = (await Reservation.objects.aget(pk=held.call_id)).expires_at
+        assert await _renewed(held, expiry)
+        assert await ledger.sweep(at=expiry) == 0
+        assert await spend(held, {cloud: 60})
+
+    run(work())
+    assert counters() == (60, 0, 0)
+
+
+def test_a_hold_is_not_renewed_for_ever_nor_after_its_call_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(keeping, "LONGEST_SECONDS", -1.0)
+    cloud, known = budget().id, snapshot()
+
+    async def work() -> None:
+        held = await hold({cloud: 100}, known, expires_in_seconds=1.0)
+        expiry = (await Reservation.objects.aget(pk=held.call_id)).expires_at
+        assert not await _renewed(held, expiry)
+        other = await hold({cloud: 100}, known)
+        assert await spend(other, {cloud: 1})
+        assert other.call_id not in keeping.keeper().holding
+
+    run(work())
+    assert run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=2))) == 1
 
 
 def test_two_sweeps_at_once_settle_each_hold_once() -> None:

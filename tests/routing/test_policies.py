@@ -69,7 +69,7 @@ def test_only_drafts_are_published_and_only_retired_versions_rolled_back_to(live
         policies.roll_back(draft, by="anna")
     policies.publish(draft, by="anna")
     with pytest.raises(Conflict):
-        policies.replace_draft(draft, entry("phi3"))
+        policies.replace_draft(draft, entry("phi3"), by="anna")
 
 
 def test_an_edit_of_the_live_policy_keeps_what_it_was_under_its_old_version(live: RoutingPolicy) -> None:

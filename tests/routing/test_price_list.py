@@ -40,13 +40,14 @@ def in_force(slug: str) -> Price:
     return rows.prices_in_force()[LanguageModel.objects.get(slug=slug).pk]
 
 
-def test_what_differs_is_shown_with_its_source_and_what_the_figure_cannot_tell() -> None:
+def test_what_differs_is_shown_with_its_source_and_what_longer_inputs_cost() -> None:
     sonnet = offer("claude-sonnet-4-5")
     assert ("input", "2.50", "3.00") in sonnet.changes
     assert ("cached input", "none", "0.30") in sonnet.changes
     assert all(name != "output" for name, _, _ in sonnet.changes)
     assert "anthropic/claude-sonnet-4-5" in sonnet.source
-    assert "above 200,000 input tokens" in sonnet.note
+    above = ("above 200,000 input tokens", "none", "input 6.00, output 22.50, cached input 0.60, cache write 7.50")
+    assert above in sonnet.changes
     assert offer("gpt-4o").old is None
 
 
@@ -83,6 +84,33 @@ def test_what_is_accepted_is_a_new_dated_price_and_the_old_ones_stay() -> None:
     snapshot.forget()
     assert snapshot.current().models["claude-sonnet-4-5"].price.id == new.pk  # type: ignore[union-attr]
     assert "claude-sonnet-4-5" in price_list.compare().same
+
+
+def test_what_longer_inputs_cost_is_taken_over_and_seen_to_end() -> None:
+    call_command("usage", "prices", "--accept", "claude-sonnet-4-5")
+    price = snapshot.load().models["claude-sonnet-4-5"].price
+    assert price is not None
+    assert [(tier.above, tier.price.output_usd_per_mtok) for tier in price.tiers] == [(200_000, Decimal("22.50"))]
+    Price.objects.filter(pk=price.id).update(
+        input_tiers=[{"above_input_tokens": 7, "input_usd_per_mtok": "9.00", "output_usd_per_mtok": "9.00"}]
+    )
+    assert ("above 7 input tokens", "input 9.00, output 9.00", "none") in offer("claude-sonnet-4-5").changes
+
+
+def test_figures_that_rise_at_different_lengths_are_told_at_each_of_them() -> None:
+    from genai_prices import types
+
+    def rising(base: str, *steps: tuple[int, str]) -> types.TieredPrices:
+        return types.TieredPrices(Decimal(base), [types.Tier(start, Decimal(price)) for start, price in steps])
+
+    terms = types.ModelPrice(
+        input_mtok=rising("1", (20, "3"), (10, "2")), output_mtok=Decimal(5), cache_read_mtok=rising("0.1", (15, "0.2"))
+    )
+    assert [tuple(tier.values()) for tier in price_list._tiers(terms)] == [
+        (10, "2.00", "5.00", "0.10"),
+        (15, "2.00", "5.00", "0.20"),
+        (20, "3.00", "5.00", "0.20"),
+    ]
 
 
 def test_only_what_differs_can_be_accepted_and_all_or_nothing() -> None:

@@ -1,29 +1,48 @@
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routing.pricing import (
     affordable_output_tokens,
     baseline_microusd,
     cost_microusd,
+    cost_of_all_microusd,
     energy,
+    halved,
     is_free,
     microusd,
+    most_that_fits,
     saved_microusd,
     usd,
     worst_case_microusd,
 )
-from routing.types import PriceSpec, Usage
+from routing.types import PriceSpec, PriceTier, Usage
 from tests.routing.specs import FREE, HAIKU_PRICE, KIMI_PRICE, SONNET_PRICE, price
 
 OLD_HAIKU = price("0.25", "1.25")
 OPUS = price("15.00", "75.00")
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine under load
 dollars = st.decimals(min_value=0, max_value=1000, places=6)
 tokens = st.integers(0, 10_000_000)
 prices = st.builds(PriceSpec, st.just(1), dollars, dollars, st.none() | dollars, st.none() | dollars)
+thresholds = st.lists(st.integers(0, 10_000_000), min_size=1, max_size=4, unique=True).map(sorted)
+tiered = st.builds(
+    lambda base, starts, above: replace(
+        base, tiers=tuple(PriceTier(*pair) for pair in zip(starts, above, strict=False))
+    ),
+    prices,
+    thresholds,
+    st.lists(prices, min_size=4, max_size=4),
+)
+# Sonnet's own price list: twice the input and half as much again for output above 200,000 input tokens.
+LONG_SONNET = replace(
+    price("3", "15", cached="0.30", written="3.75"),
+    tiers=(PriceTier(200_000, price("6", "22.50", cached="0.60", written="7.50")),),
+)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +104,71 @@ def test_without_a_price_nothing_is_charged_and_nothing_is_called_free() -> None
     assert not is_free(price("0", "0", written="1"))
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (Usage(200_000, 1_000), "0.615000"),
+        (Usage(200_001, 1_000), "1.222506"),
+        (Usage(250_000, 1_000, cached_input_tokens=200_000, cache_write_tokens=10_000), "0.457500"),
+        (Usage(0, 1_000), "0.015000"),
+        (Usage(None, 1_000), "0.015000"),
+    ],
+)
+def test_a_request_beyond_a_threshold_pays_the_tier_for_all_of_its_tokens(usage: Usage, expected: str) -> None:
+    assert usd(cost_microusd(usage, LONG_SONNET)) == expected
+
+
+def test_several_requests_pay_each_by_its_own_length_and_are_rounded_once() -> None:
+    assert cost_of_all_microusd([Usage(150_000, 0)] * 2, LONG_SONNET) == 900_000
+    assert cost_of_all_microusd([Usage(1, 0)] * 4, price("0.25", "0")) == 1
+    assert cost_of_all_microusd([], LONG_SONNET) == cost_of_all_microusd([Usage(9, 9)], None) == 0
+
+
+def test_the_counterfactual_and_half_a_price_have_the_tiers_too() -> None:
+    assert baseline_microusd(Usage(300_000, 0, cached_input_tokens=300_000), LONG_SONNET) == 1_800_000
+    assert cost_microusd(Usage(300_000, 2_000), halved(LONG_SONNET)) == 900_000 + 22_500
+
+
+def test_nothing_is_free_whose_longer_requests_cost_something() -> None:
+    assert not is_free(replace(FREE, tiers=(PriceTier(10, price("0", "0", written="1")),)))
+    assert is_free(replace(FREE, tiers=(PriceTier(10, FREE),)))
+
+
+usages = st.builds(Usage, tokens, tokens, tokens, tokens)
+
+
+@patient
+@given(tiered, usages, st.integers(0, 10_000_000))
+def test_no_call_of_at_most_these_tokens_costs_more_than_its_worst_case_in_any_tier(
+    its_price: PriceSpec, usage: Usage, shorter_by: int
+) -> None:
+    at_most = (usage.input_tokens or 0) + shorter_by
+    worst = worst_case_microusd(its_price, input_tokens=at_most, output_tokens=usage.output_tokens or 0)
+    assert 0 <= cost_microusd(usage, its_price) <= worst
+
+
+@patient
+@given(tiered, st.lists(st.integers(0, 1_000_000), min_size=1, max_size=5))
+def test_no_input_in_several_requests_costs_more_than_the_worst_case_of_all_of_it(
+    its_price: PriceSpec, lengths: list[int]
+) -> None:
+    worst = worst_case_microusd(its_price, input_tokens=sum(lengths), output_tokens=0)
+    assert cost_of_all_microusd([Usage(length, 0) for length in lengths], its_price) <= worst
+
+
+@patient
+@given(tiered, st.integers(0, 300_000), st.integers(1, 4_096), st.integers(-5, 10**9))
+def test_the_most_that_fits_is_the_most_that_fits(its_price: PriceSpec, seen: int, cap: int, room: int) -> None:
+    def worst(output: int) -> int:
+        return worst_case_microusd(its_price, input_tokens=seen + 2 * output, output_tokens=3 * output)
+
+    output = most_that_fits(worst, at_most=cap, room_microusd=room)
+    assert 0 <= output <= cap
+    assert output == 0 or worst(output) <= room
+    assert output == cap or worst(output + 1) > room
+
+
+@patient
 @given(prices, tokens, tokens, tokens, tokens)
 def test_no_call_costs_more_than_its_worst_case(
     its_price: PriceSpec, tokens_in: int, tokens_out: int, cached: int, written: int
@@ -94,6 +178,7 @@ def test_no_call_costs_more_than_its_worst_case(
     assert 0 <= cost_microusd(usage, its_price) <= worst
 
 
+@patient
 @given(prices, st.integers(0, 100_000), st.integers(0, 3), st.integers(1, 4), st.integers(-5, 10**9))
 def test_the_affordable_output_is_the_most_that_fits(
     its_price: PriceSpec, tokens_in: int, echoes: int, calls: int, left: int
@@ -136,6 +221,7 @@ def test_what_is_no_amount_is_refused(nonsense: str) -> None:
         microusd(nonsense)
 
 
+@patient
 @given(st.integers(-(10**15), 10**15))
 def test_dollars_are_written_with_six_decimals_and_read_back(amount: int) -> None:
     assert microusd(usd(amount)) == amount

@@ -11,7 +11,16 @@ from django.test import Client
 
 from monitoring import schedules
 from routing import proof, retention, usage
-from routing.models import RoutedCall, RoutingSettings, StoredBody, UsageMonth, UsageRecord, UsageRollup
+from routing.models import (
+    Budget,
+    BudgetPeriod,
+    RoutedCall,
+    RoutingSettings,
+    StoredBody,
+    UsageMonth,
+    UsageRecord,
+    UsageRollup,
+)
 from tests.routing.books import NOON, book
 from ziggie.ids import uuid7
 
@@ -61,6 +70,18 @@ def test_a_month_that_begins_and_ends_with_a_year_has_its_own_bounds() -> None:
     retention.make_months(date(2026, 12, 31))
     book({"at": datetime(2026, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)}, {"at": datetime(2027, 1, 1, tzinfo=UTC)})
     assert tables() == {"2026_12": 1, "2027_01": 1}
+
+
+def test_what_budgets_paid_is_proved_when_the_receipts_are_gone() -> None:
+    row = Budget.objects.create(slug="old", limit_microusd=1_000)
+    book({"at": NOON, "charges": {row.pk: 250}}, {"at": NOON, "charges": {row.pk: 50}})
+    assert keep().receipts == 2
+    book(at=NOON, charges={row.pk: 7})
+    assert keep().receipts == 1
+    assert UsageMonth.objects.get().paid_by == {str(row.pk): 307}
+    assert proof.differences() == []
+    BudgetPeriod.objects.update(settled_microusd=306)
+    assert proof.differences() == ["the budget old counts -1 micro-dollars more than receipts say that it paid"]
 
 
 def test_a_call_that_is_being_settled_is_not_stopped_by_making_months() -> None:

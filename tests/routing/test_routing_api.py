@@ -232,6 +232,53 @@ def test_rules_of_the_live_policy_are_listed_in_order_changed_added_and_taken_aw
     admin("GET", "routing/rules?policy=nobody", expect=404)
 
 
+def test_each_edit_of_a_draft_is_kept_with_who_made_it_and_what_it_changed(admin: Api) -> None:
+    rule = {"name": "all", "chain": ["offline"]}
+    made = admin("POST", "routing/policies", {"slug": "night", "rules": [rule]}, expect=201)
+    path = f"routing/policies/night/{made['version']}"
+    assert admin("GET", f"{path}/edits")["results"] == []
+    admin("PUT", path, {"rules": [rule | {"chain": ["phi3", "offline"]}]})
+    admin("PUT", path, {"rules": [rule | {"chain": ["phi3", "offline"]}], "notes": "quiet"})
+    admin("PUT", path, {"rules": [rule | {"chain": ["phi3", "offline"]}], "notes": "quiet"})  # changes nothing
+    newest, first = admin("GET", f"{path}/edits")["results"]
+    assert first["changes"].splitlines() == ["@@ all @@", "-chain: [offline]", "+chain: [phi3, offline]"]
+    assert (first["edited_by"], newest["edited_by"]) == ("admin", "admin")
+    assert "+notes: quiet" in newest["changes"]
+    admin("PUT", "routing/file", {"policies": [{"slug": "night", "rules": [rule]}]})
+    assert len(admin("GET", f"{path}/edits")["results"]) == 3
+    admin("POST", f"{path}/publish")
+    assert len(admin("GET", f"{path}/edits")["results"]) == 3  # they stay with the version
+    Api("coordinator")("GET", f"{path}/edits")
+    admin("GET", "routing/policies/night/99/edits", expect=404)
+
+
+def test_nothing_is_published_but_what_was_seen(admin: Api) -> None:
+    rule = {"name": "all", "chain": ["offline"]}
+    made = admin("POST", "routing/policies", {"slug": "night", "rules": [rule]}, expect=201)
+    path = f"routing/policies/night/{made['version']}"
+    seen = admin("GET", path)["fingerprint"]
+    admin("PUT", path, {"rules": [rule | {"chain": ["phi3", "offline"]}]})
+    refused = admin("POST", f"{path}/publish", {"fingerprint": seen}, expect=412)
+    assert refused["error"]["code"] == "changed"
+    response = admin.client.generic("POST", f"/api/{path}/publish", headers=admin.headers | {"If-Match": f'"{seen}"'})
+    assert response.status_code == 412
+    lost = admin.client.put(
+        f"/api/{path}",
+        json.dumps({"rules": [rule]}),
+        content_type="application/json",
+        headers={**admin.headers, "If-Match": f'"{seen}"'},
+    )
+    assert lost.status_code == 412
+    tag = admin.client.get(f"/api/{path}", headers=admin.headers).headers["ETag"]
+    admin("POST", f"{path}/publish", {"fingerprints": seen}, expect=400)
+    response = admin.client.generic("POST", f"/api/{path}/publish", headers=admin.headers | {"If-Match": tag})
+    assert (response.status_code, response.json()["state"]) == (200, "live")
+    before = "routing/policies/default/1"
+    admin("POST", f"{before}/rollback", {"fingerprint": seen}, expect=412)
+    admin("POST", f"{before}/rollback", {"fingerprint": admin("GET", before)["fingerprint"]})
+    assert snapshot.load().policy.slug == "default"
+
+
 # --- budgets and explain ---------------------------------------------------------------------------
 
 
@@ -278,6 +325,16 @@ def test_explain_says_which_model_would_serve_and_why_not_the_others(admin: Api)
     admin("POST", "routing/explain", {"model": "gpt-99"}, expect=404)
     for bad in ({"complexity": 2}, {"complexity": "NaN"}, {"agent_level": "L9"}, {"context_tokens": -1}):
         admin("POST", "routing/explain", bad, expect=400)
+
+
+def test_explain_names_every_mistake_with_its_place(admin: Api) -> None:
+    body = {"task_knd": "analysis", "complexity": 7, "capabilities": ["x" * 61], "agent_level": "L1"}
+    found = problems(admin("POST", "routing/explain", body, expect=400))
+    assert [line.split(":")[0] for line in found] == ["task_knd", "complexity", "capabilities[0]"]
+    assert "unknown key; known are task_kind," in found[0]
+    assert problems(admin("POST", "routing/explain", [1], expect=400))
+    replay = admin("POST", "routing/policies/default/1/replay", {"day": 7}, expect=400)
+    assert problems(replay) == ["day: unknown key; known are days, max_calls"]
 
 
 def test_the_schema_describes_every_endpoint(admin_client: Client) -> None:

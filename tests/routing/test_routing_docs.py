@@ -59,3 +59,13 @@ def test_the_worked_arithmetic_is_right() -> None:
     assert f"{short.candidates[0].max_output_tokens:,} tokens of" in DOCUMENT
     insistent = plan(ask("x" * 1_000, max_output_tokens=4_000), config, left(20_000, 10_000_000))
     assert [candidate.model.slug for candidate in insistent.candidates] == ["llama3.2"]
+
+
+def test_every_option_of_a_provider_is_in_its_table() -> None:
+    read = re.compile(r"\boptions\.get\(\s*\"(\w+)\"")
+    files = (django_settings.BASE_DIR / "routing").rglob("*.py")
+    used = {name for file in files for name in read.findall(file.read_text(encoding="utf-8"))}
+    section = DOCUMENT.split("## Servers that people run themselves")[1].split("## The routing file")[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert {"structured_output", "keep_alive"} <= used
+    assert used == documented

@@ -76,6 +76,31 @@ def test_the_example_of_the_documentation_applies_to_a_seeded_installation(seede
     assert Provider.objects.filter(slug="anthropic", enabled=True).exists()
 
 
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\r", "\n\n"])
+def test_no_line_end_in_a_note_is_lost_in_a_file(seeded: None, end: str) -> None:
+    LanguageModel.objects.filter(slug="phi3").update(notes=f"É{end}ì")
+    text = export()
+    LanguageModel.objects.filter(slug="phi3").update(notes="")
+    apply(text, by="test")
+    assert LanguageModel.objects.get(slug="phi3").notes == f"É{end}ì"
+
+
+def test_a_row_in_force_is_changed_by_its_slug_and_the_change_alone(seeded: None) -> None:
+    change = """
+        providers: [{slug: llama-cpp, enabled: true}]
+        models: [{slug: claude-haiku-4-5, input_usd_per_mtok: "0.8"}]
+        budgets: [{slug: monthly-cloud, hard: false}]
+    """
+    assert apply(change, by="test").written == [
+        "providers llama-cpp", "models claude-haiku-4-5", "budgets monthly-cloud"
+    ]  # fmt: skip
+    assert Provider.objects.get(slug="llama-cpp").kind == "openai"
+    assert LanguageModel.objects.get(slug="claude-haiku-4-5").provider.slug == "anthropic"
+    assert refused("providers: [{slug: new, enabled: true}]") == [
+        "1:13 providers[0].kind: is missing", "1:13 providers[0].location: is missing"
+    ]  # fmt: skip
+
+
 def test_a_changed_price_is_a_new_price_and_the_old_one_is_kept(seeded: None) -> None:
     change = """
         models:
@@ -88,6 +113,31 @@ def test_a_changed_price_is_a_new_price_and_the_old_one_is_kept(seeded: None) ->
     assert prices[1].cached_input_usd_per_mtok == Decimal("0.10")
     assert prices[1].origin == ""
     assert apply(change, by="test").written == []
+
+
+def test_prices_of_longer_inputs_are_loaded_exported_changed_and_taken_away(seeded: None) -> None:
+    change = """
+        models:
+          - {{slug: claude-haiku-4-5, provider: anthropic, name: claude-haiku-4-5, context_window: 200000,
+             input_tiers: {}}}
+    """
+    tiers = """[{above_input_tokens: 100000, input_usd_per_mtok: 2, output_usd_per_mtok: "7.5"},
+        {above_input_tokens: 150000, input_usd_per_mtok: 3, output_usd_per_mtok: 8, cached_input_usd_per_mtok: 0}]"""
+    assert apply(change.format(tiers), by="test").written == ["models claude-haiku-4-5"]
+    assert apply(change.format(tiers), by="test").written == []
+    assert apply(export("yaml"), by="test").written == []
+    haiku = next(one for one in rows.load_plain()["models"] if one["slug"] == "claude-haiku-4-5")
+    assert haiku["input_tiers"] == [
+        {"above_input_tokens": 100_000, "input_usd_per_mtok": "2.00", "output_usd_per_mtok": "7.50"},
+        {"above_input_tokens": 150_000, "input_usd_per_mtok": "3.00", "output_usd_per_mtok": "8.00",
+         "cached_input_usd_per_mtok": "0"},
+    ]  # fmt: skip
+    price = snapshot.load().models["claude-haiku-4-5"].price
+    assert price is not None
+    assert [(tier.above, tier.price.input_usd_per_mtok) for tier in price.tiers] == [(100_000, 2), (150_000, 3)]
+    assert price.tiers[1].price.cached_input_usd_per_mtok == 0
+    assert apply(change.format("[]"), by="test").written == ["models claude-haiku-4-5"]
+    assert snapshot.load().models["claude-haiku-4-5"].price.tiers == ()  # type: ignore[union-attr]
 
 
 def test_a_new_policy_goes_live_at_once_and_the_old_version_is_kept(seeded: None) -> None:
@@ -171,6 +221,10 @@ def test_ten_mistakes_are_reported_at_once_each_with_its_place(seeded: None) -> 
     ]
 
 
+MODEL = (
+    "models: [{{slug: phi3, provider: ollama, name: phi3, context_window: 4096,"
+    " input_usd_per_mtok: 1, output_usd_per_mtok: 5, {}}}]"
+)
 RULE = "policies: [{{slug: default, live: true, rules: [{{name: r, {}}}]}}]"
 MISTAKES = {
     "an unknown section": ("rulez: []", "rulez: unknown section"),
@@ -233,6 +287,17 @@ MISTAKES = {
         "when.budget_left.above: can never hold",
     ),
     "a live policy without rules": ("policies: [{slug: x, live: true}]", "policies[0].rules: a live policy needs"),
+    "tiers that do not rise": (
+        MODEL.format(
+            "input_tiers: [{above_input_tokens: 5, input_usd_per_mtok: 2, output_usd_per_mtok: 7},"
+            " {above_input_tokens: 5, input_usd_per_mtok: 2, output_usd_per_mtok: 7}]"
+        ),
+        "input_tiers[1].above_input_tokens: must be more than that of the tier before",
+    ),
+    "a tier without a price": (
+        MODEL.format("input_tiers: [{above_input_tokens: 5, input_usd_per_mtok: 2}]"),
+        "input_tiers[0].output_usd_per_mtok: is missing",
+    ),
     "an unknown baseline": ("settings: {baseline_model: x}", "settings.baseline_model: there is no model 'x'"),
     "an unknown time zone": ("settings: {time_zone: ../etc/passwd}", "settings.time_zone: is no time zone"),
     "a list for a mapping": ("settings: []", "settings: should be a mapping"),

@@ -4,13 +4,16 @@ import pytest
 
 from routing.budgets import budgets_in_scope
 from routing.demand import from_json, measure, to_json
+from routing.roles import WRAPPING_TOKENS
 from routing.rules import decide, plan
 from routing.types import (
+    SHADOW,
     Dropped,
     Image,
     Message,
     ModelSpec,
     Plan,
+    PriceTier,
     Range,
     RuleOptions,
     SettingsSpec,
@@ -360,6 +363,36 @@ def test_an_open_output_is_cut_to_what_the_budget_holds() -> None:
     assert "limited to" in candidate.reason
 
 
+LONG_SONNET = model(
+    "claude-sonnet-4-5",
+    ANTHROPIC,
+    replace(SONNET_PRICE, tiers=(PriceTier(2_000, price("6", "22.50")),)),
+    context_window=200_000,
+)
+
+
+def test_what_is_held_of_a_price_with_tiers_is_the_dearest_that_the_input_may_reach() -> None:
+    config = snapshot(rule(chain=("claude-sonnet-4-5",)), models=(LONG_SONNET,), budgets=(budget(10_000_000),))
+    short = plan(ask("x" * 1_984, max_output_tokens=1_000), config, HEALTHY)
+    assert short.holds == {1: 3 * 2_000 + 15_000}
+    long = plan(ask("x" * 1_985, max_output_tokens=1_000), config, HEALTHY)
+    assert long.holds == {1: 6 * 2_001 + 22_500}
+
+
+def test_a_repair_that_grows_into_a_tier_is_held_at_its_price() -> None:
+    config = snapshot(rule(chain=("claude-sonnet-4-5",)), models=(LONG_SONNET,), budgets=(budget(10_000_000),))
+    decision = plan(ask("x" * 984, max_output_tokens=1_000, json_object=True), config, HEALTHY)
+    again = 1_000 + WRAPPING_TOKENS + 1_000
+    assert decision.holds == {1: 3 * 1_000 + 15_000 + 6 * again + 22_500}
+
+
+def test_an_open_output_is_cut_to_what_the_budget_holds_in_the_tier_that_it_may_reach() -> None:
+    config = snapshot(rule(chain=("claude-sonnet-4-5",)), models=(LONG_SONNET,), budgets=(budget(10_000_000),))
+    candidate = plan(ask("x" * 3_000), config, left(40_000, 10_000_000)).candidates[0]
+    assert candidate.max_output_tokens == int((40_000 - 3_016 * 6) / 22.5)
+    assert candidate.worst_case_microusd <= 40_000 < candidate.worst_case_microusd + 23
+
+
 def test_an_output_that_the_caller_fixed_is_refused_rather_than_cut() -> None:
     config = snapshot(rule(chain=("claude-sonnet-4-5", "llama3.2")), budgets=(budget(10_000_000),))
     decision = plan(ask(max_output_tokens=4_000), config, left(20_000, 10_000_000))
@@ -386,6 +419,44 @@ def test_a_chain_without_a_free_model_turns_to_the_free_ones_of_the_next_rules()
     decision = plan(ask(), config, left(0, 10_000_000))
     assert (decision.rule, chosen(decision)) == ("directors", ["llama3.2"])
     assert "costs nothing" in decision.candidates[0].reason
+
+
+def test_a_named_model_beyond_a_budget_gives_way_to_the_free_ones_of_the_rules_for_such_a_task() -> None:
+    config = snapshot(
+        rule("never", ("llama3.1:70b",), When(task_kinds=frozenset({"other"}))),
+        rule("first", ("claude-haiku-4-5", "llama3.2")),
+        rule("rest", ("llama3.1:70b", "llama3.2", "offline")),
+        budgets=(budget(10_000_000),),
+    )
+    decision = plan(ask(model="claude-sonnet-4-5"), config, left(0, 10_000_000))
+    assert (decision.rule, chosen(decision)) == ("explicit", ["llama3.2", "llama3.1:70b", "offline"])
+    assert decision.holds == {}
+    assert decision.candidates[0].reason == (
+        "costs nothing, from the rule 'first': the model asked for is beyond a budget"
+    )
+    assert why_not(decision, "claude-sonnet-4-5").kind == "budget"
+
+
+def test_a_named_model_that_fails_for_another_reason_has_no_substitute() -> None:
+    config = snapshot(rule(chain=CLOUD_FIRST), budgets=(budget(10_000_000),))
+    down = World(NOON, open_circuits={("anthropic", ""): "down"})
+    with pytest.raises(NoRoute):
+        plan(ask(model="claude-sonnet-4-5"), config, down)
+
+
+def test_a_named_model_beyond_a_budget_is_refused_where_the_budget_denies_or_no_rule_knows_the_task() -> None:
+    denying = snapshot(rule(chain=CLOUD_FIRST), budgets=(budget(10_000_000, on_exhausted="deny"),))
+    other = When(task_kinds=frozenset({"other"}))
+    unknown = snapshot(rule("other", ("llama3.2",), other), budgets=(budget(10_000_000),))
+    for config in (denying, unknown):
+        with pytest.raises(BudgetExceeded, match="monthly-cloud"):
+            plan(ask(model="claude-sonnet-4-5"), config, left(0, 10_000_000))
+
+
+def test_a_comparison_is_never_made_with_another_model_than_the_one_it_names() -> None:
+    config = snapshot(rule(chain=CLOUD_FIRST), budgets=(budget(10_000_000),))
+    with pytest.raises(BudgetExceeded):
+        plan(ask(model="claude-sonnet-4-5", task_kind=SHADOW), config, left(0, 10_000_000))
 
 
 def test_a_budget_that_denies_refuses_what_it_cannot_hold() -> None:
@@ -502,6 +573,25 @@ def test_a_request_may_ask_for_a_pattern_and_the_chain_fills_its_roles(pattern: 
     decision = plan(ask(pattern=pattern), snapshot(rule(chain=CLOUD_FIRST)), HEALTHY)
     assert decision.pattern == pattern
     assert {part.role for part in decision.parts} == roles
+
+
+@pytest.mark.parametrize(
+    ("asked", "stated", "seconds"),
+    [
+        ("ensemble", 5.0, 60.0),
+        ("debate", 90.0, 90.0),
+        ("ensemble", None, None),
+        ("cascade", 5.0, 5.0),  # one draft, which others can go on without
+        ("", 5.0, 5.0),
+    ],
+)
+def test_members_that_a_caller_asks_for_have_time_to_load(
+    asked: str, stated: float | None, seconds: float | None
+) -> None:
+    served = rule(chain=CLOUD_FIRST, options=RuleOptions(first_token_seconds=stated))
+    assert plan(ask(pattern=asked), snapshot(served), HEALTHY).options.first_token_seconds == seconds
+    own = rule(chain=CLOUD_FIRST, pattern="ensemble", options=RuleOptions(first_token_seconds=7))
+    assert plan(ask(pattern="ensemble"), snapshot(own), HEALTHY).options.first_token_seconds == 7
 
 
 def test_a_pattern_that_does_not_exist_is_refused() -> None:

@@ -1,5 +1,6 @@
 """What holds of every plan, whatever the configuration and the state of the world."""
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +17,7 @@ from routing.types import (
     ModelSpec,
     Plan,
     PriceSpec,
+    PriceTier,
     ProviderSpec,
     RuleOptions,
     SettingsSpec,
@@ -28,7 +30,9 @@ from ziggie.errors import RoutingError
 
 CAPABILITIES = ("chat", "tools", "vision", "advanced_coding_tasks")
 dollars = st.sampled_from([Decimal(0), Decimal("0.15"), Decimal(3), Decimal(75)])
-prices = st.none() | st.builds(PriceSpec, st.just(1), dollars, dollars, st.none() | dollars, st.none() | dollars)
+flat = st.builds(PriceSpec, st.just(1), dollars, dollars, st.none() | dollars, st.none() | dollars)
+tiers = st.builds(lambda above, its: (PriceTier(above, its),), st.sampled_from([0, 50, 5_000]), flat)
+prices = st.none() | flat | st.builds(lambda base, higher: replace(base, tiers=higher), flat, tiers)
 usually = st.sampled_from([True, True, True, False])
 
 

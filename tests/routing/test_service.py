@@ -12,7 +12,7 @@ from routing.models import Budget, RoutedCall
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
-from ziggie.errors import AllProvidersFailed, BudgetExceeded, DeadlineExceeded, UnknownModel
+from ziggie.errors import BudgetExceeded, DeadlineExceeded, UnknownModel, Unsupported
 from ziggie.ids import uuid7
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -113,7 +113,7 @@ def test_a_model_asked_for_by_name_serves_alone(here: Installation) -> None:
     here.ollama.default = Reply(text="hello")
     assert ask(model="llama3.2:3b").model == "llama3.2:3b"
     here.ollama.default = Reply(status=400, error="no")
-    with pytest.raises(AllProvidersFailed, match="no"):
+    with pytest.raises(Unsupported, match="no"):
         ask(model="llama3.2:3b")
     here.assert_books_are_closed()
 

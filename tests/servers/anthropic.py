@@ -34,6 +34,7 @@ class AnthropicServer(ProviderServer):
         self.batches: dict[str, list[Any]] = {}  # id -> its requests
         self.batches_made: dict[str, str] = {}  # id -> when
         self.batches_end = True  # False: they stay in progress
+        self.batches_cancelled: set[str] = set()
         self.batch_kinds: dict[str, str] = {}  # "expired" or "errored" by words in a request; else it succeeds
 
     async def route(self, exchange: Exchange, received: Received) -> None:
@@ -70,22 +71,31 @@ class AnthropicServer(ProviderServer):
         elif rest[0] not in self.batches:
             await exchange.send_json(404, self.error(404, "no such batch", ""))
         elif rest[1:] == ["results"]:
-            lines = [json.dumps(self._batch_line(request)) for request in reversed(self.batches[rest[0]])]
+            cancelled = rest[0] in self.batches_cancelled
+            requests = reversed(self.batches[rest[0]])
+            lines = [json.dumps(self._batch_line(request, cancelled=cancelled)) for request in requests]
             await exchange.send(200, "\n".join(lines).encode(), {"content-type": "application/x-jsonl"})
         else:
+            if rest[1:] == ["cancel"] and not self.batches_end:  # one that has ended stays as it is
+                self.batches_cancelled.add(rest[0])
             await exchange.send_json(200, self._batch(rest[0]))
 
     def _batch(self, batch_id: str) -> dict[str, Any]:
         at, count = self.batches_made.get(batch_id, "2026-01-01T00:00:00Z"), len(self.batches[batch_id])
         counts = {"processing": 0, "succeeded": count, "errored": 0, "canceled": 0, "expired": 0}
         ended = {"processing_status": "ended", "results_url": f"{self.url}/v1/messages/batches/{batch_id}/results"}
-        state = ended if self.batches_end else {"processing_status": "in_progress", "results_url": None}
+        state = (
+            ended
+            if self.batches_end or batch_id in self.batches_cancelled
+            else {"processing_status": "in_progress", "results_url": None}
+        )
         return {"id": batch_id, "type": "message_batch", "created_at": at, "expires_at": at, "request_counts": counts,
                 **state}  # fmt: skip
 
-    def _batch_line(self, request: Any) -> dict[str, Any]:
+    def _batch_line(self, request: Any, *, cancelled: bool) -> dict[str, Any]:
         words = json.dumps(request["params"])
-        kind = next((kind for text, kind in self.batch_kinds.items() if text in words), "succeeded")
+        usual = "canceled" if cancelled else "succeeded"
+        kind = next((kind for text, kind in self.batch_kinds.items() if text in words), usual)
         result: dict[str, Any] = {"type": kind}
         if kind == "succeeded":
             received = Received("POST", "/v1/messages", {}, b"", request["params"], 0.0)
@@ -94,6 +104,9 @@ class AnthropicServer(ProviderServer):
         elif kind == "errored":
             result["error"] = self.error(400, "prompt is too odd", "invalid_request_error")
         return {"custom_id": request["custom_id"], "result": result}
+
+    def is_bare(self, received: Received) -> bool:
+        return received.path.endswith("/cancel") and not received.body
 
     def authorized(self, received: Received) -> bool:
         # the REST documentation says x-api-key, the package of 2.x sends a bearer token: both are right

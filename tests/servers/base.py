@@ -105,6 +105,10 @@ class ProviderServer(ABC):
     def error_event(self, reply: Reply) -> bytes:
         """An error inside a stream."""
 
+    def is_bare(self, received: Received) -> bool:
+        """Whether such a POST has no body."""
+        return False
+
     @abstractmethod
     def authorized(self, received: Received) -> bool:
         """True if the request bears the key."""
@@ -228,7 +232,7 @@ class ProviderServer(ABC):
             self.requests.append(received)
         if self.api_key and not self.authorized(received):
             await exchange.send_json(401, self.error(401, "the API key is wrong", "authentication_error"))
-        elif exchange.method == "POST" and not isinstance(value, dict):
+        elif exchange.method == "POST" and not isinstance(value, dict) and not self.is_bare(received):
             await exchange.send_json(400, self.error(400, "the body is not a JSON object", "invalid_request_error"))
         else:
             await self.route(exchange, received)

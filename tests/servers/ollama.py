@@ -1,7 +1,9 @@
 """Ollama: /api/chat, /api/generate, /api/embed, /api/embeddings, /api/tags, /api/ps, /api/version, /api/show.
 
-Like the real one it answers 404 for models it does not have, cuts a prompt that is longer than `num_ctx` (4096
-if none is asked for, `train_context` at most) without a word, and reports late failures inside a 200 stream.
+Like the real one it answers 404 for models it does not have (but serves cloud models that it does not list),
+reports late failures inside a 200 stream, and cuts a prompt that is longer than `num_ctx` (4096 if none is asked for,
+`train_context` at most) without a word, unless it is told `truncate: false`: then it hands on its runner's refusal.
+Versions before 0.12.6 do not know that word (`cuts_in_silence`).
 """
 
 import json
@@ -24,7 +26,9 @@ class OllamaServer(ProviderServer):
         *("llava:13b", "all-minilm", "nomic-embed-text", "kimi-k2:1t-cloud", "qwen3-coder:480b-cloud"),
     )
     loaded: tuple[str, ...] = ()
-    version = "0.12.6"
+    version = "0.40.2"
+    cuts_in_silence = False
+    signed_in = True  # to the cloud that it passes names ending in "cloud" on to
     train_context = 131072
     default_context = 4096
 
@@ -48,18 +52,28 @@ class OllamaServer(ProviderServer):
 
     def refuse(self, reply: Reply, request: Any) -> tuple[int, str, str] | None:
         model = request.get("model", "")
+        if model.endswith((":cloud", "-cloud")):
+            return None if self.signed_in else (401, "unauthorized", "")
         if not self._has(model):
             return 404, f'model "{model}" not found, try pulling it first', ""
         for message in request.get("messages", ()):
             if not isinstance(message.get("content", ""), str):
                 return 400, "json: cannot unmarshal array into Go struct field ChatRequest.messages.content", ""
+        size, asked = self._context(request), input_tokens(reply, request)
+        if request.get("truncate") is False and not self.cuts_in_silence and asked >= size:
+            return 400, _runners_refusal(asked, size), ""
         return None
+
+    def _context(self, request: Any) -> int:
+        asked = (request.get("options") or {}).get("num_ctx") or self.default_context
+        return min(int(asked), self.train_context)
 
     def _has(self, model: str) -> bool:
         return any(model in (name, name.removesuffix(":latest"), f"{name}:latest") for name in self.models)
 
     def error(self, status: int, message: str, kind: str) -> Any:
-        return {"error": message}
+        signin = {} if self.signed_in else {"signin_url": "https://ollama.com/connect?name=box&key=c3NoLWVkMjU1MTk"}
+        return {"error": message, **signin}
 
     def error_event(self, reply: Reply) -> bytes:
         return _line({"error": reply.error or "an error was encountered while running the model"})
@@ -92,9 +106,9 @@ class OllamaServer(ProviderServer):
         end |= {"total_duration": 24917275, "load_duration": 1818031}
         if reply.usage:
             counted = input_tokens(reply, request) + tokens(request.get("prompt"))
-            asked = (request.get("options") or {}).get("num_ctx") or self.default_context
-            limit = min(asked, self.train_context)
+            limit = self._context(request)
             end |= {"prompt_eval_count": counted if reply.input_tokens is not None else min(counted, limit)}
+            end |= {"prompt_eval_cached_count": reply.cached_tokens}
             end |= {"prompt_eval_duration": 596149, "eval_count": output_tokens(reply), "eval_duration": 21614190}
         return end
 
@@ -119,6 +133,19 @@ def _holder(request: Any, message: dict[str, Any]) -> dict[str, Any]:
 
 def _calls(reply: Reply) -> list[dict[str, Any]]:
     return [{"function": {"name": call.name, "arguments": dict(call.arguments)}} for call in reply.calls]
+
+
+def _runners_refusal(asked: int, size: int) -> str:
+    """llama-server's error, which Ollama hands on as a text."""
+    words = f"request ({asked} tokens) exceeds the available context size ({size} tokens), try increasing it"
+    error = {
+        "code": 400,
+        "message": words,
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": asked,
+        "n_ctx": size,
+    }
+    return json.dumps({"error": error})
 
 
 def _line(value: Any) -> bytes:

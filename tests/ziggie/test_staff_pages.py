@@ -60,7 +60,7 @@ def test_empty_pages_say_so(seeded: None) -> None:
     client = staff_client()
     assert "No call has been made yet." in seen(client.get("/usage/calls/"))
     assert "There is no draft." in seen(client.get("/policies/"))
-    assert "Nothing waits." in seen(client.get("/policies/waiting/"))
+    assert "No request waits." in seen(client.get("/policies/waiting/"))
     assert "no model runs in the shadow" in seen(client.get("/policies/rollouts/"))
 
 

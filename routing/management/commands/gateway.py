@@ -5,7 +5,9 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
+from django.db import connection
 
+from routing import snapshot
 from ziggie.checks import TAG
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import ConfigurationError, InvalidInput
@@ -30,6 +32,8 @@ class Command(ZiggieCommand):
         if not 1 <= workers <= MAX_WORKERS:
             raise InvalidInput(f"--workers: must be from 1 to {MAX_WORKERS}")
         _try_port(options["host"], port)
+        snapshot.load()  # what is wrong with the configuration is said in one line, before any worker starts
+        connection.close()
         from routing.gateway.server import serve
 
         self.stdout.write(f"The gateway listens on http://{options['host']}:{port}/v1 ({workers} worker(s)).")

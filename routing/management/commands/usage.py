@@ -4,6 +4,7 @@ statements against the records."""
 import csv
 import sys
 from argparse import SUPPRESS, ArgumentParser
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Command(ZiggieCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        actions.add_parser("check", help="Compares records, rollups and receipts to the micro-dollar.")
+        actions.add_parser("check", help="Compares records, rollups, receipts and budgets to the micro-dollar.")
         export = actions.add_parser("export", help="Writes records as CSV to stdout.")
         export.add_argument("--from", dest="since", default="", metavar="DATE")
         export.add_argument("--to", dest="until", default="", metavar="DATE")
@@ -47,7 +48,7 @@ class Command(ZiggieCommand):
         csv.writer(sys.stdout).writerows(usage.csv_rows(found.iterator(chunk_size=2_000)))
 
     def _check(self, options: dict[str, Any]) -> None:
-        differences, reach = proof.differences(), proof.reach()
+        differences, reach, overruns = proof.differences(), proof.reach(), proof.overruns()
         if differences:
             raise BooksDisagree(f"{len(differences)} sums disagree", details=[{"at": text} for text in differences])
         document = {
@@ -56,8 +57,10 @@ class Command(ZiggieCommand):
             "records_from": reach.records_from,
             "months_from": reach.months_from,
             "months_until": reach.months_until,
+            "overruns": [asdict(overrun) for overrun in overruns],
         }
-        self.emit(document, f"Records, rollups and receipts agree to the micro-dollar: {reach}.")
+        agreed = f"Records, rollups, receipts and the budgets' counters agree to the micro-dollar: {reach}."
+        self.emit(document, "\n".join([agreed, *map(str, overruns)]))
 
     def _prices(self, options: dict[str, Any]) -> None:
         comparison = price_list.compare()

@@ -1,0 +1,24 @@
+"""Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
+are told it in words, and those that end a stream without a word are asked for the whole, which says what was wrong."""
+
+from routing.adapters.decoding import EMPTY
+from routing.adapters.prompting import in_words
+from routing.types import ChatRequest, ProviderError, ProviderSpec, Source
+
+
+def again(
+    request: ChatRequest, error: ProviderError, provider: ProviderSpec, *, streamed: bool, began: bool = False
+) -> tuple[ChatRequest, bool]:
+    """(request, streamed) to ask next after a request failed before any piece of an answer. Raises `error` where
+    nothing else is to be tried, or where the answer `began`.
+
+    Of the servers that people run themselves some lose an error that comes after the head of a stream. A server that
+    charges is not asked twice for what it may have charged already.
+    """
+    plain = None if began else in_words(request, error)
+    if plain is not None:
+        return plain, streamed
+    own = provider.kind == "openai" and provider.location is Source.LOCAL
+    if streamed and own and not began and error.message == EMPTY:
+        return request, False
+    raise error

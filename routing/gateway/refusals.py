@@ -1,0 +1,33 @@
+"""What is said to who sends no request, or not all of one: in the words of the API that was called, as far as that is
+known, and with the end of the connection."""
+
+from http import HTTPStatus
+
+import orjson
+
+from routing.gateway.chat import ANTHROPIC, OPENAI
+from routing.gateway.http import END_CONNECTION, JSON_TYPE, RequestTimeout
+from ziggie.errors import InvalidInput, ZiggieError, error_body
+from ziggie.ids import uuid7
+
+
+class HeadTooLarge(InvalidInput):
+    code, http_status = "head_too_large", 431
+
+
+UNREAD: dict[int, ZiggieError] = {
+    400: InvalidInput("this is no HTTP request that can be read, or only a part of one"),
+    408: RequestTimeout("the request did not arrive in time"),
+    431: HeadTooLarge("the head of the request is too long"),
+}
+
+
+def refusal(error: ZiggieError, path: bytes) -> bytes:
+    """A whole answer that ends the connection. `path` may be empty."""
+    status, request_id = error.http_status, str(uuid7())
+    body, headers = orjson.dumps(error_body(error)), []
+    if not path or path.startswith(b"/v1/"):
+        dialect = ANTHROPIC if path.startswith(b"/v1/messages") else OPENAI
+        body, headers = dialect.error(error, status, request_id), dialect.request_id(request_id)
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-length: {len(body)}\r\n".encode()
+    return head + b"".join(b"%b: %b\r\n" % line for line in (JSON_TYPE, END_CONNECTION, *headers)) + b"\r\n" + body

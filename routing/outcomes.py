@@ -1,0 +1,19 @@
+"""PURE: what the failure of an attempt means for the walk and for the books."""
+
+from routing.types import Outcome, ProviderError
+
+
+def worth_another_try(error: ProviderError) -> bool:
+    """Passing troubles of a server that is there. One that is away or full is left at once."""
+    return error.retryable and error.kind not in ("connection", "rate_limited", "overloaded")
+
+
+def was_at_work(error: ProviderError) -> bool:
+    """Whether the provider was at work on the request, which it has paid then; what it refuses costs nothing."""
+    return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
+
+
+def outcome_of(error: ProviderError) -> Outcome:
+    if error.kind == "timeout":
+        return "timeout"
+    return "cut" if error.kind == "cut" else "error"

@@ -1,0 +1,144 @@
+"""The gateway before servers that people run themselves, which refuse and leave out what hosted ones do not."""
+
+import json
+
+import openai
+import pytest
+
+from routing import snapshot
+from routing.models import Circuit, Provider, RoutedCall
+from tests.gateway.conftest import Gateway
+from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL, QUESTION, WEATHER, anthropic_client, openai_client
+from tests.servers.script import Call, Reply
+
+OSLO = '{"city": "Oslo"}'
+FORMAT = {"type": "json_schema", "json_schema": {"name": "place", "schema": WEATHER, "strict": True}}
+CALLED = [
+    *QUESTION,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": OSLO}}],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+]
+
+
+@pytest.fixture
+def own(gateway: Gateway) -> Gateway:
+    """The gateway with llama-cpp-python behind the model gpt."""
+    gateway.openai.dialect = "llama_cpp"
+    Provider.objects.filter(slug="openai").update(location="local")
+    snapshot.forget()
+    return gateway
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_the_server_refuses_is_said_in_the_prompt(own: Gateway, stream: bool) -> None:
+    own.openai.default = Reply(OSLO)
+    client = openai_client(own)
+    asked = {"model": "gpt", "messages": QUESTION, "response_format": FORMAT}
+    if stream:
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    else:
+        text = client.chat.completions.create(**asked).choices[0].message.content or ""
+    assert json.loads(text) == {"city": "Oslo"}
+    asked_again = own.openai.calls[-1].json
+    assert "JSON Schema" in asked_again["messages"][0]["content"]
+    assert asked_again["response_format"] == {"type": "json_object"}
+    (receipt,) = own.settled(1)
+    assert (receipt.outcome, len(receipt.attempts)) == ("ok", 1)
+    assert not Circuit.objects.filter(failures__gt=0).exists()
+
+
+def test_a_server_that_knows_no_json_at_all_is_asked_for_it_in_the_prompt_alone(own: Gateway) -> None:
+    refusal = Reply(status=400, error="response_format is not supported by this server")
+    own.openai.dialect = "openai"
+    own.openai.queue(refusal, refusal, Reply(OSLO))
+    answer = openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, response_format=FORMAT)
+    assert answer.choices[0].message.content == OSLO
+    kinds = [call.json.get("response_format", {}).get("type") for call in own.openai.calls]
+    assert kinds == ["json_schema", "json_object", None]
+
+
+def test_a_schema_that_is_wrong_itself_is_refused_and_not_reworded(own: Gateway) -> None:
+    own.openai.default = Reply(status=400, error="Invalid schema for response_format 'place': 'city' is required")
+    with pytest.raises(openai.BadRequestError, match="Invalid schema"):
+        openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, response_format=FORMAT)
+    assert len(own.openai.calls) == 1
+
+
+def test_a_tools_answer_reaches_a_server_that_wants_text_in_every_turn(own: Gateway) -> None:
+    own.openai.default = Reply("It rains.")
+    answer = openai_client(own).chat.completions.create(model="gpt", messages=CALLED, tools=[OPENAI_TOOL])
+    assert answer.choices[0].message.content == "It rains."
+
+
+def test_a_streamed_call_that_is_said_in_both_ways_is_one_call(own: Gateway) -> None:
+    own.openai.default = Reply("", calls=(Call("weather", {"city": "Oslo"}),))
+    with anthropic_client(own).messages.stream(
+        model="gpt", messages=QUESTION, max_tokens=50, tools=[ANTHROPIC_TOOL]
+    ) as stream:
+        message = stream.get_final_message()
+    (block,) = [block for block in message.content if block.type == "tool_use"]
+    assert block.input == {"city": "Oslo"}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "request (4002 tokens) exceeds the available context size (256 tokens), try increasing it"),
+        (500, "image input is not supported - hint: you may need to provide the mmproj"),
+    ],
+)
+def test_what_the_only_model_refuses_is_the_callers_to_mend(own: Gateway, status: int, words: str) -> None:
+    own.openai.default = Reply(status=status, error=words)
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client(own).chat.completions.create(model="gpt", messages=QUESTION)
+    assert words in str(caught.value)
+    (attempt,) = caught.value.body["details"]  # type: ignore[index,call-overload]  # our own shape
+    assert attempt["model"] == "gpt"
+    own.settled(1)
+    assert RoutedCall.objects.get().outcome == "unsupported"
+    assert not Circuit.objects.filter(failures__gt=0).exists()
+
+
+def test_json_that_the_callers_own_limit_cut_comes_as_it_is(own: Gateway) -> None:
+    own.openai.default = Reply('{"city": "Os', stop="length")
+    answer = openai_client(own).chat.completions.create(
+        model="gpt", messages=QUESTION, max_tokens=3, response_format={"type": "json_object"}
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].message.content == '{"city": "Os'
+    assert len(own.openai.calls) == 1
+
+
+def test_a_stream_that_ends_without_a_word_is_asked_what_was_wrong(own: Gateway) -> None:
+    """llama-cpp-python finds a prompt too long only once it has begun to stream, and says nothing."""
+    own.openai.queue(
+        Reply(fault="empty"), Reply(status=400, error="This model's maximum context length is 2048 tokens.")
+    )
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=True)
+    assert [call.json["stream"] for call in own.openai.calls] == [True, False]
+
+
+def test_a_stream_that_stays_empty_where_the_whole_comes_is_answered_in_one_piece(own: Gateway) -> None:
+    own.openai.queue(Reply(fault="empty"), Reply("Hello."))
+    chunks = list(openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello."
+
+
+def test_a_provider_that_charges_is_not_asked_twice_for_an_empty_stream(gateway: Gateway) -> None:
+    gateway.openai.default = Reply(fault="empty")
+    with pytest.raises(openai.InternalServerError):
+        openai_client(gateway).chat.completions.create(model="gpt", messages=QUESTION, stream=True)
+    assert len(gateway.openai.calls) == 1
+
+
+def test_a_text_too_long_to_embed_is_the_callers_to_shorten(own: Gateway) -> None:
+    words = "input (3002 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
+    own.openai.when(Reply(status=500, error=words), path="/v1/embeddings")
+    with pytest.raises(openai.BadRequestError, match="too large to process"):
+        openai_client(own).embeddings.create(model="embedder", input="zq " * 400)

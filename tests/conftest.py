@@ -85,6 +85,21 @@ def patience() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> Iterator[None]:
+    """What one test configured or learned is not what the next one sees."""
+    from routing import calibration, circuits, snapshot
+
+    def forget() -> None:
+        snapshot.forget()
+        calibration.forget()
+        circuits.remember(circuits.Known())
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture
 def own_layer(django_db_setup: None, monkeypatch: pytest.MonkeyPatch) -> Iterator["PostgresChannelLayer"]:
     """The channel layer of one test, whose loops flush it. What the test puts in its place goes with it."""

@@ -6,8 +6,10 @@ waits for it in vain. service.py goes this way for callers inside; the gateway g
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 from routing import (
@@ -55,7 +57,7 @@ class OpenCall:
     demand: Demand
     snapshot: Snapshot
     plan: Plan
-    decision: receipts.Decision
+    seen: Circumstances
     hold: ledger.Hold
     walk: Walk
     started: float
@@ -69,12 +71,14 @@ async def open_call(
     *,
     caller: Caller = ask,
     whole: Whole | None = None,
+    meanwhile: Callable[[Candidate, ChatRequest], None] | None = None,
     allowed_models: frozenset[str] = frozenset(),
 ) -> OpenCall:
     """Plans, and holds the worst case unless an equal request's answer serves. Raises what planning raises,
     BudgetExceeded, or DeadlineExceeded while it waits for an equal request.
 
     `caller` and `whole` reach the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    `meanwhile` is told who will be asked first, while the database holds the money; it must not raise.
     """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
@@ -87,21 +91,21 @@ async def open_call(
     hold = ledger.Hold(call_id)
     if turn.entry is None:
         try:
-            planned, hold = await _hold(call_id, request, demand, planned, allowed_models, until=deadline)
+            planned, hold = await _hold(
+                call_id, request, demand, planned, allowed_models, until=deadline, meanwhile=meanwhile
+            )
         except BaseException as error:  # whoever waits for this call's answer goes on without it
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
     walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline, whole=whole)
-    return OpenCall(
-        call_id, request, demand, planned.snapshot, planned.plan, planned.decision, hold, walk, started, turn
-    )
+    return OpenCall(call_id, request, demand, planned.snapshot, planned.plan, planned.seen, hold, walk, started, turn)
 
 
 @value
 class _Planned:
     snapshot: Snapshot
     plan: Plan
-    decision: receipts.Decision
+    seen: Circumstances
 
 
 class _View:
@@ -151,7 +155,7 @@ async def _planned(
         configuration, world = envelopes.seen_with(envelope, configuration, world)
     allowed, seen = _view.of(configuration, world, allowed_models)
     plan = rules.decide(demand, allowed, world)
-    return _Planned(configuration, plan, receipts.decision(request, demand, plan, seen))
+    return _Planned(configuration, plan, seen)
 
 
 async def _hold(
@@ -162,6 +166,7 @@ async def _hold(
     allowed_models: frozenset[str],
     *,
     until: float,
+    meanwhile: Callable[[Candidate, ChatRequest], None] | None,
 ) -> tuple[_Planned, ledger.Hold]:
     """Holds the plan's worst case; plans again where a budget has filled since. Raises BudgetExceeded."""
     for chance in range(1, PLANS + 1):
@@ -171,8 +176,9 @@ async def _hold(
                 planned.plan.holds,
                 planned.snapshot,
                 expires_in_seconds=until - time.monotonic() + SETTLE_MARGIN_SECONDS,
-                context=receipts.context(planned.decision, planned.plan),
+                context=receipts.context(request, planned.plan),
                 envelope_id=request.envelope_id,
+                meanwhile=meanwhile and partial(meanwhile, planned.plan.candidates[0], request),
             )
             break
         except BudgetExceeded:
@@ -207,7 +213,7 @@ def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | 
         call_id=call.id,
         request=call.request,
         demand=call.demand,
-        decision=call.decision,
+        decision=receipts.decision(call.request, call.demand, call.plan, call.seen),
         walk=call.walk,
         answer=answer,
         failure=failure,

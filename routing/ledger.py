@@ -8,7 +8,7 @@ Nothing is ever admitted without the database, and nothing here waits on the net
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +64,7 @@ async def reserve(
     context: Mapping[str, Any],
     at: datetime | None = None,
     envelope_id: UUID | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Hold:
     """Holds `amounts` (budget id -> micro-dollars, the worst case) in each budget's current period, all or none.
 
@@ -72,6 +73,7 @@ async def reserve(
     `context` is what the sweep settles from if nobody else does: any columns of CallRow and UsageRow.
     Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None. A hold is
     renewed while this process lives and has neither settled nor released it, up to some hours (keeping.py).
+    `meanwhile` is called, if the database is asked at all, once it has been; it must not raise.
     Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
     InvalidInput for an impossible amount, Unavailable.
     """
@@ -86,10 +88,13 @@ async def reserve(
     request = Request(call_id, wanted, seconds, context, at, envelope_id)
     admission = (_lanes().reserving if envelope_id is None else _lanes().drawing).submit(request)
     try:
+        if meanwhile is not None:
+            await asyncio.sleep(0)  # the lane sends what it has
+            meanwhile()
         outcome = await admission
     except asyncio.CancelledError:
         # Committed already, and cancelled before it woke up: the lane saw no reason to give the hold back.
-        if not admission.cancelled() and admission.done() and admission.exception() is None:
+        if not admission.cancel() and not admission.cancelled() and admission.exception() is None:
             _give_back(admission.result())
         raise
     if isinstance(outcome, Hold):

@@ -42,13 +42,13 @@ PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 Decision = dict[str, Any]  # the receipt's columns that are known once a call is planned
 
 
-def context(decision: Decision, plan: Plan) -> dict[str, Any]:
+def context(request: ChatRequest, plan: Plan) -> dict[str, Any]:
     """What the sweep settles from if this process dies: the call's columns and its first candidate.
 
     Written for every call and read for hardly any, so it leaves out what is long."""
     first = plan.candidates[0]
     return {
-        **{name: value for name, value in decision.items() if name not in ("features", "candidates", "request")},
+        **_basics(request, plan),
         "model": first.model.slug,
         "provider": first.model.provider.slug,
         "source": str(first.model.source),
@@ -59,13 +59,19 @@ def context(decision: Decision, plan: Plan) -> dict[str, Any]:
 def decision(request: ChatRequest, demand: Demand, plan: Plan, circumstances: Circumstances) -> Decision:
     """What was decided, why, and for whom; and all that the decision depended on (rerun.py)."""
     return {
+        **_basics(request, plan),
+        "features": features_json(plan.features),
+        "candidates": candidates_json(plan),
+        "request": {**to_json(demand), "circumstances": circumstances},
+    }
+
+
+def _basics(request: ChatRequest, plan: Plan) -> dict[str, Any]:
+    return {
         "rule": plan.rule,
         "policy": plan.policy,
         "policy_version": plan.version,
         "pattern": plan.pattern,
-        "features": features_json(plan.features),
-        "candidates": candidates_json(plan),
-        "request": {**to_json(demand), "circumstances": circumstances},
         "task_kind": request.hints.task_kind,
         "agent_level": request.hints.agent_level,
         "creator": request.creator,

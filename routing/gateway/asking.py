@@ -6,12 +6,13 @@ from contextlib import aclosing
 
 from routing import calling
 from routing.adapters.assembly import deltas_of
+from routing.adapters.base import WireRequest
 from routing.adapters.errors import make_error
 from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
 from routing.attempts import Caller
-from routing.gateway.upstream import Exchange, fetch
-from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
+from routing.gateway.upstream import Exchange, Ready, fetch
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError, UnsupportedByProvider
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
@@ -48,15 +49,56 @@ def asker(sink: Sink | None = None) -> Caller:
 ask_quietly = asker()
 
 
-async def ask_whole(candidate: Candidate, request: ChatRequest, *, within_seconds: float | None) -> ChatResult:
+class WholeAsker:
+    """Asks for whole answers of one call. What the first candidate is to be sent can be made ready beforehand."""
+
+    def __init__(self) -> None:
+        self._prepared: tuple[Candidate, ChatRequest, WireRequest, Ready] | None = None
+
+    def prepare(self, candidate: Candidate, request: ChatRequest) -> None:
+        """Never raises: what is wrong is found when the candidate is asked."""
+        if candidate.model.provider.kind == "offline":
+            return
+        try:
+            sent = _encoded(candidate, request)
+            self._prepared = candidate, request, sent, Ready.of(sent)
+        except (ProviderError, UnsupportedByProvider):
+            pass
+
+    def __call__(
+        self, candidate: Candidate, request: ChatRequest, *, within_seconds: float | None
+    ) -> Awaitable[ChatResult]:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] is candidate and prepared[1] is request:
+            return ask_whole(candidate, request, within_seconds=within_seconds, prepared=prepared[2:])
+        return ask_whole(candidate, request, within_seconds=within_seconds)
+
+
+def _encoded(candidate: Candidate, request: ChatRequest) -> WireRequest:
+    model = candidate.model
+    return codec_for(model.provider).encode_chat(
+        request, model, max_output_tokens=candidate.max_output_tokens, stream=False
+    )
+
+
+async def ask_whole(
+    candidate: Candidate,
+    request: ChatRequest,
+    *,
+    within_seconds: float | None,
+    prepared: tuple[WireRequest, Ready] | None = None,
+) -> ChatResult:
     """The answer in one piece, of a candidate that is no offline model. Raises ProviderError."""
     until = None if within_seconds is None else time.monotonic() + within_seconds
     model = candidate.model
     codec = codec_for(model.provider)
     while True:
-        sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=False)
+        sent, ready = prepared or (_encoded(candidate, request), None)
+        prepared = None
         try:
-            response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, within_seconds=within_seconds)
+            response = await fetch(
+                sent, idle_seconds=model.provider.timeout_seconds, within_seconds=within_seconds, ready=ready
+            )
             return codec.decode_chat(response, sent)
         except ProviderError as error:
             request, _ = again(request, error, model.provider, streamed=False)

@@ -17,11 +17,12 @@ from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_wire, openai_wire
-from routing.gateway.asking import ask_quietly, ask_whole, asker
+from routing.gateway.asking import WholeAsker, ask_quietly, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
+from routing.gateway.outlet import outlet
 from routing.gateway.reading import Incoming, Json, parse
 from routing.gateway.streams import streams
 from routing.pricing import usd
@@ -127,16 +128,26 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
 
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
+    asking = WholeAsker()
     call = await service.open_call(
-        incoming.request, caller=ask_quietly, whole=ask_whole, allowed_models=key.allowed_models
+        incoming.request,
+        caller=ask_quietly,
+        whole=asking,
+        meanwhile=asking.prepare,
+        allowed_models=key.allowed_models,
     )
     answer, failure = await _walked(http, call)
-    books = _close(call, answer, failure, admission)
+    admission.used = _used(call)
     if answer is None:
+        _close(call, None, failure)
         raise _explained(failure, call)
-    body = dialect.encode(answer.result, str(call.id), books.call.model)
-    headers = call_headers(call, answer.candidate, dialect)
-    await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", usd(books.call.cost_microusd).encode())])
+    try:
+        body = dialect.encode(answer.result, str(call.id), answer.candidate.model.slug)
+        cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
+        headers = call_headers(call, answer.candidate, dialect)
+        await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", cost)])
+    finally:
+        outlet().then(partial(_close, call, answer, None))
 
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
@@ -144,10 +155,14 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
     call = await service.open_call(incoming.request, caller=asker(stream.take), allowed_models=key.allowed_models)
     stream.call = call
     answer, failure = await _walked(http, call)
-    _close(call, answer, failure, admission)
+    admission.used = _used(call)
     if answer is not None:
-        await stream.end(answer)
+        try:
+            await stream.end(answer)
+        finally:
+            outlet().then(partial(_close, call, answer, None))
         return
+    _close(call, None, failure)
     error = _explained(failure, call)
     if http.started and isinstance(error, ZiggieError):
         await stream.fail(error)
@@ -210,7 +225,7 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
         answer = await service.answer(call)
     except asyncio.CancelledError as error:
         if not http.gone:
-            _close(call, None, error, None)
+            _close(call, None, error)
             raise
         http.let_task_go_on()
         return None, ClientGone()
@@ -221,13 +236,14 @@ async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, Ba
     return answer, None if answer is not None else service.why_no_answer(call)
 
 
-def _close(
-    call: service.OpenCall, answer: Answer | None, failure: BaseException | None, admission: Admission | None
-) -> receipts.Books:
-    """Closes the books and has them written beside the answer."""
+def _used(call: service.OpenCall) -> int:
+    """Tokens, in all attempts."""
+    return sum([(a.usage.input_tokens or 0) + (a.usage.output_tokens or 0) for a in call.walk.attempts])
+
+
+def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException | None) -> None:
+    """Closes the books and has them written beside the answer: nobody waits for them."""
     books = service.close_books(call, answer, failure)
-    if admission is not None:
-        admission.used = sum((r.input_tokens or 0) + (r.output_tokens or 0) for r in books.records)
     try:
         settling = service.settle_soon(call, books)
     except Unavailable:
@@ -235,7 +251,6 @@ def _close(
     else:
         _settling.add(settling)
         settling.add_done_callback(partial(_tell, books))
-    return books
 
 
 def _tell(books: receipts.Books, settling: asyncio.Future[bool]) -> None:
@@ -259,6 +274,7 @@ def beside(work: Coroutine[Any, Any, None]) -> None:
 
 async def settled() -> None:
     """Returns once every call that has ended is settled: for a server that stops."""
+    await asyncio.sleep(0)  # the books of the last answer are closed after it
     while _settling:
         await asyncio.wait(_settling)
 

@@ -23,6 +23,10 @@ class Outlet:
             self._loop.call_soon(self._flush)
         self._waiting.append(write)
 
+    def then(self, work: Callable[[], None]) -> None:
+        """`work` is called once what was to be written has been."""
+        self._loop.call_soon(work)
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         for write in waiting:

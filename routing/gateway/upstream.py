@@ -16,6 +16,7 @@ from routing.adapters.wire import dumps
 from routing.gateway.connections import Address, Broken, Connection, Pool
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
+from ziggie.values import value
 
 LINGER_SECONDS = 0.1
 FORBIDDEN = frozenset("\r\n\0")
@@ -57,16 +58,37 @@ def _payload(sent: WireRequest, path: str, host: str) -> bytes:
 def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...]) -> bytes:
     """The same for all calls of a provider. Raises ValueError for a header that HTTP forbids."""
     head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: ziggie\r\naccept-encoding: identity\r\n"
-    for name, value in headers:
-        if not FORBIDDEN.isdisjoint(value) or not FORBIDDEN.isdisjoint(name):
+    for name, said in headers:
+        if not FORBIDDEN.isdisjoint(said) or not FORBIDDEN.isdisjoint(name):
             raise ValueError(name)
-        head += f"{name}: {value}\r\n"
+        head += f"{name}: {said}\r\n"
     return head.encode("latin-1")
 
 
-async def fetch(sent: WireRequest, *, idle_seconds: float, within_seconds: float | None = None) -> WireResponse:
+@value
+class Ready:
+    """A request as its bytes, and where they go."""
+
+    address: Address
+    payload: bytes
+
+    @classmethod
+    def of(cls, sent: WireRequest) -> "Ready":
+        """Raises ProviderError for an address or a header that cannot be."""
+        try:
+            address, path, host = _target(sent.url)
+        except ValueError:
+            raise make_error("connection", "the address is not a usable URL", sent, retryable=False) from None
+        return cls(address, _payload(sent, path, host))
+
+
+async def fetch(
+    sent: WireRequest, *, idle_seconds: float, within_seconds: float | None = None, ready: Ready | None = None
+) -> WireResponse:
     """One request and its whole answer, which may be no longer silent and no later than said. Raises ProviderError."""
-    async with Exchange(sent, streaming=False, idle_seconds=idle_seconds, within_seconds=within_seconds) as exchange:
+    async with Exchange(
+        sent, streaming=False, idle_seconds=idle_seconds, within_seconds=within_seconds, ready=ready
+    ) as exchange:
         return await exchange.read()
 
 
@@ -74,9 +96,16 @@ class Exchange:
     """One request and its answer. Use as an async context manager; leaving it early closes the connection."""
 
     def __init__(
-        self, sent: WireRequest, *, streaming: bool, idle_seconds: float, within_seconds: float | None = None
+        self,
+        sent: WireRequest,
+        *,
+        streaming: bool,
+        idle_seconds: float,
+        within_seconds: float | None = None,
+        ready: Ready | None = None,
     ) -> None:
         self._sent = sent
+        self._ready = ready
         self._idle_seconds = idle_seconds
         self._within_seconds = within_seconds
         self._streaming = streaming
@@ -87,17 +116,13 @@ class Exchange:
 
     async def __aenter__(self) -> "Exchange":
         """Sends the request and waits for the answer's head. Raises ProviderError."""
-        try:
-            self._address, path, host = _target(self._sent.url)
-        except ValueError:
-            raise make_error("connection", "the address is not a usable URL", self._sent, retryable=False) from None
-        payload = _payload(self._sent, path, host)
+        ready = self._ready = self._ready or Ready.of(self._sent)
         while True:
-            kept = self._pool.take(self._address)
+            kept = self._pool.take(ready.address)
             try:
-                self._connection = kept or await self._pool.open(self._address, self._within_seconds)
+                self._connection = kept or await self._pool.open(ready.address, self._within_seconds)
                 self._connection.send(
-                    payload,
+                    ready.payload,
                     streaming=self._streaming,
                     idle_seconds=self._idle_seconds,
                     within_seconds=self._within_seconds,
@@ -118,9 +143,9 @@ class Exchange:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
-        if self._connection is not None:
+        if self._connection is not None and self._ready is not None:
             self._connection.done()
-            self._pool.give_back(self._address, self._connection)
+            self._pool.give_back(self._ready.address, self._connection)
             self._connection = None
 
     async def read(self) -> WireResponse:

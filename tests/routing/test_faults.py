@@ -81,8 +81,8 @@ def chain(request: pytest.FixtureRequest) -> Iterator[tuple[ProviderServer, list
 def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk, list[str]]:
     """A walk through these models, of which the first may be silent for so long, and what of its answer has reached
     a client so far."""
-    first, second = models
-    models = [replace(first, provider=replace(first.provider, timeout_seconds=seconds)), second]
+    first, *others = models
+    models = [replace(first, provider=replace(first.provider, timeout_seconds=seconds)), *others]
     hurry = seconds if way in ("inside", "hurried") else None
     options = RuleOptions(first_token_seconds=hurry)
     rule = RuleSpec(1, "all", When(), tuple(each.slug for each in models), options=options)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from routing import circuits, database, health, snapshot
+from routing import circuits, database, health, snapshot, worlds
 from routing.models import Budget, BudgetPeriod, Circuit, LanguageModel, Provider, ProviderDay, RoutingPolicy
 from routing.types import BudgetState, ErrorKind, ModelSpec, ProviderError, Snapshot, World
 from tests.servers.ollama import OllamaServer
@@ -288,6 +288,16 @@ async def test_a_world_seen_a_moment_ago_serves_those_who_allow_it(llama: ModelS
     first = await health.world(config)
     assert await health.world(config, max_age_seconds=5) is first
     assert await health.world(config) is not first
+
+
+async def test_a_look_for_an_earlier_configuration_does_not_serve_a_later_one(llama: ModelSpec) -> None:
+    await fail(llama, "auth")
+    before = await snapshot.acurrent()
+    await Provider.objects.filter(slug="ollama").aupdate(slug="renamed")
+    snapshot.forget()
+    after = await snapshot.acurrent()
+    seen = await asyncio.gather(worlds.recent(before), worlds.recent(after))
+    assert [list(world.open_circuits) for world in seen] == [[("ollama", "")], [("renamed", "")]]
 
 
 async def test_requests_a_day_end_exactly_at_the_limit(llama: ModelSpec) -> None:

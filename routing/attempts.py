@@ -10,23 +10,23 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
 from routing.outcomes import outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience
+from routing.reaching import Caller, Observer, Whole
 from routing.types import (
     REFUSALS,
     Attempt,
     Candidate,
     ChatRequest,
     ChatResult,
-    Delta,
     Outcome,
     Plan,
     ProviderError,
@@ -49,36 +49,6 @@ MAX_RETRY_WAIT_SECONDS = 2.0
 
 class Busy(Exception):
     """A candidate was not asked: its provider is full, or another call tries it after a failure."""
-
-
-class Caller(Protocol):
-    """Asks one candidate. The stream is closed by the walk, whatever happens."""
-
-    def __call__(
-        self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[list[Delta], None]:
-        """The answer's pieces, each time those that have come."""
-
-
-class Whole(Protocol):
-    """Asks one candidate for its answer in one piece."""
-
-    def __call__(
-        self, candidate: Candidate, request: ChatRequest, *, within_seconds: float | None
-    ) -> Awaitable[ChatResult]:
-        """Raises ProviderError, and ProviderError("timeout") for one that is not whole in that time."""
-
-
-class Observer(Protocol):
-    """The state of the providers that all processes share: slots before an attempt, circuits after it."""
-
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
-        """To be held while the candidate is asked; None where nothing has to be. Raises ProviderError("busy") when
-        it is entered, if the candidate may not be asked now."""
-
-    async def succeeded(self, candidate: Candidate) -> None: ...
-
-    async def failed(self, candidate: Candidate, error: ProviderError) -> None: ...
 
 
 @value

@@ -25,10 +25,11 @@ from routing import (
     streaming,
     worlds,
 )
-from routing.attempts import Answer, Caller, Walk, Whole
+from routing.attempts import Answer, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
+from routing.reaching import Caller, Whole
 from routing.rerun import Circumstances, circumstances, limited
 from routing.types import Attempt, Candidate, ChatRequest, Plan, Snapshot, Usage, Verdict, World
 from ziggie.errors import (

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from routing.attempts import Caller, Walk
+from routing.attempts import Walk
+from routing.reaching import Caller
 from routing.types import Candidate, ChatRequest, Delta, Plan
 
 AHEAD = 256  # pieces that a provider may be ahead of a slow client

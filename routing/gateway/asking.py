@@ -10,8 +10,8 @@ from routing.adapters.base import WireRequest
 from routing.adapters.errors import make_error
 from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
-from routing.attempts import Caller
 from routing.gateway.upstream import Exchange, Ready, fetch
+from routing.reaching import Caller
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError, UnsupportedByProvider
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]

@@ -12,10 +12,11 @@ import pytest
 
 from routing import calling, rules
 from routing.adapters import transport
-from routing.attempts import Answer, Caller, Walk
+from routing.attempts import Answer, Walk
 from routing.batch_answers import Nobody
 from routing.gateway import upstream
 from routing.gateway.asking import ask_quietly, ask_whole, asker
+from routing.reaching import Caller
 from routing.types import (
     Candidate,
     Delta,

@@ -16,7 +16,7 @@ from routing import envelopes, receipts, service
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.collecting import prompt_tokens
-from routing.gateway import anthropic_wire, openai_wire
+from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
 from routing.gateway.asking import WholeAsker, ask_quietly, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
@@ -62,16 +62,16 @@ class Dialect:
 
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
-    lambda result, call_id, model: openai_wire.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage: openai_wire.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
-    openai_wire.encode_error,
+    lambda result, call_id, model: openai_answers.encode_result(result, call_id=call_id, model=model),
+    lambda call_id, model, usage: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
+    openai_answers.encode_error,
     b"x-request-id",
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
-    lambda result, call_id, model: anthropic_wire.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage: anthropic_wire.StreamEncoder(call_id=call_id, model=model),
-    anthropic_wire.encode_error,
+    lambda result, call_id, model: anthropic_answers.encode_result(result, call_id=call_id, model=model),
+    lambda call_id, model, usage: anthropic_answers.StreamEncoder(call_id=call_id, model=model),
+    anthropic_answers.encode_error,
     b"request-id",
 )
 

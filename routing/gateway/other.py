@@ -3,7 +3,7 @@
 from routing import snapshot
 from routing.adapters.transport import codec_for
 from routing.collecting import prompt_tokens
-from routing.gateway import anthropic_wire, other_wire
+from routing.gateway import anthropic_answers, anthropic_wire, other_wire
 from routing.gateway.chat import check_model
 from routing.gateway.http import JSON_TYPE, Http
 from routing.gateway.keys import Key
@@ -59,7 +59,7 @@ async def count_tokens(http: Http, key: Key) -> None:
     counted = await _counted(found[0], incoming.request) if found else None
     tokens = prompt_tokens(incoming.request) if counted is None else counted
     how = b"estimated" if counted is None else b"reported"
-    await http.respond(200, anthropic_wire.encode_count(tokens), [JSON_TYPE, (b"x-ziggie-count", how)])
+    await http.respond(200, anthropic_answers.encode_count(tokens), [JSON_TYPE, (b"x-ziggie-count", how)])
 
 
 async def _counted(model: ModelSpec, request: ChatRequest) -> int | None:

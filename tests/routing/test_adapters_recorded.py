@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, WireRequest, WireResponse
-from routing.gateway import anthropic_wire, openai_wire
+from routing.gateway import anthropic_answers, openai_answers
 from routing.types import ChatResult, ProviderError, ToolCall
 from tests.routing.adapters_support import run_decoder
 
@@ -332,7 +332,7 @@ Told = tuple[str, list[tuple[str, Any]], int, int]
 
 
 def _openai_whole(result: ChatResult) -> Told:
-    answer = ChatCompletion.model_validate_json(openai_wire.encode_result(result, call_id="1", model="m"))
+    answer = ChatCompletion.model_validate_json(openai_answers.encode_result(result, call_id="1", model="m"))
     message, usage = answer.choices[0].message, answer.usage
     assert usage is not None
     calls: Any = message.tool_calls or ()
@@ -341,7 +341,7 @@ def _openai_whole(result: ChatResult) -> Told:
 
 
 def _openai_streamed(result: ChatResult) -> Told:
-    encoder = openai_wire.StreamEncoder(call_id="1", model="m", include_usage=True)
+    encoder = openai_answers.StreamEncoder(call_id="1", model="m", include_usage=True)
     sent = encoder.deltas(deltas_of(result)) + encoder.end(result.stop_reason, result.usage)
     state: Any = ChatCompletionStreamState()
     for line in sent.split(b"\n\n"):
@@ -362,12 +362,12 @@ def _of_message(answer: Any) -> Told:
 
 
 def _anthropic_whole(result: ChatResult) -> Told:
-    body = anthropic_wire.encode_result(result, call_id="1", model="m")
+    body = anthropic_answers.encode_result(result, call_id="1", model="m")
     return _of_message(AnthropicMessage.model_validate_json(body))
 
 
 def _anthropic_streamed(result: ChatResult) -> Told:
-    encoder = anthropic_wire.StreamEncoder(call_id="1", model="m")
+    encoder = anthropic_answers.StreamEncoder(call_id="1", model="m")
     sent = encoder.deltas(deltas_of(result)) + encoder.end(result.stop_reason, result.usage)
     snapshot, pieces = None, dict[int, bytes]()
     for event in sent.split(b"\n\n"):

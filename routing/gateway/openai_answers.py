@@ -1,0 +1,145 @@
+"""PURE: our answers, whole and streamed, and errors as OpenAI's chat completions API tells them."""
+
+import time
+from collections.abc import Iterable
+
+import orjson
+
+from routing.gateway.reading import (
+    Json,
+)
+from routing.types import (
+    ChatResult,
+    Delta,
+    Reasoning,
+    StopReason,
+    ToolCall,
+    Usage,
+)
+from ziggie.errors import RateLimited, ZiggieError
+
+_FINISH: dict[StopReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    409: "invalid_request_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    431: "invalid_request_error",
+    429: "rate_limit_error",
+}
+DONE = b"data: [DONE]\n\n"
+
+
+def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
+    message: Json = {"role": "assistant", "content": result.text or None, "refusal": None}
+    reasoning = "".join(part.text for part in result.parts if isinstance(part, Reasoning) and not part.redacted)
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    calls = result.tool_calls
+    if calls:
+        message["tool_calls"] = [_encoded_call(call) for call in calls]
+    elif message["content"] is None:
+        message["content"] = ""
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[result.stop_reason]}
+    return orjson.dumps(
+        {**_head(call_id, model, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
+    )
+
+
+def _head(call_id: str, model: str, kind: str) -> Json:
+    return {"id": f"chatcmpl-{call_id}", "object": kind, "created": int(time.time()), "model": model}
+
+
+def _encoded_call(call: ToolCall) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _usage(usage: Usage) -> Json:
+    inputs, outputs = usage.input_tokens or 0, usage.output_tokens or 0
+    encoded: Json = {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs}
+    if usage.cached_input_tokens is not None:
+        encoded["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
+    if usage.reasoning_tokens is not None:
+        encoded["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return encoded
+
+
+class StreamEncoder:
+    """One answer as server-sent chunks."""
+
+    def __init__(self, *, call_id: str, model: str, include_usage: bool) -> None:
+        head = orjson.dumps(_head(call_id, model, "chat.completion.chunk"))[:-1]
+        self._head = b"data: " + head + b',"choices":[{"index":0,"delta":'
+        self._no_choices = b"data: " + head + b',"choices":[],"usage":'
+        self._include_usage = include_usage
+        nothing_used = b',"usage":null' if include_usage else b""
+        self._tail = b',"logprobs":null,"finish_reason":null}]' + nothing_used + b"}\n\n"
+        self._begun = False
+
+    def deltas(self, deltas: Iterable[Delta]) -> bytes:
+        """What a client may see of these deltas, as bytes of the stream; empty if that is nothing."""
+        return b"".join([self._chunk(delta) for delta in deltas if delta.is_output])
+
+    def _chunk(self, delta: Delta) -> bytes:
+        said: Json = {}
+        if not self._begun:
+            self._begun = True
+            said["role"] = "assistant"
+            said["content"] = ""
+        if delta.text:
+            said["content"] = delta.text
+        if delta.reasoning and not delta.reasoning_redacted:
+            said["reasoning_content"] = delta.reasoning
+        if delta.tool_index is not None:
+            said["tool_calls"] = [_call_piece(delta, delta.tool_index)]
+        return self._head + orjson.dumps(said) + self._tail
+
+    def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
+        finish = _FINISH[stop_reason].encode()
+        opening = b"" if self._begun else self._chunk(Delta())
+        last = self._head + b"{}" + self._tail.replace(b'"finish_reason":null', b'"finish_reason":"' + finish + b'"')
+        spent = self._no_choices + orjson.dumps(_usage(usage)) + b"}\n\n" if self._include_usage else b""
+        return opening + last + spent + DONE
+
+    def failure(self, error: ZiggieError) -> bytes:
+        """The error as the stream's last event: no [DONE] follows, the answer is not complete."""
+        return b"data: " + encode_error(error, error.http_status, "") + b"\n\n"
+
+
+def _call_piece(delta: Delta, index: int) -> Json:
+    piece: Json = {"index": index, "function": {"arguments": delta.tool_arguments}}
+    if delta.tool_id or delta.tool_name:
+        piece = {
+            "index": index,
+            "id": delta.tool_id,
+            "type": "function",
+            "function": {"name": delta.tool_name, "arguments": delta.tool_arguments},
+        }
+    return piece
+
+
+def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
+    """This API tells the request's id in a header alone."""
+    body: Json = {
+        "message": error.message,
+        "type": _ERROR_TYPES.get(status, "server_error"),
+        "param": next((detail["param"] for detail in error.details if "param" in detail), None),
+        "code": error.code,
+    }
+    if isinstance(error, RateLimited):
+        body["retry_after_seconds"] = error.retry_after_seconds
+    attempts = [detail for detail in error.details if "param" not in detail]
+    if attempts:
+        body["details"] = attempts
+    return orjson.dumps({"error": body}, default=str)

@@ -1,5 +1,6 @@
 """A batch's answer, put through the walk that every answer goes through: judged, counted, priced."""
 
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
@@ -7,7 +8,7 @@ from routing.adapters import CODECS, claude_batches
 from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
-from routing.types import Candidate, ChatRequest, ChatResult, Features, Plan, ProviderError, RuleOptions
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, Features, Plan, ProviderError, RuleOptions
 
 
 def plan_of(decision: dict[str, Any], candidate: Candidate) -> Plan:
@@ -38,12 +39,13 @@ class Told:
     def __init__(self, line: BatchLine, sent: WireRequest) -> None:
         self._line, self._sent = line, sent
 
-    async def ask(self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None) -> Any:
+    async def ask(
+        self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
+    ) -> AsyncGenerator[list[Delta], None]:
         if self._line.kind != "succeeded":
             raise ProviderError("bad_request", self._line.problem, retryable=False)
         result: ChatResult = claude_batches.read(self._line, self._sent)
-        for delta in deltas_of(result):
-            yield delta
+        yield list(deltas_of(result))
 
 
 class Nobody:

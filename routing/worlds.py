@@ -24,23 +24,22 @@ class _Sight:
 
     async def recent(self, snapshot: Snapshot) -> World:
         seen = self._seen
-        if seen is None or seen[0] is not snapshot:
-            return await asyncio.shield(self._look(snapshot))
-        age = time.monotonic() - seen[2]
-        if age < FRESH_SECONDS:
-            return seen[1]
-        look = self._look(snapshot)
-        if age >= TRUSTED_SECONDS:
-            return await asyncio.shield(look)
-        look.add_done_callback(_heard)
+        age = time.monotonic() - seen[2] if seen is not None and seen[0] is snapshot else float("inf")
+        if seen is None or age >= TRUSTED_SECONDS:
+            return await self._next(snapshot, since=float("-inf"))
+        if age >= FRESH_SECONDS:
+            self._look(snapshot).add_done_callback(_heard)
         return seen[1]
 
     async def fresh(self, snapshot: Snapshot) -> World:
         """One that was looked for from now on. Those who wait at the same time share it."""
-        asked_at = time.monotonic()
+        return await self._next(snapshot, since=time.monotonic())
+
+    async def _next(self, snapshot: Snapshot, *, since: float) -> World:
+        """What the next look sees that began `since` then. The one under way may be for another configuration."""
         while True:
             await asyncio.shield(self._look(snapshot))
-            if self._seen is not None and self._seen[0] is snapshot and self._seen[2] >= asked_at:
+            if self._seen is not None and self._seen[0] is snapshot and self._seen[2] >= since:
                 return self._seen[1]
 
     def _look(self, snapshot: Snapshot) -> "asyncio.Task[World]":

@@ -44,7 +44,7 @@ def pytest_runtest_setup() -> None:
     parts of asynchronous tests outlives its test.
     """
     _close_broken_connections()
-    SyncToAsync.single_thread_executor.submit(_close_broken_connections).result(30)
+    SyncToAsync.single_thread_executor.submit(_close_broken_connections).result(60)
 
 
 def _close_broken_connections() -> None:
@@ -83,6 +83,21 @@ def patience() -> Iterator[None]:
         for name in ("connect", "read", "write", "pool"):  # of the tests' own calls
             patched.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> Iterator[None]:
+    """What one test configured or learned is not what the next one sees."""
+    from routing import calibration, circuits, snapshot
+
+    def forget() -> None:
+        snapshot.forget()
+        calibration.forget()
+        circuits.remember(circuits.Known())
+
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from django.db import connection
 from routing import database
 from routing.gateway.keys import Key
 from routing.gateway.streams import MOST_BLOCKS, Streams
+from tests.cancelling import settles
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import QUESTION, openai_client
 from tests.servers.script import Reply
@@ -41,6 +42,10 @@ def locks() -> int:
         row = plain.execute(LOCKS).fetchone()
     assert row is not None
     return int(row[0])
+
+
+async def seen_locks() -> int:
+    return await asyncio.to_thread(locks)
 
 
 async def opened(streams: Streams, key: Key, wanted: int, stack: AsyncExitStack) -> int:
@@ -83,7 +88,7 @@ def test_most_streams_ask_nobody(transactional_db: None) -> None:
     async def work(streams: Streams) -> int:
         async with AsyncExitStack() as stack:
             assert await opened(streams, key, 25, stack) == 25
-            return await asyncio.to_thread(locks)
+            return await settles(seen_locks, 3)
 
     assert on_processes(1, work) == [3]
 
@@ -122,7 +127,7 @@ def test_streams_are_counted_again_when_the_connection_that_counted_them_is_lost
             async with streams.one_of(key):
                 with pytest.raises(RateLimited):
                     await streams.one_of(key).__aenter__()
-                return await asyncio.to_thread(locks)
+                return await settles(seen_locks, 2)
 
     assert on_processes(1, work) == [2]
 

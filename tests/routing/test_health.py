@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from routing import circuits, database, health, snapshot
+from routing import circuits, database, health, snapshot, worlds
 from routing.models import Budget, BudgetPeriod, Circuit, LanguageModel, Provider, ProviderDay, RoutingPolicy
 from routing.types import BudgetState, ErrorKind, ModelSpec, ProviderError, Snapshot, World
 from tests.servers.ollama import OllamaServer
@@ -290,6 +290,16 @@ async def test_a_world_seen_a_moment_ago_serves_those_who_allow_it(llama: ModelS
     assert await health.world(config) is not first
 
 
+async def test_a_look_for_an_earlier_configuration_does_not_serve_a_later_one(llama: ModelSpec) -> None:
+    await fail(llama, "auth")
+    before = await snapshot.acurrent()
+    await Provider.objects.filter(slug="ollama").aupdate(slug="renamed")
+    snapshot.forget()
+    after = await snapshot.acurrent()
+    seen = await asyncio.gather(worlds.recent(before), worlds.recent(after))
+    assert [list(world.open_circuits) for world in seen] == [[("ollama", "")], [("renamed", "")]]
+
+
 async def test_requests_a_day_end_exactly_at_the_limit(llama: ModelSpec) -> None:
     await Provider.objects.filter(slug="ollama").aupdate(max_requests_per_day=10, max_concurrency=None)
     snapshot.forget()
@@ -328,6 +338,17 @@ async def test_a_check_learns_which_models_are_pulled_and_loaded(llama: ModelSpe
         server.models = ("llama3.2:latest", "qwen2.5:14b")
         await check(server.url)
         assert await open_circuits() == {}
+
+
+@pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "kimi-k2.5:cloud"])
+async def test_a_model_that_ollama_passes_on_to_its_cloud_need_not_be_pulled(llama: ModelSpec, name: str) -> None:
+    await LanguageModel.objects.filter(slug="qwen2.5:14b").aupdate(name=name)
+    with start_server(models=("llama3.2:latest",)) as server:
+        await check(server.url)
+        assert await open_circuits() == {}
+        await LanguageModel.objects.filter(slug="qwen2.5:14b").aupdate(name=name.replace("cloud", "local"))
+        await check(server.url)
+        assert await open_circuits() == {("ollama", "qwen2.5:14b"): "not pulled on ollama"}
 
 
 async def test_a_server_that_is_down_is_found_out_and_found_back(llama: ModelSpec) -> None:

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -92,7 +93,8 @@ class Up:
         data = str(Place.of(self.home).data)
         for process in psutil.process_iter(["cmdline"]):
             if data in (process.info["cmdline"] or []):
-                found += [process, *process.children(recursive=True)]
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found += [process, *process.children(recursive=True)]
         return list({process.pid: process for process in found}.values())
 
 
@@ -126,6 +128,14 @@ def gone(processes: list[psutil.Process], seconds: float = 60) -> bool:
     return not [process for process in alive if is_alive(process)]
 
 
+def memory_of(process: psutil.Process) -> Any:
+    """None where it has ended meanwhile."""
+    try:
+        return process.memory_full_info()
+    except psutil.NoSuchProcess:
+        return None
+
+
 def is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
@@ -144,7 +154,7 @@ def test_an_empty_home_becomes_a_page_and_the_second_start_shows_no_login_again(
     assert again.returncode == 1
     assert "already up" in one_line(again)
     family = first.family()
-    memory = [process.memory_full_info() for process in family]
+    memory = [usage for process in family if (usage := memory_of(process)) is not None]
     began = time.monotonic()
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(60) == 0

@@ -7,16 +7,12 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.forms.models import BaseInlineFormSet
 from unfold.widgets import (
-    UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminDecimalFieldWidget,
-    UnfoldAdminIntegerFieldWidget,
     UnfoldAdminPasswordWidget,
-    UnfoldAdminTextareaWidget,
-    UnfoldAdminTextInputWidget,
-    UnfoldBooleanSwitchWidget,
 )
 
 from routing import policies, rows
+from routing.admin_fields import LinesField, NamesField, count, number, one_of_many, switch, text
 from routing.configuration import (
     OptionsEntry,
     Path,
@@ -37,62 +33,12 @@ from routing.models import (
     RoutingPolicy,
     RoutingRule,
     RoutingSettings,
-    choices,
 )
 from routing.reading import read
 from routing.routing_file import problems_with
 from routing.validation import errors
 
 PLACED_ELSEWHERE = "{place}: {message}"
-
-
-class NamesField(forms.CharField):
-    """Names separated by commas or line ends <-> a list, in its order."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(required=False, widget=UnfoldAdminTextareaWidget(attrs={"rows": 2}), **kwargs)
-
-    def prepare_value(self, value: Any) -> Any:
-        return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-    def to_python(self, value: Any) -> Any:
-        text = super().to_python(value) or ""
-        return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool((initial or []) != self.to_python(data))
-
-
-class LinesField(NamesField):
-    """One entry a line <-> a list: entries may hold commas."""
-
-    def prepare_value(self, value: Any) -> Any:
-        return "\n".join(map(str, value)) if isinstance(value, list) else value
-
-    def to_python(self, value: Any) -> Any:
-        text = forms.CharField.to_python(self, value) or ""
-        return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def one_of_many(names: tuple[str, ...], **kwargs: Any) -> forms.MultipleChoiceField:
-    widget = UnfoldAdminCheckboxSelectMultipleWidget()
-    return forms.MultipleChoiceField(choices=choices(names), required=False, widget=widget, **kwargs)
-
-
-def number(**kwargs: Any) -> forms.DecimalField:
-    return forms.DecimalField(required=False, widget=UnfoldAdminDecimalFieldWidget(), **kwargs)
-
-
-def count(**kwargs: Any) -> forms.IntegerField:
-    return forms.IntegerField(required=False, widget=UnfoldAdminIntegerFieldWidget(), **kwargs)
-
-
-def switch(**kwargs: Any) -> forms.BooleanField:
-    return forms.BooleanField(required=False, widget=UnfoldBooleanSwitchWidget(), **kwargs)
-
-
-def text(**kwargs: Any) -> forms.CharField:
-    return forms.CharField(required=False, widget=UnfoldAdminTextInputWidget(), **kwargs)
 
 
 class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time

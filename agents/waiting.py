@@ -4,6 +4,7 @@ A run that is handed in bears the id of its waiting work as its call id, until i
 answer is asked by the run itself, within the window.
 """
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -144,7 +145,7 @@ def hurry_run(run: AgentRun) -> AgentRun:
 
 def take_back(run: AgentRun) -> None:
     """Ends what waits for a batch on the run's behalf, if anything does."""
-    if service.unfinished().filter(pk=run.call_id).exists():
+    with suppress(NotFound, Conflict):  # it was never handed in, or is answered already
         service.cancel_batch(run.call_id)
 
 

@@ -4,6 +4,7 @@ A part that is handed in bears the id of its waiting work as its call id, until 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import UUID
 
 from django.db import transaction
@@ -119,8 +120,9 @@ def hurry(video: Video) -> None:
         video = Video.objects.select_for_update(of=("self",)).select_related("creator").get(pk=video.pk)
         if not video.waits or video.lease_until is not None:
             raise Conflict("this video waits for no window and no batch")
-        for part in service.unfinished().filter(pk__in=_open_parts(video).values("call_id")):
-            service.cancel_batch(part.pk)
+        for call_id in _open_parts(video).values_list("call_id", flat=True):
+            with suppress(NotFound, Conflict):  # it was never handed in, or is answered already
+                service.cancel_batch(call_id)
         Video.objects.filter(pk=video.pk).update(at_once=True, step="waiting for a worker", version=F("version") + 1)
         video.refresh_from_db()
         announce(video)

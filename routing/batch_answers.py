@@ -45,7 +45,7 @@ class Told:
         if self._line.kind != "succeeded":
             raise ProviderError("bad_request", self._line.problem, retryable=False)
         result: ChatResult = claude_batches.read(self._line, self._sent)
-        yield deltas_of(result)
+        yield list(deltas_of(result))
 
 
 class Nobody:

@@ -41,12 +41,16 @@ async def loaded(slot: AbstractAsyncContextManager[None]) -> AsyncGenerator[None
 
 
 class Breakers:
-    """Holds a slot for each attempt, and tells the shared circuits how it went."""
+    """Holds a slot for each attempt, and tells the shared circuits how it went. `by_package`: the way to Claude goes
+    through the anthropic package, which has to be there first."""
+
+    def __init__(self, *, by_package: bool = True) -> None:
+        self._by_package = by_package
 
     def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
         provider, model = candidate.model.provider, candidate.model
         slot = health.slot(provider, model, wait_seconds=wait_seconds) if health.is_held_back(provider, model) else None
-        if provider.kind == claude_batches.KIND and not claude.is_loaded():
+        if self._by_package and provider.kind == claude_batches.KIND and not claude.is_loaded():
             return loaded(slot or nullcontext())
         return slot
 

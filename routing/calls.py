@@ -72,12 +72,14 @@ async def open_call(
     caller: Caller = ask,
     whole: Whole | None = None,
     meanwhile: Callable[[Candidate, ChatRequest], None] | None = None,
+    by_package: bool = True,
     allowed_models: frozenset[str] = frozenset(),
 ) -> OpenCall:
     """Plans, and holds the worst case unless an equal request's answer serves. Raises what planning raises,
     BudgetExceeded, or DeadlineExceeded while it waits for an equal request.
 
-    `caller` and `whole` reach the providers; `allowed_models` are the slugs that may serve, all if it is empty.
+    `caller` and `whole` reach the providers, Claude by the anthropic package or (not `by_package`) without it;
+    `allowed_models` are the slugs that may serve, all if it is empty.
     `meanwhile` is told who will be asked first, while the database holds the money; it must not raise.
     """
     call_id = request.call_id or uuid7()
@@ -97,7 +99,8 @@ async def open_call(
         except BaseException as error:  # whoever waits for this call's answer goes on without it
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
-    walk = Walk(planned.plan, request, caller, Breakers(), deadline=deadline, whole=whole)
+    observer = Breakers(by_package=by_package)
+    walk = Walk(planned.plan, request, caller, observer, deadline=deadline, whole=whole)
     return OpenCall(call_id, request, demand, planned.snapshot, planned.plan, planned.seen, hold, walk, started, turn)
 
 

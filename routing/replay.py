@@ -17,11 +17,11 @@ from django.db import connection, transaction
 
 from routing import balances, receipts, rules, snapshot
 from routing.demand import from_json
-from routing.models import RoutingPolicy
+from routing.models import RoutingPolicy, UsageRollup
 from routing.pricing import microusd
 from routing.reading import read
 from routing.replay_report import Balance, BudgetPaths, Tally
-from routing.rerun import snapshot_of, world_of
+from routing.rerun import keys_seen, snapshot_of, with_keys, world_of
 from routing.routing_file import apply
 from routing.routing_text import parse
 from routing.simulation import Receipt, as_planned, as_recorded
@@ -51,7 +51,8 @@ def replay(
     """The report of docs/routing.md, JSON-like with datetimes. Raises InvalidInput for an impossible span."""
     started = time.monotonic()
     now, since = _span(days, now)
-    configuration = target.snapshot
+    answered = _answered(since)
+    configuration = with_keys(target.snapshot, dict.fromkeys(answered, True))
     tally = Tally(BudgetPaths(configuration.budgets, configuration.models, configuration.settings.time_zone))
     for row in _receipts(since, max_calls, with_attempts=True):
         _replay_one(row, configuration, tally)
@@ -63,10 +64,22 @@ def replay(
         "until": now,
         "days": days,
         "days_of_traffic": round(span_days, 2),
+        "keys_assumed": sorted(answered & _without_key(target.snapshot)),
         **tally.as_json(),
         "budgets": tally.paths.as_json(_balances(), now=now, days=span_days),
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _answered(since: datetime) -> set[str]:
+    """The providers that have answered calls: whoever made these has their keys, if not this process."""
+    found = UsageRollup.objects.filter(hour__gte=since - timedelta(hours=1), succeeded__gt=0)
+    return set(found.values_list("provider", flat=True).distinct())
+
+
+def _without_key(configuration: Snapshot) -> set[str]:
+    providers = (model.provider for model in configuration.models.values())
+    return {provider.slug for provider in providers if provider.needs_api_key and not provider.api_key}
 
 
 def _replay_one(row: tuple[Any, ...], configuration: Snapshot, tally: Tally) -> None:
@@ -107,6 +120,9 @@ def check(*, days: int = DEFAULT_DAYS, max_calls: int = MAX_CALLS, now: datetime
             counts["not_replayable"] += 1
             continue
         found = _differences(row, receipt, replace(configuration, policy=policy))
+        if found:
+            then = with_keys(configuration, keys_seen(orjson.loads(row[8])))
+            found = found if then is configuration else _differences(row, receipt, replace(then, policy=policy))
         kind = "same" if not found else "different"
         if found and receipt.circumstances["epoch"] != configuration.epoch:
             kind = "changed"
@@ -261,6 +277,9 @@ def as_text(report: dict[str, Any]) -> str:
         f"  cost ${cost['before_usd']} -> ${cost['after_usd']} ({_signed(cost['difference_usd'])}),"
         f" local {_percent(share['before'])} -> {_percent(share['after'])}",
     ]
+    if report["keys_assumed"]:
+        names = ", ".join(report["keys_assumed"])
+        lines.append(f"  no API key here for {names}, which answered recorded calls: taken to have one")
     for rule in report["rules"]:
         lines.append(f"  {rule['rule']}: {rule['calls']} calls, {_signed(rule['cost']['difference_usd'])}")
         lines += [f"    {move['calls']:6} {move['from']} -> {move['to']}" for move in rule["moves"]]

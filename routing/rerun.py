@@ -5,13 +5,16 @@ With the policy version that it names, the planner must come to the same decisio
 is gone.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from routing.budgets import envelope_budget
-from routing.types import ENVELOPE, BudgetState, Snapshot, World
+from routing.types import ENVELOPE, BudgetState, ModelSpec, Snapshot, World
+
+RECORDED_KEY = "as recorded"  # nobody is called with it
+JUDGED_BEFORE_KEYS = frozenset({"disabled", "switch"})  # kinds of reasons: screening.py
 
 Circumstances = dict[str, Any]  # JSON-like; what is not mentioned was empty, healthy or unspent
 
@@ -58,6 +61,37 @@ def snapshot_of(kept: Mapping[str, Any], snapshot: Snapshot) -> Snapshot:
         spec = envelope_budget(*kept["envelope"])
         snapshot = replace(snapshot, budgets=(*snapshot.budgets, spec))
     return limited(snapshot, kept.get("allowed_models", ()))
+
+
+def keys_seen(candidates: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """By provider, whether the process that decided had its API key, as far as the decision shows that. Keys may stand
+    in the environment, which is not every process's."""
+    seen: dict[str, bool] = {}
+    for each in candidates:
+        if each["provider"] and each.get("kind") not in JUDGED_BEFORE_KEYS:
+            seen[each["provider"]] = each.get("kind") != "key"
+    return seen
+
+
+def with_keys(snapshot: Snapshot, keys: Mapping[str, bool]) -> Snapshot:
+    """The configuration where these providers have their keys, or lack them; the same one where that is so."""
+    providers = {model.provider.slug: model.provider for model in snapshot.models.values()}
+    changed = {
+        slug: replace(provider, api_key=RECORDED_KEY if keys[slug] else "")
+        for slug, provider in providers.items()
+        if provider.needs_api_key and slug in keys and bool(provider.api_key) != keys[slug]
+    }
+    if not changed:
+        return snapshot
+
+    def now(model: ModelSpec) -> ModelSpec:
+        return replace(model, provider=changed.get(model.provider.slug, model.provider))
+
+    return replace(
+        snapshot,
+        models={slug: now(model) for slug, model in snapshot.models.items()},
+        by_name={name: tuple(map(now, models)) for name, models in snapshot.by_name.items()},
+    )
 
 
 def limited(snapshot: Snapshot, allowed_models: Collection[str]) -> Snapshot:

@@ -100,7 +100,7 @@ class OllamaCodec:
             body["keep_alive"] = keep_alive
         body["options"] = self._options(request, model, body, max_output_tokens)
         sent = self._request(model.provider, "POST", "/api/chat", body)
-        refuse_overflow(sent)
+        refuse_overflow(sent, stated=request.hints.context_tokens)
         return sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -251,12 +251,12 @@ class OllamaCodec:
                 raise UnsupportedByProvider(f"{key} is not a parameter of Ollama")
         given = {"temperature": request.temperature, "seed": request.seed, "stop": list(request.stop) or None}
         options |= {key: value for key, value in given.items() if value is not None}
-        prompt = estimate_tokens(body)
+        stated = request.hints.context_tokens or 0
         wanted = max_output_tokens or min(model.max_output_tokens or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
-        options["num_ctx"] = context_size(prompt, wanted, model)
+        options["num_ctx"] = context_size(max(estimate_tokens(body), stated), wanted, model)
         if max_output_tokens is not None:
             # past the end of its context Ollama forgets the beginning: the answer has to end before that
-            room = options["num_ctx"] - likely_tokens(body)
+            room = options["num_ctx"] - max(likely_tokens(body), stated)
             options["num_predict"] = max(1, min(max_output_tokens, room))
         return options
 

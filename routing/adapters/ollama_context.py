@@ -60,13 +60,15 @@ def context_size(prompt: int, output: int, model: ModelSpec) -> int:
     return min(size, model.context_window)
 
 
-def refuse_overflow(sent: WireRequest) -> None:
-    """Raises ProviderError("context_overflow") for a prompt that cannot fit into the context asked for."""
+def refuse_overflow(sent: WireRequest, *, stated: int | None = None) -> None:
+    """Raises ProviderError("context_overflow") for a prompt that cannot fit into the context asked for. `stated`: its
+    tokens, where the caller or the server has counted them."""
     body = sent.body or {}
     size = body["options"]["num_ctx"]
     likely = likely_tokens(body)
-    if likely >= size:
-        raise make_error("context_overflow", f"the prompt has about {likely} tokens, the model's context {size}", sent)
+    if max(likely, stated or 0) >= size:
+        tokens = f"about {likely}" if likely > (stated or 0) else str(stated)
+        raise make_error("context_overflow", f"the prompt has {tokens} tokens, the model's context {size}", sent)
 
 
 def refuse_truncated(usage: Usage, sent: WireRequest) -> None:

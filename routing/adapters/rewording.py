@@ -1,9 +1,15 @@
 """Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
-are told it in words, and those that end a stream without a word are asked for the whole, which says what was wrong."""
+are told it in words, those that end a stream without a word are asked for the whole, which says what was wrong, and
+Ollama, which counts a prompt's tokens where we estimate them, is asked for the context that it found missing."""
+
+import re
+from dataclasses import replace
 
 from routing.adapters.decoding import EMPTY
 from routing.adapters.prompting import in_words
 from routing.types import ChatRequest, ProviderError, ProviderSpec, Source
+
+_COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available context")
 
 
 def again(
@@ -18,6 +24,9 @@ def again(
     plain = None if began else in_words(request, error)
     if plain is not None:
         return plain, streamed
+    counted = _COUNTED.search(error.message)
+    if counted and provider.kind == "ollama" and not began and request.hints.context_tokens != int(counted[1]):
+        return replace(request, hints=replace(request.hints, context_tokens=int(counted[1]))), streamed
     own = provider.kind == "openai" and provider.location is Source.LOCAL
     if streamed and own and not began and error.message == EMPTY:
         return request, False

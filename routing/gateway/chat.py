@@ -134,6 +134,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
         caller=ask_quietly,
         whole=asking,
         meanwhile=asking.prepare,
+        by_package=False,
         allowed_models=key.allowed_models,
     )
     answer, failure = await _walked(http, call)
@@ -152,7 +153,9 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     stream = _Stream(http, dialect, include_usage=incoming.include_usage)
-    call = await service.open_call(incoming.request, caller=asker(stream.take), allowed_models=key.allowed_models)
+    call = await service.open_call(
+        incoming.request, caller=asker(stream.take), by_package=False, allowed_models=key.allowed_models
+    )
     stream.call = call
     answer, failure = await _walked(http, call)
     admission.used = _used(call)

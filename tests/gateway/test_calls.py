@@ -171,6 +171,18 @@ def test_when_every_model_fails_all_attempts_are_listed(gateway: Gateway) -> Non
     assert answer.headers["x-ziggie-request-id"] == str(gateway.settled(1)[0].id)
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_what_the_provider_refuses_for_its_own_sake_is_the_clients_mistake(gateway: Gateway, path: str) -> None:
+    """A client that is told 502 sends the same again and again."""
+    gateway.openai.default = Reply(status=400, error="images: cannot be read", error_type="invalid_request_error")
+    answer = post(gateway, path)
+    assert (answer.status_code, code(answer)) == (400, "unsupported")
+    assert "images: cannot be read" in answer.json()["error"]["message"]
+    gateway.ollama.default = Reply(status=500, error="broken")
+    assert post(gateway, path, model="auto").status_code == 502
+    gateway.settled(2)
+
+
 def test_no_rule_for_a_request_is_503(gateway: Gateway) -> None:
     RoutingRule.objects.update(task_kinds=["analysis"])
     answer = post(gateway, model="auto")

@@ -7,7 +7,18 @@ import pytest
 
 from routing.adapters import CODECS, transport
 from routing.adapters.base import WireResponse
-from routing.types import ChatRequest, Message, ProviderError, Text, ToolCall, ToolResult, Usage, message
+from routing.adapters.deadlines import Timeouts
+from routing.types import (
+    ChatRequest,
+    Hints,
+    Message,
+    ProviderError,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+    message,
+)
 from tests.routing.adapters_support import ask, model, provider
 from tests.servers.ollama import OllamaServer
 from tests.servers.script import Call, Reply
@@ -120,6 +131,43 @@ def test_its_refusals_mean_what_they_say(status: int, body: dict[str, str], kind
     error = refused(status, body)
     assert (error.kind, error.status) == (kind, status)
     assert "{" not in error.message
+
+
+@pytest.mark.parametrize("first_token_seconds", [None, 30.0])
+async def test_a_prompt_of_more_tokens_than_it_looked_gets_the_context_that_was_missing(
+    ollama_server: OllamaServer, first_token_seconds: float | None
+) -> None:
+    ollama_server.default = Reply("Read.", input_tokens=10_000)  # digits, say: each is a token to many models
+    row = model(provider("ollama", ollama_server.url), "llama3.2", context_window=131072)
+    deadlines = Timeouts(first_token_seconds=first_token_seconds)
+    pieces = transport.stream(row.provider, row, ask("7" * 3000), max_output_tokens=500, timeouts=deadlines)
+    assert "".join([delta.text async for delta in pieces]) == "Read."
+    assert [call.json["options"]["num_ctx"] for call in ollama_server.calls] == [4096, 16384]
+    assert ollama_server.calls[-1].json["options"]["num_predict"] == 500
+
+
+async def test_what_no_context_of_the_model_can_hold_is_asked_for_once(ollama_server: OllamaServer) -> None:
+    ollama_server.default = Reply("Read.", input_tokens=10_000)
+    row = model(provider("ollama", ollama_server.url), "llama3.2", context_window=8192)
+    with pytest.raises(ProviderError, match="has 10000 tokens, the model's context 8192") as caught:
+        [delta async for delta in transport.stream(row.provider, row, ask("7" * 3000), max_output_tokens=500)]
+    assert caught.value.kind == "context_overflow"
+    assert len(ollama_server.calls) == 1
+
+
+async def test_a_server_whose_own_limit_is_smaller_is_asked_twice_at_most(ollama_server: OllamaServer) -> None:
+    ollama_server.default = Reply("Read.", input_tokens=10_000)
+    ollama_server.train_context = 8192
+    row = model(provider("ollama", ollama_server.url), "llama3.2", context_window=131072)
+    with pytest.raises(ProviderError, match="exceeds the available context size"):
+        [delta async for delta in transport.stream(row.provider, row, ask("7" * 3000), max_output_tokens=500)]
+    assert len(ollama_server.calls) == 2
+
+
+def test_the_tokens_that_a_caller_states_count_where_they_are_more_than_the_estimate() -> None:
+    stated = ask(hints=Hints(context_tokens=20_000))
+    assert encode(stated)["options"]["num_ctx"] == 32768
+    assert encode(ask("word " * 5000, hints=Hints(context_tokens=3)))["options"]["num_ctx"] == 16384
 
 
 async def test_a_cloud_model_of_a_server_that_is_not_signed_in_says_what_to_do(ollama_server: OllamaServer) -> None:

@@ -340,6 +340,17 @@ async def test_a_check_learns_which_models_are_pulled_and_loaded(llama: ModelSpe
         assert await open_circuits() == {}
 
 
+@pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "kimi-k2.5:cloud"])
+async def test_a_model_that_ollama_passes_on_to_its_cloud_need_not_be_pulled(llama: ModelSpec, name: str) -> None:
+    await LanguageModel.objects.filter(slug="qwen2.5:14b").aupdate(name=name)
+    with start_server(models=("llama3.2:latest",)) as server:
+        await check(server.url)
+        assert await open_circuits() == {}
+        await LanguageModel.objects.filter(slug="qwen2.5:14b").aupdate(name=name.replace("cloud", "local"))
+        await check(server.url)
+        assert await open_circuits() == {("ollama", "qwen2.5:14b"): "not pulled on ollama"}
+
+
 async def test_a_server_that_is_down_is_found_out_and_found_back(llama: ModelSpec) -> None:
     with start_server() as server:
         url = server.url

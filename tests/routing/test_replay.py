@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -129,6 +129,38 @@ def test_a_decision_for_a_key_that_may_use_some_models_comes_out_again(here: Ins
     assert call.model == "claude-haiku-4-5"
     assert call.candidates[0]["model"] == "llama3.2" or call.request["circumstances"]["allowed_models"]
     assert replay.check()["same"] == 1
+
+
+@pytest.fixture
+def keys(here: Installation, settings: Any) -> Callable[[str], None]:
+    """Claude's key is where not every process has it: sets it for this one."""
+    here.change_provider("anthropic", api_key="", api_key_env="ANTHROPIC_API_KEY")
+
+    def have(key: str) -> None:
+        settings.PROVIDER_API_KEYS = {"ANTHROPIC_API_KEY": key}
+        snapshot.forget()
+
+    return have
+
+
+def test_a_process_without_the_keys_makes_the_same_decisions_again(here: Installation, keys: Any) -> None:
+    keys("test-key")
+    assert ask(hints=HIGH_TIER).model == "claude-sonnet-4-5"
+    keys("")
+    report = replay.check()
+    assert (report["same"], report["different"]) == (1, 0)
+    through = replay.replay(replay.target("default"))
+    assert (through["moved"], through["keys_assumed"]) == (0, ["anthropic"])
+    assert "no API key here for anthropic" in replay.as_text(through)
+
+
+def test_decisions_of_a_time_without_the_keys_come_out_again_with_them(here: Installation, keys: Any) -> None:
+    keys("")
+    assert ask(hints=HIGH_TIER).model == "llama3.2"
+    keys("test-key")
+    report = replay.check()
+    assert (report["same"], report["different"]) == (1, 0)
+    assert replay.replay(replay.target("default"))["keys_assumed"] == []
 
 
 # --- another policy ------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_whoever_waits_for_a_dead_leader_keeps_its_own_deadline(here: Installati
 
 
 def test_when_the_leader_fails_the_other_process_asks_for_itself(here: Installation) -> None:
-    here.ollama.queue(Reply(status=400, error="no", latency=1.0))
+    here.ollama.queue(Reply(status=500, error="no", latency=1.0))
     here.ollama.default = Reply(text="No, 40% is free.")
     with callers(2) as (leader, other):
         leader.call()

@@ -140,6 +140,6 @@ def test_when_the_leader_fails_the_other_process_asks_for_itself(here: Installat
         leader.call()
         until(lambda: len(here.ollama.calls) == 1)
         other.call()
-        assert leader.answer()["error"] == "unsupported"
+        assert leader.answer()["error"] == "all_providers_failed"
         assert other.answer()["text"] == "No, 40% is free."
     here.assert_books_are_closed()

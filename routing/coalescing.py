@@ -101,6 +101,11 @@ class Lane(Generic[Item, Result]):
         if self._pause is not None and not self._pause.done():
             self._pause.set_result(None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return self._worker is None
+
     async def idle(self) -> None:
         """Returns once nothing waits and nothing is under way."""
         while self._worker is not None:

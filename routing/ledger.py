@@ -86,10 +86,13 @@ async def reserve(
         raise InvalidInput("a call of an envelope takes of its limit, and no other call does")
     seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
     request = Request(call_id, wanted, seconds, context, at, envelope_id)
-    admission = (_lanes().reserving if envelope_id is None else _lanes().drawing).submit(request)
+    lane = _lanes().reserving if envelope_id is None else _lanes().drawing
+    begins_at_once = lane.is_idle
+    admission = lane.submit(request)
     try:
         if meanwhile is not None:
-            await asyncio.sleep(0)  # the lane sends what it has
+            if begins_at_once:
+                await asyncio.sleep(0)  # the database is asked first
             meanwhile()
         outcome = await admission
     except asyncio.CancelledError:

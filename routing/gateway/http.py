@@ -6,9 +6,10 @@ the gateway's own server (protocol.py).
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from routing.gateway.heads import Head, read_head
 from ziggie.errors import TooLarge, ZiggieError
 
 Scope = MutableMapping[str, Any]
@@ -20,7 +21,6 @@ MAX_BODY_BYTES = 20 * 1024 * 1024
 BODY_SECONDS = 30.0
 SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
 WATCH_AFTER_SECONDS = 0.2  # most answers are out before a client could have gone
-HINT_PREFIX = b"x-ziggie-"
 JSON_TYPE = (b"content-type", b"application/json")
 END_CONNECTION = (b"connection", b"close")
 
@@ -44,42 +44,19 @@ class ClientGone(Exception):
 class Http(ABC):
     """A request and the way to answer it."""
 
-    def __init__(self, method: str, path: str, address: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """`headers` have lower-case names."""
-        self.method = method
-        self.path = path
+    def __init__(self, head: Head, address: str) -> None:
+        self.method = head.method
+        self.path = head.path
         self.address = address
-        self.hints: dict[str, str] = {}
-        self.raw_key = ""
-        self.forwarded = ""
-        self.speaks_anthropic = False
+        self.hints = head.hints
+        self.raw_key = head.raw_key
+        self.forwarded = head.forwarded
+        self.speaks_anthropic = head.speaks_anthropic
         self.started = False
         self.gone = False
-        self._length = 0
-        self._encoding = b""
+        self._length = head.length
+        self._encoding = head.encoding
         self._task: asyncio.Task[Any] | None = None
-        self._read_headers(headers)
-
-    def _read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        bearer = api_key = ""
-        for name, value in headers:
-            if name == b"authorization":
-                scheme, _, token = value.decode("latin-1").partition(" ")
-                bearer = token.strip() if scheme.lower() == "bearer" else ""
-            elif name == b"x-api-key":
-                api_key = value.decode("latin-1").strip()
-            elif name == b"content-length":
-                self._length = int(value) if value.isdigit() and len(value) < 16 else 0
-            elif name == b"x-forwarded-for":  # several such headers are one list
-                self.forwarded += ("," if self.forwarded else "") + value.decode("latin-1")
-            elif name == b"content-encoding":
-                self._encoding = value.strip().lower()
-            elif name == b"anthropic-version":
-                self.speaks_anthropic = True
-            elif name.startswith(HINT_PREFIX):
-                hint = name[len(HINT_PREFIX) :].decode("latin-1").replace("-", "_")
-                self.hints[hint] = value.decode("utf-8", "replace")
-        self.raw_key = bearer or api_key
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge, Compressed, RequestTimeout, ClientGone."""
@@ -139,7 +116,7 @@ class AsgiHttp(Http):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = scope.get("client")
-        super().__init__(scope["method"], scope["path"], client[0] if client else "", scope["headers"])
+        super().__init__(read_head(scope["method"], scope["path"], scope["headers"]), client[0] if client else "")
         self._receive = receive
         self._send = send
         self._timer: asyncio.TimerHandle | None = None

@@ -8,25 +8,24 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
+from routing.gateway.direct import DirectHttp
+from routing.gateway.heads import Head, KnownHeads, read_head
+from routing.gateway.http import Headers, Http
 from routing.gateway.outlet import outlet
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
-READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-CLOSE = b"connection: close\r\n"
+
+known_heads = KnownHeads()
 
 
 class Connection(asyncio.Protocol, ABC):
@@ -58,6 +57,7 @@ class Connection(asyncio.Protocol, ABC):
         self._headers: Headers = []
         self._expects_continue = False
         self._head_bytes = 0  # -1 within a body
+        self._whole = b""  # what came in one read, if that began with a message
         self._reading: DirectHttp | None = None
         # the one that is being answered, and those that came too early
         self._current: DirectHttp | None = None
@@ -80,6 +80,13 @@ class Connection(asyncio.Protocol, ABC):
         self._idle_timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._look_whether_idle)
 
     def data_received(self, data: bytes) -> None:
+        self._whole = b""
+        if self._current is None and self._head_bytes == 0 and not self._stopping:
+            known = known_heads.find(data)
+            if known is not None:
+                self._serve_known(*known)
+                return
+            self._whole = data
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and self._is_long_head(data):
@@ -100,6 +107,19 @@ class Connection(asyncio.Protocol, ABC):
             self._head_timer = self._loop.call_later(HEAD_SECONDS, self._give_up, 408)
         elif self._reading is not None and self._reading is self._current and self._reading.running is None:
             self._begin(self._reading)  # its body is still on its way
+
+    def _serve_known(self, head: Head, body: bytes) -> None:
+        """A request that the parser need not see."""
+        self._stop_head_timer()
+        request = self._current = DirectHttp(self, head, self._address, keep_alive=True)
+        request.take(body)
+        request.end_body()
+        self._begin(request)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _is_long_head(self, data: bytes) -> bool:
         """Much has come, most of which may be a body. A head that ends between two reads is left to the parser."""
@@ -152,15 +172,13 @@ class Connection(asyncio.Protocol, ABC):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = -1
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._stop_head_timer()
+        path = known_path(self._url) if len(self._url) <= COMMON_URL_BYTES else path_of(self._url)
+        head = read_head(self._parser.get_method().decode("ascii"), path, self._headers)
         request = self._reading = DirectHttp(
             self,
-            self._parser.get_method().decode("ascii"),
-            known_path(self._url) if len(self._url) <= COMMON_URL_BYTES else path_of(self._url),
+            head,
             self._address,
-            self._headers,
             keep_alive=self._parser.should_keep_alive() and not self._stopping,
             may_chunk=self._parser.get_http_version() != "1.0",
             expects_continue=self._expects_continue,
@@ -180,6 +198,9 @@ class Connection(asyncio.Protocol, ABC):
         request, self._reading = self._reading, None
         if request is not None:
             request.end_body()
+            if self._whole and request.keep_alive and self._parser.get_http_version() == "1.1":
+                known_heads.remember(self._whole, request.head, self._headers)
+            self._whole = b""
             if request is self._current and request.running is None:
                 self._begin(request)
 
@@ -252,140 +273,3 @@ class Connection(asyncio.Protocol, ABC):
             return
         again_at = max(idle_until, self._loop.time() + KEEP_ALIVE_SECONDS / 10)
         self._idle_timer = self._loop.call_at(again_at, self._look_whether_idle)
-
-
-class DirectHttp(Http):
-    """An exchange on a Connection."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        path: str,
-        address: str,
-        headers: Headers,
-        *,
-        keep_alive: bool,
-        may_chunk: bool,
-        expects_continue: bool,
-    ) -> None:
-        super().__init__(method, path, address, headers)
-        self.keep_alive = keep_alive
-        self.is_whole = False
-        self.running: asyncio.Task[None] | None = None
-        self._connection = connection
-        self._may_chunk = may_chunk
-        self._expects_continue = expects_continue
-        self._received: list[bytes] = []
-        self._size = 0
-        self._is_chunked = False
-        self._ended = False
-        self._more: asyncio.Future[None] | None = None
-
-    # --- the connection's side ---
-
-    async def serve(self) -> None:
-        try:
-            await self._connection.serve(self)
-        finally:
-            if not self._ended:  # an answer that broke off must not look whole
-                self._ended = True
-                self.keep_alive = False
-            self._received.clear()
-            self._connection.answered(self)
-
-    def take(self, body: bytes) -> None:
-        """A part of the body. What nobody wants any more is let go."""
-        if self._ended:
-            return
-        self._size += len(body)
-        if self._size <= MAX_BODY_BYTES:
-            self._received.append(body)
-        if self._size > READ_AHEAD_BYTES and self._more is None:
-            self._connection.pause_reading()
-        self._wake()
-
-    def end_body(self) -> None:
-        self.is_whole = True
-        self._wake()
-
-    def lose_client(self) -> None:
-        self._client_went()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._more is not None and not self._more.done():
-            self._more.set_result(None)
-
-    # --- the endpoint's side ---
-
-    def watch(self) -> None:
-        self._task = self.running
-        if self.gone:
-            self._client_went()
-
-    async def body(self) -> bytes:
-        if self.is_whole and self._size <= MAX_BODY_BYTES and not self._encoding:  # nearly always
-            return b"".join(self._received)
-        return await super().body()
-
-    async def _read_body(self) -> bytes:
-        if self._expects_continue and not self.is_whole:
-            self._connection.write(CONTINUE)
-        self._connection.resume_reading()
-        loop = asyncio.get_running_loop()
-        while not self.is_whole and self._size <= MAX_BODY_BYTES:
-            if self.gone:
-                raise ClientGone
-            self._more = loop.create_future()
-            await self._more
-        if self._size > MAX_BODY_BYTES:
-            raise too_large()
-        return b"".join(self._received)
-
-    async def respond(self, status: int, body: bytes, headers: Headers) -> None:
-        self.started = True
-        head = self._head(status, headers, b"content-length: %d\r\n" % len(body))
-        self._connection.write_soon(head if self.method == "HEAD" else head + body)
-        self._end()
-
-    async def start_stream(self, headers: Headers) -> None:
-        self.started = True
-        self._is_chunked = self._may_chunk
-        if not self._may_chunk:
-            self.keep_alive = False
-        framing = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
-        self._connection.write_soon(self._head(200, headers, framing))
-
-    async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        if self._connection.room is not None:
-            await super().send_piece(piece, last=last)
-        else:
-            self._write_piece(piece, last=last)
-
-    async def _send_piece(self, piece: bytes, *, last: bool) -> None:
-        while (room := self._connection.room) is not None:
-            await asyncio.shield(room)
-        self._write_piece(piece, last=last)
-
-    def _write_piece(self, piece: bytes, *, last: bool) -> None:
-        if self._is_chunked:
-            piece = (b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"") + (b"0\r\n\r\n" if last else b"")
-        self._connection.write_soon(piece)
-        if last:
-            self._end()
-
-    def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
-        if END_CONNECTION in headers:
-            self.keep_alive = False
-            headers = [header for header in headers if header != END_CONNECTION]
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        ending = b"\r\n" if self.keep_alive and not self._connection.is_stopping else CLOSE + b"\r\n"
-        return STATUS_LINES[status] + lines + framing + ending
-
-    def _end(self) -> None:
-        """The answer is whole. The rest of a body that nobody read is passed over, so that the client hears us out."""
-        self._ended = True
-        self._received.clear()
-        if not self.is_whole:
-            self._connection.resume_reading()

@@ -72,6 +72,26 @@ def test_requests_that_come_before_their_turn_are_answered_in_order(gateway: Gat
     assert kinds == ["chat.completion", "list", "chat.completion"]
 
 
+def test_a_head_that_was_seen_before_is_known_only_by_itself(gateway: Gateway) -> None:
+    """The same bytes mean the same; what follows them, or comes before they end, is read as ever."""
+    known = request(gateway)
+    other = known.replace(b"hello", b"howdy")
+    with connected(gateway) as client:
+        for sent in (known, known, other):
+            client.sendall(sent)
+            assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+        client.sendall(known[:-7])
+        time.sleep(0.1)
+        client.sendall(known[-7:])
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+        client.sendall(known.replace(gateway.key.encode(), b"x" * len(gateway.key)))
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 401")
+        client.sendall(known + other + request(gateway, headers="connection: close\r\n"))
+        assert read_all(client).count(b"HTTP/1.1 200") == 3
+    said = [r.json["messages"][-1]["content"] for r in gateway.openai.requests]
+    assert said == ["hello", "hello", "howdy", "hello", "hello", "howdy", "hello"]
+
+
 def test_a_body_may_come_in_pieces_and_late(gateway: Gateway) -> None:
     sent = request(gateway)
     with connected(gateway) as client:

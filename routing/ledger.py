@@ -9,6 +9,7 @@ Nothing is ever admitted without the database, and nothing here waits on the net
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,7 @@ from routing.ledger_batches import Ending, Hold, Refusal, Request
 from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
 from routing.loops import OfLoop
 from routing.types import ENVELOPE, BudgetState, Snapshot
-from ziggie.errors import BudgetExceeded, Conflict, InvalidInput
+from ziggie.errors import BudgetExceeded, Conflict, InvalidInput, Unavailable
 
 MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bits
 MAX_HOLD_SECONDS = 7 * 86_400.0
@@ -95,7 +96,7 @@ async def reserve(
                 await asyncio.sleep(0)  # the database is asked first
             meanwhile()
         outcome = await admission
-    except asyncio.CancelledError:
+    except BaseException:
         # Committed already, and cancelled before it woke up: the lane saw no reason to give the hold back.
         if not admission.cancel() and not admission.cancelled() and admission.exception() is None:
             _give_back(admission.result())
@@ -247,7 +248,8 @@ def _give_back(outcome: Hold | Refusal) -> None:
     """The caller was cancelled while its hold was being committed."""
     if isinstance(outcome, Hold):
         spent = None if outcome.envelope_id is None else 0
-        _end(Ending(outcome.call_id, is_free=False, spent_microusd=spent))
+        with suppress(Unavailable):  # where too much waits already, the sweep gives it back
+            _end(Ending(outcome.call_id, is_free=False, spent_microusd=spent))
 
 
 def _repaired_request(request: Request) -> Request:

@@ -1,5 +1,6 @@
 """How the gateway reaches providers: codecs over its own connections, an answer whole or piece by piece."""
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -12,7 +13,9 @@ from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
 from routing.gateway.upstream import Exchange, Ready, fetch
 from routing.reaching import Caller
-from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError, UnsupportedByProvider
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
+
+logger = logging.getLogger(__name__)
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
@@ -62,8 +65,8 @@ class WholeAsker:
         try:
             sent = _encoded(candidate, request)
             self._prepared = candidate, request, sent, Ready.of(sent)
-        except (ProviderError, UnsupportedByProvider):
-            pass
+        except Exception:  # whatever it is, it is met again when the candidate is asked, where it is dealt with
+            logger.debug("a request could not be made ready", exc_info=True)
 
     def __call__(
         self, candidate: Candidate, request: ChatRequest, *, within_seconds: float | None

@@ -73,6 +73,9 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # a stream transport, always
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_asked:  # nobody's answer: it must not become a part of the next one's
+            self.close()
+            return
         self._received += len(data)
         self._heard_at = self.loop.time()
         if self._received > self._limit:

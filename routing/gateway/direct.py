@@ -108,6 +108,8 @@ class DirectHttp(Http):
 
     async def body(self) -> bytes:
         if self.is_whole and self._size <= MAX_BODY_BYTES and not self._encoding:  # nearly always
+            if self._size > READ_AHEAD_BYTES:
+                self._connection.resume_reading()
             return b"".join(self._received)
         return await super().body()
 
@@ -169,5 +171,5 @@ class DirectHttp(Http):
         """The answer is whole. The rest of a body that nobody read is passed over, so that the client hears us out."""
         self._ended = True
         self._received.clear()
-        if not self.is_whole:
+        if not self.is_whole or self._size > READ_AHEAD_BYTES:
             self._connection.resume_reading()

@@ -5,9 +5,12 @@ the end of a turn, the answers of many calls wake it once, and each of them wait
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from routing.loops import OfLoop
+
+logger = logging.getLogger(__name__)
 
 
 class Outlet:
@@ -30,7 +33,10 @@ class Outlet:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         for write in waiting:
-            write()
+            try:
+                write()
+            except Exception:  # the others' answers must go out all the same
+                logger.exception("writing to a socket failed")
 
 
 outlet = OfLoop(Outlet).get

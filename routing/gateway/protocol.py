@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol, ABC):
         self._headers: Headers = []
         self._expects_continue = False
         self._head_bytes = 0  # -1 within a body
+        self._in_message = False  # the parser is within one, be it in the first letters of its head
         self._whole = b""  # what came in one read, if that began with a message
         self._reading: DirectHttp | None = None
         # the one that is being answered, and those that came too early
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         self._whole = b""
-        if self._current is None and self._head_bytes == 0 and not self._stopping:
+        if self._current is None and not self._in_message and self._head_bytes == 0 and not self._stopping:
             known = known_heads.find(data)
             if known is not None:
                 self._serve_known(*known)
@@ -128,6 +129,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def eof_received(self) -> None:
         """The client sends no more: it has gone, or may still hear that it has not sent all of its request."""
+        self._flush()
         if self._reading is self._current and (self._reading is not None or self._head_bytes > 0):
             self._give_up(400)
 
@@ -154,11 +156,13 @@ class Connection(asyncio.Protocol, ABC):
         """The server stops: what is under way is finished."""
         self._stopping = True
         if self._current is None:
+            self._flush()
             self._transport.close()
 
     # --- the parser's side ---
 
     def on_message_begin(self) -> None:
+        self._in_message = True
         self._url, self._headers, self._expects_continue = b"", [], False
 
     def on_url(self, url: bytes) -> None:
@@ -195,6 +199,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def on_message_complete(self) -> None:
         self._head_bytes = 0
+        self._in_message = False
         request, self._reading = self._reading, None
         if request is not None:
             request.end_body()
@@ -260,6 +265,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def _give_up(self, status: int) -> None:
         if not self._transport.is_closing():
+            self._flush()
             if self._current is None or not self._current.started:
                 self._transport.write(self.refusal(status, self._url))
             self._transport.close()

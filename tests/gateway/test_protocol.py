@@ -92,6 +92,29 @@ def test_a_head_that_was_seen_before_is_known_only_by_itself(gateway: Gateway) -
     assert said == ["hello", "hello", "howdy", "hello", "hello", "howdy", "hello"]
 
 
+def test_a_known_head_within_another_head_is_a_part_of_that(gateway: Gateway) -> None:
+    known = request(gateway)
+    with connected(gateway) as client:
+        client.sendall(known)
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+        client.sendall(known + b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-ziggie-a: ")
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+        client.sendall(known)
+        assert client.recv(65536).startswith((b"HTTP/1.1 200", b"HTTP/1.1 400", b"HTTP/1.1 401"))
+    assert len(gateway.openai.requests) == 2  # it was a header's value, not a request
+
+
+def test_a_connection_goes_on_after_a_large_body_that_came_at_once(gateway: Gateway) -> None:
+    long = json.dumps({"model": "gpt", "max_tokens": 5, "messages": [{"role": "user", "content": "x" * 300_000}]})
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: {len(long)}\r\n\r\n"
+    with connected(gateway) as client:
+        for sent in (head + long, head + long, head.replace(gateway.key, "x" * 9) + long):
+            client.sendall(sent.encode())
+            assert read_answer(client)
+        client.sendall(request(gateway))
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+
+
 def test_a_body_may_come_in_pieces_and_late(gateway: Gateway) -> None:
     sent = request(gateway)
     with connected(gateway) as client:

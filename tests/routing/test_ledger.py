@@ -395,6 +395,22 @@ def test_a_call_cancelled_between_its_admission_and_its_waking_up_holds_nothing(
     assert not Reservation.objects.exists()
 
 
+def test_a_fault_of_what_is_done_meanwhile_leaves_nothing_held() -> None:
+    cloud, known = budget(limit=1_000).id, snapshot()
+
+    def fails() -> None:
+        raise RecursionError
+
+    async def work() -> None:
+        with pytest.raises(RecursionError):
+            await ledger.reserve(uuid7(), {cloud: 10}, known, expires_in_seconds=60, context={}, meanwhile=fails)
+        await ledger.drain()
+
+    run(work())
+    assert not Reservation.objects.exists()
+    assert counters() == (0, 0, 0)
+
+
 def test_a_settlement_goes_on_when_the_one_who_asked_for_it_is_cancelled() -> None:
     cloud, known = budget().id, snapshot()
 

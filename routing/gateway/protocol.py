@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from routing.gateway.direct import DirectHttp
 from routing.gateway.heads import Head, KnownHeads, read_head
-from routing.gateway.http import Headers, Http
+from routing.gateway.http import UNDER_WAY, Headers, Http
 from routing.gateway.outlet import outlet
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
 
@@ -44,12 +44,13 @@ class Connection(asyncio.Protocol, ABC):
         self,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any],
+        app_state: dict[str, Any],  # also the lifespan's
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
         self._outlet = outlet()
         self._state = server_state
+        app_state[UNDER_WAY] = server_state.tasks
         self._parser = httptools.HttpRequestParser(self)
         self._address = ""
         self._transport: asyncio.Transport

@@ -10,6 +10,7 @@ from functools import lru_cache
 import certifi
 import httptools
 
+from routing.adapters.delivery import Delivery, under_way
 from routing.gateway.outlet import outlet
 from routing.types import ErrorKind
 
@@ -52,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._keep_alive = False
         self._payload = b""
+        self._delivery: Delivery | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -138,29 +140,29 @@ class Connection(asyncio.Protocol):
 
     # --- the exchange's side ---
 
-    def send(
-        self, payload: bytes, *, streaming: bool, idle_seconds: float, within_seconds: float | None = None
-    ) -> None:
-        """`idle_seconds` is the longest silence, `within_seconds` the longest time for the whole answer."""
+    def send(self, payload: bytes, *, streaming: bool, idle_seconds: float, until: float | None = None) -> None:
+        """`idle_seconds` is the longest silence; the answer has to be whole by `until` (time.monotonic's)."""
         if self.reused:
             self._reset()
         self._streaming = streaming
         self._idle_seconds = idle_seconds
         self._heard_at = now = self.loop.time()
-        self._until = math.inf if within_seconds is None else now + within_seconds
+        self._until = math.inf if until is None else now + until - time.monotonic()  # loops have clocks of their own
         self._is_asked = True
         look_at = min(now + idle_seconds, self._until)
         if self._timer is None or self._timer_at > look_at:
             self._look_at(look_at)
         if self.transport is None or self.transport.is_closing():
             raise Broken("connection", "the connection broke before an answer came", clean=True)
-        self._payload = payload
+        self._payload, self._delivery = payload, under_way()
         self._outlet.soon(self._write)
 
     def _write(self) -> None:
         if self.transport is not None and not self.transport.is_closing():  # its loss is heard of otherwise
+            if self._delivery is not None:
+                self._delivery.has_begun = True
             self.transport.write(self._payload)
-        self._payload = b""
+        self._payload, self._delivery = b"", None
 
     def _check_silence(self) -> None:
         """One timer, which looks back when it fires, instead of being set anew by every exchange and piece."""
@@ -267,15 +269,19 @@ class Pool:
                 connection.close()
         return None
 
-    async def open(self, address: Address, within_seconds: float | None = None) -> Connection:
+    async def open(self, address: Address, until: float | None = None) -> Connection:
+        """Raises Broken; "timeout" if it is not there by `until` (time.monotonic's)."""
         tls, host, port = address
         loop = asyncio.get_running_loop()
+        left = math.inf if until is None else until - time.monotonic()
         try:
-            async with asyncio.timeout(min(CONNECT_SECONDS, within_seconds or CONNECT_SECONDS)):
+            async with asyncio.timeout(min(CONNECT_SECONDS, left)):
                 _, connection = await loop.create_connection(
                     Connection, host, port, ssl=_ssl_context() if tls else None
                 )
         except TimeoutError:
+            if left < CONNECT_SECONDS:
+                raise Broken("timeout", "no connection to the provider in the time that was left") from None
             raise Broken("connection", "nobody answered in time") from None
         except ssl.SSLError as error:
             raise Broken("connection", f"TLS failed: {error.reason}") from None

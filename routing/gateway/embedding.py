@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from routing import health, ledger, pricing, snapshot, worlds
+from routing.adapters.delivery import watched
 from routing.adapters.transport import codec_for
-from routing.attempts import HTTP_OK
+from routing.attempts import HTTP_OK, UNSENT
 from routing.budgets import budgets_in_scope
 from routing.calls import LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
@@ -227,6 +228,9 @@ class _Embedding:
         except UnsupportedByProvider as failure:
             outcome, error = "error", str(failure)
             raise
+        except asyncio.CancelledError:
+            error = "" if read else UNSENT
+            raise
         finally:
             record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
             self.records.append(replace(record, created_at=started_at, status=status))
@@ -269,10 +273,12 @@ class _Embedding:
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
+            delivery = watched()
             try:
                 answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
-            except ProviderError as failure:
-                if not was_at_work(failure):
+            except BaseException as failure:  # also of a client that has left: what was never sent was never read
+                refused = isinstance(failure, ProviderError) and not was_at_work(failure)
+                if refused or not delivery.has_begun:
                     read.pop()
                 raise
             if answer.usage.input_tokens is not None:

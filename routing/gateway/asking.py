@@ -44,7 +44,10 @@ def asker(sink: Sink | None = None) -> Caller:
                         yield deltas
                 return
             except ProviderError as error:
-                asked, streamed = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+                another = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+                if another is None:
+                    raise
+                asked, streamed = another
 
     return ask
 
@@ -104,7 +107,10 @@ async def ask_whole(
             )
             return codec.decode_chat(response, sent)
         except ProviderError as error:
-            request, _ = again(request, error, model.provider, streamed=False)
+            another = again(request, error, model.provider, streamed=False)
+            if another is None:
+                raise
+            request, _ = another
         if until is not None:
             within_seconds = max(until - time.monotonic(), 0.001)
 

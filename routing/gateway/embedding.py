@@ -148,9 +148,8 @@ class _Embedding:
                 return await self._run()
         except TimeoutError:
             self._outcome = DeadlineExceeded.code
-            late = DeadlineExceeded(f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s")
-            late.call_id = str(self.id)
-            raise late from None
+            late = f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s"
+            raise self._failed(DeadlineExceeded, late) from None
         except asyncio.CancelledError:
             self._outcome = "cancelled"
             raise
@@ -177,9 +176,12 @@ class _Embedding:
                 kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
-        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
+        raise self._failed(kind, f"no model gave embeddings ({self._error})", failures)
+
+    def _failed(self, kind: type[RoutingError], text: str, details: Sequence[dict[str, str]] = ()) -> RoutingError:
+        failed = kind(text, details=list(details))
         failed.call_id = str(self.id)
-        raise failed
+        return failed
 
     def _labels(self) -> dict[str, Any]:
         request = self._request

@@ -165,9 +165,7 @@ class Exchange:
         try:
             return await self._connection.next_chunk()
         except Broken as broken:
-            translated = self._translated(broken)
-            translated.usage = usage
-            raise translated from None
+            raise self._translated(broken, usage) from None
 
     async def linger(self) -> None:
         """Reads the few bytes after the end of an answer, so that the connection can be used again."""
@@ -183,5 +181,5 @@ class Exchange:
             self._connection.close()
             self._connection = None
 
-    def _translated(self, broken: Broken) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent)
+    def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
+        return make_error(broken.kind, broken.text, self._sent, usage=usage)

@@ -16,6 +16,8 @@ from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvi
 
 Json = dict[str, Any]
 
+MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
+
 
 def protocol_error(message: str) -> ProviderError:
     return ProviderError("protocol", message, retryable=True)
@@ -115,11 +117,11 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
 def get_count(holder: Json, key: str) -> int | None:
     """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for."""
     value = holder.get(key)
-    if type(value) is int and 0 <= value < 2**53:
+    if type(value) is int and 0 <= value <= MOST_TOKENS:
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
         return value
     return None
 

@@ -49,6 +49,7 @@ def to_json(request: ChatRequest) -> dict[str, Any]:
         **{name: getattr(request, name) for name in PLAIN},
         "messages": [
             {"role": m.role, "parts": [{"kind": kinds[type(part)], **asdict(part)} for part in m.parts]}
+            | ({"name": m.name} if m.name else {})
             for m in request.messages
         ],
         "hints": {**asdict(request.hints), "capabilities": sorted(request.hints.capabilities)},
@@ -62,7 +63,9 @@ def from_json(kept: Mapping[str, Any]) -> ChatRequest:
     hints = dict(kept["hints"])
     return ChatRequest(
         **{name: kept[name] for name in PLAIN},
-        messages=tuple(Message(m["role"], tuple(_part(part) for part in m["parts"])) for m in kept["messages"]),
+        messages=tuple(
+            Message(m["role"], tuple(_part(part) for part in m["parts"]), m.get("name", "")) for m in kept["messages"]
+        ),
         hints=Hints(**{**hints, "capabilities": frozenset(hints["capabilities"])}),
         stop=tuple(kept["stop"]),
         tools=tuple(Tool(**tool) for tool in kept["tools"]),

@@ -23,6 +23,7 @@ from routing.adapters.wire import (
     get_dicts,
     get_str,
     inline_image,
+    is_idle,
     load_object,
     merge_extra,
     protocol_error,
@@ -79,7 +80,7 @@ class AnthropicCodec:
         self._sampling(request, model, body)
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
-        merge_extra(body, request.extra, refuse=_REFUSED)
+        merge_extra(body, request.extra, refuse=_REFUSED, leave=is_idle)
         return self._request(model.provider, "POST", "/v1/messages", body)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -221,6 +222,7 @@ class AnthropicCodec:
             blocks = [block for part in turn.parts for block in encode_part(part, role)]
             if role == "user":  # the API wants the results of tools first
                 blocks.sort(key=lambda block: block["type"] != "tool_result")
+                blocks = _within_results(blocks, turn)
             if not blocks:
                 continue
             if merged and merged[-1]["role"] == role:
@@ -253,6 +255,23 @@ def encode_part(part: Part, role: str) -> list[Json]:
         block: Json = {"type": "tool_result", "tool_use_id": _tool_id(part.tool_call_id), "content": part.content}
         return [{**block, "is_error": True}] if part.is_error else [block]
     return _thinking(part)
+
+
+def _within_results(blocks: list[Json], turn: Message) -> list[Json]:
+    """The blocks with the images that tools gave within their results."""
+    given = [part for part in turn.parts if isinstance(part, Image) and part.tool_call_id]
+    if not given:
+        return blocks
+    results = {block["tool_use_id"]: block for block in blocks if block["type"] == "tool_result"}
+    for image in given:
+        result, block = results.get(_tool_id(image.tool_call_id)), encode_part(image, "user")[0]
+        if result is not None:
+            content = result["content"]
+            if isinstance(content, str):
+                content = result["content"] = [{"type": "text", "text": content}] if content else []
+            content.append(block)
+            blocks.remove(block)
+    return blocks
 
 
 def _tool_id(given: str) -> str:

@@ -32,7 +32,7 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
-    is_neutral,
+    is_idle,
     load_object,
     protocol_error,
 )
@@ -183,7 +183,7 @@ class GeminiCodec:
 
     def _extra(self, request: ChatRequest, body: Json, generation: Json) -> None:
         for key, value in request.extra.items():
-            if is_neutral(key, value):
+            if is_idle(key, value):
                 continue
             if key in _GENERATION or key in _NATIVE_GENERATION:
                 generation[_GENERATION.get(key, key)] = value

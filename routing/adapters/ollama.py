@@ -40,7 +40,7 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
-    is_neutral,
+    is_idle,
     load_object,
     protocol_error,
 )
@@ -244,7 +244,7 @@ class OllamaCodec:
     def _options(self, request: ChatRequest, model: ModelSpec, body: Json, max_output_tokens: int | None) -> Json:
         options: Json = {}
         for key, value in request.extra.items():
-            if is_neutral(key, value):
+            if is_idle(key, value):
                 continue
             if key in _OPTIONS:
                 options[key] = value

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,12 +17,15 @@ from routing.gateway.reading import (
     MAX_TOOLS,
     Incoming,
     Json,
+    chosen_tool,
     flag,
     hints,
     mapping,
     model,
+    needed,
     number,
     objects,
+    passed_through,
     refuse,
     schema,
     stops,
@@ -48,6 +52,7 @@ _READ = frozenset(
     | {"metadata", "output_config", "output_format", "cache_control"}
 )
 _REFUSED = ("container", "mcp_servers", "context_management")
+_REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -71,6 +76,8 @@ def decode_messages(
     config = mapping(body, "output_config")
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
+    tools = _tools(body)
+    _check_thinking(body)
     request = ChatRequest(
         messages=_system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)]),
         model=model(body),
@@ -78,13 +85,13 @@ def decode_messages(
         max_output_tokens=limit,
         temperature=number(body, "temperature", least=0, most=1),
         stop=stops(body.get("stop_sequences"), "stop_sequences"),
-        tools=_tools(body),
-        tool_choice=choice,
+        tools=tools,
+        tool_choice=chosen_tool(choice, tools),
         parallel_tool_calls=parallel,
         json_schema=json_schema,
         reasoning_effort=text(config, "effort", "output_config.", default=""),
         end_user=text(metadata, "user_id", "metadata.", default=""),
-        extra={key: value for key, value in body.items() if key not in _READ},
+        extra=passed_through(body, _READ),
         api_key_id=api_key_id,
         **paying,
     )
@@ -98,7 +105,17 @@ def _output_schema(config: Json, body: Json) -> Json | None:
         return None
     if wanted.get("type") != "json_schema":
         refuse("output_config.format.type", "must be json_schema")
-    return schema(wanted.get("schema"), "output_config.format.schema")
+    where = "output_config.format."
+    return schema(needed(wanted, "schema", where), f"{where}schema")
+
+
+def _check_thinking(body: Json) -> None:
+    """It is passed on as it is, or said as an effort: what it says must be clear."""
+    thinking = mapping(body, "thinking")
+    if thinking and text(thinking, "type", "thinking.") == "enabled":
+        budget = thinking.get("budget_tokens")
+        if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= MAX_OUTPUT_TOKENS:
+            refuse("thinking.budget_tokens", f"must be a whole number from 1 to {MAX_OUTPUT_TOKENS}")
 
 
 def _system(body: Json) -> tuple[Message, ...]:
@@ -120,15 +137,24 @@ def _message(row: Json, where: str) -> Message:
         role = "user"
     elif said == "assistant":
         role = "assistant"
+    elif said == "system":
+        role = "system"
     else:
-        refuse(f"{where}.role", "must be user or assistant")
+        refuse(f"{where}.role", "must be user, assistant or system")
     content = row.get("content")
     if isinstance(content, str):
         return Message(role, (Text(content),))
     blocks = objects(row, "content", f"{where}.", most=MAX_PARTS)
     if not blocks and content != []:
         refuse(f"{where}.content", "must be a string or an array of blocks")
-    return Message(role, tuple(_block(block, f"{where}.content[{n}]", role) for n, block in enumerate(blocks)))
+    parts = [part for n, block in enumerate(blocks) for part in _parts(block, f"{where}.content[{n}]", role)]
+    return Message(role, tuple(parts))
+
+
+def _parts(block: Json, where: str, role: Role) -> list[Part]:
+    if block.get("type") == "tool_result" and role == "user":
+        return _tool_result(block, where)
+    return [_block(block, where, role)]
 
 
 def _block(block: Json, where: str, role: Role) -> Part:
@@ -137,12 +163,6 @@ def _block(block: Json, where: str, role: Role) -> Part:
             return Text(text(block, "text", f"{where}."))
         case "image", "user":
             return _image(mapping(block, "source", f"{where}."), where)
-        case "tool_result", "user":
-            return ToolResult(
-                text(block, "tool_use_id", f"{where}."),
-                _result_text(block, where),
-                is_error=bool(flag(block, "is_error", f"{where}.")),
-            )
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
             return ToolCall(text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments)
@@ -155,14 +175,22 @@ def _block(block: Json, where: str, role: Role) -> Part:
     return refuse(f"{where}.type", "must name a kind of block")
 
 
-def _result_text(block: Json, where: str) -> str:
+def _tool_result(block: Json, where: str) -> list[Part]:
+    """A tool's answer, and the images in it."""
+    call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
     content = block.get("content")
     if content is None or isinstance(content, str):
-        return content or ""
+        return [ToolResult(call_id, content or "", is_error=failed)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
-    if any(row.get("type") != "text" for row in rows):
-        raise Unsupported(f"{where}: a tool's result must be text")
-    return "".join(text(row, "text", f"{where}.content.") for row in rows)
+    if any(row.get("type") not in ("text", "image") for row in rows):
+        raise Unsupported(f"{where}: a tool's result must be text or images")
+    said = "".join(text(row, "text", f"{where}.content.") for row in rows if row["type"] == "text")
+    images = [
+        replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
+        for row in rows
+        if row["type"] == "image"
+    ]
+    return [ToolResult(call_id, said, is_error=failed), *images]
 
 
 def _image(source: Json, where: str) -> Image:
@@ -184,14 +212,19 @@ def _tools(body: Json) -> tuple[Tool, ...]:
         where = f"tools[{place}]."
         if row.get("type") not in (None, "custom"):
             raise Unsupported(f"{where}type: the provider's own tools are not supported by this gateway")
+        for key in _REFUSED_OF_TOOLS:
+            if row.get(key):
+                raise Unsupported(f"{where}{key} is not supported by this gateway")
         tools.append(
             Tool(
                 name=tool_name(row, where),
                 description=text(row, "description", where, default=""),
-                parameters=schema(row.get("input_schema"), f"{where}input_schema"),
+                parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
                 strict=bool(flag(row, "strict", where)),
             )
         )
+    if len({tool.name for tool in tools}) < len(tools):
+        refuse("tools", "must not have the same name twice")
     return tuple(tools)
 
 

@@ -26,11 +26,13 @@ class Text:
 
 @value
 class Image:
-    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`)."""
+    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). One that a tool gave
+    bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
 
     media_type: str = ""
     data: str = ""
     url: str = ""
+    tool_call_id: str = ""
 
 
 @value
@@ -65,8 +67,11 @@ Part = Text | Image | ToolCall | ToolResult | Reasoning
 
 @value
 class Message:
+    """One turn. `name` tells speakers of one role apart; it goes to providers that have a field for it."""
+
     role: Role
     parts: tuple[Part, ...]
+    name: str = ""
 
     @property
     def text(self) -> str:

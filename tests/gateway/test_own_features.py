@@ -13,6 +13,7 @@ from routing import seeding, snapshot
 from routing.models import Circuit, LanguageModel, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
+from tests.gateway.test_matrix import PIXEL
 from tests.servers.script import Reply
 from ziggie.models import create_api_key
 
@@ -123,6 +124,42 @@ def test_what_only_anthropic_itself_could_do_is_refused(gateway: Gateway, field:
         )
 
 
+def test_images_that_a_tool_gave_stand_in_its_result_or_after_it(gateway: Gateway) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    result = [{"type": "text", "text": "as asked"}, {"type": "image", "source": source}]
+    turns: Any = [
+        *QUESTION,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": f"toolu_{n}", "name": "shot", "input": {}}
+                                          for n in range(2)]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "toolu_0", "content": result},
+            {"type": "tool_result", "tool_use_id": "toolu_1", "content": result[1:]},
+            {"type": "text", "text": "What do they show?"},
+        ]},
+    ]  # fmt: skip
+    tools: Any = [{"name": "shot", "input_schema": {"type": "object"}}]
+    for model in ("gpt", "claude", "llama", "flash"):
+        anthropic_client(gateway).messages.create(model=model, max_tokens=9, tools=tools, messages=turns)
+    (first, second, text) = gateway.anthropic.calls[-1].json["messages"][-1]["content"]
+    assert first["content"] == result
+    assert second["content"] == result[1:]
+    assert text["type"] == "text"
+    told = gateway.openai.calls[-1].json["messages"]
+    assert [turn["role"] for turn in told[-3:]] == ["tool", "tool", "user"]
+    assert [part["type"] for part in told[-1]["content"]] == ["image_url", "image_url", "text"]
+    assert gateway.ollama.calls[-1].json["messages"][-1]["images"] == [PIXEL, PIXEL]
+    assert gateway.gemini.calls[-1].body.decode().count(PIXEL) == 2
+    assert anthropic_client(gateway).messages.count_tokens(model="llama", tools=tools, messages=turns).input_tokens
+
+
+def test_a_system_turn_among_the_others_is_heard(gateway: Gateway) -> None:
+    turns: Any = [*QUESTION, {"role": "assistant", "content": "Hello."}, {"role": "system", "content": "Be terse."}]
+    for model in ("gpt", "claude", "llama", "flash"):
+        anthropic_client(gateway).messages.create(model=model, max_tokens=9, messages=[*turns, *QUESTION])
+    for server in (gateway.openai, gateway.anthropic, gateway.ollama, gateway.gemini):
+        assert "Be terse." in server.calls[-1].body.decode()
+
+
 # --- OpenAI's ------------------------------------------------------------------------------------
 
 
@@ -150,12 +187,30 @@ def test_a_parameter_goes_to_a_provider_that_knows_it_and_is_refused_elsewhere(g
 
 def test_what_states_the_default_is_no_reason_to_refuse(gateway: Gateway) -> None:
     asked: Any = {"n": 1, "logprobs": False, "store": False, "presence_penalty": 0, "frequency_penalty": 0}
+    asked |= {"service_tier": "auto"}
     for model in ("gpt", "claude", "llama", "flash"):
         openai_client(gateway).chat.completions.create(
             model=model, messages=TURNS, user="ada", parallel_tool_calls=True, tools=[OPENAI_TOOL], **asked
         )
     assert gateway.openai.calls[-1].json["user"] == "ada"
     assert gateway.anthropic.calls[-1].json["metadata"] == {"user_id": "ada"}
+
+
+def test_what_changes_no_answer_goes_to_who_knows_it_and_stops_nobody(gateway: Gateway) -> None:
+    asked: Any = {"prompt_cache_key": "chat-7", "safety_identifier": "ada"}
+    turns: Any = [
+        {"role": "system", "content": "Two people speak.", "name": "host"},
+        {"role": "user", "content": "Hello.", "name": "ada"},
+        {"role": "assistant", "content": "Hello, Ada.", "name": "helper"},
+        {"role": "user", "content": [{"type": "text", "text": "Hello to both."}], "name": "ben"},
+    ]
+    for model in ("gpt", "claude", "llama", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=turns, **asked)
+    body = gateway.openai.calls[-1].json
+    assert asked.items() <= body.items()
+    assert [turn["name"] for turn in body["messages"]] == ["host", "ada", "helper", "ben"]
+    for server in (gateway.anthropic, gateway.ollama, gateway.gemini):
+        assert "ada" not in server.calls[-1].body.decode().replace("Ada", "")
 
 
 @pytest.mark.parametrize("model", ["gpt", "claude", "llama", "flash"])

@@ -1,6 +1,6 @@
 """PURE: requests of Anthropic's messages API -> routing.types.
 
-`cache_control` marks say where a prompt may be cached and change no answer: they are read past.
+`cache_control` marks say where a prompt may be cached; one on the request itself marks the prompt's end.
 """
 
 from collections.abc import Mapping
@@ -78,8 +78,9 @@ def decode_messages(
     choice, parallel = _tool_choice(body.get("tool_choice"))
     tools = _tools(body)
     _check_thinking(body)
+    messages = _system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)])
     request = ChatRequest(
-        messages=_system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)]),
+        messages=_with_end_marked(messages) if _mark(body, "") else messages,
         model=model(body),
         hints=said,
         max_output_tokens=limit,
@@ -127,7 +128,22 @@ def _system(body: Json) -> tuple[Message, ...]:
     rows = objects(body, "system", most=MAX_PARTS)
     if any(row.get("type") != "text" for row in rows):
         refuse("system", "must be a string or an array of text blocks")
-    return (Message("system", tuple(Text(text(row, "text", "system.")) for row in rows)),)
+    return (Message("system", tuple(Text(text(row, "text", "system."), _mark(row, "system.")) for row in rows)),)
+
+
+def _mark(holder: Json, where: str) -> bool:
+    """Whether the prompt up to here is to be cached, for the usual time: a longer one has a price of its own."""
+    control = mapping(holder, "cache_control", where)
+    if control and control.get("type") != "ephemeral":
+        refuse(f"{where}cache_control.type", "must be ephemeral")
+    return bool(control)
+
+
+def _with_end_marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    last = messages[-1]
+    if not last.parts or isinstance(last.parts[-1], Reasoning):
+        return messages
+    return (*messages[:-1], replace(last, parts=(*last.parts[:-1], replace(last.parts[-1], cache_mark=True))))
 
 
 def _message(row: Json, where: str) -> Message:
@@ -160,12 +176,14 @@ def _parts(block: Json, where: str, role: Role) -> list[Part]:
 def _block(block: Json, where: str, role: Role) -> Part:
     match block.get("type"), role:
         case "text", _:
-            return Text(text(block, "text", f"{where}."))
+            return Text(text(block, "text", f"{where}."), _mark(block, f"{where}."))
         case "image", "user":
-            return _image(mapping(block, "source", f"{where}."), where)
+            image = _image(mapping(block, "source", f"{where}."), where)
+            return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
-            return ToolCall(text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments)
+            called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
+            return ToolCall(*called, cache_mark=_mark(block, f"{where}."))
         case "thinking", "assistant":
             return Reasoning(text(block, "thinking", f"{where}."), text(block, "signature", f"{where}.", default=""))
         case "redacted_thinking", "assistant":
@@ -178,9 +196,9 @@ def _block(block: Json, where: str, role: Role) -> Part:
 def _tool_result(block: Json, where: str) -> list[Part]:
     """A tool's answer, and the images in it."""
     call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
-    content = block.get("content")
+    content, mark = block.get("content"), _mark(block, f"{where}.")
     if content is None or isinstance(content, str):
-        return [ToolResult(call_id, content or "", is_error=failed)]
+        return [ToolResult(call_id, content or "", is_error=failed, cache_mark=mark)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
     if any(row.get("type") not in ("text", "image") for row in rows):
         raise Unsupported(f"{where}: a tool's result must be text or images")
@@ -190,7 +208,7 @@ def _tool_result(block: Json, where: str) -> list[Part]:
         for row in rows
         if row["type"] == "image"
     ]
-    return [ToolResult(call_id, said, is_error=failed), *images]
+    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark), *images]
 
 
 def _image(source: Json, where: str) -> Image:
@@ -221,6 +239,7 @@ def _tools(body: Json) -> tuple[Tool, ...]:
                 description=text(row, "description", where, default=""),
                 parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
                 strict=bool(flag(row, "strict", where)),
+                cache_mark=_mark(row, where),
             )
         )
     if len({tool.name for tool in tools}) < len(tools):

@@ -1,4 +1,8 @@
-"""What is said: messages and their parts, tools."""
+"""What is said: messages and their parts, tools.
+
+A `cache_mark` says that the prompt up to here is worth keeping to a provider that keeps what is marked (Anthropic's
+cache_control). It changes no answer, and the others need not know.
+"""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -22,6 +26,7 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 @value
 class Text:
     text: str
+    cache_mark: bool = False
 
 
 @value
@@ -33,6 +38,7 @@ class Image:
     data: str = ""
     url: str = ""
     tool_call_id: str = ""
+    cache_mark: bool = False
 
 
 @value
@@ -42,6 +48,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+    cache_mark: bool = False
 
 
 @value
@@ -51,6 +58,7 @@ class ToolResult:
     tool_call_id: str
     content: str
     is_error: bool = False
+    cache_mark: bool = False
 
 
 @value
@@ -91,3 +99,4 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
     strict: bool = False
+    cache_mark: bool = False

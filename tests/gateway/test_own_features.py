@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 
 from routing import seeding, snapshot
-from routing.models import Circuit, LanguageModel, Provider
+from routing.models import Circuit, LanguageModel, Price, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
 from tests.gateway.test_matrix import PIXEL
@@ -89,6 +89,46 @@ def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gat
         )
         told = server.calls[-1].json.get("metadata", {}).get("user_id", "")
         assert (0 < len(told) <= 256) == (model == "claude")
+
+
+def test_cache_marks_reach_claude_where_what_is_written_to_its_cache_has_a_price(gateway: Gateway) -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": "5m"}}
+    sent = {"cache_control": {"type": "ephemeral"}}
+    tool = {"name": "shot", "input_schema": {"type": "object"}}
+    asked: Any = {
+        "system": [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **mark}],
+        "tools": [{**tool, **mark}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Look.", **mark}]},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "shot", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "x", **mark}]},
+        ],
+    }
+    for priced in (False, True):
+        if priced:
+            Price.objects.filter(model__slug="claude").update(cache_write_usd_per_mtok="3.75")
+            snapshot.forget()
+        for model in ("claude", "gpt", "llama", "flash"):
+            anthropic_client(gateway).messages.create(model=model, max_tokens=9, **asked)
+        body = gateway.anthropic.calls[-1].json
+        marked = [
+            body["system"][1],
+            body["tools"][0],
+            body["messages"][0]["content"][0],
+            body["messages"][2]["content"][0],
+        ]
+        assert [block.get("cache_control") for block in marked] == [sent["cache_control"] if priced else None] * 4
+        assert json.dumps(body).count("cache_control") == (4 if priced else 0)
+        for server in (gateway.openai, gateway.ollama, gateway.gemini):
+            assert b"cache" not in server.calls[-1].body
+    anthropic_client(gateway).messages.create(
+        model="claude", max_tokens=9, messages=TURNS, cache_control={"type": "ephemeral"}
+    )
+    assert gateway.anthropic.calls[-1].json["messages"][-1]["content"][-1]["cache_control"] == {"type": "ephemeral"}
+    with pytest.raises(anthropic.BadRequestError, match="cache_control"):
+        anthropic_client(gateway).messages.create(
+            model="claude", max_tokens=9, messages=TURNS, extra_body={"cache_control": {"type": "eternal"}}
+        )
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -97,6 +97,8 @@ def test_a_failed_attempt_tells_its_status_and_error_and_the_local_one_its_energ
         ("openai", {**OPENAI, "choices": [{**OPENAI["choices"][0], "usage":
             {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 6}}]}, [9, 4, 6, None, None], []),
         ("openai", OPENAI, [1, 1, None, None, None], ["input_tokens", "output_tokens"]),
+        ("openai", {**OPENAI, "usage": {"prompt_tokens": 10**15, "completion_tokens": 4}},
+            [1, 4, None, None, None], ["input_tokens"]),
         ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 7,
             "cache_creation_input_tokens": 11}}, [23, 4, 7, 11, None], []),
         ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 0,

@@ -15,6 +15,8 @@ import orjson
 from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
+MAX_COUNT = 2**31 - 1  # tokens: more than any model reads, and what a record holds
+LONGEST_COUNT = 10  # digits
 
 
 def protocol_error(message: str) -> ProviderError:
@@ -113,13 +115,15 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
 
 
 def get_count(holder: Json, key: str) -> int | None:
-    """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for."""
+    """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for, nor be paid."""
     value = holder.get(key)
-    if type(value) is int and 0 <= value < 2**53:
+    if type(value) is int and 0 <= value <= MAX_COUNT:
         return value
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= LONGEST_COUNT:
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
         return value
     return None
 

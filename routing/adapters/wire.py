@@ -119,9 +119,9 @@ def get_count(holder: Json, key: str) -> int | None:
     value = holder.get(key)
     if type(value) is int and 0 <= value <= MAX_COUNT:
         return value
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= LONGEST_COUNT:
-        value = int(value)
-    elif isinstance(value, float) and value.is_integer():
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) <= LONGEST_COUNT else None
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
         return value

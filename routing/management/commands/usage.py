@@ -44,8 +44,8 @@ class Command(ZiggieCommand):
         getattr(self, f"_{options['action']}")(options)
 
     def _export(self, options: dict[str, Any]) -> None:
-        found = usage.records({"from": options["since"], "to": options["until"]}).order_by("id")
-        csv.writer(sys.stdout).writerows(usage.csv_rows(found.iterator(chunk_size=2_000)))
+        found = usage.records({"from": options["since"], "to": options["until"]})
+        csv.writer(sys.stdout).writerows(usage.csv_rows(usage.oldest_first(found)))
 
     def _check(self, options: dict[str, Any]) -> None:
         differences, reach, overruns = proof.differences(), proof.reach(), proof.overruns()

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -136,6 +137,17 @@ def test_an_export_goes_out_while_it_is_read_and_misses_nothing(staff: Client, m
     first, rest = asyncio.run(first_piece_then_the_rest())
     assert first.count(b"\n") == 2
     assert rest.count(b"\n") == 2  # of the page that had been read
+
+
+def test_the_command_exports_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("usage", "export", "--json")
+    assert json.loads(capsys.readouterr().out) == []
+    for number in range(3):
+        record("gpt", "cloud", number)
+    call_command("usage", "export", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [each["cost_usd"] for each in found] == ["0.000000", "0.000001", "0.000002"]
+    assert found[0]["created_at"] == "2026-05-10T12:30:00Z"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
-from routing.gateway.asking import WholeAsker, ask_quietly, asker
+from routing.gateway.asking import Preparation, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
 from routing.gateway.keys import Key
@@ -128,12 +128,12 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
 
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    asking = WholeAsker()
+    preparation = Preparation(incoming.request, whole=True)
     call = await service.open_call(
         incoming.request,
-        caller=ask_quietly,
-        whole=asking,
-        meanwhile=asking.prepare,
+        caller=asker(preparation=preparation),
+        whole=preparation.ask_whole,
+        meanwhile=preparation.prepare,
         by_package=False,
         allowed_models=key.allowed_models,
     )
@@ -149,8 +149,13 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     stream = _Stream(http, dialect, include_usage=incoming.include_usage)
+    preparation = Preparation(incoming.request, whole=False)
     call = await service.open_call(
-        incoming.request, caller=asker(stream.take), by_package=False, allowed_models=key.allowed_models
+        incoming.request,
+        caller=asker(stream.take, preparation),
+        meanwhile=preparation.prepare,
+        by_package=False,
+        allowed_models=key.allowed_models,
     )
     stream.call = call
     try:

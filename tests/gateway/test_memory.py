@@ -10,7 +10,7 @@ import pytest
 
 from routing import snapshot
 from routing.adapters.base import WireRequest
-from routing.gateway import connections, upstream
+from routing.gateway import connections, pool, upstream
 from routing.gateway.direct import DirectHttp
 from routing.models import Budget, Provider
 from routing.types import ChatRequest
@@ -99,7 +99,7 @@ def test_nothing_stays_of_a_call_that_is_over(gateway: Gateway, deed: Deed) -> N
 
 
 def test_a_connection_that_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "KEEP_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "KEEP_SECONDS", 0.05)
 
     async def work() -> None:
         closed = asyncio.Event()

@@ -16,7 +16,7 @@ import pytest
 from django.db import connection
 
 from routing import ledger, slots, snapshot
-from routing.gateway import connections, embedding
+from routing.gateway import embedding, pool
 from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
@@ -189,7 +189,7 @@ def asking(gateway: Gateway, path: str, body: Any) -> Iterator[None]:
 def test_a_client_that_leaves_before_its_request_could_be_sent_pays_nothing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
-    monkeypatch.setattr(connections, "CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 60.0)
     with crowded() as port:
         Provider.objects.filter(slug="openai").update(base_url=f"http://127.0.0.1:{port}/v1")
         snapshot.forget()

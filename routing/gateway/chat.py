@@ -247,13 +247,9 @@ def _used(call: service.OpenCall) -> int:
 def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException | None) -> None:
     """Closes the books and has them written beside the answer: nobody waits for them."""
     books = service.close_books(call, answer, failure)
-    try:
-        settling = service.settle_soon(call, books)
-    except Unavailable:
-        logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
-    else:
-        _settling.add(settling)
-        settling.add_done_callback(partial(_tell, books))
+    settling = service.settle_soon(call, books)
+    _settling.add(settling)
+    settling.add_done_callback(partial(_tell, books))
 
 
 def _tell(books: receipts.Books, settling: asyncio.Future[bool]) -> None:

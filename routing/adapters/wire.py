@@ -17,8 +17,8 @@ from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvi
 Json = dict[str, Any]
 
 
-def protocol_error(message: str) -> ProviderError:
-    return ProviderError("protocol", message, retryable=True)
+def protocol_error(message: str, *, unbilled: bool = False) -> ProviderError:
+    return ProviderError("protocol", message, retryable=True, unbilled=unbilled)
 
 
 def dumps(body: Mapping[str, Any]) -> bytes:
@@ -51,7 +51,10 @@ def loads(body: bytes, what: str = "the answer") -> Any:
         # more forgiving: NaN in log probabilities and lone surrogates come from real servers
         return _encodable(json.loads(body))
     except (ValueError, RecursionError):
-        raise protocol_error(f"{what} is not JSON: {_looks(body)}") from None
+        # What is neither empty nor a web page may be a model's answer that came to harm. Blanks alone are what
+        # servers send that are at work.
+        no_model = not body or body.lstrip()[:1] == b"<"
+        raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
 
 
 def load_object(body: bytes, what: str = "the answer") -> Json:

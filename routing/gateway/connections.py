@@ -26,13 +26,15 @@ Address = tuple[bool, str, int]  # TLS, host, port
 
 
 class Broken(Exception):
-    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come."""
+    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come; `unbilled` as of
+    ProviderError."""
 
-    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False) -> None:
+    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False, unbilled: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
         self.clean = clean
+        self.unbilled = unbilled
 
 
 class Connection(asyncio.Protocol):
@@ -86,7 +88,8 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail(Broken("protocol", "the answer is not HTTP"))
+            another_language = self._received == len(data) and not data.startswith(b"HTTP/")
+            self._fail(Broken("protocol", "the answer is not HTTP", unbilled=another_language))
         if self.head is None and self._received > MAX_HEAD_BYTES:  # a first read may hold much of the body, too
             self._fail(Broken("protocol", "the head of the answer is too long"))
         if self._streaming and self._buffered > READ_AHEAD_BYTES and not self._paused and self.transport:

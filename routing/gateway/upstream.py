@@ -184,4 +184,4 @@ class Exchange:
             self._connection = None
 
     def _translated(self, broken: Broken) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent)
+        return make_error(broken.kind, broken.text, self._sent, unbilled=broken.unbilled)

@@ -110,7 +110,10 @@ async def stream(
                     yield delta
             return
         except ProviderError as error:
-            asked, streamed = again(asked, error, provider, streamed=streamed, began=began)
+            another = again(asked, error, provider, streamed=streamed, began=began)
+            if another is None:
+                raise
+            asked, streamed = another
 
 
 async def _ask(

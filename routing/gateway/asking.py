@@ -43,7 +43,10 @@ def asker(sink: Sink | None = None) -> Caller:
                         yield deltas
                 return
             except ProviderError as error:
-                asked, streamed = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+                another = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+                if another is None:
+                    raise
+                asked, streamed = another
 
     return ask
 
@@ -99,7 +102,10 @@ async def ask_whole(
             response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, until=until, ready=ready)
             return codec.decode_chat(response, sent)
         except ProviderError as error:
-            request, _ = again(request, error, model.provider, streamed=False)
+            another = again(request, error, model.provider, streamed=False)
+            if another is None:
+                raise
+            request, _ = another
 
 
 async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

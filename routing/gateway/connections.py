@@ -36,6 +36,10 @@ class Broken(Exception):
         self.clean = clean
         self.unbilled = unbilled
 
+    def anew(self) -> "Broken":
+        """To be raised. What was raised refers to all that waited for it, and must not be kept by any of that."""
+        return Broken(self.kind, self.text, clean=self.clean, unbilled=self.unbilled)
+
 
 class Connection(asyncio.Protocol):
     """One exchange at a time. The head resolves a future, the body is collected or handed on."""
@@ -52,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._is_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser  # while there is a transport: it refers to this object
         self._keep_alive = False
         self._payload = b""
         self._delivery: Delivery | None = None
@@ -75,6 +79,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport, always
+        self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_asked:  # nobody's answer: it must not become a part of the next one's
@@ -101,6 +106,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        del self._parser
         self._forget_timer()
         if self._complete or self._error is not None:
             return
@@ -224,7 +230,7 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise self._error.anew()
         self._waiter = self.loop.create_future()
         try:
             await self._waiter
@@ -238,7 +244,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: Broken) -> None:
         self._error = error
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+            self._waiter.set_exception(error.anew())
         self.close()
 
     @property
@@ -259,6 +265,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[Address, deque[Connection]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def take(self, address: Address) -> Connection | None:
         """The connection used last, if one is still fresh."""
@@ -300,10 +307,30 @@ class Pool:
         connection.reused = True
         idle = self._idle.setdefault(address, deque())
         idle.append(connection)
-        while idle and (len(idle) > KEPT_CONNECTIONS or idle[0].idle_since < connection.idle_since - KEEP_SECONDS):
+        if len(idle) > KEPT_CONNECTIONS:
             idle.popleft().close()
+        if self._sweeping is None:
+            self._sweep_later(connection.loop)
+
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = loop.call_later(KEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes what is not fresh any more, be there another exchange or not."""
+        self._sweeping = None
+        oldest = time.monotonic() - KEEP_SECONDS
+        for address, idle in list(self._idle.items()):
+            while idle and idle[0].idle_since < oldest:
+                idle.popleft().close()
+            if not idle:
+                del self._idle[address]
+        if self._idle:
+            self._sweep_later(loop)
 
     def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
         for idle in self._idle.values():
             while idle:
                 idle.popleft().close()

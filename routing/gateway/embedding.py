@@ -133,7 +133,11 @@ class _Embedding:
         self._texts = texts
         measured = measure(request)
         counted = sum(len(item) for item in asked.inputs if not isinstance(item, str))
-        self._demand: Demand = replace(measured, input_at_most=max(measured.input_at_most, counted))
+        self._demand: Demand = replace(
+            measured,
+            input_at_most=max(measured.input_at_most, counted),
+            task_kind=measured.task_kind or EMBEDDINGS,  # by which budgets and records know them
+        )
         self._hold: ledger.Hold | None = None
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
@@ -148,9 +152,8 @@ class _Embedding:
                 return await self._run()
         except TimeoutError:
             self._outcome = DeadlineExceeded.code
-            late = DeadlineExceeded(f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s")
-            late.call_id = str(self.id)
-            raise late from None
+            late = f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s"
+            raise self._failed(DeadlineExceeded, late) from None
         except asyncio.CancelledError:
             self._outcome = "cancelled"
             raise
@@ -162,7 +165,7 @@ class _Embedding:
             amounts,
             self._configuration,
             expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
-            context={"rule": EMBEDDINGS, "model": self._models[0].slug, **self._labels()},
+            context={**self._first_asked(), **self._labels()},
             envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )
         failures: list[dict[str, str]] = []
@@ -177,13 +180,29 @@ class _Embedding:
                 kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
-        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
+        raise self._failed(kind, f"no model gave embeddings ({self._error})", failures)
+
+    def _failed(self, kind: type[RoutingError], text: str, details: Sequence[dict[str, str]] = ()) -> RoutingError:
+        failed = kind(text, details=list(details))
         failed.call_id = str(self.id)
-        raise failed
+        return failed
+
+    def _first_asked(self) -> dict[str, Any]:
+        """What the sweep knows of the attempt that was under way when this process died."""
+        model = self._models[0]
+        return {
+            "role": "embedding",
+            "model": model.slug,
+            "provider": model.provider.slug,
+            "source": str(model.source),
+            "price_id": model.price.id if model.price else None,
+        }
 
     def _labels(self) -> dict[str, Any]:
         request = self._request
         return {
+            "rule": EMBEDDINGS,
+            "task_kind": self._demand.task_kind,
             "api_key_id": request.api_key_id or "",
             "run_id": request.run_id or "",
             "creator": request.creator,
@@ -294,7 +313,6 @@ class _Embedding:
         served = next((record for record in self.records if record.outcome == "ok"), None)
         call = CallRow(
             id=self.id,
-            rule=EMBEDDINGS,
             pattern="single",
             outcome="ok" if served else self._outcome,
             error="" if served else self._error,
@@ -305,7 +323,6 @@ class _Embedding:
             cost_microusd=sum(record.cost_microusd for record in self.records),
             saved_microusd=sum(record.saved_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
-            task_kind=EMBEDDINGS,
             **self._labels(),
         )
         await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

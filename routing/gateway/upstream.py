@@ -1,7 +1,7 @@
 """HTTP/1.1 to providers with as little as possible between the socket and a codec.
 
-What a codec needs is a request's bytes out and an answer's bytes in; redirects, cookies, proxies and compression
-are not needed.
+What a codec needs is a request's bytes out and an answer's bytes in; redirects, cookies and proxies are not needed, and
+compression is not asked for.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
 from routing.gateway.connections import Address, Broken, Connection, Pool
+from routing.gateway.unpacking import PACKINGS, Unpacker
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
 
@@ -115,6 +116,7 @@ class Exchange:
         self._streaming = streaming
         self._pool = _pools.get()
         self._connection: Connection | None = None
+        self._unpacker: Unpacker | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -139,9 +141,12 @@ class Exchange:
                 self._drop()
                 raise
             break
-        if self.headers.get("content-encoding", "identity") != "identity":
-            self._drop()
-            raise make_error("protocol", "the answer is compressed, which was not asked for", self._sent)
+        packing = self.headers.get("content-encoding", "identity")
+        if packing != "identity":
+            if packing.lower() not in PACKINGS:
+                self._drop()
+                raise make_error("protocol", "the answer is compressed, which was not asked for", self._sent)
+            self._unpacker = Unpacker(streaming=self._streaming)
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -154,7 +159,10 @@ class Exchange:
         """The whole answer. Raises ProviderError."""
         assert self._connection is not None
         try:
-            return WireResponse(self.status, self.headers, await self._connection.wait_all())
+            body = await self._connection.wait_all()
+            if self._unpacker is not None:
+                body = self._unpacker.feed(body)
+            return WireResponse(self.status, self.headers, body)
         except Broken as broken:
             raise self._translated(broken) from None
 
@@ -163,11 +171,15 @@ class Exchange:
         the best that is known of what a broken answer has cost."""
         assert self._connection is not None
         try:
-            return await self._connection.next_chunk()
+            chunk = await self._connection.next_chunk()
+            while self._unpacker is not None and chunk:
+                plain = self._unpacker.feed(chunk)
+                if plain:
+                    return plain
+                chunk = await self._connection.next_chunk()
+            return chunk
         except Broken as broken:
-            translated = self._translated(broken)
-            translated.usage = usage
-            raise translated from None
+            raise self._translated(broken, usage) from None
 
     async def linger(self) -> None:
         """Reads the few bytes after the end of an answer, so that the connection can be used again."""
@@ -183,5 +195,5 @@ class Exchange:
             self._connection.close()
             self._connection = None
 
-    def _translated(self, broken: Broken) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent, unbilled=broken.unbilled)
+    def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
+        return make_error(broken.kind, broken.text, self._sent, usage=usage, unbilled=broken.unbilled)

@@ -1,12 +1,13 @@
 """A record tells everything that was known of an attempt: through every dialect, of success and of failure."""
 
+import asyncio
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,9 +15,9 @@ import httpx2
 import pytest
 from django.db import connection
 
-from routing import slots, snapshot
+from routing import ledger, slots, snapshot
 from routing.gateway import connections, embedding
-from routing.models import BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
+from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
 from tests.servers.crowded import crowded, others_at_the_door
@@ -97,6 +98,8 @@ def test_a_failed_attempt_tells_its_status_and_error_and_the_local_one_its_energ
         ("openai", {**OPENAI, "choices": [{**OPENAI["choices"][0], "usage":
             {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 6}}]}, [9, 4, 6, None, None], []),
         ("openai", OPENAI, [1, 1, None, None, None], ["input_tokens", "output_tokens"]),
+        ("openai", {**OPENAI, "usage": {"prompt_tokens": 10**15, "completion_tokens": 4}},
+            [1, 4, None, None, None], ["input_tokens"]),
         ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 7,
             "cache_creation_input_tokens": 11}}, [23, 4, 7, 11, None], []),
         ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 0,
@@ -323,3 +326,40 @@ def test_texts_that_were_embedded_before_a_failure_are_paid(gateway: Gateway) ->
     assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 502
     row = record(gateway)
     assert (row.outcome, row.status, row.input_tokens, row.cost_microusd) == ("error", 500, 512, 512)
+
+
+def test_a_count_that_cannot_be_is_estimated_and_the_call_is_settled_at_once(gateway: Gateway) -> None:
+    gateway.openai.default = Reply(body={**OPENAI, "usage": {"prompt_tokens": 10**15, "completion_tokens": 7}})
+    assert post(gateway).status_code == 200
+    row = record(gateway)
+    assert (row.output_tokens, row.estimated) == (7, ["input_tokens"])
+    assert 0 < (row.input_tokens or 0) < 100
+
+
+def test_texts_to_embed_are_a_kind_of_task_that_a_budget_may_watch(gateway: Gateway) -> None:
+    Budget.objects.create(slug="vectors", scope={"task_kinds": ["embeddings"]}, limit_microusd=1_000)
+    snapshot.forget()
+    asked = {"model": "embedder", "input": "hello there"}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 200
+    row = record(gateway)
+    assert BudgetPeriod.objects.get(budget__slug="vectors").settled_microusd == row.cost_microusd > 0
+    asked = {"model": "embedder", "input": "hello " * 1_000}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 402
+    named = {**gateway.headers, "x-ziggie-task-kind": "search", "x-ziggie-agent-level": "l2"}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=named).status_code == 200
+    gateway.settled(2)
+    assert UsageRecord.objects.filter(task_kind="search", agent_level="L2").count() == 1
+
+
+def test_an_embedding_whose_gateway_dies_is_swept_with_what_was_asked(gateway: Gateway) -> None:
+    gateway.openai.when(Reply(latency=600.0), contains="slow")
+    with socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port or 0)) as client:
+        body = json.dumps({"model": "embedder", "input": "slow"}).encode()
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: len(gateway.openai.calls) == 1)
+        assert asyncio.run(ledger.sweep(at=datetime.now(UTC) + timedelta(hours=1))) == 1
+    row = record(gateway)
+    assert (row.role, row.provider, row.model, row.source) == ("embedding", "openai", "embedder", "cloud")
+    assert (row.rule, row.task_kind, row.estimated) == ("embeddings", "embeddings", ["cost"])
+    assert row.price_id == Price.objects.get(model__slug="embedder").pk

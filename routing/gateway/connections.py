@@ -10,6 +10,7 @@ from functools import lru_cache
 import certifi
 import httptools
 
+from routing.adapters.deadlines import TO_BE_PATIENT
 from routing.adapters.delivery import Delivery, under_way
 from routing.gateway.outlet import outlet
 from routing.types import ErrorKind
@@ -185,7 +186,7 @@ class Connection(asyncio.Protocol):
         elif at == self._until:
             self._fail(Broken("timeout", "the answer was not whole in time"))
         else:
-            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s"))
+            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s; {TO_BE_PATIENT}"))
 
     def _look_at(self, at: float) -> None:
         self._forget_timer()

@@ -38,6 +38,7 @@ from ziggie.errors import (
     DeadlineExceeded,
     NoRoute,
     RoutingError,
+    Unavailable,
     Unsupported,
     ZiggieError,
 )
@@ -230,26 +231,39 @@ def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | 
 
 async def settle(call: OpenCall, books: receipts.Books) -> bool:
     """Turns the hold into what was spent, with the receipt and every attempt's record, in one transaction.
-    Equal requests that wait go on first."""
+    Equal requests that wait go on meanwhile. Raises Unavailable."""
+    return await _settled(call, books, _settlement(call, books, hurry=True))
+
+
+def settle_soon(call: OpenCall, books: receipts.Books) -> asyncio.Future[bool]:
+    """The same beside the caller; without a task of its own where nothing but the books is left to do."""
+    settlement, options = _settlement(call, books, hurry=False), call.plan.options
+    if call.turn.state == "off" and not options.store_bodies and options.shadow_model is None:
+        return settlement
+    return asyncio.get_running_loop().create_task(_settled(call, books, settlement))
+
+
+def _settlement(call: OpenCall, books: receipts.Books, *, hurry: bool) -> asyncio.Future[bool]:
+    """On its way to the ledger before anything else is done: a call that is refused waits for what is (caught_up)."""
+    try:
+        return ledger.settle_soon(call.hold, call=books.call, records=books.records, charges=books.charges, hurry=hurry)
+    except Unavailable as full:  # equal requests that wait must go on all the same
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(full)
+        return failed
+
+
+async def _settled(call: OpenCall, books: receipts.Books, settlement: asyncio.Future[bool]) -> bool:
     if call.outcome is not None and call.plan.rule == call.turn.rule:
         await call.turn.keep(call.walk, call.outcome)
     await call.turn.release(given_up=call.given_up)
-    ended = await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+    ended = await settlement
     if ended and call.plan.options.store_bodies:
         await bodies.keep(call.id, call.request, call.outcome, call.snapshot)
     if ended and call.outcome is not None:
         baseline = call.snapshot.settings.baseline_model
         shadowing.offer(call.id, call.request, call.plan, call.outcome, baseline_model=baseline)
     return ended
-
-
-def settle_soon(call: OpenCall, books: receipts.Books) -> asyncio.Future[bool]:
-    """The same beside the caller; without a task of its own where nothing but the books is left to do. Raises
-    Unavailable where too many calls wait to be settled."""
-    options = call.plan.options
-    if call.turn.state == "off" and not options.store_bodies and options.shadow_model is None:
-        return ledger.settle_soon(call.hold, call=books.call, records=books.records, charges=books.charges)
-    return asyncio.get_running_loop().create_task(settle(call, books))
 
 
 async def answer(call: OpenCall) -> Answer | None:

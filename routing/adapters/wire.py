@@ -19,8 +19,8 @@ LONGEST_COUNT = 10  # digits
 MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
 
 
-def protocol_error(message: str) -> ProviderError:
-    return ProviderError("protocol", message, retryable=True)
+def protocol_error(message: str, *, unbilled: bool = False) -> ProviderError:
+    return ProviderError("protocol", message, retryable=True, unbilled=unbilled)
 
 
 def dumps(body: Mapping[str, Any]) -> bytes:
@@ -53,7 +53,10 @@ def loads(body: bytes, what: str = "the answer") -> Any:
         # more forgiving: NaN in log probabilities and lone surrogates come from real servers
         return _encodable(json.loads(body))
     except (ValueError, RecursionError):
-        raise protocol_error(f"{what} is not JSON: {_looks(body)}") from None
+        # What is neither empty nor a web page may be a model's answer that came to harm. Blanks alone are what
+        # servers send that are at work.
+        no_model = not body or body.lstrip()[:1] == b"<"
+        raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
 
 
 def load_object(body: bytes, what: str = "the answer") -> Json:

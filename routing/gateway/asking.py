@@ -7,7 +7,7 @@ from contextlib import aclosing
 from routing import calling
 from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
-from routing.adapters.errors import make_error
+from routing.adapters.errors import refuse_other_content
 from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
 from routing.attempts import first_hurries
@@ -132,9 +132,7 @@ async def _streamed(
     async with Exchange(sent, streaming=True, idle_seconds=provider.timeout_seconds, ready=ready) as exchange:
         if not 200 <= exchange.status < 300:
             raise codec.decode_error(await exchange.read(), sent)
-        kind = exchange.headers.get("content-type", "")
-        if kind.startswith("text/html"):
-            raise make_error("protocol", "the answer is text/html, not JSON", sent)
+        refuse_other_content(exchange.headers, sent)
         decoder = codec.chat_stream(sent)
         while not decoder.done:
             chunk = await exchange.next_chunk(usage=decoder.usage)

@@ -264,8 +264,6 @@ def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException
     try:
         books = service.close_books(call, answer, failure)
         settling = service.settle_soon(call, books)
-    except Unavailable:
-        logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
     except Exception:  # the event loop would log the call with all that was said in it
         logger.exception("the books of call %s could not be closed; the sweep will settle it", call.id)
     else:

@@ -7,6 +7,7 @@ from collections import deque
 
 import httptools
 
+from routing.adapters.deadlines import TO_BE_PATIENT
 from routing.adapters.delivery import Delivery, under_way
 from routing.gateway.outlet import outlet
 from routing.types import ErrorKind
@@ -18,17 +19,19 @@ READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly t
 
 
 class Broken(Exception):
-    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come."""
+    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come; `unbilled` as of
+    ProviderError."""
 
-    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False) -> None:
+    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False, unbilled: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
         self.clean = clean
+        self.unbilled = unbilled
 
     def anew(self) -> "Broken":
         """To be raised. What was raised refers to all that waited for it, and must not be kept by any of that."""
-        return Broken(self.kind, self.text, clean=self.clean)
+        return Broken(self.kind, self.text, clean=self.clean, unbilled=self.unbilled)
 
 
 class Connection(asyncio.Protocol):
@@ -83,7 +86,8 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail(Broken("protocol", "the answer is not HTTP"))
+            another_language = self._received == len(data) and not data.startswith(b"HTTP/")
+            self._fail(Broken("protocol", "the answer is not HTTP", unbilled=another_language))
         if self.head is None and self._received > MAX_HEAD_BYTES:  # a first read may hold much of the body, too
             self._fail(Broken("protocol", "the head of the answer is too long"))
         if self._streaming and self._buffered > READ_AHEAD_BYTES and not self._paused and self.transport:
@@ -174,7 +178,7 @@ class Connection(asyncio.Protocol):
         elif at == self._until:
             self._fail(Broken("timeout", "the answer was not whole in time"))
         else:
-            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s"))
+            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s; {TO_BE_PATIENT}"))
 
     def _look_at(self, at: float) -> None:
         self._forget_timer()

@@ -13,7 +13,7 @@ from routing.adapters.delivery import watched
 from routing.adapters.transport import codec_for
 from routing.attempts import HTTP_OK, UNSENT
 from routing.budgets import budgets_in_scope
-from routing.calls import LONGEST_CALL_SECONDS
+from routing.calls import LONGEST_CALL_SECONDS, SETTLE_MARGIN_SECONDS
 from routing.demand import Demand, measure
 from routing.gateway import other_wire, token_inputs
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
@@ -42,7 +42,6 @@ from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, Routing
 from ziggie.ids import uuid7
 
 EMBEDDINGS = "embeddings"
-EMBED_SECONDS = 120.0
 MAX_ATTEMPTS = 3
 
 
@@ -164,7 +163,7 @@ class _Embedding:
             self.id,
             amounts,
             self._configuration,
-            expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
+            expires_in_seconds=sum(model.provider.timeout_seconds for model in self._models) + SETTLE_MARGIN_SECONDS,
             context={**self._first_asked(), **self._labels()},
             envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )
@@ -294,7 +293,7 @@ class _Embedding:
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
             delivery = watched()
             try:
-                answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
+                answer = codec.decode_embed(await fetch(sent, idle_seconds=model.provider.timeout_seconds), sent)
             except BaseException as failure:  # also of a client that has left: what was never sent was never read
                 refused = isinstance(failure, ProviderError) and not was_at_work(failure)
                 if refused or not delivery.has_begun:

@@ -202,4 +202,4 @@ class Exchange:
             self._connection = None
 
     def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent, usage=usage)
+        return make_error(broken.kind, broken.text, self._sent, usage=usage, unbilled=broken.unbilled)

@@ -102,8 +102,8 @@ class ProviderError(Exception):
     """What any adapter raises when a provider gave no answer.
 
     `retryable`: the same request may work at the same provider later. `retry_after_seconds`: what the
-    provider asked for, if it did. `usage`: what it reported before failing. Every kind lets the walk
-    move on to another candidate.
+    provider asked for, if it did. `usage`: what it reported before failing. `unbilled`: whoever answered is
+    evidently no model, so that nothing was used. Every kind lets the walk move on to another candidate.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class ProviderError(Exception):
         retry_after_seconds: float | None = None,
         status: int | None = None,
         usage: Usage | None = None,
+        unbilled: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -123,6 +124,7 @@ class ProviderError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.status = status
         self.usage = usage
+        self.unbilled = unbilled
 
 
 class UnsupportedByProvider(Exception):

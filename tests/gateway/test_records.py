@@ -234,16 +234,40 @@ def test_a_client_that_leaves_while_it_waits_for_a_free_slot_pays_nothing(gatewa
     assert len(gateway.openai.calls) == 1
 
 
-@pytest.mark.parametrize(("fault", "paid"), [("cut", True), ("truncated", True), ("reset", False)])
-def test_an_answer_that_was_lost_on_its_way_is_paid_at_the_longest_it_may_have_been(
-    gateway: Gateway, fault: Any, paid: bool
+UNREADABLE = {
+    # what comes in an answer's place: whether it is paid
+    "cut": (Reply(fault="cut", fault_after=0), True),
+    "truncated": (Reply(fault="truncated", fault_after=0), True),
+    "garbage": (Reply(fault="garbage", fault_after=0), True),
+    "another schema": (Reply(fault="wrong_schema"), True),
+    "blanks": (Reply(body="\n\n  \n"), True),  # servers that are at work send such things
+    "comments": (Reply(body=": processing\n\n"), True),
+    "a reset": (Reply(fault="reset"), False),
+    "a page": (Reply(fault="html"), False),
+    "a page that is called JSON": (Reply(body=" <!doctype html><title>Welcome</title>"), False),
+    "nothing": (Reply(fault="empty"), False),
+    "no HTTP": (Reply(fault="not_http"), False),
+    "another address": (Reply(status=302, headers={"location": "/login"}, body=""), False),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_an_answer_that_cannot_be_read_is_paid_as_far_as_it_may_have_cost_and_what_no_model_said_is_not(
+    gateway: Gateway, what: str, stream: bool
 ) -> None:
-    gateway.openai.default = Reply("word", fault=fault)
-    assert post(gateway).status_code == 502
+    gateway.openai.default, paid = UNREADABLE[what]
+    assert post(gateway, stream=stream).status_code == 502
     row = record(gateway)
-    assert row.output_tokens is None
-    assert row.cost_microusd == ((row.input_tokens or 0) + 5 * 50 if paid else 0)
-    assert ("cost" in row.estimated) is paid
+    assert row.outcome in ("error", "cut")
+    assert row.error
+    if not paid:
+        assert (row.input_tokens, row.output_tokens, row.estimated, row.cost_microusd) == (None, None, [], 0)
+    elif stream:  # what was said is known: nothing
+        assert (row.output_tokens, row.cost_microusd) == (0, row.input_tokens)
+    else:  # at the longest that it may have been
+        assert (row.output_tokens, row.cost_microusd) == (None, (row.input_tokens or 0) + 5 * 50)
+        assert row.estimated == ["cost", "input_tokens"]
 
 
 def test_a_client_that_leaves_while_texts_are_embedded_ends_the_call_and_pays_what_the_provider_has_had(

@@ -134,7 +134,7 @@ def read_choice(choice: Json, sent: WireRequest) -> tuple[tuple[Part, ...], Stop
     if reasoning:
         parts.append(Reasoning(reasoning))
     if text or refusal:
-        parts.append(Text(text or refusal))
+        parts.append(Text(text or refusal, refuses=not text))
     stop_reason = stop_reason_of(finish, has_calls=bool(calls), refused=bool(refusal))
     return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
 
@@ -285,12 +285,12 @@ class ChatDecoder(EventDecoder):
         delta = get_dict(choice, "delta") or get_dict(choice, "message")
         text, reasoning = read_content(delta)
         refusal = get_str(delta, "refusal")
-        if refusal:
-            self._refused = True
-            text += refusal
         text = text or get_str(choice, "text")
         if text or reasoning:
             out.append(Delta(text=text, reasoning=reasoning))
+        if refusal:
+            self._refused = True
+            out.append(Delta(refusal, refuses=True))
         if choice.get("logprobs"):
             self._logprobs += _logprobs(choice)
         calls = get_dicts(delta, "tool_calls")

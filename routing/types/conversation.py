@@ -25,8 +25,11 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @value
 class Text:
+    """`refuses`: the model says here that it will not answer, where its API tells that apart."""
+
     text: str
     cache_mark: bool = False
+    refuses: bool = False
 
 
 @value

@@ -271,6 +271,35 @@ def test_thinking_is_shown_where_openais_imitators_show_it(gateway: Gateway) -> 
     assert answer.choices[0].message.reasoning_content == "Two and two …"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_under_a_schema_is_told_as_one_and_asked_for_once(gateway: Gateway, stream: bool) -> None:
+    gateway.openai.default = Reply("I can't.", stop="content_filter")
+    if stream:
+        deltas = [{"role": "assistant", "refusal": "I "}, {"refusal": "can't."}]
+        chunks: list[Any] = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+        chunks.append({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        gateway.openai.default = Reply(body=body, headers={"content-type": "text/event-stream"})
+    place: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    asked: Any = {"model": "gpt", "messages": TURNS}
+    answer_format: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": place}}
+    message: Any
+    if stream:
+        with openai_client(gateway).chat.completions.stream(**asked, response_format=answer_format) as events:
+            choice: Any = events.get_final_completion().choices[0]
+    else:
+        choice = openai_client(gateway).chat.completions.create(**asked, response_format=answer_format).choices[0]
+    assert (choice.message.content, choice.message.refusal, choice.finish_reason) == (None, "I can't.", "stop")
+    asked |= {"max_tokens": 50, "output_config": {"format": {"type": "json_schema", "schema": place}}}
+    if stream:
+        with anthropic_client(gateway).messages.stream(**asked) as told:
+            message = told.get_final_message()
+    else:
+        message = anthropic_client(gateway).messages.create(**asked)
+    assert (message.content[0].text, message.stop_reason) == ("I can't.", "refusal")
+    assert len(gateway.openai.calls) == 2
+
+
 def test_usage_comes_in_a_stream_only_if_it_is_asked_for(gateway: Gateway) -> None:
     completions = openai_client(gateway).chat.completions
     assert all(chunk.usage is None for chunk in completions.create(model="llama", messages=TURNS, stream=True))

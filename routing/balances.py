@@ -8,16 +8,11 @@ from routing.pricing import usd
 
 # The period's boundaries are worked out as the ledger does when the first call opens it.
 NOW = """
-SELECT b.slug, b.period, coalesce(p.starts_at, calendar.starts_at), CASE WHEN p.id IS NULL THEN calendar.ends_at
+SELECT b.slug, b.period, coalesce(p.starts_at, calendar.begins), CASE WHEN p.id IS NULL THEN calendar.ends
        ELSE p.ends_at END, b.limit_microusd, coalesce(p.settled_microusd, 0), coalesce(p.held_microusd, 0), b.hard
 FROM routing_budget b
 CROSS JOIN (SELECT coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC') AS zone) place
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN b.period <> 'total' THEN date_trunc(b.period, now(), zone) END AS starts_at,
-           CASE WHEN b.period <> 'total' THEN
-               (date_trunc(b.period, now(), zone) AT TIME ZONE zone + ('1 ' || b.period)::interval) AT TIME ZONE zone
-           END AS ends_at
-) calendar
+CROSS JOIN LATERAL ledger_calendar(nullif(b.period, 'total'), now(), zone) calendar
 LEFT JOIN LATERAL (
     SELECT * FROM routing_budgetperiod
     WHERE budget_id = b.id AND period = b.period AND starts_at <= now() AND (ends_at IS NULL OR ends_at > now())

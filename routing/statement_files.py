@@ -10,23 +10,18 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
+from routing.statement_values import CENT, Row, Wrong, day, model_name, need_dollars, tokens, usd
 from ziggie.errors import InvalidInput
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_ROWS = 200_000
 MAX_LINES = 20_000  # days and models together
 MAX_PROBLEMS = 20
-MAX_TOKENS = 10**15
-MAX_USD = Decimal(10**9)
 MAX_CELL = 10_000
-CENT = Decimal("0.01")
-YEARS = range(2015, 2101)
-
-Row = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -53,10 +48,6 @@ class Export:
     rows: int = 0
 
 
-class _Wrong(ValueError):
-    """What is wrong with a value; the place is added where it is known."""
-
-
 Item = tuple[date, str, Figures]
 Reader = Callable[[Row], Item | None]
 
@@ -66,7 +57,7 @@ def read(content: bytes) -> Export:
     if len(content) > MAX_BYTES:
         raise InvalidInput(f"the file is larger than {MAX_BYTES // 1024 // 1024} MB")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidInput(f"line {line}: the file is not UTF-8 text") from None
@@ -86,7 +77,7 @@ def _gather(form: str, places: Iterable[tuple[str, Row]], reader: Reader) -> Exp
             raise InvalidInput(f"{place}: the file has more than {MAX_ROWS:,} rows")
         try:
             item = reader(row)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             problems.append({"place": place, "problem": str(wrong)})
             if len(problems) >= MAX_PROBLEMS:
                 break
@@ -109,126 +100,61 @@ def _put(export: Export, day: date, model: str, figures: Figures) -> None:
     export.lines.setdefault((day, model), Figures()).add(figures)
 
 
-# --- values ---------------------------------------------------------------------------------------
-
-
 def _sum(one: Any, other: Any) -> Any:
     return other if one is None else one if other is None else one + other
-
-
-def _tokens(row: Row, *names: str) -> int | None:
-    total = None
-    for name in names:
-        value = row.get(name)
-        if value is None or value == "":
-            continue
-        text = str(value).strip().removesuffix(".0")
-        if isinstance(value, bool) or not (text.isascii() and text.isdigit()) or int(text[:17]) > MAX_TOKENS:
-            raise _Wrong(f"{name} {str(value)[:40]!r} is no number of tokens")
-        total = _sum(total, int(text[:17]))
-    return total
-
-
-def _usd(row: Row, name: str, *, unit: Decimal = Decimal(1)) -> Decimal | None:
-    value = row.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        amount = Decimal(str(value).strip().removeprefix("$")[:60]) * unit
-        if isinstance(value, bool) or not amount.is_finite() or abs(amount) > MAX_USD:
-            raise InvalidOperation
-    except InvalidOperation:
-        raise _Wrong(f"{name} {str(value)[:40]!r} is no amount of dollars") from None
-    return amount
-
-
-def _day(row: Row, *names: str) -> date:
-    value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
-    if value is None:
-        raise _Wrong(f"{names[0]} is missing")
-    text = str(value).strip()
-    try:
-        if text.isascii() and text.isdigit() and len(text) <= 11:
-            day = datetime.fromtimestamp(int(text), UTC).date()
-        elif len(text) == len("2026-01-31"):
-            day = date.fromisoformat(text)
-        else:
-            moment = datetime.fromisoformat(text[:40])
-            day = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).date()
-    except (ValueError, OverflowError, OSError):
-        raise _Wrong(f"{names[0]} {text[:40]!r} is no date") from None
-    if day.year not in YEARS:
-        raise _Wrong(f"{names[0]} {text[:40]!r} is too far away")
-    return day
-
-
-def _model(row: Row, name: str) -> str:
-    model = row.get(name)
-    if model is None:
-        return ""
-    text = str(model).strip()
-    if not isinstance(model, str) or len(text) > 150 or not text.isprintable():
-        raise _Wrong(f"{name} {str(model)[:40]!r} is no name of a model")
-    return text
-
-
-def _dollars(row: Row, name: str) -> None:
-    currency = row.get(name)
-    if currency not in (None, "") and str(currency).lower() != "usd":
-        raise _Wrong(f"amounts in {str(currency)[:10]!r}: only US dollars can be compared")
 
 
 # --- what a row of each form says -----------------------------------------------------------------
 
 
 def _plain(row: Row) -> Item:
-    figures = Figures(_tokens(row, "input_tokens"), _tokens(row, "output_tokens"), _usd(row, "cost_usd"))
-    return _day(row, "date"), _model(row, "model"), figures
+    figures = Figures(tokens(row, "input_tokens"), tokens(row, "output_tokens"), usd(row, "cost_usd"))
+    return day(row, "date"), model_name(row, "model"), figures
 
 
 def _anthropic_usage(row: Row) -> Item:
     written = row.get("cache_creation") or {}
     if not isinstance(written, Mapping):
-        raise _Wrong("cache_creation should be an object")
-    read = [_tokens(row, "uncached_input_tokens", "cache_read_input_tokens"), _tokens(written, *written)]
-    figures = Figures(_sum(*read), _tokens(row, "output_tokens"))
-    return _day(row, "starting_at"), _model(row, "model"), figures
+        raise Wrong("cache_creation should be an object")
+    read = [tokens(row, "uncached_input_tokens", "cache_read_input_tokens"), tokens(written, *written)]
+    figures = Figures(_sum(*read), tokens(row, "output_tokens"))
+    return day(row, "starting_at"), model_name(row, "model"), figures
 
 
 def _anthropic_cost(row: Row) -> Item:
     """Amounts are in cents."""
-    _dollars(row, "currency")
-    return _day(row, "starting_at"), _model(row, "model"), Figures(cost_usd=_usd(row, "amount", unit=CENT))
+    need_dollars(row, "currency")
+    return day(row, "starting_at"), model_name(row, "model"), Figures(cost_usd=usd(row, "amount", unit=CENT))
 
 
 def _anthropic_usage_csv(row: Row) -> Item:
     read = [name for name in row if name.startswith("usage_input_tokens")]
-    figures = Figures(_tokens(row, *read), _tokens(row, "usage_output_tokens"))
-    return _day(row, "usage_date_utc"), _model(row, "model_version" if "model_version" in row else "model"), figures
+    figures = Figures(tokens(row, *read), tokens(row, "usage_output_tokens"))
+    return day(row, "usage_date_utc"), model_name(row, "model_version" if "model_version" in row else "model"), figures
 
 
 def _anthropic_cost_csv(row: Row) -> Item:
-    return _day(row, "usage_date_utc"), _model(row, "model"), Figures(cost_usd=_usd(row, "cost_usd"))
+    return day(row, "usage_date_utc"), model_name(row, "model"), Figures(cost_usd=usd(row, "cost_usd"))
 
 
 def _openai_usage(row: Row) -> Item:
-    figures = Figures(_tokens(row, "input_tokens"), _tokens(row, "output_tokens"))
-    return _day(row, "start_time", "start_time_iso"), _model(row, "model"), figures
+    figures = Figures(tokens(row, "input_tokens"), tokens(row, "output_tokens"))
+    return day(row, "start_time", "start_time_iso"), model_name(row, "model"), figures
 
 
 def _openai_costs(row: Row) -> Item:
     amount = row.get("amount")
     if amount is not None and not isinstance(amount, Mapping):
-        raise _Wrong("amount should be an object")
+        raise Wrong("amount should be an object")
     flat = {"amount_value": (amount or {}).get("value"), "amount_currency": (amount or {}).get("currency")}
     return _openai_costs_csv({**row, **flat})
 
 
 def _openai_costs_csv(row: Row) -> Item:
     """A line item is "gpt-4o-2024-08-06, input"; without line items a cost is of the whole day."""
-    _dollars(row, "amount_currency")
-    model = _model(row, "line_item").partition(",")[0].strip()
-    return _day(row, "start_time", "start_time_iso"), model, Figures(cost_usd=_usd(row, "amount_value"))
+    need_dollars(row, "amount_currency")
+    model = model_name(row, "line_item").partition(",")[0].strip()
+    return day(row, "start_time", "start_time_iso"), model, Figures(cost_usd=usd(row, "amount_value"))
 
 
 # --- CSV ------------------------------------------------------------------------------------------
@@ -245,7 +171,8 @@ KNOWN = "date,model,input_tokens,output_tokens,cost_usd, or an export of Anthrop
 
 
 def _read_csv(text: str) -> Export:
-    head_line = text.splitlines()[0]
+    text = re.sub(r"\Asep=.\r?\n", "", text, flags=re.IGNORECASE)  # a spreadsheet's word to itself
+    head_line = text.splitlines()[0] if text else ""
     delimiter = max(",;\t", key=head_line.count)
     csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -253,13 +180,19 @@ def _read_csv(text: str) -> Export:
         head = [name.strip().lower() for name in next(reader)]
     except (csv.Error, StopIteration) as error:
         raise InvalidInput(f"line 1: {error}") from None
+    if twice := [name for name in dict.fromkeys(head) if name and head.count(name) > 1]:
+        raise InvalidInput(f"line 1: the column {twice[0][:40]!r} is there twice")
     for form, columns, read_row in CSV_FORMS:
         if all(any(name in head for name in column.split("|")) for column in columns):
-            return _gather(form, _csv_rows(reader, head), read_row)
+            return _gather(form, _csv_rows(reader, head, has_decimal_commas=delimiter == ";"), read_row)
     raise InvalidInput(f"line 1: the columns {', '.join(head)[:200]!r} are those of no known export; wanted: {KNOWN}")
 
 
-def _csv_rows(reader: Any, head: list[str]) -> Iterator[tuple[str, Row]]:
+_DECIMAL_COMMA = re.compile(r"([^\d,.]{0,6}\d+),(\d+[^\d,.]{0,6})")
+
+
+def _csv_rows(reader: Any, head: list[str], *, has_decimal_commas: bool) -> Iterator[tuple[str, Row]]:
+    """`has_decimal_commas`: semicolons stand between cells where commas stand within numbers."""
     while True:
         try:
             cells = next(reader)
@@ -272,6 +205,8 @@ def _csv_rows(reader: Any, head: list[str]) -> Iterator[tuple[str, Row]]:
         if len(cells) != len(head):
             problem = f"has {len(cells)} cells, and the head has {len(head)}"
             raise InvalidInput(f"nothing was loaded: line {reader.line_num}: {problem}")
+        if has_decimal_commas:
+            cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
         yield f"line {reader.line_num}", dict(zip(head, cells, strict=True))
 
 
@@ -309,8 +244,8 @@ def _like_the_first(form: str, fits: Callable[[Row], bool], read_row: Reader) ->
         if fits(row):
             return read_row(row)
         if row.keys() <= {"starting_at", "start_time"}:  # a bucket without results: nothing happened on its day
-            return _day(row, "starting_at", "start_time"), "", Figures()
-        raise _Wrong(f"is not like the first result, which is of the form {form}")
+            return day(row, "starting_at", "start_time"), "", Figures()
+        raise Wrong(f"is not like the first result, which is of the form {form}")
 
     return read_one
 

@@ -20,6 +20,7 @@ from ziggie.errors import InvalidInput
 
 MAX_GROUPS = 1_000
 DEFAULT_DAYS = 30
+EXPORT_PAGE = 2_000
 
 # What a summary may be grouped by: the expression over a rollup.
 GROUPS: dict[str, LiteralString] = {
@@ -220,15 +221,26 @@ def record_json(record: UsageRecord) -> dict[str, Any]:
     return {**row, **money, "id": str(record.id), "call_id": str(record.call_id)}
 
 
+def oldest_first(found: QuerySet[UsageRecord]) -> Iterator[UsageRecord]:
+    """All of them, a page at a time: no snapshot and no copy is kept, however many there are."""
+    pages = found.order_by("id")
+    page = list(pages[:EXPORT_PAGE])
+    while page:
+        yield from page
+        page = list(pages.filter(id__gt=page[-1].id)[:EXPORT_PAGE]) if len(page) == EXPORT_PAGE else []
+
+
 def csv_rows(found: Iterable[UsageRecord]) -> Iterator[list[str]]:
     """A head, then a line a record."""
-    head: list[str] | None = None
+    head = list(record_json(UsageRecord()))
+    yield head
     for record in found:
         row = record_json(record)
-        if head is None:
-            head = list(row)
-            yield head
         yield [cell(row[name]) for name in head]
+
+
+# What a spreadsheet takes for the beginning of a formula, also in full width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(value: Any) -> str:
@@ -239,4 +251,4 @@ def cell(value: Any) -> str:
         return " ".join(value)
     text = value.isoformat() if isinstance(value, datetime) else str(value)
     is_text = isinstance(value, str) and not value.lstrip("-").replace(".", "", 1).isdigit()
-    return f"'{text}" if is_text and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return f"'{text}" if is_text and text.startswith(_FORMULA) else text

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -56,6 +57,15 @@ class ZiggieCommand(BaseCommand):
         if self._as_json:
             text = json.dumps(document, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2)
         self._result_stream.write(text if text.endswith("\n") else f"{text}\n")
+
+    def emit_list(self, documents: Iterable[Any]) -> None:
+        """The result as one JSON list, written as its documents come: for what is too long to hold."""
+        between = "["
+        for document in documents:
+            text = json.dumps(document, cls=DjangoJSONEncoder, ensure_ascii=False)
+            self._result_stream.write(f"{between}{text}\n")
+            between = ","
+        self._result_stream.write("]\n" if between == "," else "[]\n")
 
 
 class Utility(ManagementUtility):

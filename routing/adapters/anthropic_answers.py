@@ -43,7 +43,7 @@ def usage_of(usage: Json, before: Usage | None = None) -> Usage:
     `before` is the usage told earlier in the same stream. Counts are totals, so the larger one holds:
     some compatible servers say 0 in one of the two places.
     """
-    read, written = get_count(usage, "cache_read_input_tokens"), get_count(usage, "cache_creation_input_tokens")
+    read, written = get_count(usage, "cache_read_input_tokens"), _written(usage)
     plain = get_count(usage, "input_tokens")
     earlier = before or Usage()
     return Usage(
@@ -53,6 +53,16 @@ def usage_of(usage: Json, before: Usage | None = None) -> Usage:
         cache_write_tokens=_larger(written, earlier.cache_write_tokens),
         reasoning_tokens=_larger(get_count(_output_details(usage), "thinking_tokens"), earlier.reasoning_tokens),
     )
+
+
+def _written(usage: Json) -> int | None:
+    """Tokens written to the cache, of all lifetimes; in `cache_creation` each lifetime stands on its own."""
+    written = get_count(usage, "cache_creation_input_tokens")
+    lifetimes = usage.get("cache_creation")
+    if written is not None or not isinstance(lifetimes, dict):
+        return written
+    counts = [count for name in lifetimes if (count := get_count(lifetimes, name)) is not None]
+    return sum(counts) if counts else None
 
 
 def _larger(count: int | None, earlier: int | None) -> int | None:

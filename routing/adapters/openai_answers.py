@@ -61,6 +61,8 @@ def _refuse_given_up(finish: str, sent: WireRequest, usage: Usage | None = None)
         raise make_error(_GIVEN_UP[finish], f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
+_WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+
 # --- usage -----------------------------------------------------------------------------------------
 
 
@@ -69,21 +71,21 @@ def read_usage(answer: Json, choice: Json) -> Usage | None:
     llama.cpp's `timings`. None: not reported."""
     for holder in (answer, choice, answer.get("x_groq")):
         usage = holder.get("usage") if isinstance(holder, dict) else None
-        if isinstance(usage, dict):
+        if usage and isinstance(usage, dict):
             return usage_of(usage)
     timings = answer.get("timings")
     return _usage_of_timings(timings) if isinstance(timings, dict) else None
 
 
 def usage_of(usage: Json) -> Usage:
-    """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter and Google's imitation."""
+    """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter, Alibaba and Google's imitation."""
     prompt = _first_count(usage, "prompt_tokens", "input_tokens")
     completion = _first_count(usage, "completion_tokens", "output_tokens")
     inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
     outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
     cached = _first_count(inputs, "cached_tokens") if inputs else None
     if cached is None:
-        cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens")
+        cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
     reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
     if reasoning is None:
         reasoning = _first_count(usage, "reasoning_tokens")
@@ -92,8 +94,27 @@ def usage_of(usage: Json) -> Usage:
         # xAI and Google leave the thinking out of completion_tokens, but bill it as output
         reasoning = reasoning or total - prompt - completion
         completion = total - prompt
-    written = _first_count(inputs, "cache_write_tokens", "cache_creation_tokens") if inputs else None
+    written = _first_count(inputs, *_WRITTEN) if inputs else None
+    if written is None:
+        written = _first_count(usage, "cache_creation_input_tokens")
     return Usage(prompt, completion, cached, written, reasoning)
+
+
+def _later(told: Usage | None, before: Usage | None) -> Usage | None:
+    """Usage told again in one stream: counts are totals, and what a later chunk leaves out or says 0 of still holds."""
+    if told is None or before is None:
+        return told or before
+    return Usage(
+        _known(told.input_tokens, before.input_tokens),
+        _known(told.output_tokens, before.output_tokens),
+        _known(told.cached_input_tokens, before.cached_input_tokens),
+        _known(told.cache_write_tokens, before.cache_write_tokens),
+        _known(told.reasoning_tokens, before.reasoning_tokens),
+    )
+
+
+def _known(told: int | None, before: int | None) -> int | None:
+    return told if told or before is None else before
 
 
 def _usage_of_timings(timings: Json) -> Usage | None:
@@ -257,7 +278,7 @@ class ChatDecoder(EventDecoder):
         choice = choices[0] if choices else {}
         if not choices and "usage" not in chunk and ("message" in chunk or "detail" in chunk):
             raise error_from_event(chunk, self.sent, usage=self.usage)
-        self.usage = read_usage(chunk, choice) or self.usage
+        self.usage = _later(read_usage(chunk, choice), self.usage)
         if not self._introduced and (choices or chunk.get("model")):  # Azure's first chunk tells nothing
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))

@@ -15,7 +15,7 @@ import orjson
 from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
-
+LONGEST_COUNT = 10  # digits
 MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
 
 
@@ -115,10 +115,12 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
 
 
 def get_count(holder: Json, key: str) -> int | None:
-    """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for."""
+    """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for, nor be paid."""
     value = holder.get(key)
     if type(value) is int and 0 <= value <= MOST_TOKENS:
         return value
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) <= LONGEST_COUNT else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:

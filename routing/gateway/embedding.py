@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from routing import health, ledger, pricing, snapshot, worlds
+from routing.adapters.delivery import watched
 from routing.adapters.transport import codec_for
-from routing.attempts import HTTP_OK
+from routing.attempts import HTTP_OK, UNSENT
 from routing.budgets import budgets_in_scope
 from routing.calls import LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
@@ -132,7 +133,11 @@ class _Embedding:
         self._texts = texts
         measured = measure(request)
         counted = sum(len(item) for item in asked.inputs if not isinstance(item, str))
-        self._demand: Demand = replace(measured, input_at_most=max(measured.input_at_most, counted))
+        self._demand: Demand = replace(
+            measured,
+            input_at_most=max(measured.input_at_most, counted),
+            task_kind=measured.task_kind or EMBEDDINGS,  # by which budgets and records know them
+        )
         self._hold: ledger.Hold | None = None
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
@@ -147,9 +152,8 @@ class _Embedding:
                 return await self._run()
         except TimeoutError:
             self._outcome = DeadlineExceeded.code
-            late = DeadlineExceeded(f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s")
-            late.call_id = str(self.id)
-            raise late from None
+            late = f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s"
+            raise self._failed(DeadlineExceeded, late) from None
         except asyncio.CancelledError:
             self._outcome = "cancelled"
             raise
@@ -161,7 +165,7 @@ class _Embedding:
             amounts,
             self._configuration,
             expires_in_seconds=EMBED_SECONDS * len(self._models) + 60,
-            context={"rule": EMBEDDINGS, "model": self._models[0].slug, **self._labels()},
+            context={**self._first_asked(), **self._labels()},
             envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )
         failures: list[dict[str, str]] = []
@@ -176,13 +180,29 @@ class _Embedding:
                 kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
-        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
+        raise self._failed(kind, f"no model gave embeddings ({self._error})", failures)
+
+    def _failed(self, kind: type[RoutingError], text: str, details: Sequence[dict[str, str]] = ()) -> RoutingError:
+        failed = kind(text, details=list(details))
         failed.call_id = str(self.id)
-        raise failed
+        return failed
+
+    def _first_asked(self) -> dict[str, Any]:
+        """What the sweep knows of the attempt that was under way when this process died."""
+        model = self._models[0]
+        return {
+            "role": "embedding",
+            "model": model.slug,
+            "provider": model.provider.slug,
+            "source": str(model.source),
+            "price_id": model.price.id if model.price else None,
+        }
 
     def _labels(self) -> dict[str, Any]:
         request = self._request
         return {
+            "rule": EMBEDDINGS,
+            "task_kind": self._demand.task_kind,
             "api_key_id": request.api_key_id or "",
             "run_id": request.run_id or "",
             "creator": request.creator,
@@ -227,6 +247,9 @@ class _Embedding:
         except UnsupportedByProvider as failure:
             outcome, error = "error", str(failure)
             raise
+        except asyncio.CancelledError:
+            error = "" if read else UNSENT
+            raise
         finally:
             record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
             self.records.append(replace(record, created_at=started_at, status=status))
@@ -269,10 +292,12 @@ class _Embedding:
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
+            delivery = watched()
             try:
                 answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
-            except ProviderError as failure:
-                if not was_at_work(failure):
+            except BaseException as failure:  # also of a client that has left: what was never sent was never read
+                refused = isinstance(failure, ProviderError) and not was_at_work(failure)
+                if refused or not delivery.has_begun:
                     read.pop()
                 raise
             if answer.usage.input_tokens is not None:
@@ -288,7 +313,6 @@ class _Embedding:
         served = next((record for record in self.records if record.outcome == "ok"), None)
         call = CallRow(
             id=self.id,
-            rule=EMBEDDINGS,
             pattern="single",
             outcome="ok" if served else self._outcome,
             error="" if served else self._error,
@@ -299,7 +323,6 @@ class _Embedding:
             cost_microusd=sum(record.cost_microusd for record in self.records),
             saved_microusd=sum(record.saved_microusd for record in self.records),
             duration_ms=round((time.monotonic() - self._started) * 1000),
-            task_kind=EMBEDDINGS,
             **self._labels(),
         )
         await ledger.settle(self._hold, call=call, records=self.records, charges=self._charges)

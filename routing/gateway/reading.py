@@ -252,8 +252,8 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
     capabilities = frozenset(filter(None, (name.strip() for name in said.get("capabilities", "").split(","))))
     found = Hints(
         task_kind=said.get("task_kind", ""),
-        agent_level=said.get("agent_level", ""),
-        creator_tier=said.get("creator_tier", ""),
+        agent_level=said.get("agent_level", "").upper(),  # as records and budgets have them
+        creator_tier=said.get("creator_tier", "").lower(),
         complexity=_complexity(said["complexity"]) if said.get("complexity") else None,
         capabilities=capabilities,
         strategy=said.get("strategy", ""),

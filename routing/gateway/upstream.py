@@ -6,6 +6,7 @@ compression is not asked for.
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,6 @@ from routing.gateway.connections import Address, Broken, Connection, Pool
 from routing.gateway.unpacking import PACKINGS, Unpacker
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
-from ziggie.values import value
 
 LINGER_SECONDS = 0.1
 FORBIDDEN = frozenset("\r\n\0")
@@ -66,12 +66,17 @@ def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...
     return head.encode("latin-1")
 
 
-@value
+@dataclass(slots=True)
 class Ready:
-    """A request as its bytes, and where they go."""
+    """A request as its bytes, and where they go. The bytes can be taken once: an answer may take minutes, and nobody
+    needs them any more."""
 
     address: Address
     payload: bytes
+
+    def taken(self) -> bytes:
+        payload, self.payload = self.payload, b""
+        return payload
 
     @classmethod
     def of(cls, sent: WireRequest) -> "Ready":
@@ -84,12 +89,11 @@ class Ready:
 
 
 async def fetch(
-    sent: WireRequest, *, idle_seconds: float, within_seconds: float | None = None, ready: Ready | None = None
+    sent: WireRequest, *, idle_seconds: float, until: float | None = None, ready: Ready | None = None
 ) -> WireResponse:
-    """One request and its whole answer, which may be no longer silent and no later than said. Raises ProviderError."""
-    async with Exchange(
-        sent, streaming=False, idle_seconds=idle_seconds, within_seconds=within_seconds, ready=ready
-    ) as exchange:
+    """One request and its whole answer, which may be no longer silent and no later than said, the time to connect
+    included. Raises ProviderError."""
+    async with Exchange(sent, streaming=False, idle_seconds=idle_seconds, until=until, ready=ready) as exchange:
         return await exchange.read()
 
 
@@ -102,13 +106,13 @@ class Exchange:
         *,
         streaming: bool,
         idle_seconds: float,
-        within_seconds: float | None = None,
+        until: float | None = None,
         ready: Ready | None = None,
     ) -> None:
         self._sent = sent
         self._ready = ready
         self._idle_seconds = idle_seconds
-        self._within_seconds = within_seconds
+        self._until = until
         self._streaming = streaming
         self._pool = _pools.get()
         self._connection: Connection | None = None
@@ -122,17 +126,15 @@ class Exchange:
         while True:
             kept = self._pool.take(ready.address)
             try:
-                self._connection = kept or await self._pool.open(ready.address, self._within_seconds)
+                self._connection = kept or await self._pool.open(ready.address, self._until)
                 self._connection.send(
-                    ready.payload,
-                    streaming=self._streaming,
-                    idle_seconds=self._idle_seconds,
-                    within_seconds=self._within_seconds,
+                    ready.taken(), streaming=self._streaming, idle_seconds=self._idle_seconds, until=self._until
                 )
                 self.status, self.headers = await self._connection.wait_head()
             except Broken as broken:
                 self._drop()
                 if kept is not None and broken.clean:
+                    ready = Ready.of(self._sent)
                     continue  # the server had closed it meanwhile: it never saw the request
                 raise self._translated(broken) from None
             except BaseException:
@@ -177,9 +179,7 @@ class Exchange:
                 chunk = await self._connection.next_chunk()
             return chunk
         except Broken as broken:
-            translated = self._translated(broken)
-            translated.usage = usage
-            raise translated from None
+            raise self._translated(broken, usage) from None
 
     async def linger(self) -> None:
         """Reads the few bytes after the end of an answer, so that the connection can be used again."""
@@ -195,5 +195,5 @@ class Exchange:
             self._connection.close()
             self._connection = None
 
-    def _translated(self, broken: Broken) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent)
+    def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
+        return make_error(broken.kind, broken.text, self._sent, usage=usage)

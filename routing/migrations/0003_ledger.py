@@ -5,6 +5,35 @@ Locks are always taken in this order: reservations by id, rollups by key, period
 
 from django.db import migrations
 
+CALENDAR = """
+-- The day, week or month that a moment is in, on the calendar of a place. Both ends are found by the clock on the wall
+-- there: where midnight is left out, the day begins when the clock has jumped; where midnight comes twice, with the
+-- first of them. It always begins at or before the moment, and ends after it.
+CREATE FUNCTION ledger_calendar(kind text, moment timestamptz, zone text, OUT begins timestamptz, OUT ends timestamptz)
+LANGUAGE plpgsql STABLE STRICT AS $$
+DECLARE
+    first timestamp := date_trunc(kind, moment AT TIME ZONE zone);
+    next timestamp := first + ('1 ' || kind)::interval;
+BEGIN
+    begins := least(ledger_first_time(first, zone), moment);
+    ends := ledger_first_time(next, zone);
+    IF ends <= moment THEN  -- the clock was put back from the next day into this one
+        ends := greatest(next AT TIME ZONE zone, moment + interval '1 second');
+    END IF;
+END $$;
+
+-- When a clock first shows this. PostgreSQL takes the second time where clocks show it twice.
+CREATE FUNCTION ledger_first_time(shown timestamp, zone text) RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    last timestamptz := shown AT TIME ZONE zone;
+    day_before timestamptz := last - interval '1 day';
+    ahead interval := (day_before AT TIME ZONE zone) - (day_before AT TIME ZONE 'UTC');
+    first timestamptz := (shown - ahead) AT TIME ZONE 'UTC';
+BEGIN
+    RETURN CASE WHEN first < last AND first AT TIME ZONE zone = shown THEN first ELSE last END;
+END $$;
+"""
+
 PERIODS = """
 -- The current period of each budget, locked in order of budget id, true to the budget's present limit.
 CREATE FUNCTION ledger_periods(budget_ids bigint[], at timestamptz)
@@ -14,17 +43,27 @@ DECLARE
     zone text := coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC');
     budget record;
     current routing_budgetperiod;
+    moment timestamptz;
+    later timestamptz;
 BEGIN
     FOR budget IN SELECT b.id, b.period, b.limit_microusd, b.hard FROM routing_budget b
                   WHERE b.id = ANY(budget_ids) ORDER BY b.id LOOP
+        moment := at;
         LOOP
             SELECT p.* INTO current FROM routing_budgetperiod p
-            WHERE p.budget_id = budget.id AND p.starts_at <= at AND (p.ends_at IS NULL OR p.ends_at > at)
+            WHERE p.budget_id = budget.id AND p.starts_at <= moment AND (p.ends_at IS NULL OR p.ends_at > moment)
             ORDER BY p.starts_at DESC LIMIT 1 FOR UPDATE;
             IF NOT FOUND THEN
-                PERFORM ledger_open_period(budget.id, budget.period, budget.limit_microusd, budget.hard, zone, at);
-            ELSIF current.period <> budget.period THEN
-                UPDATE routing_budgetperiod p SET ends_at = at WHERE p.id = current.id;
+                PERFORM ledger_open_period(budget.id, budget.period, budget.limit_microusd, budget.hard, zone, moment);
+            ELSIF current.period <> budget.period AND current.starts_at < moment THEN
+                -- Whoever came later and had the lock first has begun the new kind of period: this call belongs there.
+                SELECT min(p.starts_at) INTO later FROM routing_budgetperiod p
+                WHERE p.budget_id = budget.id AND p.starts_at > moment;
+                IF later IS NULL THEN
+                    UPDATE routing_budgetperiod p SET ends_at = moment WHERE p.id = current.id;
+                ELSE
+                    moment := later;
+                END IF;
             ELSE
                 EXIT;
             END IF;
@@ -52,8 +91,7 @@ DECLARE
     ends timestamptz;
 BEGIN
     IF kind <> 'total' THEN
-        begins := date_trunc(kind, at, zone);
-        ends := (begins AT TIME ZONE zone + ('1 ' || kind)::interval) AT TIME ZONE zone;
+        SELECT calendar.begins, calendar.ends INTO begins, ends FROM ledger_calendar(kind, at, zone) calendar;
         UPDATE routing_budgetperiod p SET ends_at = ends WHERE p.period = kind AND p.id = (
             SELECT last.id FROM routing_budgetperiod last WHERE last.budget_id = budget AND last.ends_at <= at
             ORDER BY last.ends_at DESC LIMIT 1
@@ -288,7 +326,7 @@ class Migration(migrations.Migration):
     dependencies = [("routing", "0002_config_epoch")]
     operations = [
         migrations.RunSQL(
-            PERIODS + RESERVE + SETTLE,
-            "DROP FUNCTION ledger_settle, ledger_rollup_start, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods",
+            CALENDAR + PERIODS + RESERVE + SETTLE,
+            "DROP FUNCTION ledger_settle, ledger_rollup_start, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods, ledger_calendar, ledger_first_time",
         )
     ]

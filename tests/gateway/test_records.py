@@ -1,18 +1,26 @@
 """A record tells everything that was known of an attempt: through every dialect, of success and of failure."""
 
+import asyncio
 import json
 import socket
-from datetime import UTC, datetime
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from django.db import connection
 
-from routing.gateway import embedding
-from routing.models import Price, RoutingRule, UsageRecord
+from routing import ledger, slots, snapshot
+from routing.gateway import connections, embedding
+from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
+from tests.servers.crowded import crowded, others_at_the_door
 from tests.servers.script import Reply
 
 HINTS = {"task_kind": "analysis", "agent_level": "L2", "creator": "instasd", "run_id": "run-7"}
@@ -160,6 +168,72 @@ def test_a_client_that_leaves_before_the_first_word_pays_its_prompt_and_what_may
         assert row.cost_microusd == row.input_tokens + 5 * 50
 
 
+@contextmanager
+def asking(gateway: Gateway, path: str, body: Any) -> Iterator[None]:
+    """A client that has asked and, at the end, leaves without its answer."""
+    asked = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+    with socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port or 0)) as client:
+        client.sendall(f"{head}content-length: {len(asked)}\r\n\r\n".encode() + asked)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, ASKED),
+        (CHAT, {**ASKED, "stream": True}),
+        ("/v1/embeddings", {"model": "embedder", "input": ["some", "texts"]}),
+    ],
+)
+def test_a_client_that_leaves_before_its_request_could_be_sent_pays_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+) -> None:
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 60.0)
+    with crowded() as port:
+        Provider.objects.filter(slug="openai").update(base_url=f"http://127.0.0.1:{port}/v1")
+        snapshot.forget()
+        with asking(gateway, path, body):
+            wait_until(lambda: others_at_the_door(port) == 1)
+        row = record(gateway)
+        assert (row.outcome, row.error) == ("cancelled", "given up before anything was sent to the provider")
+        assert (row.input_tokens, row.output_tokens, row.estimated, row.cost_microusd) == (None, None, [], 0)
+        wait_until(lambda: others_at_the_door(port) == 0)
+    receipt = gateway.settled(1)[0]
+    assert (receipt.outcome, receipt.cost_microusd) == ("cancelled", 0)
+    assert receipt.reserved_microusd > 0
+    period = BudgetPeriod.objects.get(budget__slug="cloud")
+    assert (period.held_microusd, period.settled_microusd) == (0, 0)
+
+
+def waiting_for_slots() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(slots.COUNTS, slots.COUNTS_PARAMETERS)
+        return sum(waiting for _, _, waiting in cursor.fetchall())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_it_waits_for_a_free_slot_pays_nothing(gateway: Gateway, stream: bool) -> None:
+    Provider.objects.filter(slug="openai").update(max_concurrency=1)
+    snapshot.forget()
+    done = threading.Event()
+    gateway.openai.default = Reply(after=done)
+    with ThreadPoolExecutor(1) as others:
+        first = others.submit(post, gateway)
+        wait_until(lambda: len(gateway.openai.calls) == 1)
+        with asking(gateway, CHAT, {**ASKED, "stream": stream}):
+            wait_until(lambda: waiting_for_slots() == 1)
+        wait_until(RoutedCall.objects.exists)
+        done.set()
+        assert first.result(60).status_code == 200
+    receipt = next(receipt for receipt in gateway.settled(2) if receipt.outcome != "ok")
+    assert (receipt.outcome, receipt.cost_microusd, receipt.attempts) == ("cancelled", 0, [])
+    assert [(row["model"], row["reason"]) for row in receipt.candidates if row["state"] == "skipped"] == [
+        ("gpt", "given up before anything was sent to the provider")
+    ]
+    assert len(gateway.openai.calls) == 1
+
+
 @pytest.mark.parametrize(("fault", "paid"), [("cut", True), ("truncated", True), ("reset", False)])
 def test_an_answer_that_was_lost_on_its_way_is_paid_at_the_longest_it_may_have_been(
     gateway: Gateway, fault: Any, paid: bool
@@ -228,3 +302,40 @@ def test_texts_that_were_embedded_before_a_failure_are_paid(gateway: Gateway) ->
     assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 502
     row = record(gateway)
     assert (row.outcome, row.status, row.input_tokens, row.cost_microusd) == ("error", 500, 512, 512)
+
+
+def test_a_count_that_cannot_be_is_estimated_and_the_call_is_settled_at_once(gateway: Gateway) -> None:
+    gateway.openai.default = Reply(body={**OPENAI, "usage": {"prompt_tokens": 10**15, "completion_tokens": 7}})
+    assert post(gateway).status_code == 200
+    row = record(gateway)
+    assert (row.output_tokens, row.estimated) == (7, ["input_tokens"])
+    assert 0 < (row.input_tokens or 0) < 100
+
+
+def test_texts_to_embed_are_a_kind_of_task_that_a_budget_may_watch(gateway: Gateway) -> None:
+    Budget.objects.create(slug="vectors", scope={"task_kinds": ["embeddings"]}, limit_microusd=1_000)
+    snapshot.forget()
+    asked = {"model": "embedder", "input": "hello there"}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 200
+    row = record(gateway)
+    assert BudgetPeriod.objects.get(budget__slug="vectors").settled_microusd == row.cost_microusd > 0
+    asked = {"model": "embedder", "input": "hello " * 1_000}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers).status_code == 402
+    named = {**gateway.headers, "x-ziggie-task-kind": "search", "x-ziggie-agent-level": "l2"}
+    assert httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=named).status_code == 200
+    gateway.settled(2)
+    assert UsageRecord.objects.filter(task_kind="search", agent_level="L2").count() == 1
+
+
+def test_an_embedding_whose_gateway_dies_is_swept_with_what_was_asked(gateway: Gateway) -> None:
+    gateway.openai.when(Reply(latency=600.0), contains="slow")
+    with socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port or 0)) as client:
+        body = json.dumps({"model": "embedder", "input": "slow"}).encode()
+        head = f"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: len(gateway.openai.calls) == 1)
+        assert asyncio.run(ledger.sweep(at=datetime.now(UTC) + timedelta(hours=1))) == 1
+    row = record(gateway)
+    assert (row.role, row.provider, row.model, row.source) == ("embedding", "openai", "embedder", "cloud")
+    assert (row.rule, row.task_kind, row.estimated) == ("embeddings", "embeddings", ["cost"])
+    assert row.price_id == Price.objects.get(model__slug="embedder").pk

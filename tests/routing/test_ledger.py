@@ -243,6 +243,39 @@ def test_days_follow_one_another_without_gap_or_overlap_also_when_clocks_change(
     assert held == Reservation.objects.count() == 4 * 12
 
 
+@pytest.mark.parametrize(
+    ("zone", "at", "begins", "ends"),
+    [
+        # Midnight comes twice in Havana and on the Azores, and not at all in Cairo and Santiago.
+        ("America/Havana", "2026-11-01T04:30Z", "2026-11-01T04:00Z", "2026-11-02T05:00Z"),
+        ("America/Havana", "2026-11-01T05:30Z", "2026-11-01T04:00Z", "2026-11-02T05:00Z"),
+        ("America/Havana", "2026-11-01T03:59Z", "2026-10-31T04:00Z", "2026-11-01T04:00Z"),
+        ("Atlantic/Azores", "2026-10-25T00:30Z", "2026-10-25T00:00Z", "2026-10-26T01:00Z"),
+        ("Africa/Cairo", "2026-04-24T20:59Z", "2026-04-23T22:00Z", "2026-04-24T21:00Z"),
+        ("America/Santiago", "2026-09-06T12:00Z", "2026-09-06T04:00Z", "2026-09-07T03:00Z"),
+    ],
+)
+def test_a_day_is_that_of_the_clock_on_the_wall_where_midnight_comes_twice_or_not_at_all(
+    zone: str, at: str, begins: str, ends: str
+) -> None:
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": zone})
+    cloud, known = budget(period="day").id, snapshot()
+    run(hold({cloud: 1}, known, at=datetime.fromisoformat(at)))
+    period = BudgetPeriod.objects.get()
+    assert (period.starts_at, period.ends_at) == (datetime.fromisoformat(begins), datetime.fromisoformat(ends))
+
+
+def test_a_month_that_begins_with_an_hour_that_comes_twice_begins_once() -> None:
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": "America/Havana"})
+    cloud, known = budget(limit=100, period="month").id, snapshot()
+    run(hold({cloud: 100}, known, at=datetime(2026, 11, 1, 3, 59, tzinfo=UTC)))
+    run(hold({cloud: 60}, known, at=datetime(2026, 11, 1, 4, 30, tzinfo=UTC)))
+    with pytest.raises(BudgetExceeded):
+        run(hold({cloud: 60}, known, at=datetime(2026, 11, 1, 5, 30, tzinfo=UTC)))
+    october, november = BudgetPeriod.objects.order_by("starts_at")
+    assert (october.held_microusd, november.held_microusd) == (100, 60)
+
+
 def test_moving_the_staff_west_gives_no_second_budget_for_the_same_month() -> None:
     RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": "Asia/Tokyo"})
     cloud, known = budget(limit=100, period="month").id, snapshot()
@@ -282,6 +315,28 @@ def test_another_kind_of_period_begins_at_once() -> None:
     run(hold({row.id: 100}, snapshot(), at=at + timedelta(hours=1)))
     old, new = BudgetPeriod.objects.order_by("starts_at")
     assert old.ends_at == new.starts_at == at + timedelta(hours=1)
+
+
+def test_a_call_that_waited_while_a_later_one_began_another_kind_of_period_is_counted_there() -> None:
+    row = budget(limit=100, period="month")
+    at = datetime(2026, 5, 10, 12, tzinfo=UTC)
+    run(hold({row.id: 100}, snapshot(), at=at))
+    Budget.objects.filter(pk=row.pk).update(period="day")
+    run(hold({row.id: 60}, snapshot(), at=at + timedelta(seconds=2)))
+    with pytest.raises(BudgetExceeded):
+        run(hold({row.id: 60}, snapshot(), at=at + timedelta(seconds=1)))
+    old, new = BudgetPeriod.objects.order_by("starts_at")
+    assert old.ends_at == new.starts_at == at + timedelta(seconds=2)
+
+
+def test_a_kind_of_period_that_changes_as_the_period_begins_holds_up_no_call() -> None:
+    row = budget(limit=100, period="month")
+    at = datetime(2026, 5, 1, tzinfo=UTC)
+    run(hold({row.id: 60}, snapshot(), at=at))
+    Budget.objects.filter(pk=row.pk).update(period="day")
+    with pytest.raises(BudgetExceeded):
+        run(hold({row.id: 60}, snapshot(), at=at))
+    run(hold({row.id: 60}, snapshot(), at=at + timedelta(seconds=1)))
 
 
 def test_the_sweep_settles_what_is_known_of_a_dead_call_and_marks_it_estimated() -> None:

@@ -102,6 +102,36 @@ def test_every_known_form_is_read(form: str) -> None:
     assert min(export.days) == DAY
 
 
+SEMICOLONS = "date;model;input_tokens;output_tokens;cost_usd\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("\ufeff" + PLAIN + "2026-05-10,m,10,5,0.09\r\n", (10, 5, "0.09")),
+        (SEMICOLONS + "2026-05-10;m;10;5;0,09\n", (10, 5, "0.09")),
+        (SEMICOLONS + "2026-05-10;m;1.234.567;5;1.234,50\n", (1_234_567, 5, "1234.50")),
+        (SEMICOLONS + "2026-05-10;m;10;5;1,234\n", (10, 5, "1.234")),
+        ("sep=;\r\n" + SEMICOLONS + "2026-05-10;m;10;5;$ 0,5\n", (10, 5, "0.5")),
+        (PLAIN + '2026-05-10,m,"1,234,567","12,345","$1,234.50"\n', (1_234_567, 12_345, "1234.50")),
+        (PLAIN + '2026-05-10,m,1 234,5,"1,234,567"\n', (1_234, 5, "1234567")),
+        (PLAIN + '2026-05-10,m,10,5,"0,090"\n', (10, 5, "0.090")),
+        (PLAIN + "2026-05-10,m,10,5,USD 1.50\n2026-05-10,m,,,0.5 usd\n2026-05-10,m,,,US$2\n", (10, 5, "4.00")),
+        (PLAIN + "2026-05-10,m,10,5,3\n2026-05-10,m,,,-$1.25\n2026-05-10,m,,,($0.75)\n", (10, 5, "1.00")),
+        (PLAIN + "2026-05-09T23:30:00-05:00,m,1,2,3\n", (1, 2, "3")),
+        (PLAIN + "2026-05-10 23:59:59 UTC,m,1,2,3\n1778371200000,m,1,2,3\n", (2, 4, "6")),
+        (PLAIN + "2026-05-10,m,1,2,1e-7\n", (1, 2, "1E-7")),
+    ],
+)
+def test_numbers_and_times_are_read_as_people_and_programs_write_them(
+    content: str, expected: tuple[int, int, str]
+) -> None:
+    for encoding in ("utf-8", "utf-16"):
+        figures = read(content.removeprefix("\ufeff" if encoding == "utf-16" else "").encode(encoding)).lines[DAY, "m"]
+        assert (figures.input_tokens, figures.output_tokens) == expected[:2]
+        assert figures.cost_usd == Decimal(expected[2])
+
+
 def test_several_pages_are_one_export_and_an_unfinished_one_is_refused() -> None:
     unfinished = OPENAI_USAGE | {"has_more": True}
     assert read(json.dumps([unfinished, OPENAI_USAGE]).encode()).lines[DAY, "gpt-4o-2024-08-06"].input_tokens == 2000
@@ -122,6 +152,14 @@ def test_several_pages_are_one_export_and_an_unfinished_one_is_refused() -> None
         (PLAIN + "99999999999,m,1,2,3\n", "line 2: date '99999999999'"),
         (PLAIN + "2026-05-10,m,1,2,nan\n", "line 2: cost_usd 'nan'"),
         (PLAIN + "2026-05-10,m,1,2,1e400\n", "line 2: cost_usd '1e400'"),
+        (PLAIN + '2026-05-10,m,1,2,"1,234"\n', "line 2: cost_usd '1,234' may mean 1.234 or 1234 dollars"),
+        (PLAIN + '2026-05-10,m,1,2,"1,23,456"\n', "line 2: cost_usd '1,23,456' is no amount"),
+        (PLAIN + "2026-05-10,m,1,2,1.234.56\n", "line 2: cost_usd '1.234.56' is no amount"),
+        (PLAIN + "2026-05-10,m,1.234,2,3\n", "line 2: input_tokens '1.234' is no number of tokens"),
+        (PLAIN + "2026-05-10,m,1,2,€1.50\n", "line 2: cost_usd: amounts in '€': only US dollars"),
+        (PLAIN + "2026-05-10,m,1,2,1.50 eur\n", "line 2: cost_usd: amounts in 'eur': only US dollars"),
+        (PLAIN + "05/10/2026,m,1,2,3\n", "line 2: date '05/10/2026' is no date; wanted: 2026-01-31"),
+        ("date,model,cost_usd,cost_usd\n2026-05-10,m,1,2\n", "line 1: the column 'cost_usd' is there twice"),
         (PLAIN + "2026-05-10,m,1,2\n", "line 2: has 4 cells, and the head has 5"),
         (PLAIN + '2026-05-10,"m,1,2,3\n', "line 2: unexpected end of data"),
         (PLAIN + "2026-05-10,m\x07,1,2,3\n", r"line 2: model 'm\x07' is no name"),

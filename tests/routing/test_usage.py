@@ -3,15 +3,17 @@
 import asyncio
 import csv
 import io
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.test import Client
 
-from routing import ledger, usage
+from routing import ledger, usage, usage_api
 from routing.ledger_rows import CallRow, UsageRow
 from routing.management.commands.usage import BooksDisagree
 from routing.models import UsageRecord, UsageRollup
@@ -107,6 +109,59 @@ def test_records_are_listed_filtered_paged_and_exported(staff: Client) -> None:
     rows = list(csv.DictReader(io.StringIO(body)))
     assert [row["cost_usd"] for row in rows] == [f"0.00000{number}" for number in range(5)]
     assert rows[0]["creator"] == "'=cmd()"
+
+
+def test_an_export_without_a_record_has_its_head(staff: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    body = b"".join(staff.get("/api/usage/records.csv?model=none").streaming_content).decode()  # type: ignore[attr-defined]
+    call_command("usage", "export")
+    assert capsys.readouterr().out == body
+    assert body.startswith("id,call_id,attempt,created_at,model")
+    assert body.count("\n") == 1
+
+
+def test_an_export_goes_out_while_it_is_read_and_misses_nothing(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "EXPORT_PAGE", 3)
+    monkeypatch.setattr(usage_api, "LINES_AT_ONCE", 2)
+    for number in range(9):
+        record("gpt", "cloud", number)
+    whole = staff.get("/api/usage/records.csv")
+    assert b"".join(whole.streaming_content).count(b"\n") == 10  # type: ignore[attr-defined]
+
+    async def first_piece_then_the_rest() -> tuple[bytes, bytes]:
+        pieces = aiter(staff_export)
+        first = await anext(pieces)
+        await sync_to_async(UsageRecord.objects.all().delete)()
+        return first, b"".join([piece async for piece in pieces])
+
+    staff_export: Any = staff.get("/api/usage/records.csv")
+    first, rest = asyncio.run(first_piece_then_the_rest())
+    assert first.count(b"\n") == 2
+    assert rest.count(b"\n") == 2  # of the page that had been read
+
+
+def test_the_command_exports_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("usage", "export", "--json")
+    assert json.loads(capsys.readouterr().out) == []
+    for number in range(3):
+        record("gpt", "cloud", number)
+    call_command("usage", "export", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert [each["cost_usd"] for each in found] == ["0.000000", "0.000001", "0.000002"]
+    assert found[0]["created_at"] == "2026-05-10T12:30:00Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        *((f"{begins}1+1", f"'{begins}1+1") for begins in "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"),
+        ("-1.5", "-1.5"),
+        ("0.000001", "0.000001"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_no_text_is_a_formula_to_a_spreadsheet(text: str, told: str) -> None:
+    assert usage.cell(text) == told
 
 
 def test_strangers_see_nothing() -> None:

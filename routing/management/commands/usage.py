@@ -24,7 +24,7 @@ class Command(ZiggieCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("check", help="Compares records, rollups, receipts and budgets to the micro-dollar.")
-        export = actions.add_parser("export", help="Writes records as CSV to stdout.")
+        export = actions.add_parser("export", help="Writes records as CSV (or JSON) to stdout.")
         export.add_argument("--from", dest="since", default="", metavar="DATE")
         export.add_argument("--to", dest="until", default="", metavar="DATE")
         prices = actions.add_parser("prices", help="Compares prices with those of the genai-prices package.")
@@ -44,8 +44,11 @@ class Command(ZiggieCommand):
         getattr(self, f"_{options['action']}")(options)
 
     def _export(self, options: dict[str, Any]) -> None:
-        found = usage.records({"from": options["since"], "to": options["until"]}).order_by("id")
-        csv.writer(sys.stdout).writerows(usage.csv_rows(found.iterator(chunk_size=2_000)))
+        found = usage.oldest_first(usage.records({"from": options["since"], "to": options["until"]}))
+        if options["json"]:
+            self.emit_list(map(usage.record_json, found))
+        else:
+            csv.writer(sys.stdout).writerows(usage.csv_rows(found))
 
     def _check(self, options: dict[str, Any]) -> None:
         differences, reach, overruns = proof.differences(), proof.reach(), proof.overruns()

@@ -91,6 +91,19 @@ def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gat
         assert (0 < len(told) <= 256) == (model == "claude")
 
 
+def test_a_stream_tells_about_how_long_its_prompt_is_before_it_is_counted(gateway: Gateway) -> None:
+    gateway.ollama.default = Reply("Hello.", input_tokens=70, output_tokens=2)
+    turns: Any = [{"role": "user", "content": "word " * 50}]
+    first, *_, last = anthropic_client(gateway).messages.create(
+        model="llama", max_tokens=9, messages=turns, stream=True
+    )
+    assert first.type == "message_start"
+    assert 40 <= first.message.usage.input_tokens <= 100
+    assert last.type == "message_stop"
+    with anthropic_client(gateway).messages.stream(model="llama", max_tokens=9, messages=turns) as told:
+        assert told.get_final_message().usage.input_tokens == 70
+
+
 def test_cache_marks_reach_claude_where_what_is_written_to_its_cache_has_a_price(gateway: Gateway) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "5m"}}
     sent = {"cache_control": {"type": "ephemeral"}}
@@ -433,6 +446,12 @@ def test_every_answer_and_error_names_its_request_where_the_client_looks_for_it(
     message = anthropic_client(gateway).messages.create(model="gpt", max_tokens=9, messages=TURNS)
     receipts = {str(receipt.id) for receipt in gateway.settled(2)}
     assert {completion._request_id, message._request_id} == receipts
+    listed = openai_client(gateway).models.with_raw_response.list()
+    assert listed.headers["x-ziggie-request-id"] == listed.headers["x-request-id"]
+    counted = anthropic_client(gateway).messages.with_raw_response.count_tokens(model="claude", messages=TURNS)
+    names = ("request-id", "model", "provider", "source", "rule", "attempts", "cache")
+    told = [counted.headers[f"x-ziggie-{name}"] for name in names]
+    assert told == [counted.headers["request-id"], "claude", "anthropic", "cloud", "count_tokens", "1", "off"]
     with pytest.raises(openai.NotFoundError) as of_openai:
         openai_client(gateway).chat.completions.create(model="nobody", messages=TURNS)
     with pytest.raises(anthropic.NotFoundError) as of_anthropic:

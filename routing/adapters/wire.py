@@ -245,8 +245,9 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def is_neutral(key: str, value: Any) -> bool:
-    """True for a parameter that states the default, so that leaving it out changes nothing."""
-    return value is None or (key in _NEUTRAL and value == _NEUTRAL[key])
+    """True for a parameter that states the default, so that leaving it out changes nothing; also for the header that
+    stands among them, which Anthropic's codec sends by itself."""
+    return value is None or key == "anthropic_beta" or (key in _NEUTRAL and value == _NEUTRAL[key])
 
 
 # OpenAI keeps its caches and watches for abuse by these; they change no answer, and mean nothing to anybody else.

@@ -91,6 +91,18 @@ def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gat
         assert (0 < len(told) <= 256) == (model == "claude")
 
 
+def test_betas_that_change_how_claude_thinks_and_streams_reach_it_alone(gateway: Gateway) -> None:
+    betas: Any = ["interleaved-thinking-2025-05-14", "files-api-2025-04-14", "fine-grained-tool-streaming-2025-05-14"]
+    for model in ("claude", "gpt", "llama", "flash"):
+        anthropic_client(gateway).beta.messages.create(model=model, max_tokens=9, messages=TURNS, betas=betas)
+    assert gateway.anthropic.calls[-1].headers["anthropic-beta"] == f"{betas[0]},{betas[2]}"
+    for server in (gateway.openai, gateway.ollama, gateway.gemini):
+        assert "anthropic-beta" not in server.calls[-1].headers
+        assert b"interleaved" not in server.calls[-1].body
+    anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=TURNS)
+    assert "anthropic-beta" not in gateway.anthropic.calls[-1].headers
+
+
 def test_a_stream_tells_about_how_long_its_prompt_is_before_it_is_counted(gateway: Gateway) -> None:
     gateway.ollama.default = Reply("Hello.", input_tokens=70, output_tokens=2)
     turns: Any = [{"role": "user", "content": "word " * 50}]

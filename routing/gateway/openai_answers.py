@@ -43,8 +43,10 @@ DONE = b"data: [DONE]\n\n"
 
 
 def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
-    refusal = "".join([part.text for part in result.parts if isinstance(part, Text) and part.refuses])
-    text = "".join([p.text for p in result.parts if isinstance(p, Text) and not p.refuses]) if refusal else result.text
+    text, refusal = result.text, ""
+    if result.stop_reason == "content_filter":
+        refusal = "".join([part.text for part in result.parts if isinstance(part, Text) and part.refuses])
+        text = text.removesuffix(refusal)
     message: Json = {"role": "assistant", "content": text or None, "refusal": refusal or None}
     reasoning = "".join(part.text for part in result.parts if isinstance(part, Reasoning) and not part.redacted)
     if reasoning:

@@ -34,12 +34,14 @@ class Text:
 
 @value
 class Image:
-    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). One that a tool gave
-    bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
+    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). `detail` says how
+    closely it is to be looked at, to servers with OpenAI's API; the others look as closely as they can. One that a
+    tool gave bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
 
     media_type: str = ""
     data: str = ""
     url: str = ""
+    detail: str = ""
     tool_call_id: str = ""
     cache_mark: bool = False
 

@@ -290,6 +290,17 @@ def test_any_json_object_may_be_asked_for(gateway: Gateway, model: str) -> None:
     assert answer.choices[0].message.content == '{"a": 1}'
 
 
+def test_how_closely_to_look_at_an_image_is_told_to_who_asks_for_it(gateway: Gateway) -> None:
+    picture = {"url": f"data:image/png;base64,{PIXEL}", "detail": "low"}
+    turns: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": picture}]}]
+    for model in ("gpt", "claude", "llama", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=turns)
+    assert gateway.openai.calls[-1].json["messages"][0]["content"] == turns[0]["content"]
+    picture["detail"] = "with a glass"
+    with pytest.raises(openai.BadRequestError, match="detail"):
+        openai_client(gateway).chat.completions.create(model="gpt", messages=turns)
+
+
 def test_thinking_is_shown_where_openais_imitators_show_it(gateway: Gateway) -> None:
     gateway.anthropic.default = THOUGHT
     answer = openai_client(gateway).chat.completions.create(model="claude", messages=TURNS)

@@ -33,6 +33,7 @@ from routing.types import (
     Image,
     Message,
     Part,
+    Reasoning,
     Role,
     Text,
     Tool,
@@ -149,6 +150,8 @@ def _message(row: Json, place: int) -> Message:
     else:
         parts = _parts(row, where, role)
     if role == "assistant":
+        thinking = text(row, "reasoning_content", f"{where}.", default="")
+        parts[:0] = [Reasoning(thinking)] if thinking else []
         parts += [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(_calls(row, where))]
         if isinstance(row.get("refusal"), str) and not parts:
             parts.append(Text(row["refusal"]))

@@ -336,6 +336,20 @@ def test_a_refusal_under_a_schema_is_told_as_one_and_asked_for_once(gateway: Gat
     assert len(gateway.openai.calls) == 2
 
 
+def test_thinking_goes_back_to_servers_that_want_it(gateway: Gateway) -> None:
+    """The official client sends an answer back with all that it read of it."""
+    Provider.objects.filter(slug="openai").update(options={"send_reasoning": True})
+    snapshot.forget()
+    set_reply(gateway, THOUGHT)
+    completions = openai_client(gateway).chat.completions
+    for model in ("gpt", "claude", "llama", "flash"):
+        said = completions.create(model=model, messages=TURNS).choices[0].message
+        completions.create(model=model, messages=[*TURNS, said, *TURNS])
+    assert gateway.openai.calls[-1].json["messages"][1]["reasoning_content"] == THOUGHT.reasoning
+    assert gateway.ollama.calls[-1].json["messages"][1]["thinking"] == THOUGHT.reasoning
+    assert THOUGHT.reasoning not in json.dumps(gateway.anthropic.calls[-1].json, ensure_ascii=False)
+
+
 def test_usage_comes_in_a_stream_only_if_it_is_asked_for(gateway: Gateway) -> None:
     completions = openai_client(gateway).chat.completions
     assert all(chunk.usage is None for chunk in completions.create(model="llama", messages=TURNS, stream=True))

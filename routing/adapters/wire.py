@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from routing.adapters.base import WireRequest
 from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
@@ -221,6 +222,15 @@ def arguments_object(arguments: str, name: str) -> Json:
     if not isinstance(value, dict):
         raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
     return value
+
+
+def call_id(sent: WireRequest, number: int) -> str:
+    """For a call that came without an id. No other call of the conversation has it, were it the same call once more,
+    since it stands for the turns before it; and the same answer read again gives it again."""
+    body = sent.body or {}
+    turns = body.get("messages") or body.get("contents") or ()
+    before = dumps({"turns": turns[-2:], "all": len(turns)}).decode()
+    return f"call_{digest(f'{number} {before}')[:16]}"
 
 
 def digest(text: str) -> str:

@@ -50,7 +50,7 @@ class Dialect:
 
     decode: Callable[[Json, Mapping[str, str], str], Incoming]
     encode: Callable[[ChatResult, str, str], bytes]
-    streaming: Callable[[str, str, bool], StreamEncoder]
+    streaming: Callable[[str, str, bool, int], StreamEncoder]
     error: Callable[[ZiggieError, int, str], bytes]
     request_id_header: bytes
 
@@ -63,14 +63,16 @@ class Dialect:
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
     lambda result, call_id, model: openai_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
+    lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_answers.encode_error,
     b"x-request-id",
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
     lambda result, call_id, model: anthropic_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage: anthropic_answers.StreamEncoder(call_id=call_id, model=model),
+    lambda call_id, model, _, prompt: anthropic_answers.StreamEncoder(
+        call_id=call_id, model=model, input_tokens=prompt
+    ),
     anthropic_answers.encode_error,
     b"request-id",
 )
@@ -209,8 +211,9 @@ class _Stream:
     def _encoder_for(self, candidate: Candidate) -> StreamEncoder:
         if self._encoder is None or candidate is not self._candidate:
             self._candidate = candidate
-            model = candidate.model.slug
-            self._encoder = self._dialect.streaming(str(self.call.id), model, self._include_usage)
+            self._encoder = self._dialect.streaming(
+                str(self.call.id), candidate.model.slug, self._include_usage, self.call.demand.input_likely
+            )
         return self._encoder
 
     async def _begin(self, candidate: Candidate) -> None:
@@ -313,14 +316,14 @@ def call_headers(call: service.OpenCall, candidate: Candidate, dialect: Dialect)
     attempts = max(len(call.walk.attempts), 1)
     return [
         *dialect.request_id(str(call.id)),
-        *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
+        *route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
         (b"x-ziggie-cache", call.turn.state.encode()),
     ]
 
 
 @lru_cache(maxsize=4096)
-def _route_headers(model: str, provider: str, source: str, rule: str) -> tuple[tuple[bytes, bytes], ...]:
+def route_headers(model: str, provider: str, source: str, rule: str) -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"x-ziggie-model", header_text(model)),
         (b"x-ziggie-provider", header_text(provider)),

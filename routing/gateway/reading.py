@@ -6,8 +6,9 @@ from typing import Any, NoReturn
 
 import orjson
 
+from routing.gateway.heads import BETAS
 from routing.types import ChatRequest, Hints, Tool
-from ziggie.errors import InvalidInput, TooLarge
+from ziggie.errors import InvalidInput, TooLarge, Unsupported
 from ziggie.values import value
 
 Json = dict[str, Any]
@@ -190,6 +191,8 @@ def passed_through(body: Mapping[str, Any], read: frozenset[str]) -> Json:
     """The parameters that are not read here and go to providers that know them. Of those that many know the kind is
     looked at, so that none is asked in vain."""
     extra = {key: value for key, value in body.items() if key not in read}
+    if BETAS in extra:  # its place among the parameters is for what the header may say
+        raise Unsupported("anthropic_beta is a header")
     for key in extra.keys() & _RANGES.keys():
         number(extra, key, least=_RANGES[key][0], most=_RANGES[key][1])
     if "logit_bias" in extra:

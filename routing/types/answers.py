@@ -45,7 +45,8 @@ class ChatResult:
 class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
-    first piece. `reasoning_redacted` marks one whole block of encrypted thinking. `usage`, `stop_reason`
+    first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
+    there will be no answer. `usage`, `stop_reason`
     and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
@@ -62,6 +63,7 @@ class Delta:
     model: str = ""
     response_id: str = ""
     mean_logprob: float | None = None
+    refuses: bool = False
 
     @property
     def is_output(self) -> bool:

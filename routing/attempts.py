@@ -238,7 +238,7 @@ class Walk:
         try:
             await self._consume(candidate, step, collector)
             status = None if candidate.model.source == Source.OFFLINE else HTTP_OK
-            result = with_estimates(collector.result(), step.request)
+            result = with_estimates(collector.result(), step.request, candidate)
             usage = result.usage
             if not self.committed:  # what a client has seen cannot be refused any more
                 verdict = await judged(step.request, result)
@@ -249,12 +249,12 @@ class Walk:
             outcome, error, status = outcome_of(failure), failure.message, failure.status
             had_it = was_at_work(failure)
             unseen = unseen and had_it
-            usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
+            usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = usage or collector.spent(step.request, reached=True, unseen=unseen)
+            usage = usage or collector.spent(step.request, candidate, reached=True, unseen=unseen)
             usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(

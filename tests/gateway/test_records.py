@@ -265,3 +265,22 @@ def test_an_embedding_whose_gateway_dies_is_swept_with_what_was_asked(gateway: G
     assert (row.role, row.provider, row.model, row.source) == ("embedding", "openai", "embedder", "cloud")
     assert (row.rule, row.task_kind, row.estimated) == ("embeddings", "embeddings", ["cost"])
     assert row.price_id == Price.objects.get(model__slug="embedder").pk
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("fault", ["", "cut"])
+def test_no_estimate_takes_a_call_above_what_was_held_for_it(gateway: Gateway, fault: Any, stream: bool) -> None:
+    """A house that counts nothing and writes what we would count as more tokens than it was allowed."""
+    gateway.openai.default = Reply("0123456789 " * 40, usage=False, fault=fault, fault_after=90)
+    Budget.objects.update(limit_microusd=2_000)
+    snapshot.forget()
+    for _ in range(12):  # until there is no room for one more
+        post(gateway, model="gpt", max_tokens=50, stream=stream, stop=["never"])
+    receipts = gateway.settled(4)
+    period = BudgetPeriod.objects.get()
+    assert period.settled_microusd <= period.limit_microusd
+    assert period.overrun_microusd == 0
+    assert all(receipt.cost_microusd <= receipt.reserved_microusd for receipt in receipts)
+    written = UsageRecord.objects.filter(estimated__contains=["output_tokens"]).values_list("output_tokens", flat=True)
+    assert set(written) <= {50}
+    assert written or (fault and not stream)  # of a whole answer that breaks off nobody has seen anything

@@ -6,6 +6,7 @@ SHELL := /bin/sh
 
 VENV := .venv
 PY := $(VENV)/bin/python
+PYTHONS := python3.11 python3.12 python3.13 python3.14
 # Further words for pytest: make test TESTS="tests/routing -x". A file's tests share what they start, so they stay together.
 TESTS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -56,9 +57,10 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# A version manager's shim may exist and yet refuse to run, so each candidate is tried, not just looked up.
+# A distribution's Python is built with profile-guided optimisation, what version managers compile mostly without; so
+# it comes first (docs/adr/0016). A shim may exist and yet refuse to run: each candidate is tried, not just looked up.
 $(PY):
-	@for python in "$$PYTHON" python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	@for python in "$$PYTHON" $(addprefix /usr/bin/,$(PYTHONS)) $(PYTHONS) python3 python; do \
 	  if [ -n "$$python" ] && "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
 	      2>/dev/null; then \
 	    rm -rf $(VENV) && exec "$$python" -m venv $(VENV); fi; done; \

@@ -1,12 +1,15 @@
 """The gateway's resident memory over many requests, with everything on.
 
-    python -m bench.soak [--requests N] [--connections N]
+    python -m bench.soak [--requests N] [--connections N] [--streams]
 
-After a tenth of the requests memory should stay where it is. One JSON line each tenth, one for the whole.
+The first tenth of the requests warms the process up; of what is resident then, memory may grow by GROWTH_BAR until
+the end. One JSON line each tenth, and one for the whole: its value is the most that was resident at any of the later
+points over what was resident after the first. With --streams every answer is a stream of 20 pieces.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,32 +19,45 @@ from typing import Any
 from bench._stage import Stage, drive, missing_programs
 
 TENTHS = 10
-GROWTH_BAR = 1.05  # of what was resident after the first tenth
+GROWTH_BAR = 1.05
 SLICE_SECONDS = 5
 
 
-def measure(stage: Stage, requests: int, connections: int) -> Iterator[dict[str, Any]]:
-    with stage.nginx(), stage.serving():
-        served, resident = 0, []
+def measure(stage: Stage, requests: int, connections: int, *, streams: bool) -> Iterator[dict[str, Any]]:
+    resident: list[float] = []
+    served = warm_up = refused = 0
+    with stage.streaming_upstream() if streams else stage.nginx(), stage.serving():
         while served < requests:
-            served += drive(stage.url, connections, SLICE_SECONDS, stage.script()).requests
+            slice_ = drive(stage.url, connections, SLICE_SECONDS, stage.script(stream=streams))
+            served, refused = served + slice_.requests, refused + slice_.refused
             if served >= (len(resident) + 1) * requests / TENTHS:
                 resident.append(round(stage.resident_megabytes(), 1))
+                warm_up = warm_up or served
                 yield {"name": "soak.resident_megabytes", "requests": served, "value": resident[-1]}
-    growth = resident[-1] / resident[0]
-    yield {"name": "soak.growth", "requests": served, "value": round(growth, 3), "bar": GROWTH_BAR}
+    yield {
+        "name": "soak.growth",
+        "value": round(max(resident) / resident[0], 3),
+        "bar": GROWTH_BAR,
+        "requests": served,
+        "warm_up_requests": warm_up,
+        "resident_megabytes": resident,
+        "refused": refused,
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=500_000)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--streams", action="store_true", help="streamed answers instead of whole ones")
     options = parser.parse_args()
-    if missing := missing_programs("nginx", "wrk"):
+    if missing := missing_programs("wrk", *(() if options.streams else ("nginx",))):
         sys.stdout.write(json.dumps({"name": "soak.growth", "skipped": f"needs {missing}"}) + "\n")
         return
     with tempfile.TemporaryDirectory(prefix="ziggie-bench-") as folder:
-        for line in measure(Stage.prepare(Path(folder)), options.requests, options.connections):
+        stage = Stage.prepare(Path(folder))
+        for line in measure(stage, options.requests, options.connections, streams=options.streams):
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from routing.adapters.delivery import watched
 from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
 from routing.outcomes import outcome_of, was_at_work, worth_another_try
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 ANSWER = "answer"
 HTTP_OK = 200
 MAX_RETRY_WAIT_SECONDS = 2.0
+UNSENT = "given up before anything was sent to the provider"
 
 
 class Busy(Exception):
@@ -175,7 +177,7 @@ class Walk:
     ) -> Answer | None:
         """Asks one candidate, again after a passing failure if the rule grants it more tries. Raises Busy."""
         tries = self.plan.options.local_tries if candidate.model.source == Source.LOCAL else 1
-        others = [other for other in later if other.model.source != Source.OFFLINE]
+        others = _real(later)
         # A slow model is left only for another real one: the offline model is no reason to hurry.
         first_token = self.plan.options.first_token_seconds if others else None
         slot_seconds = self._slot_seconds(candidate, others, busy) if others else None
@@ -218,17 +220,22 @@ class Walk:
             try:
                 await held.enter_async_context(slot)
             except (ProviderError, Unavailable) as busy:
-                seconds = time.monotonic() - waiting_since
-                model = candidate.model
-                skipped = Skipped(model.slug, model.provider.slug, model.source, step.role, busy.message, seconds)
-                self.skipped.append(skipped)
+                self._skip(candidate, step, busy.message, waiting_since)
                 raise Busy(busy.message) from busy
+            except asyncio.CancelledError:
+                self._skip(candidate, step, UNSENT, waiting_since)
+                raise
             return await self._asked(candidate, step, repair=repair)
+
+    def _skip(self, candidate: Candidate, step: _Step, reason: str, waiting_since: float) -> None:
+        model, seconds = candidate.model, time.monotonic() - waiting_since
+        self.skipped.append(Skipped(model.slug, model.provider.slug, model.source, step.role, reason, seconds))
 
     async def _asked(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
         started_at, started = datetime.now(UTC), time.monotonic()
         collector = Collector()
         self._calls[id(candidate)] = self._calls.get(id(candidate), 0) + 1
+        delivery = watched()
         outcome: Outcome = "cancelled"
         error = ""
         status: int | None = None
@@ -247,14 +254,16 @@ class Walk:
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
             outcome, error, status = outcome_of(failure), failure.message, failure.status
-            had_it = was_at_work(failure)
+            had_it = delivery.has_begun and was_at_work(failure)
             unseen = unseen and had_it
             usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
-            usage = usage or collector.spent(step.request, candidate, reached=True, unseen=unseen)
+            if outcome == "cancelled" and not delivery.has_begun:
+                error, unseen = UNSENT, False
+            usage = usage or collector.spent(step.request, candidate, reached=delivery.has_begun, unseen=unseen)
             usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(
@@ -292,14 +301,13 @@ class Walk:
 
     async def _consume(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
-        remaining = None if step.until is None else max(step.until - time.monotonic(), 0.001)
         try:
             if self.whole is not None and self._comes_whole(candidate, step):
-                collector.take_whole(await self.whole(candidate, step.request, within_seconds=remaining))
+                collector.take_whole(await self.whole(candidate, step.request, until=step.until))
                 if step.request.on_output is not None:
                     step.request.on_output(collector.characters)
             else:
-                await self._listen(candidate, step, collector, remaining)
+                await self._listen(candidate, step, collector)
         except TimeoutError as late:
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
@@ -311,14 +319,12 @@ class Walk:
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
-    async def _listen(
-        self, candidate: Candidate, step: _Step, collector: Collector, within_seconds: float | None
-    ) -> None:
+    async def _listen(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Takes the pieces of an answer as they come."""
         first_token = step.first_token_seconds
         clock = asyncio.get_running_loop().time
         now = clock()
-        hard_stop = None if within_seconds is None else now + within_seconds
+        hard_stop = None if step.until is None else now + max(step.until - time.monotonic(), 0.001)
         first_stop = None if first_token is None else now + first_token
         async with asyncio.timeout_at(_earlier(hard_stop, first_stop)) as limit:
             patience = first_token and Patience.of(limit, step.request, hard_stop=hard_stop, first_token=first_token)
@@ -343,6 +349,16 @@ class Walk:
         if not elsewhere - full - {candidate.model.provider.id}:
             return None
         return 0.0 if candidate.model.provider.id in full else self.plan.options.first_token_seconds
+
+
+def first_comes_whole(plan: Plan) -> bool:
+    """Whether the plan's first candidate will be asked for the whole, by a walk that can ask so."""
+    hurries = plan.options.first_token_seconds is not None and _real(plan.candidates[1:])
+    return plan.pattern == "single" and not hurries
+
+
+def _real(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if candidate.model.source != Source.OFFLINE]
 
 
 def _patience(candidate: Candidate, step: _Step) -> float:

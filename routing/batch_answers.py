@@ -8,6 +8,7 @@ from routing.adapters import CODECS, claude_batches
 from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
+from routing.adapters.delivery import begun
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Features, Plan, ProviderError, RuleOptions
 
 
@@ -42,6 +43,7 @@ class Told:
     async def ask(
         self, candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
     ) -> AsyncGenerator[list[Delta], None]:
+        begun()
         if self._line.kind != "succeeded":
             raise ProviderError("bad_request", self._line.problem, retryable=False)
         result: ChatResult = claude_batches.read(self._line, self._sent)

@@ -102,7 +102,7 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "format": FORMAT,
         "api_key": request.api_key_id or "",
         "model": request.model,
-        "messages": [[m.role, [[type(part).__name__, asdict(part)] for part in m.parts]] for m in request.messages],
+        "messages": [[m.role, m.name, [[type(p).__name__, asdict(p)] for p in m.parts]] for m in request.messages],
         "hints": asdict(request.hints),
         "parameters": [request.max_output_tokens, request.temperature, request.stop, request.seed],
         "tools": [asdict(tool) for tool in request.tools],

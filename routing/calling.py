@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from routing import health, offline
 from routing.adapters import claude, claude_batches, transport
 from routing.adapters.deadlines import Timeouts
+from routing.adapters.delivery import begun
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
 
 LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
@@ -18,6 +19,7 @@ async def ask(
     """The answer of one candidate that has a slot, piece by piece. Raises ProviderError or UnsupportedByProvider."""
     provider = candidate.model.provider
     if provider.kind == "offline":
+        begun()
         # Ranking a long transcript takes a second of computing: not on the event loop.
         yield await asyncio.to_thread(lambda: list(offline.stream(request)))
         return

@@ -25,7 +25,7 @@ from routing import (
     streaming,
     worlds,
 )
-from routing.attempts import Answer, Walk
+from routing.attempts import Answer, Walk, first_comes_whole
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
@@ -81,7 +81,8 @@ async def open_call(
 
     `caller` and `whole` reach the providers, Claude by the anthropic package or (not `by_package`) without it;
     `allowed_models` are the slugs that may serve, all if it is empty.
-    `meanwhile` is told who will be asked first, while the database holds the money; it must not raise.
+    `meanwhile` is told who will be asked first if that is for a whole answer, while the database holds the money; it
+    must not raise.
     """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
@@ -174,6 +175,7 @@ async def _hold(
 ) -> tuple[_Planned, ledger.Hold]:
     """Holds the plan's worst case; plans again where a budget has filled since. Raises BudgetExceeded."""
     for chance in range(1, PLANS + 1):
+        prepare = meanwhile if meanwhile is not None and first_comes_whole(planned.plan) else None
         try:
             hold = await ledger.reserve(
                 call_id,
@@ -182,7 +184,7 @@ async def _hold(
                 expires_in_seconds=until - time.monotonic() + SETTLE_MARGIN_SECONDS,
                 context=receipts.context(request, planned.plan),
                 envelope_id=request.envelope_id,
-                meanwhile=meanwhile and partial(meanwhile, planned.plan.candidates[0], request),
+                meanwhile=prepare and partial(prepare, planned.plan.candidates[0], request),
             )
             break
         except BudgetExceeded:

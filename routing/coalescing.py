@@ -70,6 +70,7 @@ class Lane(Generic[Item, Result]):
         self._in_hurry = False
         self._pause: asyncio.Future[None] | None = None
         self._newest: asyncio.Future[Result] | None = None
+        self._room: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it is of
         self._repair = repair
         self._steadfast = steadfast
@@ -96,6 +97,23 @@ class Lane(Generic[Item, Result]):
             self._hurry()
             await asyncio.wait([self._newest], timeout=within_seconds)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more waits than goes into the next batch."""
+        return len(self._waiting) > MAX_BATCH
+
+    async def room(self, within_seconds: float) -> None:
+        """Returns once it is not behind, for those who are about to bring more. Raises Unavailable."""
+        until = asyncio.get_running_loop().time() + within_seconds
+        while self.is_behind:
+            if self._room is None or self._room.done():
+                self._room = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout_at(until):
+                    await asyncio.shield(self._room)
+            except TimeoutError:
+                raise Unavailable("too many operations wait for the database") from None
+
     def _hurry(self) -> None:
         self._in_hurry = True
         if self._pause is not None and not self._pause.done():
@@ -116,11 +134,17 @@ class Lane(Generic[Item, Result]):
             while self._waiting:
                 await self._keep_apart()
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+                self._tell_of_room()
                 await self._finish([entry for entry in batch if self._steadfast or not entry[1].done()])
         finally:
             self._worker = None
             while self._waiting:  # the loop is ending: nobody will do these any more
                 self._waiting.popleft()[1].cancel()
+            self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        if self._room is not None and not self.is_behind and not self._room.done():
+            self._room.set_result(None)
 
     async def _keep_apart(self) -> None:
         loop = asyncio.get_running_loop()

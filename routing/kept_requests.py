@@ -4,7 +4,7 @@ Kept is what a model is to see and how it is to answer. Who asked, and what they
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from routing.types import (
@@ -48,13 +48,19 @@ def to_json(request: ChatRequest) -> dict[str, Any]:
     return {
         **{name: getattr(request, name) for name in PLAIN},
         "messages": [
-            {"role": m.role, "parts": [{"kind": kinds[type(part)], **asdict(part)} for part in m.parts]}
+            {"role": m.role, "parts": [{"kind": kinds[type(part)], **_said(part)} for part in m.parts]}
+            | ({"name": m.name} if m.name else {})
             for m in request.messages
         ],
         "hints": {**asdict(request.hints), "capabilities": sorted(request.hints.capabilities)},
         "stop": list(request.stop),
-        "tools": [asdict(tool) for tool in request.tools],
+        "tools": [_said(tool) for tool in request.tools],
     }
+
+
+def _said(part: Part | Tool) -> dict[str, Any]:
+    """What differs from the default."""
+    return {field.name: told for field in fields(part) if (told := getattr(part, field.name)) != field.default}
 
 
 def from_json(kept: Mapping[str, Any]) -> ChatRequest:
@@ -62,7 +68,9 @@ def from_json(kept: Mapping[str, Any]) -> ChatRequest:
     hints = dict(kept["hints"])
     return ChatRequest(
         **{name: kept[name] for name in PLAIN},
-        messages=tuple(Message(m["role"], tuple(_part(part) for part in m["parts"])) for m in kept["messages"]),
+        messages=tuple(
+            Message(m["role"], tuple(_part(part) for part in m["parts"]), m.get("name", "")) for m in kept["messages"]
+        ),
         hints=Hints(**{**hints, "capabilities": frozenset(hints["capabilities"])}),
         stop=tuple(kept["stop"]),
         tools=tuple(Tool(**tool) for tool in kept["tools"]),

@@ -75,9 +75,13 @@ async def reserve(
     Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None. A hold is
     renewed while this process lives and has neither settled nor released it, up to some hours (keeping.py).
     `meanwhile` is called, if the database is asked at all, once it has been; it must not raise.
+    While more calls have ended than are settled at once it waits: what is to be written takes memory.
     Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
     InvalidInput for an impossible amount, Unavailable.
     """
+    lanes = _lanes()
+    if lanes.ending.is_behind or lanes.ending_drawn.is_behind:
+        await lanes.room()
     wanted = {budget: amounts[budget] for budget in sorted(amounts) if amounts[budget]}
     if not wanted:
         return Hold(call_id)
@@ -87,7 +91,7 @@ async def reserve(
         raise InvalidInput("a call of an envelope takes of its limit, and no other call does")
     seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
     request = Request(call_id, wanted, seconds, context, at, envelope_id)
-    lane = _lanes().reserving if envelope_id is None else _lanes().drawing
+    lane = lanes.reserving if envelope_id is None else lanes.drawing
     begins_at_once = lane.is_idle
     admission = lane.submit(request)
     try:
@@ -104,9 +108,7 @@ async def reserve(
     if isinstance(outcome, Hold):
         keeper().keep(call_id, seconds=seconds)
         return outcome
-    if outcome.budget_id == ANSWERED:
-        raise Conflict("this call has been answered and settled")
-    raise _exceeded(outcome, wanted[outcome.budget_id], snapshot)
+    raise _refused(outcome, wanted, snapshot)
 
 
 async def settle(
@@ -235,6 +237,11 @@ class _Lanes:
             steadfast=True,
         )
 
+    async def room(self) -> None:
+        """Returns once no more calls have ended than can be settled at once. Raises Unavailable."""
+        for lane in (self.ending, self.ending_drawn):
+            await lane.room(RESERVE_PATIENCE_SECONDS)
+
 
 _lanes = OfLoop(_Lanes).get
 
@@ -276,12 +283,14 @@ def _swept(row: TupleRow) -> Ending:
     return Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
 
 
-def _exceeded(refusal: Refusal, needed_microusd: int, snapshot: Snapshot) -> BudgetExceeded:
+def _refused(refusal: Refusal, wanted: Mapping[int, int], snapshot: Snapshot) -> BudgetExceeded | Conflict:
+    if refusal.budget_id == ANSWERED:
+        return Conflict("this call has been answered and settled")
     names = {ENVELOPE: "of its run"} | {budget.id: budget.slug for budget in snapshot.budgets}
     slug = names.get(refusal.budget_id, str(refusal.budget_id))
     if refusal.left_microusd is None:
         return BudgetExceeded(f"the budget {slug} is closed", details=[{"budget": slug}])
-    left_usd, needed_usd = (f"{amount / 1_000_000:.6f}" for amount in (refusal.left_microusd, needed_microusd))
+    left_usd, needed_usd = (f"{microusd / 1e6:.6f}" for microusd in (refusal.left_microusd, wanted[refusal.budget_id]))
     return BudgetExceeded(
         f"budget {slug} has ${left_usd} left, and this call could cost ${needed_usd}",
         details=[{"budget": slug, "left_usd": left_usd, "needed_usd": needed_usd}],

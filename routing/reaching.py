@@ -19,10 +19,8 @@ class Caller(Protocol):
 class Whole(Protocol):
     """Asks one candidate for its answer in one piece."""
 
-    def __call__(
-        self, candidate: Candidate, request: ChatRequest, *, within_seconds: float | None
-    ) -> Awaitable[ChatResult]:
-        """Raises ProviderError, and ProviderError("timeout") for one that is not whole in that time."""
+    def __call__(self, candidate: Candidate, request: ChatRequest, *, until: float | None) -> Awaitable[ChatResult]:
+        """Raises ProviderError, and ProviderError("timeout") for one that is not whole by then (time.monotonic's)."""
 
 
 class Observer(Protocol):

@@ -23,6 +23,7 @@ from routing.adapters.wire import (
     get_dicts,
     get_str,
     inline_image,
+    is_idle,
     load_object,
     merge_extra,
     protocol_error,
@@ -75,11 +76,13 @@ class AnthropicCodec:
         limit = max_output_tokens or model.max_output_tokens or DEFAULT_OUTPUT_TOKENS
         body: Json = {"model": model.name, "max_tokens": limit, "stream": stream}
         request = self._structured(request, model, body)
-        body |= self._conversation(request)
+        price = model.price  # without a price for what is written to a cache, no budget could hold it
+        marks = price is not None and price.cache_write_usd_per_mtok is not None
+        body |= self._conversation(request, marks=marks)
         self._sampling(request, model, body)
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
-        merge_extra(body, request.extra, refuse=_REFUSED)
+        merge_extra(body, request.extra, refuse=_REFUSED, leave=is_idle)
         return self._request(model.provider, "POST", "/v1/messages", body)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -104,7 +107,7 @@ class AnthropicCodec:
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
         body: Json = {"model": model.name}
         request = self._structured(request, model, body)
-        body |= self._conversation(request)
+        body |= self._conversation(request, marks=False)
         return self._request(model.provider, "POST", "/v1/messages/count_tokens", body)
 
     def decode_count(self, response: WireResponse, sent: WireRequest) -> int:
@@ -191,34 +194,35 @@ class AnthropicCodec:
             raise UnsupportedByProvider("temperature other than 1 together with reasoning")
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
 
-    def _conversation(self, request: ChatRequest) -> Json:
-        """system, messages, tools and tool_choice."""
+    def _conversation(self, request: ChatRequest, *, marks: bool) -> Json:
+        """system, messages, tools and tool_choice; `marks`: with those that say what to cache."""
         encoded: Json = {}
         system = [
-            {"type": "text", "text": part.text}
+            _marked({"type": "text", "text": part.text}, part, marks=marks)
             for turn in request.messages
             if turn.role == "system"
             for part in _texts_only(turn)
             if part.text
         ]
         if system:
-            encoded["system"] = system[0]["text"] if len(system) == 1 else system
-        encoded["messages"] = self._messages(request.messages)
+            is_plain = len(system) == 1 and "cache_control" not in system[0]
+            encoded["system"] = system[0]["text"] if is_plain else system
+        encoded["messages"] = self._messages(request.messages, marks=marks)
         if request.tools:
-            encoded["tools"] = [tool_definition(tool) for tool in request.tools]
+            encoded["tools"] = [_marked(tool_definition(tool), tool, marks=marks) for tool in request.tools]
             choice = tool_choice(request)
             if choice:
                 encoded["tool_choice"] = choice
         return encoded
 
-    def _messages(self, turns: tuple[Message, ...]) -> list[Json]:
+    def _messages(self, turns: tuple[Message, ...], *, marks: bool) -> list[Json]:
         """Turns of alternating roles: results of tools belong to the user's turn, neighbours merge."""
         merged: list[Json] = []
         for turn in turns:
             if turn.role == "system":
                 continue
             role = "assistant" if turn.role == "assistant" else "user"
-            blocks = [block for part in turn.parts for block in encode_part(part, role)]
+            blocks = _blocks(turn, role, marks=marks)
             if role == "user":  # the API wants the results of tools first
                 blocks.sort(key=lambda block: block["type"] != "tool_result")
             if not blocks:
@@ -253,6 +257,34 @@ def encode_part(part: Part, role: str) -> list[Json]:
         block: Json = {"type": "tool_result", "tool_use_id": _tool_id(part.tool_call_id), "content": part.content}
         return [{**block, "is_error": True}] if part.is_error else [block]
     return _thinking(part)
+
+
+def _blocks(turn: Message, role: str, *, marks: bool) -> list[Json]:
+    """A turn's content blocks; images that a tool gave stand within its result."""
+    blocks: list[Json] = []
+    results: dict[str, Json] = {}
+    for part in turn.parts:
+        for plain in encode_part(part, role):
+            block = _marked(plain, part, marks=marks)
+            if isinstance(part, Image) and part.tool_call_id in results:
+                _put_into(results[part.tool_call_id], block)
+                continue
+            if isinstance(part, ToolResult):
+                results[part.tool_call_id] = block
+            blocks.append(block)
+    return blocks
+
+
+def _put_into(result: Json, block: Json) -> None:
+    if isinstance(result["content"], str):
+        result["content"] = [{"type": "text", "text": result["content"]}] if result["content"] else []
+    result["content"].append(block)
+
+
+def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
+    if marks and not isinstance(part, Reasoning) and part.cache_mark:
+        block["cache_control"] = {"type": "ephemeral"}
+    return block
 
 
 def _tool_id(given: str) -> str:

@@ -20,7 +20,8 @@ EmbedInput = str | tuple[int, ...]  # a text, or its tokens for a provider that 
 class WireRequest:
     """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None.
 
-    `secret` is the API key that the headers carry: no text that leaves an adapter may show it.
+    `secret` is the API key that the headers carry: no text that leaves an adapter may show it. `calls` names the
+    tools of which the answer's text is to be a call, where the API knows no other way to have one called.
     """
 
     method: str
@@ -28,6 +29,7 @@ class WireRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: Mapping[str, Any] | None = None
     secret: str = field(default="", repr=False)
+    calls: tuple[str, ...] = ()
 
 
 @value

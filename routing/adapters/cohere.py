@@ -17,7 +17,7 @@ from routing.adapters.wire import (
     get_dicts,
     get_str,
     get_vectors,
-    is_neutral,
+    is_idle,
     load_object,
     protocol_error,
 )
@@ -57,7 +57,7 @@ class CohereCodec:
         self._tools(request, body)
         self._sampling(request, body, max_output_tokens)
         for key, value in request.extra.items():
-            if is_neutral(key, value):
+            if is_idle(key, value):
                 continue
             if key not in _RENAMED and key not in _NATIVE:
                 raise UnsupportedByProvider(f"{key} is not a parameter of Cohere's API")

@@ -45,7 +45,7 @@ class EventDecoder(ABC):
         if self._error is None and not self.done:
             self._guarded(out, None)
         if self._error is not None:
-            raise self._error
+            raise self._taken()
         self.done = True
         return out
 
@@ -56,7 +56,7 @@ class EventDecoder(ABC):
         """Reads `data` (None: the end). An error waits until the deltas before it have been handed out,
         so that the caller sees the same whatever the chunks were."""
         if self._error is not None:
-            raise self._error
+            raise self._taken()
         if self.done:
             return
         try:
@@ -66,9 +66,16 @@ class EventDecoder(ABC):
                 self._read(data, out)
         except ProviderError as error:
             error.usage = error.usage or self.usage
-            self._error, self.done = error, True
+            self.done = True
             if not out:
                 raise
+            self._error = error
+
+    def _taken(self) -> ProviderError:
+        """The error that waited, to be raised. It comes to refer to this decoder, which keeps it no longer."""
+        assert self._error is not None
+        error, self._error = self._error, None
+        return error
 
     def _read(self, data: bytes, out: list[Delta]) -> None:
         if self._undecided:

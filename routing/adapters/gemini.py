@@ -6,11 +6,13 @@ part before the call, marked so that no other provider is sent one.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.gemini_answers import SIGNATURE_MARK, ContentDecoder, read_content
 from routing.adapters.prompting import (
     in_efforts,
@@ -30,7 +32,7 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
-    is_neutral,
+    is_idle,
     load_object,
     protocol_error,
 )
@@ -78,6 +80,9 @@ class GeminiCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         generation: Json = {}
+        calls: tuple[str, ...] = ()
+        if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
+            request, calls = as_answer(request)
         request = self._structured(in_efforts(request), model, generation)
         body = self._conversation(request, model)
         self._sampling(request, model, generation)
@@ -87,16 +92,19 @@ class GeminiCodec:
         if generation:
             body["generationConfig"] = generation
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-        return self._request(model.provider, "POST", f"/{_path(model)}:{method}", body)
+        sent = self._request(model.provider, "POST", f"/{_path(model)}:{method}", body)
+        return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
-        return read_content(self._object(response, sent), sent)
+        result = read_content(self._object(response, sent), sent)
+        return as_call(result, sent) if sent.calls else result
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
         return error_from_response(response, sent)
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
-        return ContentDecoder(self, sent)
+        decoder = ContentDecoder(self, sent)
+        return CallDecoder(decoder, sent) if sent.calls else decoder
 
     # --- embeddings, counting, status ---
 
@@ -175,7 +183,7 @@ class GeminiCodec:
 
     def _extra(self, request: ChatRequest, body: Json, generation: Json) -> None:
         for key, value in request.extra.items():
-            if is_neutral(key, value):
+            if is_idle(key, value):
                 continue
             if key in _GENERATION or key in _NATIVE_GENERATION:
                 generation[_GENERATION.get(key, key)] = value

@@ -9,6 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
+from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.ollama_context import (
     context_size,
     estimate_tokens,
@@ -38,7 +40,7 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
-    is_neutral,
+    is_idle,
     load_object,
     protocol_error,
 )
@@ -84,6 +86,7 @@ class OllamaCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {"model": model.name, "stream": stream, "truncate": False, "shift": False}
+        request, calls = as_answer(request) if is_forced(request) else (request, ())
         request = in_efforts(request)
         # a schema would keep the model from calling tools at all, so it is said in words beside them
         if request.tools or structured_output(model, "schema") == "prompt":
@@ -101,7 +104,7 @@ class OllamaCodec:
         body["options"] = self._options(request, model, body, max_output_tokens)
         sent = self._request(model.provider, "POST", "/api/chat", body)
         refuse_overflow(sent, stated=request.hints.context_tokens)
-        return sent
+        return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         if not 200 <= response.status < 300:
@@ -121,13 +124,14 @@ class OllamaCodec:
         parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
         if text:
             parts.append(Text(text))
-        return ChatResult(
+        result = ChatResult(
             parts=(*parts, *calls),
             stop_reason=_stop_reason(answer, has_calls=bool(calls)),
             usage=usage,
             model=get_str(answer, "model"),
             mean_logprob=_mean_logprob(answer),
         )
+        return as_call(result, sent) if sent.calls else result
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
         error = error_from_response(response, sent)
@@ -136,7 +140,8 @@ class OllamaCodec:
         return error
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
-        return OllamaDecoder(self, sent)
+        decoder = OllamaDecoder(self, sent)
+        return CallDecoder(decoder, sent) if sent.calls else decoder
 
     # --- embeddings, counting, status ---
 
@@ -223,8 +228,6 @@ class OllamaCodec:
     def _tools(self, request: ChatRequest, body: Json) -> None:
         if not request.tools or request.tool_choice == "none":
             return  # "none" means to answer without tools: the model then need not know of them
-        if request.tool_choice not in ("", "auto"):
-            raise UnsupportedByProvider("tool_choice: Ollama cannot make a model call a tool")
         if request.parallel_tool_calls is False:
             raise UnsupportedByProvider("parallel_tool_calls: Ollama cannot forbid several calls at once")
         body["tools"] = [tool_definition(tool) for tool in request.tools]
@@ -241,7 +244,7 @@ class OllamaCodec:
     def _options(self, request: ChatRequest, model: ModelSpec, body: Json, max_output_tokens: int | None) -> Json:
         options: Json = {}
         for key, value in request.extra.items():
-            if is_neutral(key, value):
+            if is_idle(key, value):
                 continue
             if key in _OPTIONS:
                 options[key] = value

@@ -211,7 +211,9 @@ class OpenAICodec:
         turns: list[Json] = []
         for turn in request.messages:
             first = turn.parts[0] if len(turn.parts) == 1 else None
-            if isinstance(first, Text) and turn.role != "tool":  # nearly all of them, without looking for more
+            if (
+                isinstance(first, Text) and turn.role != "tool" and not turn.name
+            ):  # nearly all, without looking for more
                 turns.append({"role": turn.role, "content": first.text})
             else:
                 turns += self._turn(turn, model.provider)
@@ -232,9 +234,12 @@ class OpenAICodec:
         if all(isinstance(part, ToolResult) for part in turn.parts) and turns:
             return turns
         if turn.role == "assistant":
-            return [*turns, self._assistant(turn, provider)]
-        role = "user" if turn.role == "tool" else turn.role
-        return [*turns, {"role": role, "content": self._content(turn)}]
+            said = self._assistant(turn, provider)
+        else:
+            said = {"role": "user" if turn.role == "tool" else turn.role, "content": self._content(turn)}
+        if turn.name and "mistral.ai" not in provider.base_url:
+            said["name"] = turn.name
+        return [*turns, said]
 
     def _assistant(self, turn: Message, provider: ProviderSpec) -> Json:
         if any(isinstance(part, Image) for part in turn.parts):

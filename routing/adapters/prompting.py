@@ -42,7 +42,7 @@ def with_instruction(request: ChatRequest, instruction: str) -> ChatRequest:
     """The request with one more instruction, in its first system message or in one of its own."""
     first, *rest = request.messages or (message("user", ""),)
     if first.role == "system":
-        changed = Message("system", (*first.parts, Text(instruction)))
+        changed = replace(first, parts=(*first.parts, Text(instruction)))
         return replace(request, messages=(changed, *rest))
     return replace(request, messages=(message("system", instruction), *request.messages))
 

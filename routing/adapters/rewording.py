@@ -14,9 +14,9 @@ _COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available conte
 
 def again(
     request: ChatRequest, error: ProviderError, provider: ProviderSpec, *, streamed: bool, began: bool = False
-) -> tuple[ChatRequest, bool]:
-    """(request, streamed) to ask next after a request failed before any piece of an answer. Raises `error` where
-    nothing else is to be tried, or where the answer `began`.
+) -> tuple[ChatRequest, bool] | None:
+    """(request, streamed) to ask next after a request failed before any piece of an answer; None where nothing else
+    is to be tried, or where the answer `began`.
 
     Of the servers that people run themselves some lose an error that comes after the head of a stream. A server that
     charges is not asked twice for what it may have charged already.
@@ -30,4 +30,4 @@ def again(
     own = provider.kind == "openai" and provider.location is Source.LOCAL
     if streamed and own and not began and error.message == EMPTY:
         return request, False
-    raise error
+    return None

@@ -19,6 +19,7 @@ from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.deadlines import Deadlines, Timeouts
 from routing.adapters.decoding import MAX_BODY_BYTES
+from routing.adapters.delivery import Delivery, under_way
 from routing.adapters.errors import make_error, redact
 from routing.adapters.failures import translated
 from routing.adapters.rewording import again
@@ -110,7 +111,10 @@ async def stream(
                     yield delta
             return
         except ProviderError as error:
-            asked, streamed = again(asked, error, provider, streamed=streamed, began=began)
+            another = again(asked, error, provider, streamed=streamed, began=began)
+            if another is None:
+                raise
+            asked, streamed = another
 
 
 async def _ask(
@@ -222,9 +226,22 @@ def _pool() -> _Pool:
             follow_redirects=False,
             limits=httpx2.Limits(max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE_SECONDS),
             headers={"user-agent": "ziggie", "accept-encoding": "identity"},
+            event_hooks={"request": [_watch]},
         )
         pool = _pools[loop] = _Pool(client)
     return pool
+
+
+async def _watch(request: httpx2.Request) -> None:
+    """The client says when it has a connection and begins to write to it."""
+    delivery = under_way()
+    if delivery is not None:
+        request.extensions["trace"] = partial(_mark, delivery)
+
+
+async def _mark(delivery: Delivery, event: str, _: Mapping[str, object]) -> None:
+    if event.endswith("send_request_headers.started"):
+        delivery.has_begun = True
 
 
 def http_client() -> httpx2.AsyncClient:

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +15,8 @@ import orjson
 from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
-MAX_COUNT = 2**31 - 1  # tokens: more than any model reads, and what a record holds
 LONGEST_COUNT = 10  # digits
+MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
 
 
 def protocol_error(message: str) -> ProviderError:
@@ -117,13 +117,13 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
 def get_count(holder: Json, key: str) -> int | None:
     """A token count. Nonsense counts as not reported: it must not cost us an answer that was paid for, nor be paid."""
     value = holder.get(key)
-    if type(value) is int and 0 <= value <= MAX_COUNT:
+    if type(value) is int and 0 <= value <= MOST_TOKENS:
         return value
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) <= LONGEST_COUNT else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
         return value
     return None
 
@@ -233,11 +233,42 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else digest(text)
 
 
-def merge_extra(body: Json, extra: Mapping[str, Any], *, refuse: frozenset[str] = frozenset()) -> None:
-    """Adds the caller's own provider parameters to a body. One that says nothing is left out; one in
+_NEUTRAL: dict[str, Any] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "logit_bias": {},
+    "store": False,
+    "service_tier": "auto",
+}
+
+
+def is_neutral(key: str, value: Any) -> bool:
+    """True for a parameter that states the default, so that leaving it out changes nothing."""
+    return value is None or (key in _NEUTRAL and value == _NEUTRAL[key])
+
+
+# OpenAI keeps its caches and watches for abuse by these; they change no answer, and mean nothing to anybody else.
+_OPENAIS_OWN = frozenset({"prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
+
+
+def is_idle(key: str, value: Any) -> bool:
+    """The same, of a provider whose API is not OpenAI's."""
+    return key in _OPENAIS_OWN or is_neutral(key, value)
+
+
+def merge_extra(
+    body: Json,
+    extra: Mapping[str, Any],
+    *,
+    refuse: frozenset[str] = frozenset(),
+    leave: Callable[[str, Any], bool] = is_neutral,
+) -> None:
+    """Adds the caller's own provider parameters to a body. One that says nothing (`leave`) is left out; one in
     `refuse`, one that the request already decides, or one whose price nobody knows, raises UnsupportedByProvider."""
     for key, value in extra.items():
-        if is_neutral(key, value):
+        if leave(key, value):
             continue
         if key in refuse:
             raise UnsupportedByProvider(f"{key} is not supported by this provider")
@@ -261,16 +292,3 @@ _PRICED_APART: dict[str, tuple[str, ...]] = {
     "mcp_servers": (),
     "container": (),
 }
-_NEUTRAL: dict[str, Any] = {
-    "n": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "logprobs": False,
-    "logit_bias": {},
-    "store": False,
-}
-
-
-def is_neutral(key: str, value: Any) -> bool:
-    """True for a parameter that states the default, so that leaving it out changes nothing."""
-    return value is None or (key in _NEUTRAL and value == _NEUTRAL[key])

@@ -1,9 +1,10 @@
 """PURE: requests of Anthropic's messages API -> routing.types.
 
-`cache_control` marks say where a prompt may be cached and change no answer: they are read past.
+`cache_control` marks say where a prompt may be cached; one on the request itself marks the prompt's end.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,12 +17,15 @@ from routing.gateway.reading import (
     MAX_TOOLS,
     Incoming,
     Json,
+    chosen_tool,
     flag,
     hints,
     mapping,
     model,
+    needed,
     number,
     objects,
+    passed_through,
     refuse,
     schema,
     stops,
@@ -48,6 +52,7 @@ _READ = frozenset(
     | {"metadata", "output_config", "output_format", "cache_control"}
 )
 _REFUSED = ("container", "mcp_servers", "context_management")
+_REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -71,20 +76,23 @@ def decode_messages(
     config = mapping(body, "output_config")
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
+    tools = _tools(body)
+    _check_thinking(body)
+    messages = _system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)])
     request = ChatRequest(
-        messages=_system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)]),
+        messages=_with_end_marked(messages) if _mark(body, "") else messages,
         model=model(body),
         hints=said,
         max_output_tokens=limit,
         temperature=number(body, "temperature", least=0, most=1),
         stop=stops(body.get("stop_sequences"), "stop_sequences"),
-        tools=_tools(body),
-        tool_choice=choice,
+        tools=tools,
+        tool_choice=chosen_tool(choice, tools),
         parallel_tool_calls=parallel,
         json_schema=json_schema,
         reasoning_effort=text(config, "effort", "output_config.", default=""),
         end_user=text(metadata, "user_id", "metadata.", default=""),
-        extra={key: value for key, value in body.items() if key not in _READ},
+        extra=passed_through(body, _READ),
         api_key_id=api_key_id,
         **paying,
     )
@@ -98,7 +106,17 @@ def _output_schema(config: Json, body: Json) -> Json | None:
         return None
     if wanted.get("type") != "json_schema":
         refuse("output_config.format.type", "must be json_schema")
-    return schema(wanted.get("schema"), "output_config.format.schema")
+    where = "output_config.format."
+    return schema(needed(wanted, "schema", where), f"{where}schema")
+
+
+def _check_thinking(body: Json) -> None:
+    """It is passed on as it is, or said as an effort: what it says must be clear."""
+    thinking = mapping(body, "thinking")
+    if thinking and text(thinking, "type", "thinking.") == "enabled":
+        budget = thinking.get("budget_tokens")
+        if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= MAX_OUTPUT_TOKENS:
+            refuse("thinking.budget_tokens", f"must be a whole number from 1 to {MAX_OUTPUT_TOKENS}")
 
 
 def _system(body: Json) -> tuple[Message, ...]:
@@ -110,7 +128,22 @@ def _system(body: Json) -> tuple[Message, ...]:
     rows = objects(body, "system", most=MAX_PARTS)
     if any(row.get("type") != "text" for row in rows):
         refuse("system", "must be a string or an array of text blocks")
-    return (Message("system", tuple(Text(text(row, "text", "system.")) for row in rows)),)
+    return (Message("system", tuple(Text(text(row, "text", "system."), _mark(row, "system.")) for row in rows)),)
+
+
+def _mark(holder: Json, where: str) -> bool:
+    """Whether the prompt up to here is to be cached, for the usual time: a longer one has a price of its own."""
+    control = mapping(holder, "cache_control", where)
+    if control and control.get("type") != "ephemeral":
+        refuse(f"{where}cache_control.type", "must be ephemeral")
+    return bool(control)
+
+
+def _with_end_marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    last = messages[-1]
+    if not last.parts or isinstance(last.parts[-1], Reasoning):
+        return messages
+    return (*messages[:-1], replace(last, parts=(*last.parts[:-1], replace(last.parts[-1], cache_mark=True))))
 
 
 def _message(row: Json, where: str) -> Message:
@@ -120,32 +153,37 @@ def _message(row: Json, where: str) -> Message:
         role = "user"
     elif said == "assistant":
         role = "assistant"
+    elif said == "system":
+        role = "system"
     else:
-        refuse(f"{where}.role", "must be user or assistant")
+        refuse(f"{where}.role", "must be user, assistant or system")
     content = row.get("content")
     if isinstance(content, str):
         return Message(role, (Text(content),))
     blocks = objects(row, "content", f"{where}.", most=MAX_PARTS)
     if not blocks and content != []:
         refuse(f"{where}.content", "must be a string or an array of blocks")
-    return Message(role, tuple(_block(block, f"{where}.content[{n}]", role) for n, block in enumerate(blocks)))
+    parts = [part for n, block in enumerate(blocks) for part in _parts(block, f"{where}.content[{n}]", role)]
+    return Message(role, tuple(parts))
+
+
+def _parts(block: Json, where: str, role: Role) -> list[Part]:
+    if block.get("type") == "tool_result" and role == "user":
+        return _tool_result(block, where)
+    return [_block(block, where, role)]
 
 
 def _block(block: Json, where: str, role: Role) -> Part:
     match block.get("type"), role:
         case "text", _:
-            return Text(text(block, "text", f"{where}."))
+            return Text(text(block, "text", f"{where}."), _mark(block, f"{where}."))
         case "image", "user":
-            return _image(mapping(block, "source", f"{where}."), where)
-        case "tool_result", "user":
-            return ToolResult(
-                text(block, "tool_use_id", f"{where}."),
-                _result_text(block, where),
-                is_error=bool(flag(block, "is_error", f"{where}.")),
-            )
+            image = _image(mapping(block, "source", f"{where}."), where)
+            return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
-            return ToolCall(text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments)
+            called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
+            return ToolCall(*called, cache_mark=_mark(block, f"{where}."))
         case "thinking", "assistant":
             return Reasoning(text(block, "thinking", f"{where}."), text(block, "signature", f"{where}.", default=""))
         case "redacted_thinking", "assistant":
@@ -155,14 +193,22 @@ def _block(block: Json, where: str, role: Role) -> Part:
     return refuse(f"{where}.type", "must name a kind of block")
 
 
-def _result_text(block: Json, where: str) -> str:
-    content = block.get("content")
+def _tool_result(block: Json, where: str) -> list[Part]:
+    """A tool's answer, and the images in it."""
+    call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
+    content, mark = block.get("content"), _mark(block, f"{where}.")
     if content is None or isinstance(content, str):
-        return content or ""
+        return [ToolResult(call_id, content or "", is_error=failed, cache_mark=mark)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
-    if any(row.get("type") != "text" for row in rows):
-        raise Unsupported(f"{where}: a tool's result must be text")
-    return "".join(text(row, "text", f"{where}.content.") for row in rows)
+    if any(row.get("type") not in ("text", "image") for row in rows):
+        raise Unsupported(f"{where}: a tool's result must be text or images")
+    said = "".join(text(row, "text", f"{where}.content.") for row in rows if row["type"] == "text")
+    images = [
+        replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
+        for row in rows
+        if row["type"] == "image"
+    ]
+    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark), *images]
 
 
 def _image(source: Json, where: str) -> Image:
@@ -184,14 +230,20 @@ def _tools(body: Json) -> tuple[Tool, ...]:
         where = f"tools[{place}]."
         if row.get("type") not in (None, "custom"):
             raise Unsupported(f"{where}type: the provider's own tools are not supported by this gateway")
+        for key in _REFUSED_OF_TOOLS:
+            if row.get(key):
+                raise Unsupported(f"{where}{key} is not supported by this gateway")
         tools.append(
             Tool(
                 name=tool_name(row, where),
                 description=text(row, "description", where, default=""),
-                parameters=schema(row.get("input_schema"), f"{where}input_schema"),
+                parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
                 strict=bool(flag(row, "strict", where)),
+                cache_mark=_mark(row, where),
             )
         )
+    if len({tool.name for tool in tools}) < len(tools):
+        refuse("tools", "must not have the same name twice")
     return tuple(tools)
 
 

@@ -4,14 +4,26 @@ No Django request, middleware, ORM object or thread is on its path. It is mounte
 served alone by `manage.py gateway`.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
 from routing.gateway.guesses import caller_address, guesses
-from routing.gateway.http import END_CONNECTION, JSON_TYPE, AsgiHttp, ClientGone, Headers, Http, Receive, Scope, Send
+from routing.gateway.http import (
+    END_CONNECTION,
+    JSON_TYPE,
+    UNDER_WAY,
+    AsgiHttp,
+    ClientGone,
+    Headers,
+    Http,
+    Receive,
+    Scope,
+    Send,
+)
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
 from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, ZiggieError
@@ -30,6 +42,7 @@ ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
 }
 ONE_MODEL: tuple[str, Endpoint] = ("GET", other.model)
 CLOSING = frozenset({408, 413})  # the rest of the request is not read
+SETTLE_SECONDS = 10.0  # for the books of calls that a stop has cut
 
 
 class MethodNotAllowed(ZiggieError):
@@ -45,18 +58,30 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await serve(AsgiHttp(scope, receive, send))
     elif scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await _lifespan(scope, receive, send)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await snapshot.acurrent()  # the first request finds a warm cache, and a broken set-up is seen at once
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    await settled()
-    await ledger.drain()
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await _wound_up(scope.get("state", {}).get(UNDER_WAY, ()))
+    except TimeoutError:
+        logger.warning("the ledger did not answer within %g s: the sweep will settle what was left", SETTLE_SECONDS)
     close_connections()
     await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _wound_up(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Returns once every call is settled. Tasks that outlasted the server's grace have been cancelled, and still have
+    to give back what they hold, and to close their books."""
+    while tasks:
+        await asyncio.wait(list(tasks))
+    await settled()
+    await ledger.drain()
 
 
 async def serve(http: Http) -> None:

@@ -1,7 +1,6 @@
 """How the gateway reaches providers: codecs over its own connections, an answer whole or piece by piece."""
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
@@ -44,7 +43,10 @@ def asker(sink: Sink | None = None) -> Caller:
                         yield deltas
                 return
             except ProviderError as error:
-                asked, streamed = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+                another = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+                if another is None:
+                    raise
+                asked, streamed = another
 
     return ask
 
@@ -68,13 +70,11 @@ class WholeAsker:
         except Exception:  # whatever it is, it is met again when the candidate is asked, where it is dealt with
             logger.debug("a request could not be made ready", exc_info=True)
 
-    def __call__(
-        self, candidate: Candidate, request: ChatRequest, *, within_seconds: float | None
-    ) -> Awaitable[ChatResult]:
+    def __call__(self, candidate: Candidate, request: ChatRequest, *, until: float | None) -> Awaitable[ChatResult]:
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared[0] is candidate and prepared[1] is request:
-            return ask_whole(candidate, request, within_seconds=within_seconds, prepared=prepared[2:])
-        return ask_whole(candidate, request, within_seconds=within_seconds)
+            return ask_whole(candidate, request, until=until, prepared=prepared[2:])
+        return ask_whole(candidate, request, until=until)
 
 
 def _encoded(candidate: Candidate, request: ChatRequest) -> WireRequest:
@@ -88,29 +88,28 @@ async def ask_whole(
     candidate: Candidate,
     request: ChatRequest,
     *,
-    within_seconds: float | None,
+    until: float | None,
     prepared: tuple[WireRequest, Ready] | None = None,
 ) -> ChatResult:
-    """The answer in one piece, of a candidate that is no offline model. Raises ProviderError."""
-    until = None if within_seconds is None else time.monotonic() + within_seconds
+    """The answer in one piece, of a candidate that is no offline model, by `until` (time.monotonic's). Raises
+    ProviderError."""
     model = candidate.model
     codec = codec_for(model.provider)
     while True:
         sent, ready = prepared or (_encoded(candidate, request), None)
         prepared = None
         try:
-            response = await fetch(
-                sent, idle_seconds=model.provider.timeout_seconds, within_seconds=within_seconds, ready=ready
-            )
+            response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, until=until, ready=ready)
             return codec.decode_chat(response, sent)
         except ProviderError as error:
-            request, _ = again(request, error, model.provider, streamed=False)
-        if until is not None:
-            within_seconds = max(until - time.monotonic(), 0.001)
+            another = again(request, error, model.provider, streamed=False)
+            if another is None:
+                raise
+            request, _ = another
 
 
 async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
-    yield deltas_of(await ask_whole(candidate, request, within_seconds=None))
+    yield deltas_of(await ask_whole(candidate, request, until=None))
 
 
 async def _streamed(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

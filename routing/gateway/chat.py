@@ -137,11 +137,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
         by_package=False,
         allowed_models=key.allowed_models,
     )
-    answer, failure = await _walked(http, call)
-    admission.used = _used(call)
-    if answer is None:
-        _close(call, None, failure)
-        raise _explained(failure, call)
+    answer = await _walked(http, call, admission)
     try:
         body = dialect.encode(answer.result, str(call.id), answer.candidate.model.slug)
         cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
@@ -157,20 +153,18 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
         incoming.request, caller=asker(stream.take), by_package=False, allowed_models=key.allowed_models
     )
     stream.call = call
-    answer, failure = await _walked(http, call)
-    admission.used = _used(call)
-    if answer is not None:
+    try:
+        answer = await _walked(http, call, admission)
         try:
             await stream.end(answer)
         finally:
             outlet().then(partial(_close, call, answer, None))
-        return
-    _close(call, None, failure)
-    error = _explained(failure, call)
-    if http.started and isinstance(error, ZiggieError):
+    except ZiggieError as error:
+        if not http.started:
+            raise
         await stream.fail(error)
-    else:
-        raise error
+    finally:
+        del stream.call  # it asks by this stream: the two would keep all that was said until the collector comes
 
 
 class _Stream:
@@ -221,22 +215,38 @@ class _Stream:
             await self._http.start_stream([*headers, *call_headers(self.call, candidate, self._dialect)])
 
 
-async def _walked(http: Http, call: service.OpenCall) -> tuple[Answer | None, BaseException | None]:
-    """Walks to an answer or to the reason why there is none. A client that goes away ends the walk."""
+async def _walked(http: Http, call: service.OpenCall, admission: Admission) -> Answer:
+    """Walks to an answer. Raises the reason why there is none once the books are closed. A client that goes away ends
+    the walk.
+
+    No error is kept in a variable beyond its clause: it refers to the frames that it went through, and they would
+    refer to it, so that the whole call stayed in memory until the collector comes.
+    """
     http.watch()
     try:
         answer = await service.answer(call)
     except asyncio.CancelledError as error:
+        _close(call, None, error)
         if not http.gone:
-            _close(call, None, error)
             raise
         http.let_task_go_on()
-        return None, ClientGone()
+        raise ClientGone from None
     except Exception as error:  # whatever ended the walk, the money is settled
-        return None, error
+        _close(call, None, error)
+        raise _explained(error, call) from None
     finally:
         http.stop_watching()
-    return answer, None if answer is not None else service.why_no_answer(call)
+        admission.used = _used(call)
+    if answer is None:
+        raise _unanswered(call)
+    return answer
+
+
+def _unanswered(call: service.OpenCall) -> RoutingError:
+    """Why a walk that is over has no answer, once its books are closed."""
+    why = service.why_no_answer(call)
+    _close(call, None, why)
+    return why
 
 
 def _used(call: service.OpenCall) -> int:
@@ -246,11 +256,13 @@ def _used(call: service.OpenCall) -> int:
 
 def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException | None) -> None:
     """Closes the books and has them written beside the answer: nobody waits for them."""
-    books = service.close_books(call, answer, failure)
     try:
+        books = service.close_books(call, answer, failure)
         settling = service.settle_soon(call, books)
     except Unavailable:
         logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
+    except Exception:  # the event loop would log the call with all that was said in it
+        logger.exception("the books of call %s could not be closed; the sweep will settle it", call.id)
     else:
         _settling.add(settling)
         settling.add_done_callback(partial(_tell, books))
@@ -282,8 +294,8 @@ async def settled() -> None:
         await asyncio.wait(_settling)
 
 
-def _explained(failure: BaseException | None, call: service.OpenCall) -> Exception:
-    if isinstance(failure, ZiggieError | ClientGone):
+def _explained(failure: Exception, call: service.OpenCall) -> ZiggieError:
+    if isinstance(failure, ZiggieError):
         if isinstance(failure, RoutingError) and failure.call_id is None:
             failure.call_id = str(call.id)
         return failure

@@ -10,6 +10,7 @@ from functools import lru_cache
 import certifi
 import httptools
 
+from routing.adapters.delivery import Delivery, under_way
 from routing.gateway.outlet import outlet
 from routing.types import ErrorKind
 
@@ -33,6 +34,10 @@ class Broken(Exception):
         self.text = text
         self.clean = clean
 
+    def anew(self) -> "Broken":
+        """To be raised. What was raised refers to all that waited for it, and must not be kept by any of that."""
+        return Broken(self.kind, self.text, clean=self.clean)
+
 
 class Connection(asyncio.Protocol):
     """One exchange at a time. The head resolves a future, the body is collected or handed on."""
@@ -49,9 +54,10 @@ class Connection(asyncio.Protocol):
         self._is_asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser  # while there is a transport: it refers to this object
         self._keep_alive = False
         self._payload = b""
+        self._delivery: Delivery | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -71,6 +77,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport, always
+        self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_asked:  # nobody's answer: it must not become a part of the next one's
@@ -96,6 +103,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        del self._parser
         self._forget_timer()
         if self._complete or self._error is not None:
             return
@@ -138,29 +146,29 @@ class Connection(asyncio.Protocol):
 
     # --- the exchange's side ---
 
-    def send(
-        self, payload: bytes, *, streaming: bool, idle_seconds: float, within_seconds: float | None = None
-    ) -> None:
-        """`idle_seconds` is the longest silence, `within_seconds` the longest time for the whole answer."""
+    def send(self, payload: bytes, *, streaming: bool, idle_seconds: float, until: float | None = None) -> None:
+        """`idle_seconds` is the longest silence; the answer has to be whole by `until` (time.monotonic's)."""
         if self.reused:
             self._reset()
         self._streaming = streaming
         self._idle_seconds = idle_seconds
         self._heard_at = now = self.loop.time()
-        self._until = math.inf if within_seconds is None else now + within_seconds
+        self._until = math.inf if until is None else now + until - time.monotonic()  # loops have clocks of their own
         self._is_asked = True
         look_at = min(now + idle_seconds, self._until)
         if self._timer is None or self._timer_at > look_at:
             self._look_at(look_at)
         if self.transport is None or self.transport.is_closing():
             raise Broken("connection", "the connection broke before an answer came", clean=True)
-        self._payload = payload
+        self._payload, self._delivery = payload, under_way()
         self._outlet.soon(self._write)
 
     def _write(self) -> None:
         if self.transport is not None and not self.transport.is_closing():  # its loss is heard of otherwise
+            if self._delivery is not None:
+                self._delivery.has_begun = True
             self.transport.write(self._payload)
-        self._payload = b""
+        self._payload, self._delivery = b"", None
 
     def _check_silence(self) -> None:
         """One timer, which looks back when it fires, instead of being set anew by every exchange and piece."""
@@ -219,7 +227,7 @@ class Connection(asyncio.Protocol):
 
     async def _wait(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise self._error.anew()
         self._waiter = self.loop.create_future()
         try:
             await self._waiter
@@ -233,7 +241,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: Broken) -> None:
         self._error = error
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+            self._waiter.set_exception(error.anew())
         self.close()
 
     @property
@@ -254,6 +262,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._idle: dict[Address, deque[Connection]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def take(self, address: Address) -> Connection | None:
         """The connection used last, if one is still fresh."""
@@ -267,15 +276,19 @@ class Pool:
                 connection.close()
         return None
 
-    async def open(self, address: Address, within_seconds: float | None = None) -> Connection:
+    async def open(self, address: Address, until: float | None = None) -> Connection:
+        """Raises Broken; "timeout" if it is not there by `until` (time.monotonic's)."""
         tls, host, port = address
         loop = asyncio.get_running_loop()
+        left = math.inf if until is None else until - time.monotonic()
         try:
-            async with asyncio.timeout(min(CONNECT_SECONDS, within_seconds or CONNECT_SECONDS)):
+            async with asyncio.timeout(min(CONNECT_SECONDS, left)):
                 _, connection = await loop.create_connection(
                     Connection, host, port, ssl=_ssl_context() if tls else None
                 )
         except TimeoutError:
+            if left < CONNECT_SECONDS:
+                raise Broken("timeout", "no connection to the provider in the time that was left") from None
             raise Broken("connection", "nobody answered in time") from None
         except ssl.SSLError as error:
             raise Broken("connection", f"TLS failed: {error.reason}") from None
@@ -291,10 +304,30 @@ class Pool:
         connection.reused = True
         idle = self._idle.setdefault(address, deque())
         idle.append(connection)
-        while idle and (len(idle) > KEPT_CONNECTIONS or idle[0].idle_since < connection.idle_since - KEEP_SECONDS):
+        if len(idle) > KEPT_CONNECTIONS:
             idle.popleft().close()
+        if self._sweeping is None:
+            self._sweep_later(connection.loop)
+
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = loop.call_later(KEEP_SECONDS, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes what is not fresh any more, be there another exchange or not."""
+        self._sweeping = None
+        oldest = time.monotonic() - KEEP_SECONDS
+        for address, idle in list(self._idle.items()):
+            while idle and idle[0].idle_since < oldest:
+                idle.popleft().close()
+            if not idle:
+                del self._idle[address]
+        if self._idle:
+            self._sweep_later(loop)
 
     def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
         for idle in self._idle.values():
             while idle:
                 idle.popleft().close()

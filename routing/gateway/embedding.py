@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from routing import health, ledger, pricing, snapshot, worlds
+from routing.adapters.delivery import watched
 from routing.adapters.transport import codec_for
-from routing.attempts import HTTP_OK
+from routing.attempts import HTTP_OK, UNSENT
 from routing.budgets import budgets_in_scope
 from routing.calls import LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
@@ -151,9 +152,8 @@ class _Embedding:
                 return await self._run()
         except TimeoutError:
             self._outcome = DeadlineExceeded.code
-            late = DeadlineExceeded(f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s")
-            late.call_id = str(self.id)
-            raise late from None
+            late = f"the texts were not embedded within {LONGEST_CALL_SECONDS:g} s"
+            raise self._failed(DeadlineExceeded, late) from None
         except asyncio.CancelledError:
             self._outcome = "cancelled"
             raise
@@ -180,9 +180,12 @@ class _Embedding:
                 kind = kind if refused else AllProvidersFailed
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
         kind = kind if self.records else NoRoute
-        failed = kind(f"no model gave embeddings ({self._error})", details=failures)
+        raise self._failed(kind, f"no model gave embeddings ({self._error})", failures)
+
+    def _failed(self, kind: type[RoutingError], text: str, details: Sequence[dict[str, str]] = ()) -> RoutingError:
+        failed = kind(text, details=list(details))
         failed.call_id = str(self.id)
-        raise failed
+        return failed
 
     def _first_asked(self) -> dict[str, Any]:
         """What the sweep knows of the attempt that was under way when this process died."""
@@ -244,6 +247,9 @@ class _Embedding:
         except UnsupportedByProvider as failure:
             outcome, error = "error", str(failure)
             raise
+        except asyncio.CancelledError:
+            error = "" if read else UNSENT
+            raise
         finally:
             record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
             self.records.append(replace(record, created_at=started_at, status=status))
@@ -286,10 +292,12 @@ class _Embedding:
             batch = texts[start : start + codec.embed_batch]
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
+            delivery = watched()
             try:
                 answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
-            except ProviderError as failure:
-                if not was_at_work(failure):
+            except BaseException as failure:  # also of a client that has left: what was never sent was never read
+                refused = isinstance(failure, ProviderError) and not was_at_work(failure)
+                if refused or not delivery.has_begun:
                     read.pop()
                 raise
             if answer.usage.input_tokens is not None:

@@ -22,6 +22,7 @@ BODY_SECONDS = 30.0
 SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
 WATCH_AFTER_SECONDS = 0.2  # most answers are out before a client could have gone
 JSON_TYPE = (b"content-type", b"application/json")
+UNDER_WAY = "under_way"  # in the server's state: the tasks that answer requests
 END_CONNECTION = (b"connection", b"close")
 
 

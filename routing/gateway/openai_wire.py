@@ -6,17 +6,21 @@ from typing import Any
 from routing.gateway.reading import (
     MAX_IMAGES,
     MAX_MESSAGES,
+    MAX_NAME,
     MAX_OUTPUT_TOKENS,
     MAX_PARTS,
     MAX_TOOLS,
     Incoming,
     Json,
+    chosen_tool,
     flag,
     hints,
     mapping,
     model,
+    needed,
     number,
     objects,
+    passed_through,
     refuse,
     schema,
     stops,
@@ -78,6 +82,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
     output = _response_format(mapping(body, "response_format"))
+    tools = _tools(body)
     request = ChatRequest(
         messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
         model=model(body),
@@ -86,12 +91,12 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         temperature=number(body, "temperature", least=0, most=2),
         stop=stops(body.get("stop"), "stop"),
         seed=whole(body, "seed", least=-(2**63), most=2**63 - 1),
-        tools=_tools(body),
-        tool_choice=_tool_choice(body.get("tool_choice")),
+        tools=tools,
+        tool_choice=chosen_tool(_tool_choice(body.get("tool_choice")), tools),
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
         reasoning_effort=text(body, "reasoning_effort", default=""),
         end_user=text(body, "user", default=""),
-        extra={key: value for key, value in body.items() if key not in _READ},
+        extra=passed_through(body, _READ),
         api_key_id=api_key_id,
         **output,
         **paying,
@@ -120,7 +125,7 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
         raise Unsupported("store: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
         raise Unsupported("modalities other than text are not supported by this gateway")
-    if body.get("n") not in (None, 1):
+    if whole(body, "n", least=1, most=128) not in (None, 1):
         raise Unsupported("n: one call gives one answer")
 
 
@@ -128,7 +133,7 @@ def _message(row: Json, place: int) -> Message:
     said = row.get("role")
     role = _ROLES.get(said) if isinstance(said, str) else None
     content = row.get("content")
-    if role in _SPEAKING and isinstance(content, str):  # nearly all of them
+    if role in _SPEAKING and isinstance(content, str) and "name" not in row:  # nearly all of them
         return Message(role, (Text(content),))
     where = f"messages[{place}]"
     if role is None:
@@ -148,7 +153,14 @@ def _message(row: Json, place: int) -> Message:
             parts.append(Text(row["refusal"]))
         if row.get("function_call") is not None:
             raise Unsupported(f"{where}.function_call is not supported by this gateway: use tool_calls")
-    return Message(role, tuple(parts))
+    return Message(role, tuple(parts), _name(row, where))
+
+
+def _name(row: Json, where: str) -> str:
+    name = text(row, "name", f"{where}.", default="")
+    if len(name) > MAX_NAME:
+        refuse(f"{where}.name", f"must have at most {MAX_NAME} characters")
+    return name
 
 
 def _calls(row: Json, where: str) -> list[Json]:
@@ -247,7 +259,7 @@ def _response_format(value: Json) -> Json:
     where = "response_format.json_schema."
     asked = mapping(value, "json_schema", "response_format.")
     return {
-        "json_schema": schema(asked.get("schema"), f"{where}schema"),
+        "json_schema": schema(needed(asked, "schema", where), f"{where}schema"),
         "json_schema_name": text(asked, "name", where, default="answer"),
         "json_schema_strict": flag(asked, "strict", where),
     }

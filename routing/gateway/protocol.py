@@ -1,7 +1,8 @@
 """HTTP/1.1 as the gateway's own server speaks it: a connection, its requests one after another, their answers.
 
 It takes the place of uvicorn's protocol, which writes an answer's head and body apart and wraps each step in a
-message. Heads must be short and come soon; no request is begun before the one in front of it is answered.
+message. Heads must be short and come soon; no request is begun before the one in front of it is answered, and nothing
+that comes after a request takes its answer away.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from uvicorn.server import ServerState
 
 from routing.gateway.direct import DirectHttp
 from routing.gateway.heads import Head, KnownHeads, read_head
-from routing.gateway.http import Headers, Http
+from routing.gateway.http import UNDER_WAY, Headers, Http
 from routing.gateway.outlet import outlet
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
 
@@ -43,12 +44,13 @@ class Connection(asyncio.Protocol, ABC):
         self,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any],
+        app_state: dict[str, Any],  # also the lifespan's
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._loop = _loop or asyncio.get_running_loop()
         self._outlet = outlet()
         self._state = server_state
+        app_state[UNDER_WAY] = server_state.tasks
         self._parser = httptools.HttpRequestParser(self)
         self._address = ""
         self._transport: asyncio.Transport
@@ -69,6 +71,8 @@ class Connection(asyncio.Protocol, ABC):
         self._room: asyncio.Future[None] | None = None  # while the client reads too slowly
         self._unsent: list[bytes] = []
         self._stopping = False
+        self._is_deaf = False  # what comes now is not read: the last answer is out, or will be the last one
+        self._refusing: int | None = None  # what that which came after the last request is answered with, in its turn
 
     # --- the transport's side ---
 
@@ -77,7 +81,7 @@ class Connection(asyncio.Protocol, ABC):
         self._state.connections.add(self)  # type: ignore[arg-type]  # it has all that uvicorn asks of one
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-        self._head_timer = self._loop.call_later(HEAD_SECONDS, self._give_up, 408)
+        self._start_head_timer()
         self._idle_timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._look_whether_idle)
 
     def data_received(self, data: bytes) -> None:
@@ -88,6 +92,10 @@ class Connection(asyncio.Protocol, ABC):
                 self._serve_known(*known)
                 return
             self._whole = data
+        if not self._is_deaf:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and self._is_long_head(data):
@@ -104,8 +112,8 @@ class Connection(asyncio.Protocol, ABC):
             return
         if self._head_bytes > MAX_HEAD_BYTES:
             self._give_up(431)
-        elif self._head_bytes > 0 and self._head_timer is None:
-            self._head_timer = self._loop.call_later(HEAD_SECONDS, self._give_up, 408)
+        elif self._head_bytes > 0 and self._current is None:
+            self._start_head_timer()
         elif self._reading is not None and self._reading is self._current and self._reading.running is None:
             self._begin(self._reading)  # its body is still on its way
 
@@ -116,6 +124,10 @@ class Connection(asyncio.Protocol, ABC):
         request.take(body)
         request.end_body()
         self._begin(request)
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(HEAD_SECONDS, self._give_up, 408)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -249,6 +261,7 @@ class Connection(asyncio.Protocol, ABC):
         self._idle_since = self._loop.time()
         self._state.total_requests += 1
         if not request.keep_alive or self._stopping:
+            self._is_deaf = self._stopping = True
             self._flush()
             if request.is_whole:
                 self._transport.close()
@@ -258,17 +271,28 @@ class Connection(asyncio.Protocol, ABC):
             self._current = self._early.popleft()
             self._begin(self._current)
             self.resume_reading()
+        elif self._refusing is not None:
+            self._give_up(self._refusing)
+        elif self._head_bytes > 0:
+            self._start_head_timer()
 
     def _begin(self, request: "DirectHttp") -> None:
         request.running = self._loop.create_task(request.serve())
         self._state.tasks.add(request.running)
 
     def _give_up(self, status: int) -> None:
-        if not self._transport.is_closing():
-            self._flush()
-            if self._current is None or not self._current.started:
-                self._transport.write(self.refusal(status, self._url))
-            self._transport.close()
+        """Refuses what is being read, and closes. Requests that had come whole before it are answered first."""
+        if self._transport.is_closing():
+            return
+        if self._current is not None and self._current.is_whole:
+            if self._reading is not None:  # it waits in vain for its turn
+                self._early.pop()
+            self._is_deaf, self._refusing = True, status
+            return
+        self._flush()
+        if self._current is None or not self._current.started:
+            self._transport.write(self.refusal(status, self._url))
+        self._transport.close()
 
     def _look_whether_idle(self) -> None:
         """One timer a connection, however many requests it serves."""

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from routing.types import ChatRequest, Hints
+from routing.types import ChatRequest, Hints, Tool
 from ziggie.errors import InvalidInput, TooLarge
 from ziggie.values import value
 
@@ -30,7 +30,13 @@ MOST_EMBED_VALUES = MAX_EMBED_TOKENS + 2 * MAX_TEXTS
 
 HINTS = ("task_kind", "agent_level", "creator_tier", "complexity", "capabilities", "pattern", "run_id", "creator",
          "strategy", "budget_fit")  # fmt: skip
-BUDGET_FITS = ("", "clamp", "refuse")
+# what the hints may say that the rules know by name
+_HINTS_OF = {
+    "budget_fit": ("", "clamp", "refuse"),
+    "agent_level": ("", "L1", "L2", "L3"),
+    "creator_tier": ("", "critical", "high", "medium", "low"),
+    "strategy": ("", "cost-optimized", "performance-optimized", "balanced"),
+}
 MAX_HINT = 200
 
 
@@ -172,6 +178,44 @@ def _deeper_than(value: Any, levels: int) -> bool:
     return True
 
 
+def needed(holder: Mapping[str, Any], key: str, where: str) -> Any:
+    """What must be there. Raises InvalidInput where it is absent or null."""
+    value = holder.get(key)
+    if value is None:
+        refuse(where + key, "is required")
+    return value
+
+
+def passed_through(body: Mapping[str, Any], read: frozenset[str]) -> Json:
+    """The parameters that are not read here and go to providers that know them. Of those that many know the kind is
+    looked at, so that none is asked in vain."""
+    extra = {key: value for key, value in body.items() if key not in read}
+    for key in extra.keys() & _RANGES.keys():
+        number(extra, key, least=_RANGES[key][0], most=_RANGES[key][1])
+    if "logit_bias" in extra:
+        mapping(extra, "logit_bias")
+    return extra
+
+
+_RANGES = {
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "top_k": (-1, 1_000_000),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+
+
+def chosen_tool(choice: str, tools: tuple[Tool, ...]) -> str:
+    """`choice`, if there is what it says must be called. Raises InvalidInput."""
+    if choice not in ("", "auto", "none"):
+        if not tools:
+            refuse("tool_choice", "asks for a call, and there are no tools")
+        if choice != "required" and all(tool.name != choice for tool in tools):
+            refuse("tool_choice", f"names {choice!r}, which is none of the tools")
+    return choice
+
+
 def tool_name(holder: Mapping[str, Any], where: str) -> str:
     name = text(holder, "name", where)
     if not 0 < len(name) <= MAX_NAME:
@@ -202,6 +246,9 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
         if not isinstance(value, str) or len(value) > MAX_HINT:
             refuse(f"metadata.{name}", f"must be a string of at most {MAX_HINT} characters")
         said[name] = value.strip()
+    for name, known in _HINTS_OF.items():
+        if said.get(name, "") not in known:
+            refuse(f"metadata.{name}", f"must be one of {', '.join(known[1:])}")
     capabilities = frozenset(filter(None, (name.strip() for name in said.get("capabilities", "").split(","))))
     found = Hints(
         task_kind=said.get("task_kind", ""),
@@ -212,8 +259,6 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
         strategy=said.get("strategy", ""),
         pattern=said.get("pattern", ""),
     )
-    if said.get("budget_fit", "") not in BUDGET_FITS:
-        refuse("metadata.budget_fit", "must be clamp or refuse")
     paying = {name: said[name] for name in ("run_id", "creator", "budget_fit") if said.get(name)}
     return found, paying
 

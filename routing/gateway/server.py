@@ -27,7 +27,7 @@ BACKLOG = 2048
 
 # A request makes some hundreds of short-lived objects and no cycles. With Python's own thresholds the collector
 # walks all of Django's objects again and again, which costs a quarter of the time.
-COLLECT_AFTER, COLLECT_OLDER_AFTER, COLLECT_OLDEST_AFTER = 20_000, 20, 100
+COLLECT_AFTER, COLLECT_OLDER_AFTER, COLLECT_OLDEST_AFTER = 20_000, 10, 10
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

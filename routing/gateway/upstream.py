@@ -1,11 +1,12 @@
 """HTTP/1.1 to providers with as little as possible between the socket and a codec.
 
-What a codec needs is a request's bytes out and an answer's bytes in; redirects, cookies, proxies and compression
-are not needed.
+What a codec needs is a request's bytes out and an answer's bytes in; redirects, cookies and proxies are not needed, and
+compression is not asked for.
 """
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,9 +15,9 @@ from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
 from routing.gateway.connections import Address, Broken, Connection, Pool
+from routing.gateway.unpacking import PACKINGS, Unpacker
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
-from ziggie.values import value
 
 LINGER_SECONDS = 0.1
 FORBIDDEN = frozenset("\r\n\0")
@@ -65,12 +66,17 @@ def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...
     return head.encode("latin-1")
 
 
-@value
+@dataclass(slots=True)
 class Ready:
-    """A request as its bytes, and where they go."""
+    """A request as its bytes, and where they go. The bytes can be taken once: an answer may take minutes, and nobody
+    needs them any more."""
 
     address: Address
     payload: bytes
+
+    def taken(self) -> bytes:
+        payload, self.payload = self.payload, b""
+        return payload
 
     @classmethod
     def of(cls, sent: WireRequest) -> "Ready":
@@ -83,12 +89,11 @@ class Ready:
 
 
 async def fetch(
-    sent: WireRequest, *, idle_seconds: float, within_seconds: float | None = None, ready: Ready | None = None
+    sent: WireRequest, *, idle_seconds: float, until: float | None = None, ready: Ready | None = None
 ) -> WireResponse:
-    """One request and its whole answer, which may be no longer silent and no later than said. Raises ProviderError."""
-    async with Exchange(
-        sent, streaming=False, idle_seconds=idle_seconds, within_seconds=within_seconds, ready=ready
-    ) as exchange:
+    """One request and its whole answer, which may be no longer silent and no later than said, the time to connect
+    included. Raises ProviderError."""
+    async with Exchange(sent, streaming=False, idle_seconds=idle_seconds, until=until, ready=ready) as exchange:
         return await exchange.read()
 
 
@@ -101,16 +106,17 @@ class Exchange:
         *,
         streaming: bool,
         idle_seconds: float,
-        within_seconds: float | None = None,
+        until: float | None = None,
         ready: Ready | None = None,
     ) -> None:
         self._sent = sent
         self._ready = ready
         self._idle_seconds = idle_seconds
-        self._within_seconds = within_seconds
+        self._until = until
         self._streaming = streaming
         self._pool = _pools.get()
         self._connection: Connection | None = None
+        self._unpacker: Unpacker | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -120,26 +126,27 @@ class Exchange:
         while True:
             kept = self._pool.take(ready.address)
             try:
-                self._connection = kept or await self._pool.open(ready.address, self._within_seconds)
+                self._connection = kept or await self._pool.open(ready.address, self._until)
                 self._connection.send(
-                    ready.payload,
-                    streaming=self._streaming,
-                    idle_seconds=self._idle_seconds,
-                    within_seconds=self._within_seconds,
+                    ready.taken(), streaming=self._streaming, idle_seconds=self._idle_seconds, until=self._until
                 )
                 self.status, self.headers = await self._connection.wait_head()
             except Broken as broken:
                 self._drop()
                 if kept is not None and broken.clean:
+                    ready = Ready.of(self._sent)
                     continue  # the server had closed it meanwhile: it never saw the request
                 raise self._translated(broken) from None
             except BaseException:
                 self._drop()
                 raise
             break
-        if self.headers.get("content-encoding", "identity") != "identity":
-            self._drop()
-            raise make_error("protocol", "the answer is compressed, which was not asked for", self._sent)
+        packing = self.headers.get("content-encoding", "identity")
+        if packing != "identity":
+            if packing.lower() not in PACKINGS:
+                self._drop()
+                raise make_error("protocol", "the answer is compressed, which was not asked for", self._sent)
+            self._unpacker = Unpacker(streaming=self._streaming)
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -152,7 +159,10 @@ class Exchange:
         """The whole answer. Raises ProviderError."""
         assert self._connection is not None
         try:
-            return WireResponse(self.status, self.headers, await self._connection.wait_all())
+            body = await self._connection.wait_all()
+            if self._unpacker is not None:
+                body = self._unpacker.feed(body)
+            return WireResponse(self.status, self.headers, body)
         except Broken as broken:
             raise self._translated(broken) from None
 
@@ -161,11 +171,15 @@ class Exchange:
         the best that is known of what a broken answer has cost."""
         assert self._connection is not None
         try:
-            return await self._connection.next_chunk()
+            chunk = await self._connection.next_chunk()
+            while self._unpacker is not None and chunk:
+                plain = self._unpacker.feed(chunk)
+                if plain:
+                    return plain
+                chunk = await self._connection.next_chunk()
+            return chunk
         except Broken as broken:
-            translated = self._translated(broken)
-            translated.usage = usage
-            raise translated from None
+            raise self._translated(broken, usage) from None
 
     async def linger(self) -> None:
         """Reads the few bytes after the end of an answer, so that the connection can be used again."""
@@ -181,5 +195,5 @@ class Exchange:
             self._connection.close()
             self._connection = None
 
-    def _translated(self, broken: Broken) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent)
+    def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
+        return make_error(broken.kind, broken.text, self._sent, usage=usage)

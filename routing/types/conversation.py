@@ -1,4 +1,8 @@
-"""What is said: messages and their parts, tools."""
+"""What is said: messages and their parts, tools.
+
+A `cache_mark` says that the prompt up to here is worth keeping to a provider that keeps what is marked (Anthropic's
+cache_control). It changes no answer, and the others need not know.
+"""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -22,15 +26,19 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 @value
 class Text:
     text: str
+    cache_mark: bool = False
 
 
 @value
 class Image:
-    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`)."""
+    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). One that a tool gave
+    bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
 
     media_type: str = ""
     data: str = ""
     url: str = ""
+    tool_call_id: str = ""
+    cache_mark: bool = False
 
 
 @value
@@ -40,6 +48,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+    cache_mark: bool = False
 
 
 @value
@@ -49,6 +58,7 @@ class ToolResult:
     tool_call_id: str
     content: str
     is_error: bool = False
+    cache_mark: bool = False
 
 
 @value
@@ -65,8 +75,11 @@ Part = Text | Image | ToolCall | ToolResult | Reasoning
 
 @value
 class Message:
+    """One turn. `name` tells speakers of one role apart; it goes to providers that have a field for it."""
+
     role: Role
     parts: tuple[Part, ...]
+    name: str = ""
 
     @property
     def text(self) -> str:
@@ -86,3 +99,4 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
     strict: bool = False
+    cache_mark: bool = False

@@ -136,6 +136,45 @@ def test_what_cannot_be_done_is_refused_and_not_dropped(gateway: Gateway, change
     assert not gateway.openai.requests
 
 
+def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gateway) -> None:
+    """One test for all: each needs no database of its own, since nothing may be held for any."""
+    function: Any = {"type": "function", "function": {"name": "look_up"}}
+    tool: Any = {"name": "look_up", "input_schema": {"type": "object"}}
+    for path, change in (
+        *((path, {"top_p": "much"}) for path in (CHAT, MESSAGES)),
+        *((path, {"top_p": 5}) for path in (CHAT, MESSAGES)),
+        *((path, {"top_k": "few"}) for path in (CHAT, MESSAGES)),
+        (CHAT, {"presence_penalty": 100}),
+        (CHAT, {"frequency_penalty": [1]}),
+        (CHAT, {"logit_bias": "none"}),
+        (CHAT, {"n": True}),
+        (CHAT, {"n": "1"}),
+        (CHAT, {"messages": [{"role": "user", "content": "x", "name": 7}]}),
+        (CHAT, {"response_format": {"type": "json_schema"}}),
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}),
+        (CHAT, {"tool_choice": "required"}),
+        (CHAT, {"tool_choice": function}),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "other"}}], "tool_choice": function}),
+        (MESSAGES, {"tool_choice": {"type": "any"}}),
+        (MESSAGES, {"tools": [{**tool, "name": "other"}], "tool_choice": {"type": "tool", "name": "look_up"}}),
+        (MESSAGES, {"tools": [{"name": "look_up"}]}),
+        (MESSAGES, {"tools": [tool, tool]}),
+        (MESSAGES, {"tools": [{**tool, "input_examples": [{"city": "Oslo"}]}]}),
+        (MESSAGES, {"tools": [{**tool, "defer_loading": True}]}),
+        (MESSAGES, {"thinking": "hard"}),
+        (MESSAGES, {"thinking": {"type": "enabled"}}),
+        (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": "all"}}),
+        (MESSAGES, {"output_config": {"format": {"type": "json_schema"}}}),
+        *((path, {"metadata": {"agent_level": "L9"}}) for path in (CHAT, MESSAGES)),
+        *((path, {"metadata": {"creator_tier": "famous"}}) for path in (CHAT, MESSAGES)),
+        *((path, {"metadata": {"strategy": "cheap"}}) for path in (CHAT, MESSAGES)),
+    ):
+        answer = post(gateway, path, json.dumps({**GOOD[path], **change}).encode())
+        assert (answer.status_code, bool(refusal(answer, path))) == (400, True), (path, change, answer.text)
+    assert not RoutedCall.objects.exists()
+    assert not gateway.openai.requests
+
+
 def test_what_a_provider_cannot_express_is_refused_with_400(gateway: Gateway) -> None:
     answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], "model": "claude", "seed": 7}).encode())
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported")

@@ -10,9 +10,10 @@ import pytest
 from django.db import transaction
 
 from routing import seeding, snapshot
-from routing.models import Circuit, LanguageModel, Provider
+from routing.models import Circuit, LanguageModel, Price, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
+from tests.gateway.test_matrix import PIXEL
 from tests.servers.script import Reply
 from ziggie.models import create_api_key
 
@@ -90,6 +91,46 @@ def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gat
         assert (0 < len(told) <= 256) == (model == "claude")
 
 
+def test_cache_marks_reach_claude_where_what_is_written_to_its_cache_has_a_price(gateway: Gateway) -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": "5m"}}
+    sent = {"cache_control": {"type": "ephemeral"}}
+    tool = {"name": "shot", "input_schema": {"type": "object"}}
+    asked: Any = {
+        "system": [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **mark}],
+        "tools": [{**tool, **mark}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Look.", **mark}]},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "shot", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "x", **mark}]},
+        ],
+    }
+    for priced in (False, True):
+        if priced:
+            Price.objects.filter(model__slug="claude").update(cache_write_usd_per_mtok="3.75")
+            snapshot.forget()
+        for model in ("claude", "gpt", "llama", "flash"):
+            anthropic_client(gateway).messages.create(model=model, max_tokens=9, **asked)
+        body = gateway.anthropic.calls[-1].json
+        marked = [
+            body["system"][1],
+            body["tools"][0],
+            body["messages"][0]["content"][0],
+            body["messages"][2]["content"][0],
+        ]
+        assert [block.get("cache_control") for block in marked] == [sent["cache_control"] if priced else None] * 4
+        assert json.dumps(body).count("cache_control") == (4 if priced else 0)
+        for server in (gateway.openai, gateway.ollama, gateway.gemini):
+            assert b"cache" not in server.calls[-1].body
+    anthropic_client(gateway).messages.create(
+        model="claude", max_tokens=9, messages=TURNS, cache_control={"type": "ephemeral"}
+    )
+    assert gateway.anthropic.calls[-1].json["messages"][-1]["content"][-1]["cache_control"] == {"type": "ephemeral"}
+    with pytest.raises(anthropic.BadRequestError, match="cache_control"):
+        anthropic_client(gateway).messages.create(
+            model="claude", max_tokens=9, messages=TURNS, extra_body={"cache_control": {"type": "eternal"}}
+        )
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_stop_sequence_that_ended_an_answer_is_named(gateway: Gateway, stream: bool) -> None:
     usage = {"input_tokens": 3, "output_tokens": 1}
@@ -123,6 +164,42 @@ def test_what_only_anthropic_itself_could_do_is_refused(gateway: Gateway, field:
         )
 
 
+def test_images_that_a_tool_gave_stand_in_its_result_or_after_it(gateway: Gateway) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    result = [{"type": "text", "text": "as asked"}, {"type": "image", "source": source}]
+    turns: Any = [
+        *QUESTION,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": f"toolu_{n}", "name": "shot", "input": {}}
+                                          for n in range(2)]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "toolu_0", "content": result},
+            {"type": "tool_result", "tool_use_id": "toolu_1", "content": result[1:]},
+            {"type": "text", "text": "What do they show?"},
+        ]},
+    ]  # fmt: skip
+    tools: Any = [{"name": "shot", "input_schema": {"type": "object"}}]
+    for model in ("gpt", "claude", "llama", "flash"):
+        anthropic_client(gateway).messages.create(model=model, max_tokens=9, tools=tools, messages=turns)
+    (first, second, text) = gateway.anthropic.calls[-1].json["messages"][-1]["content"]
+    assert first["content"] == result
+    assert second["content"] == result[1:]
+    assert text["type"] == "text"
+    told = gateway.openai.calls[-1].json["messages"]
+    assert [turn["role"] for turn in told[-3:]] == ["tool", "tool", "user"]
+    assert [part["type"] for part in told[-1]["content"]] == ["image_url", "image_url", "text"]
+    assert gateway.ollama.calls[-1].json["messages"][-1]["images"] == [PIXEL, PIXEL]
+    assert gateway.gemini.calls[-1].body.decode().count(PIXEL) == 2
+    assert anthropic_client(gateway).messages.count_tokens(model="llama", tools=tools, messages=turns).input_tokens
+
+
+def test_a_system_turn_among_the_others_is_heard(gateway: Gateway) -> None:
+    turns: Any = [*QUESTION, {"role": "assistant", "content": "Hello."}, {"role": "system", "content": "Be terse."}]
+    for model in ("gpt", "claude", "llama", "flash"):
+        anthropic_client(gateway).messages.create(model=model, max_tokens=9, messages=[*turns, *QUESTION])
+    for server in (gateway.openai, gateway.anthropic, gateway.ollama, gateway.gemini):
+        assert "Be terse." in server.calls[-1].body.decode()
+
+
 # --- OpenAI's ------------------------------------------------------------------------------------
 
 
@@ -150,12 +227,30 @@ def test_a_parameter_goes_to_a_provider_that_knows_it_and_is_refused_elsewhere(g
 
 def test_what_states_the_default_is_no_reason_to_refuse(gateway: Gateway) -> None:
     asked: Any = {"n": 1, "logprobs": False, "store": False, "presence_penalty": 0, "frequency_penalty": 0}
+    asked |= {"service_tier": "auto"}
     for model in ("gpt", "claude", "llama", "flash"):
         openai_client(gateway).chat.completions.create(
             model=model, messages=TURNS, user="ada", parallel_tool_calls=True, tools=[OPENAI_TOOL], **asked
         )
     assert gateway.openai.calls[-1].json["user"] == "ada"
     assert gateway.anthropic.calls[-1].json["metadata"] == {"user_id": "ada"}
+
+
+def test_what_changes_no_answer_goes_to_who_knows_it_and_stops_nobody(gateway: Gateway) -> None:
+    asked: Any = {"prompt_cache_key": "chat-7", "safety_identifier": "ada"}
+    turns: Any = [
+        {"role": "system", "content": "Two people speak.", "name": "host"},
+        {"role": "user", "content": "Hello.", "name": "ada"},
+        {"role": "assistant", "content": "Hello, Ada.", "name": "helper"},
+        {"role": "user", "content": [{"type": "text", "text": "Hello to both."}], "name": "ben"},
+    ]
+    for model in ("gpt", "claude", "llama", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=turns, **asked)
+    body = gateway.openai.calls[-1].json
+    assert asked.items() <= body.items()
+    assert [turn["name"] for turn in body["messages"]] == ["host", "ada", "helper", "ben"]
+    for server in (gateway.anthropic, gateway.ollama, gateway.gemini):
+        assert "ada" not in server.calls[-1].body.decode().replace("Ada", "")
 
 
 @pytest.mark.parametrize("model", ["gpt", "claude", "llama", "flash"])

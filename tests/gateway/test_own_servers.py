@@ -137,6 +137,31 @@ def test_a_provider_that_charges_is_not_asked_twice_for_an_empty_stream(gateway:
     assert len(gateway.openai.calls) == 1
 
 
+def test_an_answer_that_comes_packed_without_being_asked_for_is_unpacked(own: Gateway) -> None:
+    text = "Many words, which pack well. " * 500
+    own.openai.default = Reply(text, packed=True)
+    completions = openai_client(own).chat.completions
+    assert completions.create(model="gpt", messages=QUESTION).choices[0].message.content == text
+    chunks = list(completions.create(model="gpt", messages=QUESTION, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+    assert len(chunks) > 1_000
+    assert {receipt.outcome for receipt in own.settled(2)} == {"ok"}
+
+
+@pytest.mark.parametrize("packing", ["gzip", "br"])
+def test_what_is_not_packed_as_it_says_is_no_answer(own: Gateway, packing: str) -> None:
+    own.openai.default = Reply("Hello.", headers={"content-encoding": packing})
+    for stream in (False, True):
+        with pytest.raises(openai.InternalServerError, match=r"packed|compressed"):
+            openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=stream)
+
+
+def test_an_answer_that_unpacks_to_too_much_is_given_up(own: Gateway) -> None:
+    own.openai.default = Reply("x" * (33 << 20), packed=True)
+    with pytest.raises(openai.InternalServerError, match="too long"):
+        openai_client(own).chat.completions.create(model="gpt", messages=QUESTION)
+
+
 def test_a_text_too_long_to_embed_is_the_callers_to_shorten(own: Gateway) -> None:
     words = "input (3002 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
     own.openai.when(Reply(status=500, error=words), path="/v1/embeddings")

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ import pytest
 from django.core.management import call_command
 
 from routing import snapshot
-from routing.gateway import keys, protocol
+from routing.gateway import http, keys, protocol
 from routing.models import RoutedCall
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, wait_until
+from tests.servers.script import Reply
 from ziggie.errors import ConfigurationError
 from ziggie.models import ApiKey
 
@@ -51,6 +53,10 @@ def read_all(client: socket.socket) -> bytes:
     while chunk := client.recv(65536):
         received += chunk
     return received
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(answer[:3]) for answer in received.split(b"HTTP/1.1 ")[1:]]
 
 
 def test_one_connection_serves_many_requests(gateway: Gateway) -> None:
@@ -173,6 +179,81 @@ def test_the_rest_of_a_body_that_nobody_reads_is_passed_over(gateway: Gateway) -
         assert read_answer(client)[0].startswith(b"HTTP/1.1 401")
         client.sendall(request(gateway))
         assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+
+
+@contextmanager
+def being_answered(gateway: Gateway, client: socket.socket, **changes: str) -> Iterator[None]:
+    """Within it the provider thinks about the client's first request."""
+    thought = threading.Event()
+    gateway.openai.default = Reply(after=thought)
+    client.sendall(request(gateway, **changes))
+    wait_until(lambda: len(gateway.openai.calls) == 1)
+    try:
+        yield
+    finally:
+        thought.set()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_half_a_head_behind_a_request_waits_for_its_answer_and_has_its_time_then(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    following = request(gateway)
+    with connected(gateway) as client:
+        with being_answered(gateway, client):
+            monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+            client.sendall(following[:30])
+            time.sleep(1.0)
+            monkeypatch.setattr(protocol, "HEAD_SECONDS", 60.0 if is_finished else 0.2)
+        if is_finished:
+            assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+            client.sendall(following[30:])
+            assert read_answer(client)[0].startswith(b"HTTP/1.1 200")
+        else:
+            assert statuses(read_all(client)) == [200, 408]
+    assert [receipt.outcome for receipt in gateway.settled(1 + is_finished)] == ["ok"] * (1 + is_finished)
+
+
+@pytest.mark.parametrize(
+    ("behind", "status"),
+    [
+        (b"\x16\x03\x01 no request\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nx: " + b"x" * 70_000, 431),
+        (b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+    ],
+)
+def test_what_cannot_be_read_behind_a_request_is_refused_behind_its_answer(
+    gateway: Gateway, behind: bytes, status: int
+) -> None:
+    with connected(gateway) as client:
+        with being_answered(gateway, client):
+            client.sendall(behind)
+            time.sleep(0.2)
+        assert statuses(read_all(client)) == [200, status]
+    assert [receipt.outcome for receipt in gateway.settled(1)] == ["ok"]
+
+
+def test_what_comes_behind_a_request_that_is_to_be_the_last_is_neither_served_nor_in_its_way(gateway: Gateway) -> None:
+    with connected(gateway) as client:
+        client.sendall(request(gateway, headers="connection: close\r\n") + request(gateway))
+        assert statuses(read_all(client)) == [200]
+    assert len(gateway.settled(1)) == len(gateway.openai.calls) == 1
+
+
+def test_a_request_behind_one_whose_answer_ended_the_connection_is_neither_served_nor_charged(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_BODY_BYTES", 1_000)
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 3.0)
+    large = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: 2000\r\n\r\n"
+    with connected(gateway) as client:
+        client.sendall(large.encode())
+        assert read_answer(client)[0].startswith(b"HTTP/1.1 413")
+        client.sendall(b"x" * 2_000 + request(gateway))
+        client.sendall(request(gateway))
+        assert read_all(client) == b""
+    assert gateway.openai.calls == []
+    assert not RoutedCall.objects.exists()
 
 
 def test_an_idle_connection_is_closed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,24 @@
 import asyncio
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from django.db import connection
 
-from routing import ledger, snapshot
-from routing.gateway import embedding
-from routing.models import Budget, BudgetPeriod, Price, RoutingRule, UsageRecord
+from routing import ledger, slots, snapshot
+from routing.gateway import connections, embedding
+from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
+from tests.servers.crowded import crowded, others_at_the_door
 from tests.servers.script import Reply
 
 HINTS = {"task_kind": "analysis", "agent_level": "L2", "creator": "instasd", "run_id": "run-7"}
@@ -92,6 +98,8 @@ def test_a_failed_attempt_tells_its_status_and_error_and_the_local_one_its_energ
         ("openai", {**OPENAI, "choices": [{**OPENAI["choices"][0], "usage":
             {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 6}}]}, [9, 4, 6, None, None], []),
         ("openai", OPENAI, [1, 1, None, None, None], ["input_tokens", "output_tokens"]),
+        ("openai", {**OPENAI, "usage": {"prompt_tokens": 10**15, "completion_tokens": 4}},
+            [1, 4, None, None, None], ["input_tokens"]),
         ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 7,
             "cache_creation_input_tokens": 11}}, [23, 4, 7, 11, None], []),
         ("anthropic", {**ANTHROPIC, "usage": {"input_tokens": 5, "output_tokens": 4, "cache_read_input_tokens": 0,
@@ -158,6 +166,72 @@ def test_a_client_that_leaves_before_the_first_word_pays_its_prompt_and_what_may
     else:  # it writes on, and nobody knows how much
         assert (row.output_tokens, row.estimated) == (None, ["cost", "input_tokens"])
         assert row.cost_microusd == row.input_tokens + 5 * 50
+
+
+@contextmanager
+def asking(gateway: Gateway, path: str, body: Any) -> Iterator[None]:
+    """A client that has asked and, at the end, leaves without its answer."""
+    asked = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+    with socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port or 0)) as client:
+        client.sendall(f"{head}content-length: {len(asked)}\r\n\r\n".encode() + asked)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, ASKED),
+        (CHAT, {**ASKED, "stream": True}),
+        ("/v1/embeddings", {"model": "embedder", "input": ["some", "texts"]}),
+    ],
+)
+def test_a_client_that_leaves_before_its_request_could_be_sent_pays_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+) -> None:
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 60.0)
+    with crowded() as port:
+        Provider.objects.filter(slug="openai").update(base_url=f"http://127.0.0.1:{port}/v1")
+        snapshot.forget()
+        with asking(gateway, path, body):
+            wait_until(lambda: others_at_the_door(port) == 1)
+        row = record(gateway)
+        assert (row.outcome, row.error) == ("cancelled", "given up before anything was sent to the provider")
+        assert (row.input_tokens, row.output_tokens, row.estimated, row.cost_microusd) == (None, None, [], 0)
+        wait_until(lambda: others_at_the_door(port) == 0)
+    receipt = gateway.settled(1)[0]
+    assert (receipt.outcome, receipt.cost_microusd) == ("cancelled", 0)
+    assert receipt.reserved_microusd > 0
+    period = BudgetPeriod.objects.get(budget__slug="cloud")
+    assert (period.held_microusd, period.settled_microusd) == (0, 0)
+
+
+def waiting_for_slots() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(slots.COUNTS, slots.COUNTS_PARAMETERS)
+        return sum(waiting for _, _, waiting in cursor.fetchall())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_it_waits_for_a_free_slot_pays_nothing(gateway: Gateway, stream: bool) -> None:
+    Provider.objects.filter(slug="openai").update(max_concurrency=1)
+    snapshot.forget()
+    done = threading.Event()
+    gateway.openai.default = Reply(after=done)
+    with ThreadPoolExecutor(1) as others:
+        first = others.submit(post, gateway)
+        wait_until(lambda: len(gateway.openai.calls) == 1)
+        with asking(gateway, CHAT, {**ASKED, "stream": stream}):
+            wait_until(lambda: waiting_for_slots() == 1)
+        wait_until(RoutedCall.objects.exists)
+        done.set()
+        assert first.result(60).status_code == 200
+    receipt = next(receipt for receipt in gateway.settled(2) if receipt.outcome != "ok")
+    assert (receipt.outcome, receipt.cost_microusd, receipt.attempts) == ("cancelled", 0, [])
+    assert [(row["model"], row["reason"]) for row in receipt.candidates if row["state"] == "skipped"] == [
+        ("gpt", "given up before anything was sent to the provider")
+    ]
+    assert len(gateway.openai.calls) == 1
 
 
 @pytest.mark.parametrize(("fault", "paid"), [("cut", True), ("truncated", True), ("reset", False)])

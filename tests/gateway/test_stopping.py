@@ -17,25 +17,36 @@ import pytest
 from django.conf import settings
 
 from routing import snapshot
-from routing.models import RoutingPolicy
+from routing.models import Provider, Reservation, RoutedCall, RoutingPolicy, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_processes import database_url, free_port
 from tests.servers.script import Reply
 
 PATIENCE = 120
+CHAT = "/v1/chat/completions"
 BODY = {"model": "gpt", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 
 
-def command(told: Path, *words: str, python: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+SHORT_GRACE = """
+import sys
+from routing.gateway import server
+server.STOP_SECONDS = 1
+server.serve(host="127.0.0.1", port=int(sys.argv[2]), workers=int(sys.argv[4]))
+"""
+
+
+def command(told: Path, *words: str, python: tuple[str, ...] = ("manage.py", "gateway")) -> subprocess.Popen[bytes]:
     """Started, with all that it says going into a file."""
     env = {**os.environ, "DATABASE_URL": database_url()}
-    arguments = [sys.executable, *python, "manage.py", "gateway", *words]
+    arguments = [sys.executable, *python, *words]
     with told.open("wb") as file:
         return subprocess.Popen(arguments, cwd=settings.BASE_DIR, env=env, stdout=file, stderr=subprocess.STDOUT)
 
 
 @contextmanager
-def running(told: Path, *words: str, python: tuple[str, ...] = ()) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def running(
+    told: Path, *words: str, python: tuple[str, ...] = ("manage.py", "gateway")
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The command and its address, once it answers."""
     port = free_port()
     process = command(told, "--port", str(port), *words, python=python)
@@ -61,12 +72,14 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"{url} does not answer")
 
 
-def _in_the_background(url: str, headers: dict[str, str], **changes: Any) -> tuple[threading.Thread, list[Any]]:
+def _in_the_background(
+    url: str, headers: dict[str, str], body: dict[str, Any], path: str = CHAT
+) -> tuple[threading.Thread, list[Any]]:
     answers: list[Any] = []
 
     def ask() -> None:
         try:
-            answer = httpx2.post(f"{url}/v1/chat/completions", json=BODY | changes, headers=headers, timeout=PATIENCE)
+            answer = httpx2.post(f"{url}{path}", json=body, headers=headers, timeout=PATIENCE)
             answers.append(answer)
         except httpx2.HTTPError as error:
             answers.append(error)
@@ -83,7 +96,7 @@ def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
 ) -> None:
     gateway.openai.default = Reply("All of it.", latency=1.5, per_piece=0.1)
     with running(tmp_path / "told", "--workers", workers) as (process, url):
-        asked = [_in_the_background(url, gateway.headers, stream=stream) for stream in (False, True)]
+        asked = [_in_the_background(url, gateway.headers, BODY | {"stream": stream}) for stream in (False, True)]
         wait_until(lambda: len(gateway.openai.calls) == 2)
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0
@@ -97,10 +110,44 @@ def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
     assert [receipt.outcome for receipt in gateway.settled(2)] == ["ok", "ok"]
 
 
+OUTLASTING: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole": (CHAT, BODY | {"temperature": 0}),  # also for the cache
+    "stream": (CHAT, BODY | {"stream": True}),
+    "in a slot": ("/v1/messages", BODY | {"model": "claude"}),
+    "waiting for a slot": ("/v1/messages", BODY | {"model": "claude"}),
+    "embedding": ("/v1/embeddings", {"model": "embedder", "input": "text"}),
+}
+
+
+@pytest.mark.parametrize("kinds", [["in a slot"], list(OUTLASTING)], ids=["one", "all"])
+def test_calls_that_outlast_the_grace_are_cut_and_settled_before_the_command_ends(
+    gateway: Gateway, tmp_path: Path, kinds: list[str]
+) -> None:
+    gateway.openai.default = gateway.anthropic.default = Reply("Never.", first_token=600)
+    gateway.openai.when(Reply(latency=600.0), path="/v1/embeddings")
+    Provider.objects.filter(slug="anthropic").update(max_concurrency=1, timeout_seconds=600)
+    RoutingRule.objects.update(options={"first_token_seconds": 600, "cache_ttl_seconds": 60, "store_bodies": True})
+    snapshot.forget()
+    sent = len(kinds) - ("waiting for a slot" in kinds)
+    with running(tmp_path / "told", "--workers", "1", python=("-c", SHORT_GRACE)) as (process, url):
+        asked = []
+        for path, body in map(OUTLASTING.__getitem__, kinds):
+            asked.append(_in_the_background(url, gateway.headers, body, path))
+        wait_until(lambda: len(gateway.openai.calls) + len(gateway.anthropic.calls) == sent)
+        wait_until(lambda: Reservation.objects.count() == len(kinds))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert not Reservation.objects.exists()
+        assert [receipt.outcome for receipt in RoutedCall.objects.all()] == ["cancelled"] * len(kinds)
+        for thread, _ in asked:
+            thread.join(PATIENCE)
+    assert [record.cost_microusd > 0 for record in UsageRecord.objects.all()] == [True] * sent
+
+
 def test_claude_is_called_without_the_anthropic_package_which_takes_seconds_to_load(
     gateway: Gateway, tmp_path: Path
 ) -> None:
-    with running(tmp_path / "told", python=("-X", "importtime")) as (process, url):
+    with running(tmp_path / "told", python=("-X", "importtime", "manage.py", "gateway")) as (process, url):
         for stream in (False, True):
             body = {**BODY, "model": "claude", "stream": stream}
             answer = httpx2.post(f"{url}/v1/messages", json=body, headers=gateway.headers, timeout=PATIENCE)

@@ -248,8 +248,7 @@ def test_one_call_at_a_time_is_asked_for_where_the_api_knows_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "request_", "word"),
     [
-        ("ollama", ask(tools=(TOOL,), tool_choice="required"), "tool_choice"),
-        ("ollama", ask(tools=(TOOL,), tool_choice="look_up"), "tool_choice"),
+        ("ollama", ask(tools=(TOOL,), tool_choice="unheard_of"), "tool_choice"),
         ("ollama", ask(tools=(TOOL,), parallel_tool_calls=False), "parallel_tool_calls"),
         ("ollama", ask(extra={"logit_bias": {"1": 2}}), "logit_bias"),
         ("gemini", ask(tools=(TOOL,), parallel_tool_calls=False), "parallel_tool_calls"),

@@ -12,9 +12,9 @@ import pytest
 
 from routing import calling, rules
 from routing.adapters import transport
-from routing.attempts import Answer, Walk
+from routing.attempts import UNSENT, Answer, Walk
 from routing.batch_answers import Nobody
-from routing.gateway import upstream
+from routing.gateway import connections, upstream
 from routing.gateway.asking import ask_quietly, ask_whole, asker
 from routing.reaching import Caller
 from routing.types import (
@@ -27,12 +27,14 @@ from routing.types import (
     RuleSpec,
     SettingsSpec,
     Snapshot,
+    Usage,
     When,
     World,
 )
 from tests.routing.adapters_support import KEY, ask, model, provider
 from tests.servers import AnthropicServer, GeminiServer, OllamaServer, OpenAIServer, Reply
 from tests.servers.base import ProviderServer
+from tests.servers.crowded import crowded, others_at_the_door
 
 SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
     "ollama": (OllamaServer, "llama3.2"),
@@ -137,6 +139,39 @@ def test_the_next_candidate_answers_unless_a_client_has_seen_a_piece(
     assert first.outcome in expected, first
     assert first.error
     assert KEY not in first.error
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", sorted(SERVERS))
+async def test_what_was_never_sent_has_used_nothing_when_its_caller_leaves(
+    kind: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (connections, transport):
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 60.0)
+    with crowded() as port:
+        asked = model(provider(kind, f"http://127.0.0.1:{port}", timeout_seconds=60), SERVERS[kind][1])
+        walk, _ = walk_of([asked], way, seconds=PATIENT_SECONDS)
+        walking = asyncio.create_task(run(walk))
+        async with asyncio.timeout(30):
+            while others_at_the_door(port) != 1:
+                await asyncio.sleep(0.01)
+        walking.cancel()
+        await asyncio.wait([walking])
+    (attempt,) = walk.attempts
+    assert (attempt.outcome, attempt.error, attempt.usage, attempt.cost_microusd) == ("cancelled", UNSENT, Usage(), 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_time_to_connect_is_a_part_of_the_time_to_answer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (connections, transport):
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 60.0)
+    with crowded() as port:
+        asked = model(provider("openai", f"http://127.0.0.1:{port}", timeout_seconds=60), "gpt-4o-mini")
+        walk, _ = walk_of([asked], way, seconds=PATIENT_SECONDS)
+        walk.deadline = time.monotonic() + SILENCE_SECONDS
+        assert await run(walk) is None
+    (attempt,) = walk.attempts
+    assert (attempt.outcome, attempt.usage, attempt.cost_microusd) == ("timeout", Usage(), 0)
 
 
 async def test_a_whole_answer_that_never_falls_silent_and_never_ends_is_left_at_the_deadline() -> None:

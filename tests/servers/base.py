@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import gzip
 import hashlib
 import json
 import math
 import sys
 import threading
 import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,11 +189,15 @@ class ProviderServer(ABC):
             await exchange.raw(body[: len(body) // 2])
             await asyncio.sleep(FOREVER if reply.fault == "stall" else 0)
             raise Disconnect
+        elif reply.packed:
+            await exchange.send(200, gzip.compress(body), {**reply.headers, "content-encoding": "gzip"})
         else:
             await exchange.send(200, body, dict(reply.headers))
 
     async def _streamed(self, exchange: Exchange, reply: Reply, request: Any) -> None:
-        await exchange.begin_chunks(self.content_type, dict(reply.headers))
+        packing = {"content-encoding": "gzip"} if reply.packed else {}
+        packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+        await exchange.begin_chunks(self.content_type, {**reply.headers, **packing})
         await asyncio.sleep(reply.first_token)
         for number, event in enumerate(self.stream(reply, request)):
             if number and reply.per_piece:
@@ -199,7 +205,12 @@ class ProviderServer(ABC):
             if reply.fault and number >= reply.fault_after:
                 await self._fault_in_stream(exchange, reply, event)
                 return
-            await exchange.chunk(event)
+            if reply.packed:
+                await exchange.chunk(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))
+            else:
+                await exchange.chunk(event)
+        if reply.packed:
+            await exchange.chunk(packer.flush())
         await exchange.end_chunks()
 
     async def _fault_in_stream(self, exchange: Exchange, reply: Reply, event: bytes) -> None:

@@ -58,6 +58,7 @@ class Reply:
     error: str = ""  # the message of an error in the API's own shape
     error_type: str = ""
     model: str = ""  # the model name reported, if not the one asked for
+    packed: bool = False  # comes as gzip, whether or not that was asked for
     after: threading.Event | None = None  # what the head waits for, however long that takes
 
     @classmethod

@@ -1,0 +1,33 @@
+"""Whether a request has begun to go out to its provider. What never did has cost nothing, however it ended.
+
+Whoever makes an attempt says so with `watched`; whoever hands bytes to a socket marks it. Between the two are codecs,
+connections and a provider's own package, none of which has to know.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Delivery:
+    """Of the requests of one attempt. Those that were only to be sent do not count."""
+
+    has_begun: bool = False
+
+
+_watched: ContextVar[Delivery | None] = ContextVar("delivery", default=None)
+under_way = _watched.get  # the attempt's that the running task makes, if one is watched
+
+
+def begun() -> None:
+    """For an attempt that sends nothing, or whose request was sent before it began."""
+    delivery = under_way()
+    if delivery is not None:
+        delivery.has_begun = True
+
+
+def watched() -> Delivery:
+    """That of an attempt which begins now, in this task."""
+    delivery = Delivery()
+    _watched.set(delivery)
+    return delivery

@@ -1,0 +1,121 @@
+"""Memory stays where it is: what a call has said goes when the call is over, without the help of the collector."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+
+from routing import snapshot
+from routing.adapters.base import WireRequest
+from routing.gateway import connections, upstream
+from routing.gateway.direct import DirectHttp
+from routing.models import Budget, Provider
+from routing.types import ChatRequest
+from tests.gateway.conftest import Gateway, wait_until
+from tests.gateway.test_calls import asked_and_left, post
+from tests.ports import free_port
+from tests.servers.script import Fault, Reply
+
+Deed = Callable[[Gateway], object]
+
+
+def asked(reply: Reply, *, stream: bool) -> Deed:
+    def deed(gateway: Gateway) -> None:
+        gateway.openai.default = gateway.ollama.default = reply
+        assert post(gateway, model="auto", stream=stream).content
+
+    return deed
+
+
+def broken(fault: Fault, *, stream: bool = False) -> Deed:
+    return asked(Reply("One two three four.", fault=fault), stream=stream)
+
+
+def refused(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=1)
+    assert post(gateway).status_code == 402
+
+
+def left(*, stream: bool) -> Deed:
+    def deed(gateway: Gateway) -> None:
+        gateway.openai.default = Reply("word " * 400, fault="stall", fault_after=10 if stream else 0)
+        asked_and_left(gateway, stream=stream)
+
+    return deed
+
+
+def nobody_there(gateway: Gateway) -> None:
+    Provider.objects.update(base_url=f"http://127.0.0.1:{free_port()}")
+    snapshot.forget()
+    assert post(gateway).status_code == 502
+    asked = {"model": "embedder", "input": "hello"}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=asked, headers=gateway.headers, timeout=30)
+    assert answer.status_code in (502, 503)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def left_in_memory() -> list[object]:
+    """Requests, and connections to providers that are closed."""
+    found: list[object] = []
+    for thing in gc.get_objects():
+        kind = type(thing)  # not isinstance, which wakes lazy objects
+        if kind in (ChatRequest, DirectHttp) or (kind is connections.Connection and thing.transport is None):
+            found.append(thing)
+    return found
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(
+    "deed",
+    [
+        pytest.param(asked(Reply(), stream=False), id="answered"),
+        pytest.param(asked(Reply(), stream=True), id="streamed"),
+        pytest.param(refused, id="refused by a budget"),
+        pytest.param(nobody_there, id="without a provider"),
+        pytest.param(asked(Reply(status=500), stream=False), id="failed"),
+        pytest.param(asked(Reply(status=500), stream=True), id="failed stream"),
+        pytest.param(broken("reset"), id="reset"),
+        pytest.param(broken("garbage"), id="garbage"),
+        pytest.param(broken("cut"), id="cut"),
+        pytest.param(broken("cut", stream=True), id="cut stream"),
+        pytest.param(broken("error_in_stream", stream=True), id="error in a stream"),
+        pytest.param(left(stream=False), id="left"),
+        pytest.param(left(stream=True), id="left stream"),
+    ],
+)
+def test_nothing_stays_of_a_call_that_is_over(gateway: Gateway, deed: Deed) -> None:
+    deed(gateway)
+    wait_until(lambda: not left_in_memory())
+
+
+def test_a_connection_that_nobody_uses_any_more_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEP_SECONDS", 0.05)
+
+    async def work() -> None:
+        closed = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            closed.set()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(30):
+            port = server.sockets[0].getsockname()[1]
+            sent = WireRequest("GET", f"http://127.0.0.1:{port}/", {}, None)
+            assert (await upstream.fetch(sent, idle_seconds=30.0)).body == b"{}"
+            await closed.wait()
+
+    asyncio.run(work())

@@ -246,14 +246,17 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
         if not isinstance(value, str) or len(value) > MAX_HINT:
             refuse(f"metadata.{name}", f"must be a string of at most {MAX_HINT} characters")
         said[name] = value.strip()
+    for name, as_known in (("agent_level", str.upper), ("creator_tier", str.lower)):
+        if name in said:
+            said[name] = as_known(said[name])
     for name, known in _HINTS_OF.items():
         if said.get(name, "") not in known:
             refuse(f"metadata.{name}", f"must be one of {', '.join(known[1:])}")
     capabilities = frozenset(filter(None, (name.strip() for name in said.get("capabilities", "").split(","))))
     found = Hints(
         task_kind=said.get("task_kind", ""),
-        agent_level=said.get("agent_level", "").upper(),  # as records and budgets have them
-        creator_tier=said.get("creator_tier", "").lower(),
+        agent_level=said.get("agent_level", ""),
+        creator_tier=said.get("creator_tier", ""),
         complexity=_complexity(said["complexity"]) if said.get("complexity") else None,
         capabilities=capabilities,
         strategy=said.get("strategy", ""),

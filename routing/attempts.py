@@ -245,7 +245,7 @@ class Walk:
         try:
             await self._consume(candidate, step, collector)
             status = None if candidate.model.source == Source.OFFLINE else HTTP_OK
-            result = with_estimates(collector.result(), step.request)
+            result = with_estimates(collector.result(), step.request, candidate)
             usage = result.usage
             if not self.committed:  # what a client has seen cannot be refused any more
                 verdict = await judged(step.request, result)
@@ -256,14 +256,14 @@ class Walk:
             outcome, error, status = outcome_of(failure), failure.message, failure.status
             had_it = delivery.has_begun and was_at_work(failure)
             unseen = unseen and had_it
-            usage = collector.spent(step.request, reported=failure.usage, reached=had_it, unseen=unseen)
+            usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
             await self.observer.failed(candidate, failure)
             raise
         finally:
             if outcome == "cancelled" and not delivery.has_begun:
                 error, unseen = UNSENT, False
-            usage = usage or collector.spent(step.request, reached=delivery.has_begun, unseen=unseen)
+            usage = usage or collector.spent(step.request, candidate, reached=delivery.has_begun, unseen=unseen)
             usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(

@@ -47,6 +47,7 @@ from ziggie.values import value
 
 LONGEST_CALL_SECONDS = 900.0
 SETTLE_MARGIN_SECONDS = 60.0
+HOLD_SECONDS = 180.0  # renewed while the process lives (keeping.py): what a dead one held comes back after so long
 PLANS = 3  # a budget that fills between planning and holding is planned around, at most this often
 
 
@@ -180,7 +181,7 @@ async def _hold(
                 call_id,
                 planned.plan.holds,
                 planned.snapshot,
-                expires_in_seconds=until - time.monotonic() + SETTLE_MARGIN_SECONDS,
+                expires_in_seconds=min(until - time.monotonic() + SETTLE_MARGIN_SECONDS, HOLD_SECONDS),
                 context=receipts.context(request, planned.plan),
                 envelope_id=request.envelope_id,
                 meanwhile=meanwhile and partial(meanwhile, planned.plan),

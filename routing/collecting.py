@@ -40,17 +40,23 @@ class Collector:
         return None if self.first_output is None else self.first_output - started
 
     def spent(
-        self, request: ChatRequest, *, reported: Usage | None = None, reached: bool, unseen: bool = False
+        self,
+        request: ChatRequest,
+        candidate: Candidate,
+        *,
+        reported: Usage | None = None,
+        reached: bool,
+        unseen: bool = False,
     ) -> Usage:
         """What an answer that broke off has used. `reached`: the provider had the request, and has it paid although
         nothing came. A count from the middle of an answer is none of what came after it: what was said counts then.
         `unseen`: the answer was to come in one piece, so that nobody knows how much of it there is."""
         if self._whole is not None:
-            return with_estimates(self._whole, request).usage
+            return with_estimates(self._whole, request, candidate).usage
         usage = reported or self._assembler.usage
         if self.first_output is None and not reached:
             return usage
-        said = with_estimates(replace(self._assembler.result(), usage=Usage()), request).usage
+        said = with_estimates(replace(self._assembler.result(), usage=Usage()), request, candidate).usage
         heard = not unseen or self.first_output is not None
         if heard and (usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens):
             usage = _estimated(usage, "output_tokens", said.output_tokens)
@@ -71,8 +77,11 @@ def _estimated(usage: Usage, name: str, tokens: int | None) -> Usage:
     return replace(usage, **{name: tokens}, estimated=usage.estimated | {name})
 
 
-def with_estimates(result: ChatResult, request: ChatRequest) -> ChatResult:
-    """The result with missing token counts estimated and marked so. A reported zero stays a zero."""
+def with_estimates(result: ChatResult, request: ChatRequest, candidate: Candidate) -> ChatResult:
+    """The result with missing token counts estimated and marked so. A reported zero stays a zero.
+
+    No estimate says that the model wrote more than it was allowed: the money that is held ends there, and what would
+    be above it is more likely our error than the provider's."""
     usage, estimated = result.usage, set(result.usage.estimated)
     if usage.input_tokens is not None and usage.output_tokens is not None:
         return result
@@ -82,7 +91,8 @@ def with_estimates(result: ChatResult, request: ChatRequest) -> ChatResult:
     if usage.output_tokens is None:
         said = sum(len(p.arguments) if isinstance(p, ToolCall) else 0 for p in result.parts)
         spoken = "".join(p.text for p in result.parts if isinstance(p, Text | Reasoning))
-        usage = replace(usage, output_tokens=estimate_tokens(spoken) + said // 4)
+        likely = estimate_tokens(spoken) + said // 4
+        usage = replace(usage, output_tokens=min(likely, candidate.max_output_tokens))
         estimated.add("output_tokens")
     return replace(result, usage=replace(usage, estimated=frozenset(estimated)))
 

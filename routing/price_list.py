@@ -8,7 +8,7 @@ alone.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -105,7 +105,7 @@ def _offer(model: LanguageModel, price: Price | None, listed: Any, source: str) 
     found = provider.find_model(model.name, all_providers=listed.providers)
     if found is None:
         return None, f"the list has no {model.name!r} of {provider.name}"
-    terms = found.get_prices(datetime.now(UTC))
+    terms, by_hour = _dearest_of_day(found)
     new = _figures(terms, 0)
     if new["input_usd_per_mtok"] is None:
         return None, f"the list does not price {model.name!r} by input tokens"
@@ -119,9 +119,19 @@ def _offer(model: LanguageModel, price: Price | None, listed: Any, source: str) 
         new=new,
         new_tiers=_tiers(terms),
         since=_since(found),
-        source=f"{source}: {provider.id}/{found.id}"[:150],
+        source=f"{source}: {provider.id}/{found.id}{', at its dearest hour' if by_hour else ''}"[:150],
     )
     return offer, ""
+
+
+def _dearest_of_day(found: Any) -> tuple[Any, bool]:
+    """What the list asks today, and whether that changes with the hour (DeepSeek's does): then the most that it asks,
+    since a price here has no hours, and what is held for a call must do at any of them."""
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    asked = [found.get_prices(midnight + half_hour * timedelta(minutes=30)) for half_hour in range(48)]
+    figures = [_figures(terms, 0) for terms in asked]
+    dearest = max(range(48), key=lambda place: [figures[place][name] or Decimal(0) for name in COLUMNS])
+    return asked[dearest], any(other != figures[0] for other in figures)
 
 
 def _provider_of(model: LanguageModel, listed: Any) -> Any:

@@ -13,7 +13,7 @@ from routing.adapters.delivery import watched
 from routing.adapters.transport import codec_for
 from routing.attempts import HTTP_OK, UNSENT
 from routing.budgets import budgets_in_scope
-from routing.calls import LONGEST_CALL_SECONDS, SETTLE_MARGIN_SECONDS
+from routing.calls import HOLD_SECONDS, LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
 from routing.gateway import other_wire, token_inputs
 from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
@@ -163,7 +163,7 @@ class _Embedding:
             self.id,
             amounts,
             self._configuration,
-            expires_in_seconds=sum(model.provider.timeout_seconds for model in self._models) + SETTLE_MARGIN_SECONDS,
+            expires_in_seconds=HOLD_SECONDS,
             context={**self._first_asked(), **self._labels()},
             envelope_id=self._request.envelope_id if any(amounts.values()) else None,
         )

@@ -110,6 +110,13 @@ END $$;
 """
 
 RESERVE = """
+-- A hold that a call sent again finds may be another process's now, and lives as long as a new one. One that somebody
+-- has locked is being settled just now: to wait for it would be against the order of locks.
+CREATE FUNCTION ledger_prolong(call uuid, seconds float8) RETURNS void LANGUAGE sql AS $$
+    UPDATE routing_reservation r SET expires_at = greatest(r.expires_at, now() + make_interval(secs => seconds))
+    WHERE r.id = (SELECT held.id FROM routing_reservation held WHERE held.id = call FOR UPDATE SKIP LOCKED)
+$$;
+
 -- Admits each operation whose amounts all fit, in the order given. A row for each: the budgets it holds money of
 -- and the periods it holds it in; or the budget that refused it, with what is left there.
 -- An id that holds already is answered with what it holds, so that a repeated request does no harm.
@@ -168,6 +175,7 @@ BEGIN
         WHERE r.id = operation.id AND p.id = ANY(r.period_ids) HAVING count(*) > 0;
         IF FOUND THEN
             refused_by := NULL; held_budgets := budgets_held_before; held_periods := periods_held_before;
+            PERFORM ledger_prolong(operation.id, operation.expires_in_seconds);
         END IF;
         RETURN NEXT;
     END LOOP;
@@ -327,6 +335,6 @@ class Migration(migrations.Migration):
     operations = [
         migrations.RunSQL(
             CALENDAR + PERIODS + RESERVE + SETTLE,
-            "DROP FUNCTION ledger_settle, ledger_rollup_start, ledger_added, ledger_latency, ledger_reserve, ledger_open_period, ledger_periods, ledger_calendar, ledger_first_time",
+            "DROP FUNCTION ledger_settle, ledger_rollup_start, ledger_added, ledger_latency, ledger_reserve, ledger_prolong, ledger_open_period, ledger_periods, ledger_calendar, ledger_first_time",
         )
     ]

@@ -83,6 +83,7 @@ BEGIN
         id := operation.id; held_budgets := '{}'; held_periods := '{}'; amounts := '{}'; drawn := '{}';
         refused_by := NULL; left_microusd := NULL;
         IF EXISTS (SELECT FROM routing_reservation r WHERE r.id = operation.id) THEN
+            PERFORM ledger_prolong(operation.id, operation.expires_in_seconds);
             SELECT coalesce(array_agg(p.budget_id), '{}'), coalesce(array_agg(p.id), '{}')
             INTO held_budgets, held_periods FROM routing_reservation r, routing_budgetperiod p
             WHERE r.id = operation.id AND p.id = ANY(r.period_ids);

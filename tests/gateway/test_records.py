@@ -17,7 +17,7 @@ from django.db import connection
 
 from routing import ledger, slots, snapshot
 from routing.gateway import embedding, pool
-from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
+from routing.models import Budget, BudgetPeriod, Price, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
 from tests.servers.crowded import crowded, others_at_the_door
@@ -33,6 +33,7 @@ ANTHROPIC: dict[str, Any] = {
     "content": [{"type": "text", "text": "Hi"}],
 }  # fmt: skip
 OLLAMA: dict[str, Any] = {"model": "llama", "done": True, "message": {"role": "assistant", "content": "Hi"}}
+SLOW = [{"role": "user", "content": "slow"}]
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
@@ -363,3 +364,36 @@ def test_an_embedding_whose_gateway_dies_is_swept_with_what_was_asked(gateway: G
     assert (row.role, row.provider, row.model, row.source) == ("embedding", "openai", "embedder", "cloud")
     assert (row.rule, row.task_kind, row.estimated) == ("embeddings", "embeddings", ["cost"])
     assert row.price_id == Price.objects.get(model__slug="embedder").pk
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("fault", ["", "cut"])
+def test_no_estimate_takes_a_call_above_what_was_held_for_it(gateway: Gateway, fault: Any, stream: bool) -> None:
+    """A house that counts nothing and writes what we would count as more tokens than it was allowed."""
+    gateway.openai.default = Reply("0123456789 " * 40, usage=False, fault=fault, fault_after=90)
+    Budget.objects.update(limit_microusd=2_000)
+    snapshot.forget()
+    for _ in range(12):  # until there is no room for one more
+        post(gateway, model="gpt", max_tokens=50, stream=stream, stop=["never"])
+    receipts = gateway.settled(4)
+    period = BudgetPeriod.objects.get()
+    assert period.settled_microusd <= period.limit_microusd
+    assert period.overrun_microusd == 0
+    assert all(receipt.cost_microusd <= receipt.reserved_microusd for receipt in receipts)
+    written = UsageRecord.objects.filter(estimated__contains=["output_tokens"]).values_list("output_tokens", flat=True)
+    assert set(written) <= {50}
+    assert written or (fault and not stream)  # of a whole answer that breaks off nobody has seen anything
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+def test_what_a_process_that_dies_holds_comes_back_within_minutes(gateway: Gateway, path: str) -> None:
+    """However long the call might have lasted: a hold is short, and renewed while its process lives."""
+    gateway.openai.when(Reply(latency=600.0), contains="slow")
+    asked = {"model": "embedder", "input": "slow"} if path != CHAT else {**ASKED, "messages": SLOW}
+    with socket.create_connection(("127.0.0.1", urlsplit(gateway.url).port or 0)) as client:
+        body = json.dumps(asked).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+        client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: len(gateway.openai.calls) == 1)
+        held = Reservation.objects.get()
+        assert held.expires_at - held.created_at <= timedelta(minutes=3)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -143,8 +143,9 @@ def test_a_call_of_an_envelope_that_is_sent_again_takes_its_money_once_and_not_a
     cloud, known = budget(limit=100).id, snapshot()
     envelope, call_id = opened(100, {cloud: 100}), uuid7()
     first = run(draw(envelope, 60, {cloud: 60}, known=known, call_id=call_id))
-    again = run(draw(envelope, 60, {cloud: 60}, known=known, call_id=call_id))
+    again = run(draw(envelope, 60, {cloud: 60}, known=known, call_id=call_id, expires_in_seconds=600.0))
     assert (again, left(envelope)) == (first, 40)
+    assert run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=300))) == 0  # it lives as long as a new one
     seen = run(envelopes.look(envelope, call_id=call_id))
     assert (seen.left_microusd, seen.amounts) == (100, {cloud: 100})
     assert run(pay(again, 5, cloud))

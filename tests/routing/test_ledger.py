@@ -382,6 +382,16 @@ def test_the_hold_of_a_call_that_lives_is_renewed_and_the_sweep_leaves_it(monkey
     assert counters() == (60, 0, 0)
 
 
+def test_a_hold_that_is_found_again_lives_as_long_as_a_new_one() -> None:
+    cloud, known, call = budget().id, snapshot(), uuid7()
+    run(hold({cloud: 100}, known, call_id=call, expires_in_seconds=1.0))
+    run(hold({cloud: 100}, known, call_id=call, expires_in_seconds=600.0))  # by another process
+    assert run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=300))) == 0
+    assert counters() == (0, 100, 0)
+    run(hold({cloud: 100}, known, call_id=call, expires_in_seconds=1.0))  # never shorter
+    assert run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=300))) == 0
+
+
 def test_a_hold_is_not_renewed_for_ever_nor_after_its_call_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(keeping, "LONGEST_SECONDS", -1.0)

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.test import Client
+from genai_prices import data_snapshot
 
 from routing import price_list, rows, seeding, snapshot
 from routing.models import LanguageModel, Price, Provider
@@ -65,6 +66,21 @@ def test_local_models_are_left_alone_and_unknown_ones_are_named() -> None:
     assert "has no 'no-such-claude'" in reasons["claude-next"]
     told = {*comparison.same, *reasons, *comparison.untouched, *(one.model for one in comparison.offers)}
     assert told == set(LanguageModel.objects.values_list("slug", flat=True))
+
+
+def test_a_price_that_changes_with_the_hour_is_offered_at_its_dearest() -> None:
+    listed = next(one for one in data_snapshot.get_snapshot().providers if one.id == "deepseek")
+    models = [model for model in listed.models if isinstance(model.prices, list)]
+    hourly = next(model for model in models if any("TimeOfDate" in repr(price) for price in model.prices))
+    house = Provider.objects.create(
+        slug="deepseek", kind="openai", location="cloud", base_url="https://api.deepseek.com"
+    )
+    LanguageModel.objects.create(slug="hourly", provider=house, name=hourly.id, context_window=65_536)
+    offered = offer("hourly")
+    assert isinstance(hourly.prices, list)
+    assert offered.new["input_usd_per_mtok"] == max(Decimal(str(one.prices.input_mtok)) for one in hourly.prices)
+    assert offered.new["output_usd_per_mtok"] == max(Decimal(str(one.prices.output_mtok)) for one in hourly.prices)
+    assert offered.source.endswith("at its dearest hour")
 
 
 def test_looking_changes_nothing() -> None:

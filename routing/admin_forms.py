@@ -89,6 +89,10 @@ class ProviderForm(ConfigurationForm):
     class Meta:
         model = Provider
         fields = ("slug", *rows.PROVIDER_COLUMNS)
+        help_texts = {
+            "timeout_seconds": "How long it may be silent, and a call wait for its turn. A whole answer that is not "
+            "streamed is silent until it is complete: a model on a slow machine of your own may need 600 or more."
+        }
 
     def _get_validation_exclusions(self) -> set[str]:
         """The address is checked with the entry: Django's validator knows no hosts like http://ollama:11434."""

@@ -351,10 +351,9 @@ class Walk:
         return 0.0 if candidate.model.provider.id in full else self.plan.options.first_token_seconds
 
 
-def first_comes_whole(plan: Plan) -> bool:
-    """Whether the plan's first candidate will be asked for the whole, by a walk that can ask so."""
-    hurries = plan.options.first_token_seconds is not None and _real(plan.candidates[1:])
-    return plan.pattern == "single" and not hurries
+def first_hurries(plan: Plan) -> bool:
+    """Whether the plan's first candidate has to begin in time, so that it cannot be asked for a whole answer."""
+    return plan.options.first_token_seconds is not None and bool(_real(plan.candidates[1:]))
 
 
 def _real(candidates: Iterable[Candidate]) -> list[Candidate]:

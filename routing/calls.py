@@ -25,7 +25,7 @@ from routing import (
     streaming,
     worlds,
 )
-from routing.attempts import Answer, Walk, first_comes_whole
+from routing.attempts import Answer, Walk
 from routing.calling import Breakers, ask
 from routing.demand import Demand, measure
 from routing.pricing import usd
@@ -38,6 +38,7 @@ from ziggie.errors import (
     DeadlineExceeded,
     NoRoute,
     RoutingError,
+    Unavailable,
     Unsupported,
     ZiggieError,
 )
@@ -73,7 +74,7 @@ async def open_call(
     *,
     caller: Caller = ask,
     whole: Whole | None = None,
-    meanwhile: Callable[[Candidate, ChatRequest], None] | None = None,
+    meanwhile: Callable[[Plan], None] | None = None,
     by_package: bool = True,
     allowed_models: frozenset[str] = frozenset(),
 ) -> OpenCall:
@@ -82,8 +83,7 @@ async def open_call(
 
     `caller` and `whole` reach the providers, Claude by the anthropic package or (not `by_package`) without it;
     `allowed_models` are the slugs that may serve, all if it is empty.
-    `meanwhile` is told who will be asked first if that is for a whole answer, while the database holds the money; it
-    must not raise.
+    `meanwhile` is told the plan while the database holds the money; it must not raise.
     """
     call_id = request.call_id or uuid7()
     started = time.monotonic()
@@ -172,11 +172,10 @@ async def _hold(
     allowed_models: frozenset[str],
     *,
     until: float,
-    meanwhile: Callable[[Candidate, ChatRequest], None] | None,
+    meanwhile: Callable[[Plan], None] | None,
 ) -> tuple[_Planned, ledger.Hold]:
     """Holds the plan's worst case; plans again where a budget has filled since. Raises BudgetExceeded."""
     for chance in range(1, PLANS + 1):
-        prepare = meanwhile if meanwhile is not None and first_comes_whole(planned.plan) else None
         try:
             hold = await ledger.reserve(
                 call_id,
@@ -185,7 +184,7 @@ async def _hold(
                 expires_in_seconds=min(until - time.monotonic() + SETTLE_MARGIN_SECONDS, HOLD_SECONDS),
                 context=receipts.context(request, planned.plan),
                 envelope_id=request.envelope_id,
-                meanwhile=prepare and partial(prepare, planned.plan.candidates[0], request),
+                meanwhile=meanwhile and partial(meanwhile, planned.plan),
             )
             break
         except BudgetExceeded:
@@ -233,26 +232,39 @@ def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | 
 
 async def settle(call: OpenCall, books: receipts.Books) -> bool:
     """Turns the hold into what was spent, with the receipt and every attempt's record, in one transaction.
-    Equal requests that wait go on first."""
+    Equal requests that wait go on meanwhile. Raises Unavailable."""
+    return await _settled(call, books, _settlement(call, books, hurry=True))
+
+
+def settle_soon(call: OpenCall, books: receipts.Books) -> asyncio.Future[bool]:
+    """The same beside the caller; without a task of its own where nothing but the books is left to do."""
+    settlement, options = _settlement(call, books, hurry=False), call.plan.options
+    if call.turn.state == "off" and not options.store_bodies and options.shadow_model is None:
+        return settlement
+    return asyncio.get_running_loop().create_task(_settled(call, books, settlement))
+
+
+def _settlement(call: OpenCall, books: receipts.Books, *, hurry: bool) -> asyncio.Future[bool]:
+    """On its way to the ledger before anything else is done: a call that is refused waits for what is (caught_up)."""
+    try:
+        return ledger.settle_soon(call.hold, call=books.call, records=books.records, charges=books.charges, hurry=hurry)
+    except Unavailable as full:  # equal requests that wait must go on all the same
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(full)
+        return failed
+
+
+async def _settled(call: OpenCall, books: receipts.Books, settlement: asyncio.Future[bool]) -> bool:
     if call.outcome is not None and call.plan.rule == call.turn.rule:
         await call.turn.keep(call.walk, call.outcome)
     await call.turn.release(given_up=call.given_up)
-    ended = await ledger.settle(call.hold, call=books.call, records=books.records, charges=books.charges)
+    ended = await settlement
     if ended and call.plan.options.store_bodies:
         await bodies.keep(call.id, call.request, call.outcome, call.snapshot)
     if ended and call.outcome is not None:
         baseline = call.snapshot.settings.baseline_model
         shadowing.offer(call.id, call.request, call.plan, call.outcome, baseline_model=baseline)
     return ended
-
-
-def settle_soon(call: OpenCall, books: receipts.Books) -> asyncio.Future[bool]:
-    """The same beside the caller; without a task of its own where nothing but the books is left to do. Raises
-    Unavailable where too many calls wait to be settled."""
-    options = call.plan.options
-    if call.turn.state == "off" and not options.store_bodies and options.shadow_model is None:
-        return ledger.settle_soon(call.hold, call=books.call, records=books.records, charges=books.charges)
-    return asyncio.get_running_loop().create_task(settle(call, books))
 
 
 async def answer(call: OpenCall) -> Answer | None:

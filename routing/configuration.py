@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,6 +16,7 @@ MAX_PROBLEMS = 200
 MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20, 500, 500
 MAX_RULES_IN_ALL, MAX_KEYS, MAX_TIERS = 1_000, 50, 10
 MAX_REQUEST_SECONDS = 3600
+TIMEOUT_SECONDS, LOCAL_TIMEOUT_SECONDS = 120, 600  # people's own machines write slowly
 BIG = 2_147_483_647  # the database's integer
 
 
@@ -108,9 +109,15 @@ class ProviderEntry(Entry):
     api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*_API_KEY$", max_length=60)] | None = None
     max_concurrency: Count | None = None
     max_requests_per_day: Amount | None = None
-    timeout_seconds: Annotated[int, Field(ge=1, le=MAX_REQUEST_SECONDS)] = 120
+    timeout_seconds: Annotated[int, Field(ge=1, le=MAX_REQUEST_SECONDS)] = TIMEOUT_SECONDS
     power_watts: Annotated[int, Field(ge=0, le=100_000)] = 0
     options: dict[Word, bool | int | str] = {}
+
+    @model_validator(mode="after")
+    def _local_ones_have_time(self) -> Self:
+        if self.location == "local" and "timeout_seconds" not in self.model_fields_set:
+            self.__dict__["timeout_seconds"] = LOCAL_TIMEOUT_SECONDS  # a default: nobody has set it
+        return self
 
 
 class TierEntry(Entry):

@@ -20,8 +20,11 @@ def judge(request: ChatRequest, result: ChatResult) -> Verdict:
         return request.accept(result)
     if result.tool_calls or (request.json_schema is None and not request.json_object):
         return ACCEPTED
-    if result.stop_reason == "length" and request.max_output_tokens is not None and request.model != "auto":
-        return ACCEPTED  # the caller's own limit cut it, at the one model that may serve: to ask again is no help
+    cut = result.stop_reason == "length" and request.max_output_tokens is not None
+    if request.model != "auto" and (cut or result.stop_reason == "content_filter"):
+        return (
+            ACCEPTED  # the caller's own limit cut it, or the one model that may serve refuses: to ask again is no help
+        )
     try:
         document = json_of(result.text)
     except ValueError:

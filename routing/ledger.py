@@ -124,7 +124,7 @@ async def settle(
     True if this ended the call, False if it had ended before; then nothing is written. Goes on to its end
     when the caller is cancelled. Raises Unavailable if the database stays away; the sweep settles then.
     """
-    return await _settlement(hold, call, records, charges, at, hurry=True)
+    return await settle_soon(hold, call=call, records=records, charges=charges, at=at, hurry=True)
 
 
 def settle_soon(
@@ -134,20 +134,9 @@ def settle_soon(
     records: Sequence[UsageRow],
     charges: Mapping[int, int],
     at: datetime | None = None,
+    hurry: bool = False,
 ) -> asyncio.Future[bool]:
-    """The same for a caller that does not wait for it."""
-    return _settlement(hold, call, records, charges, at, hurry=False)
-
-
-def _settlement(
-    hold: Hold,
-    call: CallRow,
-    records: Sequence[UsageRow],
-    charges: Mapping[int, int],
-    at: datetime | None,
-    *,
-    hurry: bool,
-) -> asyncio.Future[bool]:
+    """The same, on its way at once, for a caller that waits for it later (`hurry`) or not at all."""
     keeper().let_go(hold.call_id)
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")

@@ -9,7 +9,10 @@ def worth_another_try(error: ProviderError) -> bool:
 
 
 def was_at_work(error: ProviderError) -> bool:
-    """Whether the provider was at work on the request, which it has paid then; what it refuses costs nothing."""
+    """Whether the provider was at work on the request, or may have been, which it has paid then; what it refuses, and
+    what evidently no model has answered, costs nothing."""
+    if error.unbilled:
+        return False
     return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
 
 

@@ -44,6 +44,7 @@ class ProviderState:
     max_concurrency: int | None
     requests_today: int
     max_requests_per_day: int | None
+    timeout_seconds: float
     loaded: Sequence[str]
     checked_at: datetime | None
 
@@ -100,6 +101,7 @@ def _state(
         max_concurrency=spec.max_concurrency,
         requests_today=today.get(spec.id, 0),
         max_requests_per_day=spec.max_requests_per_day,
+        timeout_seconds=spec.timeout_seconds,
         loaded=whole.loaded_models if whole else (),
         checked_at=whole.checked_at if whole else None,
     )

@@ -62,8 +62,7 @@ def patience() -> Iterator[None]:
     """
     from routing import database, health, ledger
     from routing.adapters import transport
-    from routing.gateway import connections as gateway_connections
-    from routing.gateway import limits
+    from routing.gateway import limits, pool
     from ziggie import live, pgrelay
 
     with pytest.MonkeyPatch.context() as patched:
@@ -74,7 +73,7 @@ def patience() -> Iterator[None]:
         patched.setattr(health, "CLOUD_CHECK_SECONDS", 60.0)
         patched.setattr(transport, "CONNECT_SECONDS", 60.0)
         patched.setattr(transport, "STATUS_SECONDS", 60.0)
-        patched.setattr(gateway_connections, "CONNECT_SECONDS", 60.0)
+        patched.setattr(pool, "CONNECT_SECONDS", 60.0)
         patched.setattr(limits, "PATIENCE_SECONDS", 60.0)
         patched.setattr(live, "PUBLISH_SECONDS", 60.0)
         patched.setattr(live, "SEND_SECONDS", 60.0)

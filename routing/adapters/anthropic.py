@@ -83,7 +83,8 @@ class AnthropicCodec:
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED, leave=is_idle)
-        return self._request(model.provider, "POST", "/v1/messages", body)
+        betas = request.extra.get("anthropic_beta")
+        return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         return read_message(self._object(response, sent), sent)
@@ -125,11 +126,15 @@ class AnthropicCodec:
 
     # --- requests ---
 
-    def _request(self, provider: ProviderSpec, method: str, path: str, body: Mapping[str, Any] | None) -> WireRequest:
+    def _request(
+        self, provider: ProviderSpec, method: str, path: str, body: Mapping[str, Any] | None, *, betas: Any = None
+    ) -> WireRequest:
         version = provider.options.get("version", API_VERSION)
         headers = {**extra_headers(provider), "anthropic-version": str(version)}
         if provider.api_key:
             headers["x-api-key"] = provider.api_key
+        if isinstance(betas, str):
+            headers["anthropic-beta"] = ",".join(filter(None, (headers.get("anthropic-beta"), betas)))
         url = base_url(provider.base_url, "", ("/v1",)) + path
         return WireRequest(method, url, headers, body, provider.api_key)
 

@@ -29,6 +29,7 @@ class Assembler:
         self._calls: dict[int, _OpenCall] = {}
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._refuses = False
         self.stop_reason: StopReason | None = None
         self.stop_sequence = ""
         self.usage = Usage()
@@ -41,6 +42,9 @@ class Assembler:
             self._add_reasoning(delta)
         if delta.text:
             self._close_reasoning()
+            if delta.refuses != self._refuses:
+                self._close_text()
+                self._refuses = delta.refuses
             self._text.append(delta.text)
         if delta.tool_index is not None:
             self._add_call(delta.tool_index, delta)
@@ -96,7 +100,7 @@ class Assembler:
 
     def _close_text(self) -> None:
         if self._text:
-            self._parts.append(Text("".join(self._text)))
+            self._parts.append(Text("".join(self._text), refuses=self._refuses))
             self._text = []
 
     def _close_reasoning(self, signature: str = "") -> None:
@@ -111,7 +115,7 @@ def deltas_of(result: ChatResult) -> list[Delta]:
     tool_index = 0
     for part in result.parts:
         if isinstance(part, Text):
-            deltas.append(Delta(text=part.text))
+            deltas.append(Delta(text=part.text, refuses=part.refuses))
         elif isinstance(part, Reasoning):
             deltas.append(
                 Delta(reasoning=part.text, reasoning_signature=part.signature, reasoning_redacted=part.redacted)

@@ -11,6 +11,8 @@ from routing.types import ProviderSpec, Usage
 
 T = TypeVar("T")
 
+TO_BE_PATIENT = "a provider that needs longer gets it by its timeout_seconds"  # staff set them
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -59,5 +61,5 @@ class Deadlines:
         if self._first_at is not None:
             waits.append((self._first_at, f"no first token within {self._first:g} s"))
         if self._idle is not None:
-            waits.append((self._now() + self._idle, f"the answer stalled for {self._idle:g} s"))
+            waits.append((self._now() + self._idle, f"the answer stalled for {self._idle:g} s; {TO_BE_PATIENT}"))
         return min(waits)

@@ -25,6 +25,7 @@ class EventDecoder(ABC):
         self._error: ProviderError | None = None
         self._undecided = isinstance(splitter, SSESplitter)  # until the first byte shows a stream or a document
         self._document: bytearray | None = None
+        self._heard = False  # any byte
         self._seen = False  # any event at all
 
     @abstractmethod
@@ -78,6 +79,7 @@ class EventDecoder(ABC):
         return error
 
     def _read(self, data: bytes, out: list[Delta]) -> None:
+        self._heard = True
         if self._undecided:
             start = data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
             self._undecided = not start
@@ -107,7 +109,7 @@ class EventDecoder(ABC):
             if self.done:
                 return
         if not self._seen:
-            raise make_error("protocol", EMPTY, self.sent)
+            raise make_error("protocol", EMPTY, self.sent, unbilled=not self._heard)
         self.on_end(out)
 
     def _last_event(self, name: bytes, event: bytes, out: list[Delta]) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from routing.types import ErrorKind, ProviderError, Usage
 
 MAX_MESSAGE_CHARACTERS = 300
 
+_NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
 # protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time
 _RETRYABLE: frozenset[ErrorKind] = frozenset(
     {"connection", "timeout", "rate_limited", "overloaded", "server", "protocol", "cut"}
@@ -32,7 +34,14 @@ def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderEr
     """The error that a non-2xx answer means."""
     if 300 <= response.status < 400:
         where = "another address" if response.headers.get("location") else "nowhere"
-        return make_error("protocol", f"the server redirects to {where}; that is not followed", sent, retryable=False)
+        return make_error(
+            "protocol",
+            f"the server redirects to {where}; that is not followed",
+            sent,
+            retryable=False,
+            status=response.status,
+            unbilled=True,
+        )
     detail = read_detail(response.body)
     kind = classify(response.status, detail)
     return make_error(
@@ -67,6 +76,7 @@ def make_error(
     status: int | None = None,
     retry_after_seconds: float | None = None,
     usage: Usage | None = None,
+    unbilled: bool = False,
 ) -> ProviderError:
     """A ProviderError whose message is short and shows no key."""
     return ProviderError(
@@ -76,7 +86,15 @@ def make_error(
         retry_after_seconds=retry_after_seconds,
         status=status,
         usage=usage,
+        unbilled=unbilled,
     )
+
+
+def refuse_other_content(headers: Mapping[str, str], sent: WireRequest) -> None:
+    """Raises ProviderError for the head of a 2xx answer that no model gives, say a proxy's page."""
+    content_type = headers.get("content-type", "").lower()
+    if content_type.startswith(_NOT_JSON):
+        raise make_error("protocol", f"the answer is {content_type.split(';')[0]}, not JSON", sent, unbilled=True)
 
 
 def redact(message: str, secret: str) -> str:

@@ -27,5 +27,5 @@ def translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderE
     if began:
         return make_error("cut", "the connection broke before the answer ended", sent)
     if isinstance(error, httpx2.RemoteProtocolError) and "disconnected" not in str(error):
-        return make_error("protocol", "the answer is not HTTP", sent)
+        return make_error("protocol", "the answer is not HTTP", sent, unbilled="status line" in str(error))
     return make_error("connection", "the connection broke before an answer came", sent)

@@ -11,7 +11,7 @@ import orjson
 from routing.adapters.base import StreamDecoder, WireRequest
 from routing.adapters.errors import make_error
 from routing.adapters.prompting import with_instruction
-from routing.adapters.wire import Json, digest, dumps
+from routing.adapters.wire import Json, call_id
 from routing.types import (
     ChatRequest,
     ChatResult,
@@ -86,7 +86,7 @@ def as_call(result: ChatResult, sent: WireRequest) -> ChatResult:
 
 def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | None) -> Text | ToolCall:
     """The call, of which an answer that its limit cut holds a part, or only words."""
-    names, identity = sent.calls, f"call_{digest(dumps(sent.body or {}).decode())[:16]}"
+    names, identity = sent.calls, call_id(sent, 0)
     try:
         said = orjson.loads(text)
     except orjson.JSONDecodeError:

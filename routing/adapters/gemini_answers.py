@@ -1,6 +1,5 @@
 """Reading generateContent's answers, whole and streamed."""
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import orjson
@@ -12,6 +11,7 @@ from routing.adapters.errors import error_from_event, make_error
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
+    call_id,
     get_count,
     get_dict,
     get_dicts,
@@ -134,8 +134,7 @@ class _Reader:
         if not name:
             raise protocol_error("a tool call has no name")
         arguments = orjson.dumps(get_dict(call, "args"), option=orjson.OPT_NON_STR_KEYS).decode()
-        digest = hashlib.sha256(f"{self._calls}\0{name}\0{arguments}".encode()).hexdigest()
-        identity = get_str(call, "id") or f"call_{digest[:16]}"
+        identity = get_str(call, "id") or call_id(self._sent, self._calls)
         out.append(Delta(tool_index=self._calls, tool_id=identity, tool_name=name, tool_arguments=arguments))
         self._calls += 1
 

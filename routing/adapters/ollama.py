@@ -5,7 +5,6 @@ is checked for a prompt that came out shorter than it went in, as older servers 
 Options of a provider row: `keep_alive`, `min_num_ctx` (4096), `headers`, `structured_output` (schema, prompt).
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from routing.adapters.wire import (
     arguments_object,
     base_url,
     bearer_headers,
+    call_id,
     get_count,
     get_dict,
     get_dicts,
@@ -119,7 +119,7 @@ class OllamaCodec:
             raise make_error("cut", "the answer ends before it is done", sent)
         usage = _usage(answer)
         refuse_truncated(usage, sent)
-        calls = tool_calls(message, 0)
+        calls = tool_calls(message, 0, sent)
         reasoning, text = get_str(message, "thinking"), get_str(message, "content") or get_str(answer, "response")
         parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
         if text:
@@ -289,7 +289,7 @@ class OllamaDecoder(EventDecoder):
         text, reasoning = get_str(message, "content") or get_str(line, "response"), get_str(message, "thinking")
         if text or reasoning:
             out.append(Delta(text=text, reasoning=reasoning))
-        for call in tool_calls(message, self._calls):
+        for call in tool_calls(message, self._calls, self.sent):
             out.append(
                 Delta(tool_index=self._calls, tool_id=call.id, tool_name=call.name, tool_arguments=call.arguments)
             )
@@ -310,9 +310,8 @@ class OllamaDecoder(EventDecoder):
         raise self.cut()
 
 
-def tool_calls(message: Json, first: int) -> list[ToolCall]:
-    """The calls of a message. Ollama's have no id (newer ones do) and objects as arguments; an id made of
-    their place and content stays the same when the same answer is read again."""
+def tool_calls(message: Json, first: int, sent: WireRequest) -> list[ToolCall]:
+    """The calls of a message. Ollama's have no id (newer ones do) and objects as arguments."""
     calls = []
     for number, call in enumerate(get_dicts(message, "tool_calls"), first):
         function = get_dict(call, "function")
@@ -321,8 +320,7 @@ def tool_calls(message: Json, first: int) -> list[ToolCall]:
             raise protocol_error("a tool call has no name")
         given = function.get("arguments")
         arguments = given if isinstance(given, str) else orjson.dumps(given or {}).decode()
-        digest = hashlib.sha256(f"{number}\0{name}\0{arguments}".encode("utf-8", "replace")).hexdigest()
-        calls.append(ToolCall(get_str(call, "id") or f"call_{digest[:16]}", name, arguments))
+        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments))
     return calls
 
 

@@ -323,8 +323,8 @@ def content_block(part: Text | Image) -> Json:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     inline = inline_image(part)
-    url = f"data:{inline[0]};base64,{inline[1]}" if inline else part.url
-    return {"type": "image_url", "image_url": {"url": url}}
+    image = {"url": f"data:{inline[0]};base64,{inline[1]}" if inline else part.url}
+    return {"type": "image_url", "image_url": {**image, "detail": part.detail} if part.detail else image}
 
 
 def is_strict(schema: Any) -> bool:

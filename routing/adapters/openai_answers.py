@@ -10,6 +10,7 @@ from routing.adapters.errors import error_from_event, make_error
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
+    call_id,
     get_count,
     get_dict,
     get_dicts,
@@ -150,12 +151,12 @@ def read_choice(choice: Json, sent: WireRequest) -> tuple[tuple[Part, ...], Stop
     _refuse_given_up(finish, sent)
     text, reasoning = read_content(message or {"content": choice["text"]})
     refusal = get_str(message, "refusal")
-    calls = _calls(message)
+    calls = _calls(message, sent)
     parts: list[Part] = []
     if reasoning:
         parts.append(Reasoning(reasoning))
     if text or refusal:
-        parts.append(Text(text or refusal))
+        parts.append(Text(text or refusal, refuses=not text))
     stop_reason = stop_reason_of(finish, has_calls=bool(calls), refused=bool(refusal))
     return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
 
@@ -183,17 +184,17 @@ def _text_or_nothing(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _calls(message: Json) -> list[ToolCall]:
+def _calls(message: Json, sent: WireRequest) -> list[ToolCall]:
     calls = []
     for number, call in enumerate(get_dicts(message, "tool_calls")):
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
-        calls.append(ToolCall(get_str(call, "id") or f"call_{number}", name, arguments_text(function) or "{}"))
+        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments_text(function) or "{}"))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
-        calls.append(ToolCall("call_0", get_str(legacy, "name"), arguments_text(legacy) or "{}"))
+        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), arguments_text(legacy) or "{}"))
     return calls
 
 
@@ -306,12 +307,12 @@ class ChatDecoder(EventDecoder):
         delta = get_dict(choice, "delta") or get_dict(choice, "message")
         text, reasoning = read_content(delta)
         refusal = get_str(delta, "refusal")
-        if refusal:
-            self._refused = True
-            text += refusal
         text = text or get_str(choice, "text")
         if text or reasoning:
             out.append(Delta(text=text, reasoning=reasoning))
+        if refusal:
+            self._refused = True
+            out.append(Delta(refusal, refuses=True))
         if choice.get("logprobs"):
             self._logprobs += _logprobs(choice)
         calls = get_dicts(delta, "tool_calls")
@@ -331,7 +332,7 @@ class ChatDecoder(EventDecoder):
             index = len(self._calls)
             if not name:
                 raise protocol_error("a tool call has no name")
-            identity = identity or f"call_{index}"
+            identity = identity or call_id(self.sent, index)
             self._calls.append((call.get("index"), identity))
             self._arguments.append([])
         else:

@@ -20,7 +20,7 @@ from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDec
 from routing.adapters.deadlines import Deadlines, Timeouts
 from routing.adapters.decoding import MAX_BODY_BYTES
 from routing.adapters.delivery import Delivery, under_way
-from routing.adapters.errors import make_error, redact
+from routing.adapters.errors import redact, refuse_other_content
 from routing.adapters.failures import translated
 from routing.adapters.rewording import again
 from routing.adapters.wire import dumps
@@ -43,7 +43,6 @@ STATUS_SECONDS = 5.0
 # shorter than any server's own (uvicorn: 5 s), so that a request seldom meets a connection being closed
 _KEEPALIVE_SECONDS = 4.0
 _LINGER_SECONDS = 0.1
-_NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
 
 
 _DEFAULT = Timeouts()
@@ -313,7 +312,7 @@ async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) 
     async with AsyncExitStack() as stack:
         exchange = await deadlines.wait(stack.enter_async_context(_open(provider, sent, timeouts)))
         if exchange.ok:
-            _refuse_other_content(exchange, sent)
+            refuse_other_content(exchange.headers, sent)
         return exchange.response(await _read(exchange, deadlines, MAX_BODY_BYTES if exchange.ok else MAX_ERROR_BYTES))
 
 
@@ -331,7 +330,7 @@ async def _read(exchange: _Exchange, deadlines: Deadlines, limit: int) -> bytes:
 
 
 async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: Deadlines) -> AsyncIterator[Delta]:
-    _refuse_other_content(exchange, deadlines.sent)
+    refuse_other_content(exchange.headers, deadlines.sent)
     chunks = exchange.chunks()
     size = 0
     while not decoder.done:
@@ -362,12 +361,6 @@ async def _linger(chunks: AsyncIterator[bytes]) -> None:
     with contextlib.suppress(TimeoutError, httpx2.TransportError):
         async with asyncio.timeout(_LINGER_SECONDS):
             await anext(chunks, None)
-
-
-def _refuse_other_content(exchange: _Exchange, sent: WireRequest) -> None:
-    content_type = exchange.headers.get("content-type", "").lower()
-    if content_type.startswith(_NOT_JSON):
-        raise make_error("protocol", f"the answer is {content_type.split(';')[0]}, not JSON", sent)
 
 
 @contextlib.contextmanager

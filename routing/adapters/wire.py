@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from routing.adapters.base import WireRequest
 from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
@@ -19,8 +20,8 @@ LONGEST_COUNT = 10  # digits
 MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
 
 
-def protocol_error(message: str) -> ProviderError:
-    return ProviderError("protocol", message, retryable=True)
+def protocol_error(message: str, *, unbilled: bool = False) -> ProviderError:
+    return ProviderError("protocol", message, retryable=True, unbilled=unbilled)
 
 
 def dumps(body: Mapping[str, Any]) -> bytes:
@@ -53,7 +54,10 @@ def loads(body: bytes, what: str = "the answer") -> Any:
         # more forgiving: NaN in log probabilities and lone surrogates come from real servers
         return _encodable(json.loads(body))
     except (ValueError, RecursionError):
-        raise protocol_error(f"{what} is not JSON: {_looks(body)}") from None
+        # What is neither empty nor a web page may be a model's answer that came to harm. Blanks alone are what
+        # servers send that are at work.
+        no_model = not body or body.lstrip()[:1] == b"<"
+        raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
 
 
 def load_object(body: bytes, what: str = "the answer") -> Json:
@@ -223,6 +227,15 @@ def arguments_object(arguments: str, name: str) -> Json:
     return value
 
 
+def call_id(sent: WireRequest, number: int) -> str:
+    """For a call that came without an id. No other call of the conversation has it, were it the same call once more,
+    since it stands for the turns before it; and the same answer read again gives it again."""
+    body = sent.body or {}
+    turns = body.get("messages") or body.get("contents") or ()
+    before = dumps({"turns": turns[-2:], "all": len(turns)}).decode()
+    return f"call_{digest(f'{number} {before}')[:16]}"
+
+
 def digest(text: str) -> str:
     """32 characters that stand for `text`, always the same."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
@@ -245,8 +258,9 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def is_neutral(key: str, value: Any) -> bool:
-    """True for a parameter that states the default, so that leaving it out changes nothing."""
-    return value is None or (key in _NEUTRAL and value == _NEUTRAL[key])
+    """True for a parameter that states the default, so that leaving it out changes nothing; also for the header that
+    stands among them, which Anthropic's codec sends by itself."""
+    return value is None or key == "anthropic_beta" or (key in _NEUTRAL and value == _NEUTRAL[key])
 
 
 # OpenAI keeps its caches and watches for abuse by these; they change no answer, and mean nothing to anybody else.

@@ -96,7 +96,8 @@ def _usage(usage: Usage) -> Json:
 
 
 class StreamEncoder:
-    """One answer as Anthropic's events: blocks that open, grow and close one after another."""
+    """One answer as Anthropic's events: blocks that open, grow and close one after another. Its first event tells
+    `input_tokens`, an estimate; the last one tells what was counted."""
 
     def __init__(self, *, call_id: str, model: str, input_tokens: int = 0) -> None:
         self._call_id, self._model, self._input_tokens = call_id, model, input_tokens

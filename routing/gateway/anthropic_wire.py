@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from routing.gateway.heads import BETAS
 from routing.gateway.reading import (
     MAX_IMAGES,
     MAX_MESSAGES,
@@ -52,6 +53,9 @@ _READ = frozenset(
     | {"metadata", "output_config", "output_format", "cache_control"}
 )
 _REFUSED = ("container", "mcp_servers", "context_management")
+# They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.
+_PASSED_BETAS = ("interleaved-thinking-", "fine-grained-tool-streaming-", "token-efficient-tools-")
+_MAX_BETAS = 10
 _REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
 
 
@@ -92,12 +96,19 @@ def decode_messages(
         json_schema=json_schema,
         reasoning_effort=text(config, "effort", "output_config.", default=""),
         end_user=text(metadata, "user_id", "metadata.", default=""),
-        extra=passed_through(body, _READ),
+        extra={**passed_through(body, _READ), **_betas(headers)},
         api_key_id=api_key_id,
         **paying,
     )
     _count_images(request)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)
+
+
+def _betas(headers: Mapping[str, str]) -> Json:
+    """The betas that Claude is to be told of. What others add to a request is refused or read by itself."""
+    asked = [name.strip() for name in headers.get(BETAS, "").split(",")]
+    passed = [name for name in asked if name.startswith(_PASSED_BETAS)]
+    return {BETAS: ",".join(passed[:_MAX_BETAS])} if passed else {}
 
 
 def _output_schema(config: Json, body: Json) -> Json | None:

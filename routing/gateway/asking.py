@@ -7,19 +7,54 @@ from contextlib import aclosing
 from routing import calling
 from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
-from routing.adapters.errors import make_error
+from routing.adapters.errors import refuse_other_content
 from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
-from routing.gateway.upstream import Exchange, Ready, fetch
+from routing.attempts import first_hurries
+from routing.gateway.upstream import Exchange, Ready, expect, fetch
 from routing.reaching import Caller
-from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
+from routing.types import Candidate, ChatRequest, ChatResult, Delta, Plan, ProviderError
 
 logger = logging.getLogger(__name__)
 
 Sink = Callable[[Candidate, list[Delta]], Awaitable[None]]
 
 
-def asker(sink: Sink | None = None) -> Caller:
+class Preparation:
+    """What the first candidate of a call is to be sent, made ready while the database holds the money. A connection is
+    opened for it, too; nothing is sent before the money is held."""
+
+    def __init__(self, request: ChatRequest, *, whole: bool) -> None:
+        self._request = request
+        self._whole = whole
+        self._prepared: tuple[Candidate, bool, WireRequest, Ready] | None = None
+
+    def prepare(self, plan: Plan) -> None:
+        """Never raises: what is wrong is found when the candidate is asked."""
+        candidate = plan.candidates[0]
+        if plan.pattern != "single" or candidate.model.provider.kind == "offline":
+            return
+        streamed = not self._whole or first_hurries(plan)
+        try:
+            sent = _encoded(candidate, self._request, streamed=streamed)
+            ready = Ready.of(sent)
+            self._prepared = candidate, streamed, sent, ready
+            expect(ready.address)
+        except Exception:  # whatever it is, it is met again when the candidate is asked, where it is dealt with
+            logger.debug("a request could not be made ready", exc_info=True)
+
+    def take(self, candidate: Candidate, request: ChatRequest, *, streamed: bool) -> tuple[WireRequest, Ready] | None:
+        """What was made ready for this very request, once."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or prepared[0] is not candidate or prepared[1] != streamed or request is not self._request:
+            return None
+        return prepared[2:]
+
+    def ask_whole(self, candidate: Candidate, request: ChatRequest, *, until: float | None) -> Awaitable[ChatResult]:
+        return ask_whole(candidate, request, until=until, prepared=self.take(candidate, request, streamed=False))
+
+
+def asker(sink: Sink | None = None, preparation: Preparation | None = None) -> Caller:
     """Asks candidates for one call. With a `sink` every piece goes there as soon as it comes."""
 
     async def ask(
@@ -32,8 +67,10 @@ def asker(sink: Sink | None = None) -> Caller:
                 yield deltas
             return
         asked, streamed, began = request, True, False
+        prepared = preparation.take(candidate, request, streamed=True) if preparation is not None else None
         while True:
-            stream = _streamed(candidate, asked) if streamed else _in_one_piece(candidate, asked)
+            stream = _streamed(candidate, asked, prepared) if streamed else _in_one_piece(candidate, asked)
+            prepared = None
             try:
                 async with aclosing(stream):
                     async for deltas in stream:
@@ -51,36 +88,10 @@ def asker(sink: Sink | None = None) -> Caller:
     return ask
 
 
-ask_quietly = asker()
-
-
-class WholeAsker:
-    """Asks for whole answers of one call. What the first candidate is to be sent can be made ready beforehand."""
-
-    def __init__(self) -> None:
-        self._prepared: tuple[Candidate, ChatRequest, WireRequest, Ready] | None = None
-
-    def prepare(self, candidate: Candidate, request: ChatRequest) -> None:
-        """Never raises: what is wrong is found when the candidate is asked."""
-        if candidate.model.provider.kind == "offline":
-            return
-        try:
-            sent = _encoded(candidate, request)
-            self._prepared = candidate, request, sent, Ready.of(sent)
-        except Exception:  # whatever it is, it is met again when the candidate is asked, where it is dealt with
-            logger.debug("a request could not be made ready", exc_info=True)
-
-    def __call__(self, candidate: Candidate, request: ChatRequest, *, until: float | None) -> Awaitable[ChatResult]:
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None and prepared[0] is candidate and prepared[1] is request:
-            return ask_whole(candidate, request, until=until, prepared=prepared[2:])
-        return ask_whole(candidate, request, until=until)
-
-
-def _encoded(candidate: Candidate, request: ChatRequest) -> WireRequest:
+def _encoded(candidate: Candidate, request: ChatRequest, *, streamed: bool) -> WireRequest:
     model = candidate.model
     return codec_for(model.provider).encode_chat(
-        request, model, max_output_tokens=candidate.max_output_tokens, stream=False
+        request, model, max_output_tokens=candidate.max_output_tokens, stream=streamed
     )
 
 
@@ -96,7 +107,7 @@ async def ask_whole(
     model = candidate.model
     codec = codec_for(model.provider)
     while True:
-        sent, ready = prepared or (_encoded(candidate, request), None)
+        sent, ready = prepared or (_encoded(candidate, request, streamed=False), None)
         prepared = None
         try:
             response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, until=until, ready=ready)
@@ -112,16 +123,16 @@ async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGene
     yield deltas_of(await ask_whole(candidate, request, until=None))
 
 
-async def _streamed(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:
-    model = candidate.model
-    codec = codec_for(model.provider)
-    sent = codec.encode_chat(request, model, max_output_tokens=candidate.max_output_tokens, stream=True)
-    async with Exchange(sent, streaming=True, idle_seconds=model.provider.timeout_seconds) as exchange:
+async def _streamed(
+    candidate: Candidate, request: ChatRequest, prepared: tuple[WireRequest, Ready] | None
+) -> AsyncGenerator[list[Delta], None]:
+    provider = candidate.model.provider
+    codec = codec_for(provider)
+    sent, ready = prepared or (_encoded(candidate, request, streamed=True), None)
+    async with Exchange(sent, streaming=True, idle_seconds=provider.timeout_seconds, ready=ready) as exchange:
         if not 200 <= exchange.status < 300:
             raise codec.decode_error(await exchange.read(), sent)
-        kind = exchange.headers.get("content-type", "")
-        if kind.startswith("text/html"):
-            raise make_error("protocol", "the answer is text/html, not JSON", sent)
+        refuse_other_content(exchange.headers, sent)
         decoder = codec.chat_stream(sent)
         while not decoder.done:
             chunk = await exchange.next_chunk(usage=decoder.usage)

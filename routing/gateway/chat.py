@@ -17,7 +17,7 @@ from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
-from routing.gateway.asking import WholeAsker, ask_quietly, asker
+from routing.gateway.asking import Preparation, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
 from routing.gateway.keys import Key
@@ -50,7 +50,7 @@ class Dialect:
 
     decode: Callable[[Json, Mapping[str, str], str], Incoming]
     encode: Callable[[ChatResult, str, str], bytes]
-    streaming: Callable[[str, str, bool], StreamEncoder]
+    streaming: Callable[[str, str, bool, int], StreamEncoder]
     error: Callable[[ZiggieError, int, str], bytes]
     request_id_header: bytes
 
@@ -63,14 +63,16 @@ class Dialect:
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
     lambda result, call_id, model: openai_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
+    lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_answers.encode_error,
     b"x-request-id",
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
     lambda result, call_id, model: anthropic_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage: anthropic_answers.StreamEncoder(call_id=call_id, model=model),
+    lambda call_id, model, _, prompt: anthropic_answers.StreamEncoder(
+        call_id=call_id, model=model, input_tokens=prompt
+    ),
     anthropic_answers.encode_error,
     b"request-id",
 )
@@ -128,12 +130,12 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
 
 
 async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    asking = WholeAsker()
+    preparation = Preparation(incoming.request, whole=True)
     call = await service.open_call(
         incoming.request,
-        caller=ask_quietly,
-        whole=asking,
-        meanwhile=asking.prepare,
+        caller=asker(preparation=preparation),
+        whole=preparation.ask_whole,
+        meanwhile=preparation.prepare,
         by_package=False,
         allowed_models=key.allowed_models,
     )
@@ -149,8 +151,13 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     stream = _Stream(http, dialect, include_usage=incoming.include_usage)
+    preparation = Preparation(incoming.request, whole=False)
     call = await service.open_call(
-        incoming.request, caller=asker(stream.take), by_package=False, allowed_models=key.allowed_models
+        incoming.request,
+        caller=asker(stream.take, preparation),
+        meanwhile=preparation.prepare,
+        by_package=False,
+        allowed_models=key.allowed_models,
     )
     stream.call = call
     try:
@@ -204,8 +211,9 @@ class _Stream:
     def _encoder_for(self, candidate: Candidate) -> StreamEncoder:
         if self._encoder is None or candidate is not self._candidate:
             self._candidate = candidate
-            model = candidate.model.slug
-            self._encoder = self._dialect.streaming(str(self.call.id), model, self._include_usage)
+            self._encoder = self._dialect.streaming(
+                str(self.call.id), candidate.model.slug, self._include_usage, self.call.demand.input_likely
+            )
         return self._encoder
 
     async def _begin(self, candidate: Candidate) -> None:
@@ -259,8 +267,6 @@ def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException
     try:
         books = service.close_books(call, answer, failure)
         settling = service.settle_soon(call, books)
-    except Unavailable:
-        logger.warning("call %s could not be settled now; the sweep will settle it", call.id)
     except Exception:  # the event loop would log the call with all that was said in it
         logger.exception("the books of call %s could not be closed; the sweep will settle it", call.id)
     else:
@@ -310,14 +316,14 @@ def call_headers(call: service.OpenCall, candidate: Candidate, dialect: Dialect)
     attempts = max(len(call.walk.attempts), 1)
     return [
         *dialect.request_id(str(call.id)),
-        *_route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
+        *route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
         (b"x-ziggie-cache", call.turn.state.encode()),
     ]
 
 
 @lru_cache(maxsize=4096)
-def _route_headers(model: str, provider: str, source: str, rule: str) -> tuple[tuple[bytes, bytes], ...]:
+def route_headers(model: str, provider: str, source: str, rule: str) -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"x-ziggie-model", header_text(model)),
         (b"x-ziggie-provider", header_text(provider)),

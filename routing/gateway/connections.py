@@ -1,42 +1,37 @@
-"""Connections to providers, kept for each address and event loop and reused, one exchange at a time."""
+"""A connection to a provider: HTTP/1.1, one exchange at a time."""
 
 import asyncio
 import math
-import ssl
 import time
 from collections import deque
-from functools import lru_cache
 
-import certifi
 import httptools
 
+from routing.adapters.deadlines import TO_BE_PATIENT
 from routing.adapters.delivery import Delivery, under_way
 from routing.gateway.outlet import outlet
 from routing.types import ErrorKind
 
-KEEP_SECONDS = 4.0  # shorter than any server's own, so that a request seldom meets a connection being closed
-KEPT_CONNECTIONS = 512  # of one address
-CONNECT_SECONDS = 5.0
 MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
 
-Address = tuple[bool, str, int]  # TLS, host, port
-
 
 class Broken(Exception):
-    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come."""
+    """The connection cannot serve this exchange; `clean`: not a byte of an answer had come; `unbilled` as of
+    ProviderError."""
 
-    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False) -> None:
+    def __init__(self, kind: ErrorKind, text: str, *, clean: bool = False, unbilled: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
         self.clean = clean
+        self.unbilled = unbilled
 
     def anew(self) -> "Broken":
         """To be raised. What was raised refers to all that waited for it, and must not be kept by any of that."""
-        return Broken(self.kind, self.text, clean=self.clean)
+        return Broken(self.kind, self.text, clean=self.clean, unbilled=self.unbilled)
 
 
 class Connection(asyncio.Protocol):
@@ -91,7 +86,8 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail(Broken("protocol", "the answer is not HTTP"))
+            another_language = self._received == len(data) and not data.startswith(b"HTTP/")
+            self._fail(Broken("protocol", "the answer is not HTTP", unbilled=another_language))
         if self.head is None and self._received > MAX_HEAD_BYTES:  # a first read may hold much of the body, too
             self._fail(Broken("protocol", "the head of the answer is too long"))
         if self._streaming and self._buffered > READ_AHEAD_BYTES and not self._paused and self.transport:
@@ -182,7 +178,7 @@ class Connection(asyncio.Protocol):
         elif at == self._until:
             self._fail(Broken("timeout", "the answer was not whole in time"))
         else:
-            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s"))
+            self._fail(Broken("timeout", f"the provider was silent for {self._idle_seconds:g} s; {TO_BE_PATIENT}"))
 
     def _look_at(self, at: float) -> None:
         self._forget_timer()
@@ -255,84 +251,3 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         if self.transport is not None:
             self.transport.abort()
-
-
-class Pool:
-    """Kept connections of one event loop."""
-
-    def __init__(self) -> None:
-        self._idle: dict[Address, deque[Connection]] = {}
-        self._sweeping: asyncio.TimerHandle | None = None
-
-    def take(self, address: Address) -> Connection | None:
-        """The connection used last, if one is still fresh."""
-        idle = self._idle.get(address)
-        oldest = time.monotonic() - KEEP_SECONDS
-        while idle:
-            connection = idle.pop()
-            if connection.transport is not None and not connection.transport.is_closing():
-                if connection.idle_since > oldest:
-                    return connection
-                connection.close()
-        return None
-
-    async def open(self, address: Address, until: float | None = None) -> Connection:
-        """Raises Broken; "timeout" if it is not there by `until` (time.monotonic's)."""
-        tls, host, port = address
-        loop = asyncio.get_running_loop()
-        left = math.inf if until is None else until - time.monotonic()
-        try:
-            async with asyncio.timeout(min(CONNECT_SECONDS, left)):
-                _, connection = await loop.create_connection(
-                    Connection, host, port, ssl=_ssl_context() if tls else None
-                )
-        except TimeoutError:
-            if left < CONNECT_SECONDS:
-                raise Broken("timeout", "no connection to the provider in the time that was left") from None
-            raise Broken("connection", "nobody answered in time") from None
-        except ssl.SSLError as error:
-            raise Broken("connection", f"TLS failed: {error.reason}") from None
-        except (OSError, UnicodeError):
-            raise Broken("connection", "no connection to the provider") from None
-        return connection
-
-    def give_back(self, address: Address, connection: Connection) -> None:
-        if not connection.reusable:
-            connection.close()
-            return
-        connection.idle_since = time.monotonic()
-        connection.reused = True
-        idle = self._idle.setdefault(address, deque())
-        idle.append(connection)
-        if len(idle) > KEPT_CONNECTIONS:
-            idle.popleft().close()
-        if self._sweeping is None:
-            self._sweep_later(connection.loop)
-
-    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweeping = loop.call_later(KEEP_SECONDS, self._sweep, loop)
-
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Closes what is not fresh any more, be there another exchange or not."""
-        self._sweeping = None
-        oldest = time.monotonic() - KEEP_SECONDS
-        for address, idle in list(self._idle.items()):
-            while idle and idle[0].idle_since < oldest:
-                idle.popleft().close()
-            if not idle:
-                del self._idle[address]
-        if self._idle:
-            self._sweep_later(loop)
-
-    def close(self) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-        for idle in self._idle.values():
-            while idle:
-                idle.popleft().close()
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certifi.where())

@@ -42,7 +42,6 @@ from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, Routing
 from ziggie.ids import uuid7
 
 EMBEDDINGS = "embeddings"
-EMBED_SECONDS = 120.0
 MAX_ATTEMPTS = 3
 
 
@@ -294,7 +293,7 @@ class _Embedding:
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
             delivery = watched()
             try:
-                answer = codec.decode_embed(await fetch(sent, idle_seconds=EMBED_SECONDS), sent)
+                answer = codec.decode_embed(await fetch(sent, idle_seconds=model.provider.timeout_seconds), sent)
             except BaseException as failure:  # also of a client that has left: what was never sent was never read
                 refused = isinstance(failure, ProviderError) and not was_at_work(failure)
                 if refused or not delivery.has_begun:

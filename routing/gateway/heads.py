@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from ziggie.values import value
 
 HINT_PREFIX = b"x-ziggie-"
+BETAS = "anthropic_beta"  # among the hints: a header that says how a request is to be served
 MAX_KNOWN_BYTES = 2_048  # a head longer than this is read each time
 MAX_KNOWN = 2_048
 END = b"\r\n\r\n"
@@ -45,6 +46,8 @@ def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) ->
             encoding = said.strip().lower()
         elif name == b"anthropic-version":
             speaks_anthropic = True
+        elif name == b"anthropic-beta":
+            hints[BETAS] = f"{hints[BETAS]},{said.decode('latin-1')}" if BETAS in hints else said.decode("latin-1")
         elif name.startswith(HINT_PREFIX):
             hint = name[len(HINT_PREFIX) :].decode("latin-1").replace("-", "_")
             hints[hint] = said.decode("utf-8", "replace")

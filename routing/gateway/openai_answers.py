@@ -13,6 +13,7 @@ from routing.types import (
     Delta,
     Reasoning,
     StopReason,
+    Text,
     ToolCall,
     Usage,
 )
@@ -42,16 +43,21 @@ DONE = b"data: [DONE]\n\n"
 
 
 def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
-    message: Json = {"role": "assistant", "content": result.text or None, "refusal": None}
+    text, refusal = result.text, ""
+    if result.stop_reason == "content_filter":
+        refusal = "".join([part.text for part in result.parts if isinstance(part, Text) and part.refuses])
+        text = text.removesuffix(refusal)
+    message: Json = {"role": "assistant", "content": text or None, "refusal": refusal or None}
     reasoning = "".join(part.text for part in result.parts if isinstance(part, Reasoning) and not part.redacted)
     if reasoning:
         message["reasoning_content"] = reasoning
     calls = result.tool_calls
     if calls:
         message["tool_calls"] = [_encoded_call(call) for call in calls]
-    elif message["content"] is None:
+    elif message["content"] is None and not refusal:
         message["content"] = ""
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _FINISH[result.stop_reason]}
+    finish = "stop" if refusal else _FINISH[result.stop_reason]  # as OpenAI ends a refusal that is told as one
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     return orjson.dumps(
         {**_head(call_id, model, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
     )
@@ -86,6 +92,7 @@ class StreamEncoder:
         nothing_used = b',"usage":null' if include_usage else b""
         self._tail = b',"logprobs":null,"finish_reason":null}]' + nothing_used + b"}\n\n"
         self._begun = False
+        self._refused = False
 
     def deltas(self, deltas: Iterable[Delta]) -> bytes:
         """What a client may see of these deltas, as bytes of the stream; empty if that is nothing."""
@@ -97,7 +104,11 @@ class StreamEncoder:
             self._begun = True
             said["role"] = "assistant"
             said["content"] = ""
-        if delta.text:
+        if delta.refuses:
+            self._refused = True
+            said.pop("content", None)
+            said["refusal"] = delta.text
+        elif delta.text:
             said["content"] = delta.text
         if delta.reasoning and not delta.reasoning_redacted:
             said["reasoning_content"] = delta.reasoning
@@ -106,7 +117,7 @@ class StreamEncoder:
         return self._head + orjson.dumps(said) + self._tail
 
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
-        finish = _FINISH[stop_reason].encode()
+        finish = b"stop" if self._refused else _FINISH[stop_reason].encode()
         opening = b"" if self._begun else self._chunk(Delta())
         last = self._head + b"{}" + self._tail.replace(b'"finish_reason":null', b'"finish_reason":"' + finish + b'"')
         spent = self._no_choices + orjson.dumps(_usage(usage)) + b"}\n\n" if self._include_usage else b""

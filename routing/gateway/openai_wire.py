@@ -33,6 +33,7 @@ from routing.types import (
     Image,
     Message,
     Part,
+    Reasoning,
     Role,
     Text,
     Tool,
@@ -57,6 +58,7 @@ _READ = frozenset(
 )
 # All that most requests say.
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
+_DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "top_logprobs")
 
@@ -148,11 +150,15 @@ def _message(row: Json, place: int) -> Message:
     else:
         parts = _parts(row, where, role)
     if role == "assistant":
+        thinking = text(row, "reasoning_content", f"{where}.", default="")
+        parts[:0] = [Reasoning(thinking)] if thinking else []
         parts += [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(_calls(row, where))]
         if isinstance(row.get("refusal"), str) and not parts:
             parts.append(Text(row["refusal"]))
         if row.get("function_call") is not None:
             raise Unsupported(f"{where}.function_call is not supported by this gateway: use tool_calls")
+        if row.get("audio") is not None:
+            raise Unsupported(f"{where}.audio is not supported by this gateway")
     return Message(role, tuple(parts), _name(row, where))
 
 
@@ -197,15 +203,19 @@ def _part(part: Json, where: str, role: Role) -> Part:
 
 def _image(part: Json, where: str) -> Image:
     value = part.get("image_url")
-    url = value if isinstance(value, str) else text(mapping(part, "image_url", f"{where}."), "url", f"{where}.")
+    said = {"url": value} if isinstance(value, str) else mapping(part, "image_url", f"{where}.")
+    url = text(said, "url", f"{where}.image_url.")
+    detail = text(said, "detail", f"{where}.image_url.", default="")
+    if detail not in _DETAILS:
+        refuse(f"{where}.image_url.detail", f"must be one of {', '.join(_DETAILS[1:])}")
     if url.startswith("data:"):
         head, comma, data = url[5:].partition(",")
         if not comma or not head.endswith(";base64") or not data:
             refuse(f"{where}.image_url.url", "must be a base64 data: address")
-        return Image(media_type=head.removesuffix(";base64").split(";")[0], data=data)
+        return Image(media_type=head.removesuffix(";base64").split(";")[0], data=data, detail=detail)
     if not url.startswith(("https://", "http://")):
         refuse(f"{where}.image_url.url", "must be an http(s) or data: address")
-    return Image(url=url)
+    return Image(url=url, detail=detail)
 
 
 def _only_text(content: Any, where: str) -> str:

@@ -4,8 +4,8 @@ from routing import snapshot
 from routing.adapters.transport import codec_for
 from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_answers, anthropic_wire, other_wire
-from routing.gateway.chat import check_model
-from routing.gateway.http import JSON_TYPE, Http
+from routing.gateway.chat import ANTHROPIC, OPENAI, check_model, route_headers
+from routing.gateway.http import JSON_TYPE, Headers, Http
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
 from routing.gateway.reading import parse
@@ -19,6 +19,7 @@ from routing.types import (
     UnsupportedByProvider,
 )
 from ziggie.errors import UnknownModel
+from ziggie.ids import uuid7
 
 MODEL_PATH = "/v1/models/"
 COUNT_SECONDS = 10.0
@@ -29,7 +30,8 @@ async def models(http: Http, key: Key) -> None:
     """The models that this key may ask for, in a shape that OpenAI's and Anthropic's clients both read."""
     configuration = await snapshot.acurrent()
     rows = [(model.slug, model.provider.slug) for model in configuration.models.values() if may_ask(model, key)]
-    await http.respond(200, other_wire.encode_models([("auto", "ziggie"), *sorted(rows)]), [JSON_TYPE])
+    body = other_wire.encode_models([("auto", "ziggie"), *sorted(rows)])
+    await http.respond(200, body, [JSON_TYPE, *_request_id(http)])
 
 
 async def model(http: Http, key: Key) -> None:
@@ -40,7 +42,12 @@ async def model(http: Http, key: Key) -> None:
     owner = "ziggie" if slug == "auto" else found.provider.slug if found and may_ask(found, key) else None
     if owner is None:
         raise UnknownModel(f"there is no model named {slug[:100]!r}")
-    await http.respond(200, other_wire.encode_model(slug, owner), [JSON_TYPE])
+    await http.respond(200, other_wire.encode_model(slug, owner), [JSON_TYPE, *_request_id(http)])
+
+
+def _request_id(http: Http) -> Headers:
+    """These leave no receipt; the id is for the client's own log."""
+    return (ANTHROPIC if http.speaks_anthropic else OPENAI).request_id(str(uuid7()))
 
 
 def may_ask(model: ModelSpec, key: Key) -> bool:
@@ -58,8 +65,13 @@ async def count_tokens(http: Http, key: Key) -> None:
         raise UnknownModel(f"there is no model named {incoming.request.model[:100]!r}")
     counted = await _counted(found[0], incoming.request) if found else None
     tokens = prompt_tokens(incoming.request) if counted is None else counted
-    how = b"estimated" if counted is None else b"reported"
-    await http.respond(200, anthropic_answers.encode_count(tokens), [JSON_TYPE, (b"x-ziggie-count", how)])
+    headers = [JSON_TYPE, *ANTHROPIC.request_id(str(uuid7())), (b"x-ziggie-cache", b"off")]
+    headers.append((b"x-ziggie-count", b"estimated" if counted is None else b"reported"))
+    headers.append((b"x-ziggie-attempts", b"%d" % (counted is not None)))
+    if found:
+        provider = found[0].provider.slug
+        headers += route_headers(found[0].slug, provider, str(found[0].source), "count_tokens")
+    await http.respond(200, anthropic_answers.encode_count(tokens), headers)
 
 
 async def _counted(model: ModelSpec, request: ChatRequest) -> int | None:

@@ -6,8 +6,9 @@ from typing import Any, NoReturn
 
 import orjson
 
+from routing.gateway.heads import BETAS
 from routing.types import ChatRequest, Hints, Tool
-from ziggie.errors import InvalidInput, TooLarge
+from ziggie.errors import InvalidInput, TooLarge, Unsupported
 from ziggie.values import value
 
 Json = dict[str, Any]
@@ -190,6 +191,8 @@ def passed_through(body: Mapping[str, Any], read: frozenset[str]) -> Json:
     """The parameters that are not read here and go to providers that know them. Of those that many know the kind is
     looked at, so that none is asked in vain."""
     extra = {key: value for key, value in body.items() if key not in read}
+    if BETAS in extra:  # its place among the parameters is for what the header may say
+        raise Unsupported("anthropic_beta is a header")
     for key in extra.keys() & _RANGES.keys():
         number(extra, key, least=_RANGES[key][0], most=_RANGES[key][1])
     if "logit_bias" in extra:
@@ -246,9 +249,9 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
         if not isinstance(value, str) or len(value) > MAX_HINT:
             refuse(f"metadata.{name}", f"must be a string of at most {MAX_HINT} characters")
         said[name] = value.strip()
-    for name, as_known in (("agent_level", str.upper), ("creator_tier", str.lower)):
+    for name, spelt in (("agent_level", str.upper), ("creator_tier", str.lower)):  # as records and budgets have them
         if name in said:
-            said[name] = as_known(said[name])
+            said[name] = spelt(said[name])
     for name, known in _HINTS_OF.items():
         if said.get(name, "") not in known:
             refuse(f"metadata.{name}", f"must be one of {', '.join(known[1:])}")

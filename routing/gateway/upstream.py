@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
-from routing.gateway.connections import Address, Broken, Connection, Pool
+from routing.gateway.connections import Broken, Connection
+from routing.gateway.pool import Address, Pool
 from routing.gateway.unpacking import PACKINGS, Unpacker
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
@@ -23,6 +24,11 @@ LINGER_SECONDS = 0.1
 FORBIDDEN = frozenset("\r\n\0")
 
 _pools = OfLoop(Pool)
+
+
+def expect(address: Address) -> None:
+    """A request is about to go there: a connection is opened beside, if none is kept."""
+    _pools.get().expect(address)
 
 
 def close() -> None:
@@ -196,4 +202,4 @@ class Exchange:
             self._connection = None
 
     def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent, usage=usage)
+        return make_error(broken.kind, broken.text, self._sent, usage=usage, unbilled=broken.unbilled)

@@ -45,7 +45,8 @@ class ChatResult:
 class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
-    first piece. `reasoning_redacted` marks one whole block of encrypted thinking. `usage`, `stop_reason`
+    first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
+    there will be no answer. `usage`, `stop_reason`
     and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
@@ -62,6 +63,7 @@ class Delta:
     model: str = ""
     response_id: str = ""
     mean_logprob: float | None = None
+    refuses: bool = False
 
     @property
     def is_output(self) -> bool:
@@ -102,8 +104,8 @@ class ProviderError(Exception):
     """What any adapter raises when a provider gave no answer.
 
     `retryable`: the same request may work at the same provider later. `retry_after_seconds`: what the
-    provider asked for, if it did. `usage`: what it reported before failing. Every kind lets the walk
-    move on to another candidate.
+    provider asked for, if it did. `usage`: what it reported before failing. `unbilled`: whoever answered is
+    evidently no model, so that nothing was used. Every kind lets the walk move on to another candidate.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class ProviderError(Exception):
         retry_after_seconds: float | None = None,
         status: int | None = None,
         usage: Usage | None = None,
+        unbilled: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -123,6 +126,7 @@ class ProviderError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.status = status
         self.usage = usage
+        self.unbilled = unbilled
 
 
 class UnsupportedByProvider(Exception):

@@ -25,18 +25,23 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @value
 class Text:
+    """`refuses`: the model says here that it will not answer, where its API tells that apart."""
+
     text: str
     cache_mark: bool = False
+    refuses: bool = False
 
 
 @value
 class Image:
-    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). One that a tool gave
-    bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
+    """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). `detail` says how
+    closely it is to be looked at, to servers with OpenAI's API; the others look as closely as they can. One that a
+    tool gave bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
 
     media_type: str = ""
     data: str = ""
     url: str = ""
+    detail: str = ""
     tool_call_id: str = ""
     cache_mark: bool = False
 

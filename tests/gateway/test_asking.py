@@ -10,9 +10,11 @@ import pytest
 from routing import service
 from routing.adapters.base import WireRequest
 from routing.gateway import upstream
+from routing.gateway.asking import Preparation
 from routing.gateway.upstream import Ready, fetch
-from routing.types import ChatRequest, Hints, message
+from routing.types import ChatRequest, Hints, ProviderError, message
 from tests.installation import Installation, installed
+from tests.ports import free_port
 from tests.servers.openai import OpenAIServer
 from tests.servers.script import Reply
 from ziggie.background import background_loop
@@ -30,26 +32,29 @@ def here(transactional_db: None) -> Iterator[Installation]:
         yield installation
 
 
-async def _told(request: ChatRequest, models: frozenset[str]) -> list[str]:
-    """Who was to be asked first, as far as that was said while the money was being held."""
-    told: list[str] = []
-    call = await service.open_call(
-        request,
-        meanwhile=lambda candidate, _: told.append(candidate.model.slug),
-        by_package=False,
-        allowed_models=models,
-    )
-    assert call.plan.candidates[0].model.slug == SONNET
+async def _is_ready(request: ChatRequest, models: frozenset[str], *, whole: bool, streamed: bool) -> bool:
+    """Whether the request to who is asked first was made ready, in that form, while the money was being held."""
+    preparation = Preparation(request, whole=whole)
+    call = await service.open_call(request, meanwhile=preparation.prepare, by_package=False, allowed_models=models)
+    first = call.plan.candidates[0]
+    assert first.model.slug == SONNET
+    is_ready = preparation.take(first, request, streamed=streamed) is not None
+    assert preparation.take(first, request, streamed=streamed) is None  # it is there once
     await service.settle(call, service.close_books(call, None, None))
-    return told
+    return is_ready
 
 
-def test_a_request_is_made_ready_only_for_who_is_asked_for_the_whole_answer(here: Installation) -> None:
-    def told(models: frozenset[str], request: ChatRequest = ASKED) -> list[str]:
-        return background_loop().submit(_told(request, models)).result(60)
-
-    assert told(frozenset({SONNET})) == [SONNET]
-    assert told(frozenset({SONNET, "llama3.2"}), replace(ASKED, model="")) == []  # who hurries is asked for a stream
+@pytest.mark.parametrize(
+    ("whole", "hurries", "streamed"), [(True, False, False), (False, False, True), (True, True, True)]
+)
+def test_a_request_is_made_ready_in_the_form_in_which_its_first_model_will_be_asked(
+    here: Installation, whole: bool, hurries: bool, streamed: bool
+) -> None:
+    models = frozenset({SONNET, "llama3.2"} if hurries else {SONNET})
+    request = replace(ASKED, model="") if hurries else ASKED
+    for form in (True, False):
+        asking = _is_ready(request, models, whole=whole, streamed=form)
+        assert background_loop().submit(asking).result(60) == (form == streamed)
     here.assert_books_are_closed()
 
 
@@ -71,4 +76,41 @@ async def test_a_requests_bytes_are_let_go_while_its_answer_is_awaited_and_made_
         assert ready.payload == b""
         answering.set()
         assert b"third" in (await fetching).body
+    upstream.close()
+
+
+async def test_a_connection_is_opened_before_the_request_that_will_want_it() -> None:
+    with OpenAIServer() as server:
+        server.default = Reply("hello")
+        sent = WireRequest("POST", f"{server.base_url}/chat/completions", {}, {"model": "gpt-4o-mini", "messages": []})
+        ready = Ready.of(sent)
+        upstream.expect(ready.address)
+        assert b"hello" in (await fetch(sent, idle_seconds=60, ready=ready)).body  # over the one that was on its way
+        upstream.expect(ready.address)  # that one is kept
+        assert b"hello" in (await fetch(sent, idle_seconds=60)).body
+        assert server.connections == 1
+    upstream.close()
+
+
+async def test_a_connection_that_nobody_wanted_serves_the_next_request() -> None:
+    with OpenAIServer() as server:
+        server.default = Reply("hello")
+        sent = WireRequest("POST", f"{server.base_url}/chat/completions", {}, {"model": "gpt-4o-mini", "messages": []})
+        ready = Ready.of(sent)
+        upstream.expect(ready.address)
+        while server.connections < 1:
+            await asyncio.sleep(0.01)
+        assert b"hello" in (await fetch(sent, idle_seconds=60, ready=ready)).body
+        assert server.connections == 1
+    upstream.close()
+
+
+async def test_an_address_where_nobody_is_fails_the_request_and_not_what_was_made_ready() -> None:
+    sent = WireRequest("POST", f"http://127.0.0.1:{free_port()}/v1/chat/completions", {}, {"model": "m"})
+    ready = Ready.of(sent)
+    upstream.expect(ready.address)
+    with pytest.raises(ProviderError) as refused:
+        await fetch(sent, idle_seconds=60, ready=ready)
+    assert refused.value.kind == "connection"
+    upstream.expect(ready.address)  # and nobody asks: it is not complained about either
     upstream.close()

@@ -144,6 +144,7 @@ def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gatew
         *((path, {"top_p": "much"}) for path in (CHAT, MESSAGES)),
         *((path, {"top_p": 5}) for path in (CHAT, MESSAGES)),
         *((path, {"top_k": "few"}) for path in (CHAT, MESSAGES)),
+        *((path, {"anthropic_beta": "context-1m-2025-08-07"}) for path in (CHAT, MESSAGES)),
         (CHAT, {"presence_penalty": 100}),
         (CHAT, {"frequency_penalty": [1]}),
         (CHAT, {"logit_bias": "none"}),

@@ -91,6 +91,31 @@ def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gat
         assert (0 < len(told) <= 256) == (model == "claude")
 
 
+def test_betas_that_change_how_claude_thinks_and_streams_reach_it_alone(gateway: Gateway) -> None:
+    betas: Any = ["interleaved-thinking-2025-05-14", "files-api-2025-04-14", "fine-grained-tool-streaming-2025-05-14"]
+    for model in ("claude", "gpt", "llama", "flash"):
+        anthropic_client(gateway).beta.messages.create(model=model, max_tokens=9, messages=TURNS, betas=betas)
+    assert gateway.anthropic.calls[-1].headers["anthropic-beta"] == f"{betas[0]},{betas[2]}"
+    for server in (gateway.openai, gateway.ollama, gateway.gemini):
+        assert "anthropic-beta" not in server.calls[-1].headers
+        assert b"interleaved" not in server.calls[-1].body
+    anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=TURNS)
+    assert "anthropic-beta" not in gateway.anthropic.calls[-1].headers
+
+
+def test_a_stream_tells_about_how_long_its_prompt_is_before_it_is_counted(gateway: Gateway) -> None:
+    gateway.ollama.default = Reply("Hello.", input_tokens=70, output_tokens=2)
+    turns: Any = [{"role": "user", "content": "word " * 50}]
+    first, *_, last = anthropic_client(gateway).messages.create(
+        model="llama", max_tokens=9, messages=turns, stream=True
+    )
+    assert first.type == "message_start"
+    assert 40 <= first.message.usage.input_tokens <= 100
+    assert last.type == "message_stop"
+    with anthropic_client(gateway).messages.stream(model="llama", max_tokens=9, messages=turns) as told:
+        assert told.get_final_message().usage.input_tokens == 70
+
+
 def test_cache_marks_reach_claude_where_what_is_written_to_its_cache_has_a_price(gateway: Gateway) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "5m"}}
     sent = {"cache_control": {"type": "ephemeral"}}
@@ -265,10 +290,64 @@ def test_any_json_object_may_be_asked_for(gateway: Gateway, model: str) -> None:
     assert answer.choices[0].message.content == '{"a": 1}'
 
 
+def test_how_closely_to_look_at_an_image_is_told_to_who_asks_for_it(gateway: Gateway) -> None:
+    picture = {"url": f"data:image/png;base64,{PIXEL}", "detail": "low"}
+    turns: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": picture}]}]
+    for model in ("gpt", "claude", "llama", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=turns)
+    assert gateway.openai.calls[-1].json["messages"][0]["content"] == turns[0]["content"]
+    picture["detail"] = "with a glass"
+    with pytest.raises(openai.BadRequestError, match="detail"):
+        openai_client(gateway).chat.completions.create(model="gpt", messages=turns)
+
+
 def test_thinking_is_shown_where_openais_imitators_show_it(gateway: Gateway) -> None:
     gateway.anthropic.default = THOUGHT
     answer = openai_client(gateway).chat.completions.create(model="claude", messages=TURNS)
     assert answer.choices[0].message.reasoning_content == "Two and two …"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_under_a_schema_is_told_as_one_and_asked_for_once(gateway: Gateway, stream: bool) -> None:
+    gateway.openai.default = Reply("I can't.", stop="content_filter")
+    if stream:
+        deltas = [{"role": "assistant", "refusal": "I "}, {"refusal": "can't."}]
+        chunks: list[Any] = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+        chunks.append({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        gateway.openai.default = Reply(body=body, headers={"content-type": "text/event-stream"})
+    place: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    asked: Any = {"model": "gpt", "messages": TURNS}
+    answer_format: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": place}}
+    message: Any
+    if stream:
+        with openai_client(gateway).chat.completions.stream(**asked, response_format=answer_format) as events:
+            choice: Any = events.get_final_completion().choices[0]
+    else:
+        choice = openai_client(gateway).chat.completions.create(**asked, response_format=answer_format).choices[0]
+    assert (choice.message.content, choice.message.refusal, choice.finish_reason) == (None, "I can't.", "stop")
+    asked |= {"max_tokens": 50, "output_config": {"format": {"type": "json_schema", "schema": place}}}
+    if stream:
+        with anthropic_client(gateway).messages.stream(**asked) as told:
+            message = told.get_final_message()
+    else:
+        message = anthropic_client(gateway).messages.create(**asked)
+    assert (message.content[0].text, message.stop_reason) == ("I can't.", "refusal")
+    assert len(gateway.openai.calls) == 2
+
+
+def test_thinking_goes_back_to_servers_that_want_it(gateway: Gateway) -> None:
+    """The official client sends an answer back with all that it read of it."""
+    Provider.objects.filter(slug="openai").update(options={"send_reasoning": True})
+    snapshot.forget()
+    set_reply(gateway, THOUGHT)
+    completions = openai_client(gateway).chat.completions
+    for model in ("gpt", "claude", "llama", "flash"):
+        said = completions.create(model=model, messages=TURNS).choices[0].message
+        completions.create(model=model, messages=[*TURNS, said, *TURNS])
+    assert gateway.openai.calls[-1].json["messages"][1]["reasoning_content"] == THOUGHT.reasoning
+    assert gateway.ollama.calls[-1].json["messages"][1]["thinking"] == THOUGHT.reasoning
+    assert THOUGHT.reasoning not in json.dumps(gateway.anthropic.calls[-1].json, ensure_ascii=False)
 
 
 def test_usage_comes_in_a_stream_only_if_it_is_asked_for(gateway: Gateway) -> None:
@@ -404,6 +483,12 @@ def test_every_answer_and_error_names_its_request_where_the_client_looks_for_it(
     message = anthropic_client(gateway).messages.create(model="gpt", max_tokens=9, messages=TURNS)
     receipts = {str(receipt.id) for receipt in gateway.settled(2)}
     assert {completion._request_id, message._request_id} == receipts
+    listed = openai_client(gateway).models.with_raw_response.list()
+    assert listed.headers["x-ziggie-request-id"] == listed.headers["x-request-id"]
+    counted = anthropic_client(gateway).messages.with_raw_response.count_tokens(model="claude", messages=TURNS)
+    names = ("request-id", "model", "provider", "source", "rule", "attempts", "cache")
+    told = [counted.headers[f"x-ziggie-{name}"] for name in names]
+    assert told == [counted.headers["request-id"], "claude", "anthropic", "cloud", "count_tokens", "1", "off"]
     with pytest.raises(openai.NotFoundError) as of_openai:
         openai_client(gateway).chat.completions.create(model="nobody", messages=TURNS)
     with pytest.raises(anthropic.NotFoundError) as of_anthropic:

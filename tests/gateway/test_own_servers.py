@@ -2,11 +2,12 @@
 
 import json
 
+import httpx2
 import openai
 import pytest
 
 from routing import snapshot
-from routing.models import Circuit, Provider, RoutedCall
+from routing.models import Circuit, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL, QUESTION, WEATHER, anthropic_client, openai_client
 from tests.servers.script import Call, Reply
@@ -167,3 +168,18 @@ def test_a_text_too_long_to_embed_is_the_callers_to_shorten(own: Gateway) -> Non
     own.openai.when(Reply(status=500, error=words), path="/v1/embeddings")
     with pytest.raises(openai.BadRequestError, match="too large to process"):
         openai_client(own).embeddings.create(model="embedder", input="zq " * 400)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_a_server_that_is_too_slow_is_left_with_a_word_on_what_to_do(gateway: Gateway, path: str) -> None:
+    Provider.objects.filter(slug="openai").update(location="local", timeout_seconds=1)
+    snapshot.forget()
+    gateway.openai.when(Reply(latency=600.0), path="/v1/")
+    asked = {"model": "gpt", "messages": QUESTION} if "chat" in path else {"model": "embedder", "input": "a text"}
+    answer = httpx2.post(gateway.url + path, json=asked, headers=gateway.headers, timeout=60)
+    assert answer.status_code == 502
+    words = "the provider was silent for 1 s; a provider that needs longer gets it by its timeout_seconds"
+    assert words in answer.json()["error"]["message"]
+    gateway.settled(1)
+    record = UsageRecord.objects.get()
+    assert (record.outcome, record.error) == ("timeout", words)

@@ -16,7 +16,7 @@ import pytest
 from django.db import connection
 
 from routing import ledger, slots, snapshot
-from routing.gateway import connections, embedding
+from routing.gateway import embedding, pool
 from routing.models import Budget, BudgetPeriod, Price, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
@@ -190,7 +190,7 @@ def asking(gateway: Gateway, path: str, body: Any) -> Iterator[None]:
 def test_a_client_that_leaves_before_its_request_could_be_sent_pays_nothing(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
-    monkeypatch.setattr(connections, "CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(pool, "CONNECT_SECONDS", 60.0)
     with crowded() as port:
         Provider.objects.filter(slug="openai").update(base_url=f"http://127.0.0.1:{port}/v1")
         snapshot.forget()
@@ -235,16 +235,40 @@ def test_a_client_that_leaves_while_it_waits_for_a_free_slot_pays_nothing(gatewa
     assert len(gateway.openai.calls) == 1
 
 
-@pytest.mark.parametrize(("fault", "paid"), [("cut", True), ("truncated", True), ("reset", False)])
-def test_an_answer_that_was_lost_on_its_way_is_paid_at_the_longest_it_may_have_been(
-    gateway: Gateway, fault: Any, paid: bool
+UNREADABLE = {
+    # what comes in an answer's place: whether it is paid
+    "cut": (Reply(fault="cut", fault_after=0), True),
+    "truncated": (Reply(fault="truncated", fault_after=0), True),
+    "garbage": (Reply(fault="garbage", fault_after=0), True),
+    "another schema": (Reply(fault="wrong_schema"), True),
+    "blanks": (Reply(body="\n\n  \n"), True),  # servers that are at work send such things
+    "comments": (Reply(body=": processing\n\n"), True),
+    "a reset": (Reply(fault="reset"), False),
+    "a page": (Reply(fault="html"), False),
+    "a page that is called JSON": (Reply(body=" <!doctype html><title>Welcome</title>"), False),
+    "nothing": (Reply(fault="empty"), False),
+    "no HTTP": (Reply(fault="not_http"), False),
+    "another address": (Reply(status=302, headers={"location": "/login"}, body=""), False),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_an_answer_that_cannot_be_read_is_paid_as_far_as_it_may_have_cost_and_what_no_model_said_is_not(
+    gateway: Gateway, what: str, stream: bool
 ) -> None:
-    gateway.openai.default = Reply("word", fault=fault)
-    assert post(gateway).status_code == 502
+    gateway.openai.default, paid = UNREADABLE[what]
+    assert post(gateway, stream=stream).status_code == 502
     row = record(gateway)
-    assert row.output_tokens is None
-    assert row.cost_microusd == ((row.input_tokens or 0) + 5 * 50 if paid else 0)
-    assert ("cost" in row.estimated) is paid
+    assert row.outcome in ("error", "cut")
+    assert row.error
+    if not paid:
+        assert (row.input_tokens, row.output_tokens, row.estimated, row.cost_microusd) == (None, None, [], 0)
+    elif stream:  # what was said is known: nothing
+        assert (row.output_tokens, row.cost_microusd) == (0, row.input_tokens)
+    else:  # at the longest that it may have been
+        assert (row.output_tokens, row.cost_microusd) == (None, (row.input_tokens or 0) + 5 * 50)
+        assert row.estimated == ["cost", "input_tokens"]
 
 
 def test_a_client_that_leaves_while_texts_are_embedded_ends_the_call_and_pays_what_the_provider_has_had(

@@ -153,9 +153,9 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
     ),
     "a server that sends arguments as an object": (
         "openai",
-        completion({"content": None, "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Oslo"}}}]},
-                   "tool_calls"),
-        Read(calls=(("call_0", "weather", '{"city":"Oslo"}'),), stop="tool_calls"),
+        completion({"content": None, "tool_calls": [{"id": "c1", "function": {"name": "weather",
+                    "arguments": {"city": "Oslo"}}}]}, "tool_calls"),
+        Read(calls=(("c1", "weather", '{"city":"Oslo"}'),), stop="tool_calls"),
     ),
     "gemini: thoughts, then a signed call": (
         "gemini",

@@ -337,7 +337,7 @@ def _openai_whole(result: ChatResult) -> Told:
     assert usage is not None
     calls: Any = message.tool_calls or ()
     found = [(call.function.name, json.loads(call.function.arguments)) for call in calls]
-    return message.content or "", found, usage.prompt_tokens, usage.completion_tokens
+    return message.content or message.refusal or "", found, usage.prompt_tokens, usage.completion_tokens
 
 
 def _openai_streamed(result: ChatResult) -> Told:
@@ -350,7 +350,7 @@ def _openai_streamed(result: ChatResult) -> Told:
     answer = state.current_completion_snapshot
     message = answer.choices[0].message
     found = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
-    return message.content or "", found, answer.usage.prompt_tokens, answer.usage.completion_tokens
+    return message.content or message.refusal or "", found, answer.usage.prompt_tokens, answer.usage.completion_tokens
 
 
 def _of_message(answer: Any) -> Told:

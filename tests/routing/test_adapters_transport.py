@@ -278,6 +278,7 @@ async def test_a_broken_answer_has_a_kind(both: Both, fault: Any, streamed: bool
     server.queue(*[Reply(fault=fault, fault_after=3)] * (2 if asks_twice else 1))
     error = await fail(row, streamed=streamed)
     assert error.kind == FAULTS[fault][streamed]
+    assert error.unbilled is (fault in ("not_http", "empty", "html"))  # no model has said that
     assert KEY not in str(error)
     assert (await chat(row)).text == Reply().text  # and the next call is none the worse for it
 

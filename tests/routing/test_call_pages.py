@@ -269,6 +269,7 @@ def test_providers_show_their_circuits_counts_and_what_is_loaded(staff: Client) 
     shown = seen(page)
     assert "0 of 8 slots" in shown
     assert "In memory llama3.2:latest" in shown
+    assert "May be silent for 10:00" in shown
     assert "down phi3 for another 1:1" in shown
     assert "3 failures" in shown
     assert "trying mistral the next call tries it" in shown

@@ -194,6 +194,9 @@ def test_the_limits_are_the_users(as_seeded: Snapshot) -> None:
     assert (options.max_attempts, options.first_token_seconds, options.cache_ttl_seconds) == (3, 5, 3600)
     cloud = [model.provider for model in as_seeded.models.values() if model.source == "cloud"]
     assert {provider.max_requests_per_day for provider in cloud} == {1000}
+    assert {provider.timeout_seconds for provider in cloud} == {120}
+    local = [model.provider for model in as_seeded.models.values() if model.source == "local"]
+    assert {provider.timeout_seconds for provider in local} == {600}
     budget, shadow = sorted(as_seeded.budgets, key=lambda each: each.slug)
     assert (shadow.slug, shadow.limit_microusd, shadow.hard, shadow.on_exhausted) == ("shadow", 500_000, True, "deny")
     assert shadow.scope == {"task_kinds": frozenset({"shadow"})}

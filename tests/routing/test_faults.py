@@ -14,8 +14,8 @@ from routing import calling, rules
 from routing.adapters import transport
 from routing.attempts import UNSENT, Answer, Walk
 from routing.batch_answers import Nobody
-from routing.gateway import connections, upstream
-from routing.gateway.asking import ask_quietly, ask_whole, asker
+from routing.gateway import pool, upstream
+from routing.gateway.asking import ask_whole, asker
 from routing.reaching import Caller
 from routing.types import (
     Candidate,
@@ -100,7 +100,7 @@ def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk,
         seen.extend(texts if candidate.model.slug == models[0].slug else ())
 
     callers: dict[str, Caller] = {"inside": calling.ask, "streamed": asker(sink)}
-    walk = Walk(plan, ask(), callers.get(way, ask_quietly), Nobody(), whole=ask_whole if way == "whole" else None)
+    walk = Walk(plan, ask(), callers.get(way, asker()), Nobody(), whole=ask_whole if way == "whole" else None)
     return walk, seen
 
 
@@ -146,7 +146,7 @@ def test_the_next_candidate_answers_unless_a_client_has_seen_a_piece(
 async def test_what_was_never_sent_has_used_nothing_when_its_caller_leaves(
     kind: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (connections, transport):
+    for module in (pool, transport):
         monkeypatch.setattr(module, "CONNECT_SECONDS", 60.0)
     with crowded() as port:
         asked = model(provider(kind, f"http://127.0.0.1:{port}", timeout_seconds=60), SERVERS[kind][1])
@@ -163,7 +163,7 @@ async def test_what_was_never_sent_has_used_nothing_when_its_caller_leaves(
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_time_to_connect_is_a_part_of_the_time_to_answer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (connections, transport):
+    for module in (pool, transport):
         monkeypatch.setattr(module, "CONNECT_SECONDS", 60.0)
     with crowded() as port:
         asked = model(provider("openai", f"http://127.0.0.1:{port}", timeout_seconds=60), "gpt-4o-mini")

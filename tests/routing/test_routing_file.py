@@ -101,6 +101,21 @@ def test_a_row_in_force_is_changed_by_its_slug_and_the_change_alone(seeded: None
     ]  # fmt: skip
 
 
+def test_a_local_provider_may_be_silent_for_longer_unless_that_is_said(seeded: None) -> None:
+    apply(
+        """
+        providers:
+          - {slug: attic, kind: openai, location: local, base_url: "http://attic:8000/v1"}
+          - {slug: cellar, kind: openai, location: local, base_url: "http://cellar:8000/v1", timeout_seconds: 45}
+          - {slug: far, kind: openai, location: cloud, base_url: "https://far.example/v1"}
+        """,
+        by="test",
+    )
+    apply('providers: [{slug: cellar, base_url: "http://cellar:8001/v1"}]', by="test")
+    seconds = dict(Provider.objects.values_list("slug", "timeout_seconds"))
+    assert (seconds["attic"], seconds["cellar"], seconds["far"]) == (600, 45, 120)
+
+
 def test_a_changed_price_is_a_new_price_and_the_old_one_is_kept(seeded: None) -> None:
     change = """
         models:

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from psycopg.rows import TupleRow
+
 from routing import database, snapshot
 from routing.budgets import budgets_of_every_call, envelope_budget
 from routing.demand import measure
 from routing.ledger import MAX_HOLD_SECONDS, MAX_MICROUSD
 from routing.types import ENVELOPE, BudgetState, ChatRequest, Snapshot, World
-from ziggie.errors import InvalidInput
+from ziggie.errors import InvalidInput, Unavailable
 
 MAX_NAME = 100
 SWEEP_BATCH = 200
@@ -120,13 +122,20 @@ async def close_envelope(envelope_id: UUID) -> bool:
 
 async def look(envelope_id: UUID, *, call_id: UUID | None = None) -> Envelope | None:
     """The envelope as `call_id`, one of its calls, may use it; None if there never was one."""
-    async with database.connection() as connection:
-        row = await (await connection.execute(LOOK, (call_id, envelope_id), prepare=True)).fetchone()
+    try:
+        row = await _row(envelope_id, call_id)
+    except Unavailable:  # its connection was ended, say by a restart: another one may do
+        row = await _row(envelope_id, call_id)
     if row is None:
         return None
     envelope, name, api_key_id, limit, left, is_open, held = row
     amounts = {budget: amount for budget, amount in held if amount}
     return Envelope(envelope, name, api_key_id, limit, left, is_open, amounts)
+
+
+async def _row(envelope_id: UUID, call_id: UUID | None) -> TupleRow | None:
+    async with database.connection() as connection:
+        return await (await connection.execute(LOOK, (call_id, envelope_id), prepare=True)).fetchone()
 
 
 async def sweep(*, at: datetime | None = None) -> int:

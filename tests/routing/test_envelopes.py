@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError
 
-from routing import envelopes, ledger, proof
+from routing import database, envelopes, ledger, proof
 from routing.models import BudgetPeriod, Envelope, Reservation, RoutedCall
 from routing.types import ENVELOPE
 from tests.routing.test_ledger import budget, counters, receipt, run, snapshot
@@ -182,6 +182,27 @@ def test_a_call_cancelled_while_it_is_drawn_gives_its_money_back() -> None:
 
     run(work())
     assert (left(envelope), Reservation.objects.count(), counters()) == (100, 0, (0, 100, 0))
+
+
+def test_an_envelope_is_looked_at_again_where_the_connection_is_ended_meanwhile() -> None:
+    envelope = opened(100, {budget(limit=100).id: 100})
+    end = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()
+             AND wait_event_type = 'Lock' AND query LIKE '%routing_envelope%' AND pid <> pg_backend_pid()"""
+
+    async def work() -> envelopes.Envelope | None:
+        async with await database.connect() as own, await database.connect() as other:
+            await own.execute("BEGIN")
+            await own.execute("LOCK TABLE routing_envelope IN ACCESS EXCLUSIVE MODE")
+            looking = asyncio.create_task(envelopes.look(envelope))
+            async with asyncio.timeout(30):
+                while not await (await other.execute(end)).fetchall():
+                    await asyncio.sleep(0.01)
+            await own.execute("ROLLBACK")
+            return await looking
+
+    seen = run(work())
+    assert seen is not None
+    assert seen.left_microusd == 100
 
 
 def test_the_database_itself_refuses_what_an_envelope_cannot_have() -> None:

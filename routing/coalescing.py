@@ -46,8 +46,9 @@ class Lane(Generic[Item, Result]):
     """One kind of operation on one event loop, one batch at a time.
 
     `patience_seconds` is how long an operation waits for a server that is away before it fails with
-    Unavailable. Batches begin at least `apart_seconds` after one another, so that those for which nobody
-    waits are fewer and larger; one for which somebody does begins at once (`hurry`). `repair` makes an item
+    Unavailable. Operations for which nobody waits are gathered for `gather_seconds`, so that their batches
+    are few and large and do not keep up those for which somebody waits; one for which somebody does begins at once
+    (`hurry`). `repair` makes an item
     that the database refuses as data acceptable. An item whose waiter gave up is dropped while it still
     queues, unless the lane is `steadfast`; if it was done all the same, `orphaned` is told.
     """
@@ -57,7 +58,7 @@ class Lane(Generic[Item, Result]):
         run: Run[Item, Result],
         *,
         patience_seconds: float,
-        apart_seconds: float = 0.0,
+        gather_seconds: float = 0.0,
         repair: Callable[[Item], Item] | None = None,
         orphaned: Callable[[Result], None] | None = None,
         steadfast: bool = False,
@@ -65,8 +66,7 @@ class Lane(Generic[Item, Result]):
         self._run = run
         self._line = Line()
         self._patience_seconds = patience_seconds
-        self._apart_seconds = apart_seconds
-        self._began = float("-inf")
+        self._gather_seconds = gather_seconds
         self._in_hurry = False
         self._pause: asyncio.Future[None] | None = None
         self._newest: asyncio.Future[Result] | None = None
@@ -132,7 +132,7 @@ class Lane(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._keep_apart()
+                await self._gather()
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                 self._tell_of_room()
                 await self._finish([entry for entry in batch if self._steadfast or not entry[1].done()])
@@ -146,15 +146,14 @@ class Lane(Generic[Item, Result]):
         if self._room is not None and not self.is_behind and not self._room.done():
             self._room.set_result(None)
 
-    async def _keep_apart(self) -> None:
-        loop = asyncio.get_running_loop()
-        wait_seconds = self._began + self._apart_seconds - loop.time()
-        if wait_seconds > 0 and not self._in_hurry:
+    async def _gather(self) -> None:
+        if self._gather_seconds and not self._in_hurry:
+            loop = asyncio.get_running_loop()
+            since = self._waiting[0][2] - self._patience_seconds  # when the first of them came
             self._pause = loop.create_future()
-            await asyncio.wait([self._pause], timeout=wait_seconds)
+            await asyncio.wait([self._pause], timeout=max(since + self._gather_seconds - loop.time(), 0.0))
             self._pause = None
         self._in_hurry = False
-        self._began = loop.time()
 
     async def _finish(self, batch: list[tuple[Item, asyncio.Future[Result], float]], *, again: bool = False) -> None:
         """Leaves every future of the batch with a result or an exception."""

@@ -30,7 +30,9 @@ MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bi
 MAX_HOLD_SECONDS = 7 * 86_400.0
 RESERVE_PATIENCE_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 60.0
-SETTLEMENTS_APART_SECONDS = 0.025  # where nobody waits for them: a statement for several costs little more than for one
+SETTLEMENTS_GATHER_SECONDS = (
+    0.025  # where nobody waits for them: a statement for several costs little more than for one
+)
 CATCH_UP_SECONDS = 1.0
 SWEEP_BATCH = 200
 ANSWERED = -1  # refuses in a budget's place: the call is over
@@ -214,14 +216,14 @@ class _Lanes:
         self.ending: Lane[Ending, bool] = Lane(
             ledger_batches.end,
             patience_seconds=SETTLE_PATIENCE_SECONDS,
-            apart_seconds=SETTLEMENTS_APART_SECONDS,
+            gather_seconds=SETTLEMENTS_GATHER_SECONDS,
             repair=_repaired_ending,
             steadfast=True,
         )
         self.ending_drawn: Lane[Ending, bool] = Lane(
             ledger_batches.end_drawn,
             patience_seconds=SETTLE_PATIENCE_SECONDS,
-            apart_seconds=SETTLEMENTS_APART_SECONDS,
+            gather_seconds=SETTLEMENTS_GATHER_SECONDS,
             repair=_repaired_ending,
             steadfast=True,
         )

@@ -48,9 +48,8 @@ class Lane(Generic[Item, Result]):
     `patience_seconds` is how long an operation waits for a server that is away before it fails with
     Unavailable. Operations for which nobody waits are gathered for `gather_seconds`, so that their batches
     are few and large and do not keep up those for which somebody waits; one for which somebody does begins at once
-    (`hurry`). `repair` makes an item
-    that the database refuses as data acceptable. An item whose waiter gave up is dropped while it still
-    queues, unless the lane is `steadfast`; if it was done all the same, `orphaned` is told.
+    (`hurry`). `repair` makes an item that the database refuses as data acceptable. An item whose waiter gave up is
+    dropped while it still queues, unless the lane is `steadfast`; if it was done all the same, `orphaned` is told.
     """
 
     def __init__(

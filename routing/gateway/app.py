@@ -26,7 +26,7 @@ from routing.gateway.http import (
 )
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
-from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, ZiggieError
+from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, Unavailable, ZiggieError
 from ziggie.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         async with asyncio.timeout(SETTLE_SECONDS):
             await _wound_up(scope.get("state", {}).get(UNDER_WAY, ()))
+    except Unavailable as error:
+        logger.warning("not all could be written before the end: %s", error.message)
     except TimeoutError:
         logger.warning("the ledger did not answer within %g s: the sweep will settle what was left", SETTLE_SECONDS)
     close_connections()
@@ -82,6 +84,7 @@ async def _wound_up(tasks: Collection[asyncio.Task[None]]) -> None:
         await asyncio.wait(list(tasks))
     await settled()
     await ledger.drain()
+    await book().flush()
 
 
 async def serve(http: Http) -> None:

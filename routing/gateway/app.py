@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
-from routing.gateway.guesses import caller_address, guesses
+from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,
     JSON_TYPE,
@@ -26,7 +26,7 @@ from routing.gateway.http import (
 )
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
-from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, Unavailable, ZiggieError
+from ziggie.errors import NotFound, RateLimited, RoutingError, Unavailable, ZiggieError
 from ziggie.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -110,16 +110,7 @@ async def _endpoint(http: Http) -> None:
     method, endpoint = found
     if http.method != method:
         raise MethodNotAllowed(f"this endpoint takes {method}")
-    await endpoint(http, await _authenticated(http))
-
-
-async def _authenticated(http: Http) -> Key:
-    """Raises Unauthorized, RateLimited after too many wrong keys, or Forbidden."""
-    try:
-        return await book().authenticate(http.raw_key)
-    except Unauthorized:
-        await guesses().count(caller_address(http.address, http.forwarded))
-        raise
+    await endpoint(http, await authenticated(http))
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:

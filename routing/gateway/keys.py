@@ -60,7 +60,7 @@ class KeyBook:
 
     async def authenticate(self, raw_key: str) -> Key:
         """Raises Unauthorized, or Forbidden for a key without the scope."""
-        digest = hashlib.sha256(raw_key.encode("utf-8", "replace")).digest()
+        digest = _digest(raw_key)
         age = time.monotonic() - self._checked_at
         if age >= STALE_SECONDS:
             await self._refresh()
@@ -76,6 +76,11 @@ class KeyBook:
             raise Forbidden(f"this API key lacks the scope {SCOPE!r}")
         self._note_use(key)
         return key
+
+    def id_of(self, raw_key: str) -> str | None:
+        """Of a key that is in memory, without a look."""
+        key = self._keys.get(_digest(raw_key))
+        return None if key is None else key.id
 
     # --- following the database ---
 
@@ -145,6 +150,10 @@ def _look_again_later(check: asyncio.Task[None]) -> None:
     """A look beside a request that failed is no news: once the keys are too old, requests fail by it."""
     if not check.cancelled():
         check.exception()
+
+
+def _digest(raw_key: str) -> bytes:
+    return hashlib.sha256(raw_key.encode("utf-8", "replace")).digest()
 
 
 def _key(row: tuple[Any, ...]) -> Key:

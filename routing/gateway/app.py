@@ -23,6 +23,7 @@ from routing.gateway.http import (
     Receive,
     Scope,
     Send,
+    header_text,
 )
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
@@ -124,8 +125,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     request_id = call_id or str(uuid7())
     body = dialect.error(error, status, request_id)
     headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
-    if call_id is not None:
-        headers.append((b"x-ziggie-attempts", b"%d" % len(error.details)))
+    if isinstance(error, RoutingError):
+        headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     if status in CLOSING:

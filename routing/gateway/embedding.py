@@ -89,6 +89,9 @@ async def _embedded(
     call = _Embedding(request, asked, texts, configuration, models)
     try:
         answer, model = await call.run()
+    except RoutingError as error:
+        error.told = call.told()
+        raise
     finally:
         beside(call.settle())
         admission.used = sum(record.input_tokens or 0 for record in call.records)
@@ -156,6 +159,15 @@ class _Embedding:
         except asyncio.CancelledError:
             self._outcome = "cancelled"
             raise
+
+    def told(self) -> dict[str, str]:
+        """What a caller hears of a call without an answer."""
+        first = self._models[0]
+        model, provider, source = first.slug, first.provider.slug, str(first.source)
+        if self.records:
+            model, provider, source = self.records[-1].model, self.records[-1].provider, self.records[-1].source
+        told = {"model": model, "provider": provider, "source": source, "rule": EMBEDDINGS}
+        return told | {"attempts": str(len(self.records)), "cache": "off"}
 
     async def _run(self) -> tuple[Embeddings, ModelSpec]:
         amounts = self._worst_case()

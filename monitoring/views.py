@@ -8,6 +8,7 @@ from django.views.decorators.http import require_GET
 from agents.models import AgentRun
 from knowledge.models import Video
 from monitoring import kpis, readiness
+from routing import usage
 from ziggie.pages import staff_page
 
 RECENT = 8
@@ -28,7 +29,7 @@ def dashboard_figures(request: HttpRequest) -> HttpResponse:
 
 def _figures() -> dict[str, object]:
     return {
-        "totals": kpis.totals_since(kpis.last_thirty_days()),
+        "totals": kpis.totals(usage.last_days(30)),
         "budgets": kpis.budgets_now(),
         "providers": kpis.providers_now(),
     }

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-from django.utils import timezone
-
-from routing import policies, replay
+from routing import policies, replay, usage
 from routing.configuration import Problem
-from routing.models import RoutedCall, RoutingPolicy
+from routing.models import RoutingPolicy
 from ziggie.errors import ZiggieError
 
 DAYS = (1, 7, 30)
@@ -29,7 +26,7 @@ class Replayed:
 
 def replayed(target: Callable[[], replay.Target], *, days: int, calls: int) -> Replayed:
     """The newest `calls` of the last `days` through a policy. Never raises for a policy that cannot be read."""
-    recorded = RoutedCall.objects.filter(created_at__gte=timezone.now() - timedelta(days=days)).count()
+    recorded = usage.totals(usage.last_days(days)).calls
     try:
         report = replay.replay(target(), days=days, max_calls=calls)
     except ZiggieError as error:

@@ -85,6 +85,11 @@ def period(since: str, until: str) -> Period:
     return Period(_rollup_start(begin, zone), whole if whole == end else whole + _rollup_width(zone, end))
 
 
+def last_days(days: int) -> Period:
+    """Until now."""
+    return period((timezone.now() - timedelta(days=days)).isoformat(), "")
+
+
 def _rollup_width(zone: ZoneInfo, at: datetime) -> timedelta:
     offset = at.astimezone(zone).utcoffset() or timedelta()
     return timedelta(minutes=15) if offset % timedelta(hours=1) else timedelta(hours=1)

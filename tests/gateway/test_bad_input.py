@@ -11,7 +11,8 @@ import httpx2
 import pytest
 
 from routing.gateway import protocol
-from routing.models import RoutedCall
+from routing.gateway.reading import MAX_IMAGES, MAX_PARTS
+from routing.models import Budget, LanguageModel, RoutedCall
 from tests.gateway.conftest import Gateway
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -186,6 +187,54 @@ def test_a_million_messages_are_too_many(gateway: Gateway) -> None:
     answer = post(gateway, CHAT, b'{"model":"gpt","messages":[' + b"{}," * 999_999 + b"{}]}")
     assert answer.status_code == 413
     assert "at most" in refusal(answer, CHAT)
+
+
+def asked(gateway: Gateway, path: str, **changes: Any) -> httpx2.Response:
+    return httpx2.post(gateway.url + path, json={**GOOD[path], **changes}, headers=gateway.headers, timeout=60)
+
+
+def picture(path: str) -> dict[str, Any]:
+    if path == MESSAGES:
+        return {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+    return {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_request_has_at_most_so_many_images(gateway: Gateway, path: str, turns: int) -> None:
+    LanguageModel.objects.filter(slug="gpt").update(context_window=10_000_000)
+    Budget.objects.update(limit_microusd=100_000_000)
+
+    def ask(images: int) -> httpx2.Response:
+        first = [picture(path)] * (images // turns)
+        turn = {"role": "user", "content": [picture(path)] * (images - len(first) * (turns - 1))}
+        return asked(gateway, path, messages=[{"role": "user", "content": first}] * (turns - 1) + [turn])
+
+    answer = ask(MAX_IMAGES + 1)
+    assert answer.status_code == 413
+    assert f"at most {MAX_IMAGES} images are accepted, and there are {MAX_IMAGES + 1}" in refusal(answer, path)
+    assert not gateway.openai.calls
+    assert ask(MAX_IMAGES).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_message_has_at_most_so_many_parts(gateway: Gateway, path: str) -> None:
+    part = {"type": "text", "text": "x"}
+    turn = {"role": "user", "content": [part] * (MAX_PARTS + 1)}
+    answer = asked(gateway, path, messages=[turn])
+    assert answer.status_code == 413
+    assert f"content: at most {MAX_PARTS} are accepted, and there are {MAX_PARTS + 1}" in refusal(answer, path)
+    assert not gateway.openai.calls
+    assert asked(gateway, path, messages=[{"role": "user", "content": [part] * MAX_PARTS}]).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("content", [7, {}, [7], ["text"], [{}], [{"type": "text"}], [{"type": "hologram"}]])
+def test_parts_that_are_none_are_refused(gateway: Gateway, path: str, content: Any) -> None:
+    answer = asked(gateway, path, messages=[{"role": "user", "content": content}])
+    assert answer.status_code == 400
+    assert "messages[0]" in refusal(answer, path)
+    assert not gateway.openai.calls
 
 
 def test_a_body_of_100_megabytes_is_refused_before_it_is_read(gateway: Gateway) -> None:

@@ -46,8 +46,7 @@ class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
     first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
-    there will be no answer. `usage`, `stop_reason`
-    and `mean_logprob` come near the end, in any order."""
+    there will be no answer. `usage`, `stop_reason` and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
     reasoning: str = ""
@@ -91,6 +90,7 @@ ErrorKind = Literal[
     "context_overflow",  # the prompt is longer than the model's context
     "content_filter",
     "protocol",  # the answer is not what the API promises
+    "unfit",  # a model answered, and not in the form that it was held to
     "cut",  # the answer stopped before its end
     "busy",  # we did not ask: no slot came free, or another call tries a provider that had failed
 ]
@@ -98,6 +98,8 @@ ErrorKind = Literal[
 
 # The provider answered, and it is the request that was wrong: the opposite of an outage.
 REFUSALS: frozenset[ErrorKind] = frozenset({"bad_request", "context_overflow", "content_filter"})
+# Nor is it an outage where the model could not do what was asked: the request may have kept it from that.
+ANSWERED: frozenset[ErrorKind] = REFUSALS | {"unfit"}
 
 
 class ProviderError(Exception):

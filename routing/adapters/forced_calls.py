@@ -136,7 +136,7 @@ class CallDecoder:
         for delta in deltas:
             self._has_called = self._has_called or delta.tool_index is not None
             self._text.append(delta.text)
-            told = replace(delta, text="")
+            told = replace(delta, text="", held=delta.text)
             if delta.stop_reason is not None and not self._has_called:
                 call = _call("".join(self._text), delta.stop_reason, self._sent, self.usage)
                 if isinstance(call, Text):

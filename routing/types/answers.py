@@ -46,7 +46,8 @@ class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
     first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
-    there will be no answer. `usage`, `stop_reason` and `mean_logprob` come near the end, in any order."""
+    there will be no answer. `held` is what the model has just written of something that comes whole in a later delta.
+    `usage`, `stop_reason` and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
     reasoning: str = ""
@@ -63,11 +64,17 @@ class Delta:
     response_id: str = ""
     mean_logprob: float | None = None
     refuses: bool = False
+    held: str = ""
 
     @property
     def is_output(self) -> bool:
         """True if a client would see something: such a delta ends the time in which we may fall back."""
         return bool(self.text or self.reasoning or self.tool_index is not None)
+
+    @property
+    def is_written(self) -> bool:
+        """True if the model writes, whether or not a client sees it: such a delta is a first token in time."""
+        return bool(self.text or self.reasoning or self.held or self.tool_index is not None)
 
 
 @value

@@ -9,6 +9,7 @@ import pytest
 from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
+from routing.collecting import Collector
 from routing.types import ChatResult, ProviderError, StopReason, Tool, UnsupportedByProvider
 from tests.routing.adapters_support import ask, model
 
@@ -96,6 +97,15 @@ def test_what_is_no_call_is_no_answer(text: str) -> None:
     whole = b"".join(json.dumps(line).encode() + b"\n" for line in lines(text, "stop"))
     with pytest.raises(ProviderError, match="tool call"):
         CODEC.chat_stream(sent).feed(whole)
+
+
+def test_what_is_held_back_shows_that_the_model_writes() -> None:
+    pieces = [json.dumps(line).encode() + b"\n" for line in lines('{"city": "Oslo"}', "stop")]
+    decoder = CODEC.chat_stream(sent_for(WEATHER, stream=True))
+    collector = Collector()
+    (introduction, first), (second,) = decoder.feed(pieces[0]), decoder.feed(pieces[1])
+    assert [collector.add(delta) for delta in (introduction, first, second)] == [False, True, False]
+    assert not any(delta.is_output for delta in (introduction, first, second))
 
 
 @pytest.mark.parametrize("said", ["", "I would", '{"city": "Oslo"}'])

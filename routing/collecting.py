@@ -111,6 +111,7 @@ def prompt_tokens(request: ChatRequest) -> int:
     """An estimate of a request's input tokens, tools included."""
     total = 4 * len(request.messages)
     for message in request.messages:
+        total += estimate_tokens(message.name) if message.name else 0
         for part in message.parts:
             if isinstance(part, Text | Reasoning):
                 total += estimate_tokens(part.text)

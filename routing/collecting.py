@@ -20,9 +20,8 @@ class Collector:
     _whole: ChatResult | None = None
 
     def take_whole(self, result: ChatResult) -> None:
-        """Takes in an answer that came in one piece."""
+        """Takes in an answer that came in one piece: nobody saw when it began."""
         self._whole = result
-        self.first_output = time.monotonic()
         self.characters = sum(len(part.text) for part in result.parts if isinstance(part, Text | Reasoning))
 
     def add(self, delta: Delta) -> bool:

@@ -142,17 +142,8 @@ class DirectHttp(Http):
         self._connection.write_soon(self._head(200, headers, framing))
 
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        if self._connection.room is not None:
-            await super().send_piece(piece, last=last)
-        else:
-            self._write_piece(piece, last=last)
-
-    async def _send_piece(self, piece: bytes, *, last: bool) -> None:
-        while (room := self._connection.room) is not None:
+        while (room := self._connection.room) is not None:  # the connection ends if that takes too long
             await asyncio.shield(room)
-        self._write_piece(piece, last=last)
-
-    def _write_piece(self, piece: bytes, *, last: bool) -> None:
         if self._is_chunked:
             piece = (b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"") + (b"0\r\n\r\n" if last else b"")
         self._connection.write_soon(piece)

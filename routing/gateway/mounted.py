@@ -1,18 +1,23 @@
-"""What daphne, which serves pages and gateway under one address, takes of a request before anybody looks at it.
+"""What daphne, which serves pages and gateway under one address, takes of a request before anybody looks at it, and
+keeps of an answer that its client does not read.
 
-By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked; and
-a byte now and then keeps a connection open for ever that never says what it wants.
+By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked; a byte
+now and then keeps a connection open for ever that never says what it wants; and answers pile up in memory.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daphne import http_protocol
+from daphne.server import Server
 from django.conf import settings
 from twisted.internet import reactor as twisted_reactor
 
 from routing.gateway import http as limits
 from routing.gateway.http import RequestTimeout
 from routing.gateway.refusals import refusal
+from routing.gateway.sockets import untaken
 from ziggie.errors import TooLarge, ZiggieError
 
 reactor: Any = twisted_reactor
@@ -22,11 +27,16 @@ LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
 
 
 class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # the package has no types
-    """Between requests: who has begun one must go on with it. Idle connections are left to daphne's own limit."""
+    """Between requests: who has begun one must go on with it. Idle connections are left to daphne's own limit.
+
+    Within an answer: `room` is set while the client takes what it is sent; one that takes nothing is left."""
 
     _deadline: Any = None
+    _taking: Any = None
 
     def connectionMade(self) -> None:
+        self.room = asyncio.Event()
+        self.room.set()
         super().connectionMade()
         self._deadline = reactor.callLater(HEAD_SECONDS, self._too_slow)
 
@@ -43,7 +53,49 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
 
     def connectionLost(self, reason: Any) -> None:
         self.request_has_begun()
+        self._forget_taking()
+        self.room.set()
         super().connectionLost(reason)
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        self.room.clear()
+        self._watch_taking()
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self._forget_taking()
+        self.room.set()
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self._watch_taking()
+
+    def _watch_taking(self) -> None:
+        if self._taking is None and self._waiting:
+            self._taking = reactor.callLater(limits.SEND_SECONDS, self._look_whether_taken, self._not_taken())
+
+    def _look_whether_taken(self, before: int) -> None:
+        self._taking = None
+        if self._not_taken() < before:
+            self._watch_taking()
+        else:
+            self.transport.abortConnection()
+
+    def _forget_taking(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _not_taken(self) -> int:
+        return self._waiting + untaken(self.transport.socket)
+
+    @property
+    def _waiting(self) -> int:
+        """Bytes that wait in the transport, which says so in no other way."""
+        transport = self.transport
+        waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+        return waiting
 
     def _too_slow(self) -> None:
         self._deadline = None
@@ -117,7 +169,23 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             self.channel.transport.abortConnection()
 
 
+Reply = Callable[[Server, Any, Any], Awaitable[None]]
+
+
+def waiting_for_room(handle_reply: Reply) -> Reply:
+    """An application's `send`, which returns once the client has taken enough for more."""
+
+    async def reply(server: Server, protocol: Any, message: Any) -> None:
+        await handle_reply(server, protocol, message)
+        channel = getattr(protocol, "channel", None)  # of a request that is not over
+        if channel is not None:
+            await channel.room.wait()
+
+    return reply
+
+
 def install() -> None:
     """Has daphne make its connections and requests bounded ones."""
     http_protocol.HTTPFactory.protocol = BoundedChannel
     http_protocol.WebRequest = BoundedRequest
+    Server.handle_reply = waiting_for_room(Server.handle_reply)

@@ -15,11 +15,13 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from routing.gateway import http as limits
 from routing.gateway.direct import DirectHttp
 from routing.gateway.heads import Head, KnownHeads, read_head
 from routing.gateway.http import UNDER_WAY, Headers, Http
 from routing.gateway.outlet import outlet
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
+from routing.gateway.sockets import drop_at_close, untaken
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 10.0
@@ -69,6 +71,8 @@ class Connection(asyncio.Protocol, ABC):
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None  # while the client reads too slowly
+        self._untaken = 0  # bytes, when it was last looked at
+        self._taking_timer: asyncio.TimerHandle | None = None
         self._unsent: list[bytes] = []
         self._stopping = False
         self._is_deaf = False  # what comes now is not read: the last answer is out, or will be the last one
@@ -144,32 +148,74 @@ class Connection(asyncio.Protocol, ABC):
         self._flush()
         if self._reading is self._current and (self._reading is not None or self._head_bytes > 0):
             self._give_up(400)
+        self._watch_taking()  # the transport closes once all is taken
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        for timer in (self._head_timer, self._idle_timer):
+        for timer in (self._head_timer, self._idle_timer, self._taking_timer):
             if timer is not None:
                 timer.cancel()
         self._early.clear()
-        self.resume_writing()
+        self._make_room()
         if self._current is not None:
             self._current.lose_client()
         del self._parser  # it refers to this object
 
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
+        self._watch_taking()
+        if self._current is None and not self._stopping:
+            self._wait_for_room()
 
     def resume_writing(self) -> None:
+        self._make_room()
+        if self._transport.is_closing():
+            return  # what is left must be taken, too
+        if self._taking_timer is not None:
+            self._taking_timer.cancel()
+            self._taking_timer = None
+        if self._current is None and not self._stopping:
+            self._go_on()
+            self.resume_reading()
+
+    def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         self._room = None
+
+    def _wait_for_room(self) -> None:
+        """A client that takes no answers is not asked for more requests."""
+        self._stop_head_timer()
+        self._transport.pause_reading()
+
+    def _watch_taking(self) -> None:
+        """A client that takes nothing of what waits for it is left: a transport that closes waits for ever."""
+        if self._taking_timer is None and self._transport.get_write_buffer_size():
+            self._untaken = self._not_taken()
+            self._taking_timer = self._loop.call_later(limits.SEND_SECONDS, self._look_whether_taken)
+
+    def _look_whether_taken(self) -> None:
+        self._taking_timer = None
+        if self._not_taken() < self._untaken:
+            self._watch_taking()
+        else:
+            drop_at_close(self._transport.get_extra_info("socket"))
+            self._transport.abort()
+
+    def _not_taken(self) -> int:
+        """Bytes, in the transport and in the system."""
+        return self._transport.get_write_buffer_size() + untaken(self._transport.get_extra_info("socket"))
+
+    def _close(self) -> None:
+        self._transport.close()
+        self._watch_taking()
 
     def shutdown(self) -> None:
         """The server stops: what is under way is finished."""
         self._stopping = True
         if self._current is None:
             self._flush()
-            self._transport.close()
+            self._close()
 
     # --- the parser's side ---
 
@@ -235,6 +281,8 @@ class Connection(asyncio.Protocol, ABC):
 
     def write(self, data: bytes) -> None:
         if not self._transport.is_closing():
+            if self._room is not None:
+                self._untaken += len(data)
             self._transport.write(data)
 
     def write_soon(self, data: bytes) -> None:
@@ -252,7 +300,8 @@ class Connection(asyncio.Protocol, ABC):
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._early and not self._transport.is_closing():
+        has_room = self._room is None or self._current is not None
+        if has_room and not self._early and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:
@@ -265,9 +314,16 @@ class Connection(asyncio.Protocol, ABC):
             self._is_deaf = self._stopping = True
             self._flush()
             if request.is_whole:
-                self._transport.close()
+                self._close()
             else:
-                self._loop.call_later(LINGER_SECONDS, self._transport.close)
+                self._loop.call_later(LINGER_SECONDS, self._close)
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """With what came while the last request was answered."""
+        if self._room is not None:
+            self._wait_for_room()
         elif self._early:
             self._current = self._early.popleft()
             self._begin(self._current)
@@ -292,15 +348,15 @@ class Connection(asyncio.Protocol, ABC):
             return
         self._flush()
         if self._current is None or not self._current.started:
-            self._transport.write(self.refusal(status, self._url))
-        self._transport.close()
+            self.write(self.refusal(status, self._url))
+        self._close()
 
     def _look_whether_idle(self) -> None:
         """One timer a connection, however many requests it serves."""
         idle_until = self._idle_since + KEEP_ALIVE_SECONDS
-        busy = self._current is not None or self._head_bytes > 0
+        busy = self._current is not None or self._head_bytes > 0 or self._room is not None
         if not busy and self._loop.time() >= idle_until:
-            self._transport.close()
+            self._close()
             return
         again_at = max(idle_until, self._loop.time() + KEEP_ALIVE_SECONDS / 10)
         self._idle_timer = self._loop.call_at(again_at, self._look_whether_idle)

@@ -6,3 +6,4 @@ from routing.gateway import mounted
 
 mounted.HEAD_SECONDS = 1.0
 mounted.REQUEST_SECONDS = 1.0
+mounted.limits.SEND_SECONDS = 3.0

@@ -283,6 +283,7 @@ class Walk:
                     confidence=verdict.confidence,
                     role=step.role,
                     repair=repair,
+                    sent=delivery.has_begun,
                 )
             )
         return Answer(result, candidate, verdict, number)

@@ -6,7 +6,7 @@ waits for it in vain. service.py goes this way for callers inside; the gateway g
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -100,6 +100,8 @@ async def open_call(
                 call_id, request, demand, planned, allowed_models, until=deadline, meanwhile=meanwhile
             )
         except BaseException as error:  # whoever waits for this call's answer goes on without it
+            if isinstance(error, RoutingError) and "rule" not in error.told:
+                error.told = _told(planned.plan, (), turn.state)
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
     observer = Breakers(by_package=by_package)
@@ -207,8 +209,24 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     elif call.walk.skipped and not attempts and not late:
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
     error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
-    error.call_id = str(call.id)
+    return name_call(error, call)
+
+
+def name_call(error: RoutingError, call: OpenCall) -> RoutingError:
+    """The error with the call that it ended."""
+    error.call_id = error.call_id or str(call.id)
+    error.told = _told(call.plan, call.walk.attempts, call.turn.state)
     return error
+
+
+def _told(plan: Plan, attempts: Sequence[Attempt], cache: str) -> dict[str, str]:
+    """By the last attempt, or where there was none by who would have been asked first."""
+    first = plan.candidates[0].model
+    model, provider, source = first.slug, first.provider.slug, str(first.source)
+    if attempts:
+        model, provider, source = attempts[-1].model, attempts[-1].provider, str(attempts[-1].source)
+    told = {"model": model, "provider": provider, "source": source, "rule": plan.rule}
+    return told | {"attempts": str(len(attempts)), "cache": cache}
 
 
 def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> receipts.Books:

@@ -17,7 +17,7 @@ import psycopg
 
 from routing import database
 from routing.handover import beside, owned
-from routing.types import REFUSALS, ErrorKind, ModelSpec, ProviderError, ProviderSpec
+from routing.types import ANSWERED, ErrorKind, ModelSpec, ProviderError, ProviderSpec
 from ziggie import live
 from ziggie.errors import Unavailable
 
@@ -180,10 +180,11 @@ async def record_failure(
 ) -> None:
     """Counts a failed call; opens the circuit of the provider or the model when it is time to.
 
-    A refusal of this one request counts as a success: somebody answered. `model` is None for a check of
-    the provider itself, which then bears all the blame; `threshold` says then how many checks must fail.
+    A refusal of this one request, or an answer that does not fit it, counts as a success: somebody answered.
+    `model` is None for a check of the provider itself, which then bears all the blame; `threshold` says then how
+    many checks must fail.
     """
-    if error.kind in REFUSALS:
+    if error.kind in ANSWERED:
         await record_success(provider, model)
         return
     trouble = TROUBLES.get(error.kind)

@@ -16,20 +16,22 @@ class Collector:
     characters: int = 0
     first_output: float | None = None  # on time.monotonic's clock
     _assembler: Assembler = field(default_factory=Assembler)
+    _held: list[str] = field(default_factory=list)
     _whole: ChatResult | None = None
 
     def take_whole(self, result: ChatResult) -> None:
-        """Takes in an answer that came in one piece."""
+        """Takes in an answer that came in one piece: nobody saw when it began."""
         self._whole = result
-        self.first_output = time.monotonic()
         self.characters = sum(len(part.text) for part in result.parts if isinstance(part, Text | Reasoning))
 
     def add(self, delta: Delta) -> bool:
-        """Takes one delta in; True if it is the first that a client would see."""
-        first = delta.is_output and self.first_output is None
+        """Takes one delta in; True if it is the first that shows that the model writes."""
+        first = self.first_output is None and delta.is_written
         if first:
             self.first_output = time.monotonic()
         self.characters += len(delta.text) + len(delta.reasoning) + len(delta.tool_arguments)
+        if delta.held:
+            self._held.append(delta.held)
         self._assembler.add(delta)
         return first
 
@@ -56,11 +58,18 @@ class Collector:
         usage = reported or self._assembler.usage
         if self.first_output is None and not reached:
             return usage
-        said = with_estimates(replace(self._assembler.result(), usage=Usage()), request, candidate).usage
+        said = with_estimates(self._said(usage), request, candidate).usage
         heard = not unseen or self.first_output is not None
         if heard and (usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens):
             usage = _estimated(usage, "output_tokens", said.output_tokens)
         return usage if usage.input_tokens is not None else _estimated(usage, "input_tokens", said.input_tokens)
+
+    def _said(self, usage: Usage) -> ChatResult:
+        """What came of the answer, without its counts; what was held back of it, too, where nobody has counted that."""
+        result = replace(self._assembler.result(), usage=Usage())
+        is_there = result.text or result.tool_calls
+        held = "" if is_there or usage.output_tokens is not None else "".join(self._held)
+        return replace(result, parts=(*result.parts, Text(held))) if held else result
 
 
 def charged(usage: Usage, candidate: Candidate, *, unseen: bool) -> tuple[Usage, int]:
@@ -101,6 +110,7 @@ def prompt_tokens(request: ChatRequest) -> int:
     """An estimate of a request's input tokens, tools included."""
     total = 4 * len(request.messages)
     for message in request.messages:
+        total += estimate_tokens(message.name) if message.name else 0
         for part in message.parts:
             if isinstance(part, Text | Reasoning):
                 total += estimate_tokens(part.text)

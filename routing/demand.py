@@ -28,7 +28,7 @@ TOKENS_PER_MESSAGE = 16
 TOKENS_PER_TOOL = 64
 TOOLS_PREAMBLE_TOKENS = 1_024
 SCHEMA_PREAMBLE_TOKENS = 512
-IMAGE_TOKENS_AT_MOST = 8_192
+IMAGE_TOKENS_AT_MOST = 49_152  # gpt-4o-mini counts up to 48,169
 IMAGE_TOKENS_LIKELY = 1_500
 # Enough of the first user message to tell conversations apart.
 KEY_CHARACTERS = 4_096
@@ -174,6 +174,8 @@ class _Size:
 
     def add_message(self, message: Message) -> None:
         self.at_most += TOKENS_PER_MESSAGE
+        if message.name:
+            self.add_prompt(message.name)
         for part in message.parts:
             if isinstance(part, Text):  # nearly all of them
                 self.add_prompt(part.text)

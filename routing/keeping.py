@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
 LONGEST_SECONDS = 4 * 3600.0  # from its admission; nobody keeps money away from others for ever
-MOST_AT_ONCE = 1_000
+MOST_AT_ONCE = 10_000
 # Rows that somebody has locked are being settled just now.
 RENEW = """
 UPDATE routing_reservation r SET expires_at = greatest(r.expires_at, now() + make_interval(secs => renewed.seconds))

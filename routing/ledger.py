@@ -38,12 +38,13 @@ SWEEP_BATCH = 200
 ANSWERED = -1  # refuses in a budget's place: the call is over
 __all__ = ["BALANCES", "Hold", "balances", "caught_up", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
+# Who lives renews its holds, and may have been kept from it by a database that was away.
 EXPIRED = """
 SELECT id, envelope_id, period_ids, ARRAY(
     SELECT p.budget_id FROM unnest(period_ids) WITH ORDINALITY AS held(period, place)
     LEFT JOIN routing_budgetperiod p ON p.id = held.period ORDER BY place
 ), amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
-WHERE expires_at <= coalesce(%s, now()) ORDER BY expires_at LIMIT %s
+WHERE expires_at <= coalesce(%s, now() - interval '30 seconds') ORDER BY expires_at LIMIT %s
 """
 BALANCES = """
 SELECT b.id, b.limit_microusd, coalesce(p.settled_microusd + p.held_microusd, 0)

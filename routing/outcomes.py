@@ -13,7 +13,7 @@ def was_at_work(error: ProviderError) -> bool:
     what evidently no model has answered, costs nothing."""
     if error.unbilled:
         return False
-    return error.kind in ("timeout", "cut", "protocol") and (error.status is None or error.status < 400)
+    return error.kind in ("timeout", "cut", "protocol", "unfit") and (error.status is None or error.status < 400)
 
 
 def outcome_of(error: ProviderError) -> Outcome:

@@ -125,8 +125,8 @@ def _offer(model: LanguageModel, price: Price | None, listed: Any, source: str) 
 
 
 def _dearest_of_day(found: Any) -> tuple[Any, bool]:
-    """What the list asks today, and whether that changes with the hour (DeepSeek's does): then the most that it asks,
-    since a price here has no hours, and what is held for a call must do at any of them."""
+    """What the list asks today, and whether that changes with the hour (DeepSeek's does): then what it asks at the
+    hour whose input is dearest, since a price here has no hours, and what is held for a call must do at any of them."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     asked = [found.get_prices(midnight + half_hour * timedelta(minutes=30)) for half_hour in range(48)]
     figures = [_figures(terms, 0) for terms in asked]

@@ -217,9 +217,8 @@ def task_usage(walk: Walk, answer: Answer) -> Usage:
 
 def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: Usage | None) -> UsageRow:
     model, usage = snapshot.models[attempt.model], attempt.usage
-    watt_hours, energy = pricing.energy(
-        attempt.seconds, model.provider.power_watts, snapshot.settings.electricity_usd_per_kwh
-    )
+    seconds = attempt.seconds if attempt.sent else 0.0  # a machine that never heard of it was not at work
+    watt_hours, energy = pricing.energy(seconds, model.provider.power_watts, snapshot.settings.electricity_usd_per_kwh)
     baseline = pricing.baseline_microusd(serves, _baseline_price(snapshot)) if serves else 0
     return UsageRow(
         attempt=attempt.number,
@@ -282,6 +281,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
         "repair": attempt.repair,
         "note": attempt.note,
         "served": attempt.served,
+        "sent": attempt.sent,
     }
 
 

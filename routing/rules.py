@@ -293,7 +293,8 @@ class _Draft:
 
 
 def refusal(dropped_models: list[Dropped], rule: str) -> RoutingError:
-    """The error for a plan without a candidate: 402 for money alone, 400 for abilities alone, else 503."""
+    """The error for a plan without a candidate: 402 for money alone, 400 for abilities alone, else 503. It tells of the
+    model that would have come first."""
     kinds = {d.kind for d in dropped_models}
     kind: type[RoutingError] = NoRoute
     if kinds <= _MONEY or "denied" in kinds:
@@ -306,4 +307,7 @@ def refusal(dropped_models: list[Dropped], rule: str) -> RoutingError:
         | {"reason": d.reason}
         for d in dropped_models
     ]
-    return kind(f"no model may serve this request (rule {rule!r}): {reasons}", details=details)
+    error = kind(f"no model may serve this request (rule {rule!r}): {reasons}", details=details)
+    first = {name: str(details[0][name]) for name in ("model", "provider", "source")} if details else {}
+    error.told = {**first, "rule": rule, "attempts": "0", "cache": "off"}
+    return error

@@ -42,7 +42,17 @@ from routing.batch_rows import (
     unfinished,
 )
 from routing.calling import ask
-from routing.calls import OpenCall, answer, close_books, is_live, open_call, settle, settle_soon, why_no_answer
+from routing.calls import (
+    OpenCall,
+    answer,
+    close_books,
+    is_live,
+    name_call,
+    open_call,
+    settle,
+    settle_soon,
+    why_no_answer,
+)
 from routing.kept_calls import answered, forget, fresh_id
 from routing.reviews import newest_review, review, withdraw
 from routing.types import ChatRequest, Delta, Hints, ModelSpec, Plan, Routed, message
@@ -69,6 +79,7 @@ __all__ = [
     "hurry_batch",
     "is_live",
     "may_wait",
+    "name_call",
     "newest_review",
     "open_call",
     "open_envelope",

@@ -88,8 +88,10 @@ def patience() -> Iterator[None]:
 def nothing_is_remembered() -> Iterator[None]:
     """What one test configured or learned is not what the next one sees."""
     from routing import calibration, circuits, snapshot
+    from ziggie.guesses import gate
 
     def forget() -> None:
+        gate.forget()  # all tests call from one address
         snapshot.forget()
         calibration.forget()
         circuits.remember(circuits.Known())

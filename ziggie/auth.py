@@ -12,6 +12,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
+from ziggie.guesses import caller_address, check
 from ziggie.models import ApiKey, FormerSecret, hash_key
 
 if TYPE_CHECKING:  # rest_framework.views itself imports this module, by its name in the settings
@@ -31,13 +32,17 @@ class Caller:
     allowed_models: tuple[str, ...] = ()
 
 
-def authenticate_key(raw_key: str) -> Caller | None:
-    """The caller behind an API key, or None if it is unknown, disabled or expired."""
+def authenticate_key(raw_key: str, address: str | None = None) -> Caller | None:
+    """The caller behind an API key, or None if it is unknown, disabled or expired. With the address that it came
+    from it may be a guess: raises RateLimited where that has made too many."""
     now = timezone.now()
     digest = hash_key(raw_key)
     former = FormerSecret.objects.filter(key_hash=digest, valid_until__gt=now).values("key")
     key = ApiKey.objects.filter(Q(key_hash=digest) | Q(pk__in=former)).first()
-    if key is None or not key.usable:
+    is_usable = key is not None and key.usable
+    if address is not None:
+        check(address, str(key.pk) if key and is_usable else None)
+    if key is None or not is_usable:
         return None
     ApiKey.objects.filter(
         Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - LAST_USED_RESOLUTION), pk=key.pk
@@ -78,7 +83,8 @@ class ApiKeyAuthentication(BaseAuthentication):
         raw_key = raw_key_of(request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", ""))
         if not raw_key:
             return None
-        caller = authenticate_key(raw_key)
+        address = caller_address(request.META.get("REMOTE_ADDR", ""), request.headers.get("X-Forwarded-For", ""))
+        caller = authenticate_key(raw_key, address)
         if caller is None:
             raise AuthenticationFailed("this API key is unknown, disabled or expired")
         return KeyUser(caller), caller

@@ -33,6 +33,8 @@ from django.urls import path, re_path
 
 from ziggie import live
 from ziggie.auth import Caller, authenticate_key, raw_key_of
+from ziggie.errors import RateLimited
+from ziggie.guesses import caller_address
 from ziggie.models import PREFIX
 from ziggie.outbox import Outbox
 from ziggie.pglayer import GAP_GROUP
@@ -219,7 +221,10 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
 async def caller_of(scope: Scope) -> Caller | None:
     """Who opened the socket, as the database says now. A key that is shown decides, not a session beside it."""
     if raw_key := _raw_key(scope):
-        caller: Caller | None = await database_sync_to_async(authenticate_key)(raw_key)
+        try:
+            caller: Caller | None = await database_sync_to_async(authenticate_key)(raw_key, _address(scope))
+        except RateLimited:  # a handshake has no word for it
+            return None
         return caller
     store = import_module(settings.SESSION_ENGINE).SessionStore
     user = await get_user({"session": store(scope["cookies"].get(settings.SESSION_COOKIE_NAME))})
@@ -234,6 +239,11 @@ def may_listen(caller: Caller) -> bool:
 
 def _identity(caller: Caller) -> str:
     return caller.key_id or f"user {caller.name}"
+
+
+def _address(scope: Scope) -> str:
+    forwarded = [value.decode("latin1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for"]
+    return caller_address((scope.get("client") or ("",))[0], ",".join(forwarded))
 
 
 def _raw_key(scope: Scope) -> str:

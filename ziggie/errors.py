@@ -23,6 +23,8 @@ Services raise these; only the web layer turns them into HTTP and only commands 
 Their text is shown to callers: it never holds a secret.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from django.views.decorators.csrf import csrf_exempt
@@ -86,10 +88,12 @@ class Unavailable(ZiggieError):
 
 
 class RoutingError(ZiggieError):
-    """A routed call that gave no answer. `call_id` names its receipt once there is one."""
+    """A routed call that gave no answer. `call_id` names its receipt once there is one. `told` is what its caller hears
+    of the way it was to go, as far as that is known: model, provider, source, rule, attempts, cache."""
 
     code, http_status = "routing", 502
     call_id: str | None = None
+    told: Mapping[str, str] = MappingProxyType({"attempts": "0", "cache": "off"})
 
 
 class UnknownModel(RoutingError):

@@ -26,6 +26,13 @@ def begun() -> None:
         delivery.has_begun = True
 
 
+def not_begun() -> None:
+    """What went out was lost before the provider saw it."""
+    delivery = under_way()
+    if delivery is not None:
+        delivery.has_begun = False
+
+
 def watched() -> Delivery:
     """That of an attempt which begins now, in this task."""
     delivery = Delivery()

@@ -14,9 +14,10 @@ from routing.types import ErrorKind, ProviderError, Usage
 MAX_MESSAGE_CHARACTERS = 300
 
 _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
-# protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time
+# protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time.
+# unfit: a model may do better the next time
 _RETRYABLE: frozenset[ErrorKind] = frozenset(
-    {"connection", "timeout", "rate_limited", "overloaded", "server", "protocol", "cut"}
+    {"connection", "timeout", "rate_limited", "overloaded", "server", "protocol", "unfit", "cut"}
 )
 
 
@@ -227,8 +228,12 @@ _MISSING = re.compile(
     r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist", re.IGNORECASE
 )
 
-# llama-cpp-python and llama.cpp answer a request that they find wrong with 500, LM Studio one that broke it with 400
-_INVALID = re.compile(r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja", re.DOTALL)
+# llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, LM Studio one that broke it
+# with 400
+_INVALID = re.compile(
+    r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format",
+    re.DOTALL,
+)
 _CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
 
 # codes that say more than the HTTP status they came with

@@ -56,7 +56,10 @@ def _one_of(tools: list[Tool]) -> Json:
     for tool in tools:
         parameters = _object(tool.parameters)
         for key in _DEFINITIONS:
-            for name, definition in parameters.pop(key, {}).items():
+            definitions = parameters.pop(key, {})
+            if not isinstance(definitions, Mapping):
+                raise UnsupportedByProvider(f"tool_choice: {key} of the tool {tool.name!r} must be an object")
+            for name, definition in definitions.items():
                 if shared.setdefault(key, {}).setdefault(name, definition) != definition:
                     raise UnsupportedByProvider(f"tool_choice: several tools define {name!r} differently")
         properties = {"name": {"type": "string", "enum": [tool.name]}, "arguments": parameters}
@@ -75,18 +78,22 @@ def _instruction(tools: list[Tool], schema: Json) -> str:
 
 
 def as_call(result: ChatResult, sent: WireRequest) -> ChatResult:
-    """The answer as the call that it is. Raises ProviderError("protocol") where the model wrote something else."""
+    """The answer as the call that it is. Raises ProviderError("unfit") where the model wrote something else."""
     if result.tool_calls:  # it called by itself
         return result
     part = _call(result.text, result.stop_reason, sent, result.usage)
+    if isinstance(part, Text):
+        return result
     stop: StopReason = "tool_calls" if result.stop_reason == "stop" else result.stop_reason
     others = tuple(part for part in result.parts if not isinstance(part, Text))
     return replace(result, parts=(*others, part), stop_reason=stop)
 
 
 def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | None) -> Text | ToolCall:
-    """The call, of which an answer that its limit cut holds a part, or only words."""
+    """The call, of which an answer that its limit cut holds a part, or only words, as a refusal does."""
     names, identity = sent.calls, call_id(sent, 0)
+    if stop_reason == "content_filter":
+        return Text(text)
     try:
         said = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -97,7 +104,7 @@ def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | 
         return ToolCall(identity, said["name"], orjson.dumps(said["arguments"]).decode())
     if stop_reason == "length":
         return Text(text)
-    raise make_error("protocol", "the model was held to a tool call and wrote something else", sent, usage=usage)
+    raise make_error("unfit", "the model was held to a tool call and wrote something else", sent, usage=usage)
 
 
 class CallDecoder:
@@ -129,7 +136,7 @@ class CallDecoder:
         for delta in deltas:
             self._has_called = self._has_called or delta.tool_index is not None
             self._text.append(delta.text)
-            told = replace(delta, text="")
+            told = replace(delta, text="", held=delta.text)
             if delta.stop_reason is not None and not self._has_called:
                 call = _call("".join(self._text), delta.stop_reason, self._sent, self.usage)
                 if isinstance(call, Text):

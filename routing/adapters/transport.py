@@ -347,7 +347,7 @@ async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: Deadli
         if size > MAX_STREAM_BYTES:
             raise ProviderError("protocol", "the stream is longer than 256 MB", retryable=False, usage=decoder.usage)
         for delta in decoder.feed(chunk):
-            if delta.is_output:
+            if delta.is_written:
                 deadlines.output_began()
             yield delta
         deadlines.usage = decoder.usage

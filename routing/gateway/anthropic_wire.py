@@ -3,6 +3,7 @@
 `cache_control` marks say where a prompt may be cached; one on the request itself marks the prompt's end.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -54,7 +55,10 @@ _READ = frozenset(
 )
 _REFUSED = ("container", "mcp_servers", "context_management")
 # They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.
-_PASSED_BETAS = ("interleaved-thinking-", "fine-grained-tool-streaming-", "token-efficient-tools-")
+# A header of another service is made of these: nothing else may stand in them.
+_PASSED_BETAS = re.compile(
+    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools)-[a-z0-9-]{1,64}"
+)
 _MAX_BETAS = 10
 _REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
 
@@ -107,7 +111,7 @@ def decode_messages(
 def _betas(headers: Mapping[str, str]) -> Json:
     """The betas that Claude is to be told of. What others add to a request is refused or read by itself."""
     asked = [name.strip() for name in headers.get(BETAS, "").split(",")]
-    passed = [name for name in asked if name.startswith(_PASSED_BETAS)]
+    passed = [name for name in asked if _PASSED_BETAS.fullmatch(name)]
     return {BETAS: ",".join(passed[:_MAX_BETAS])} if passed else {}
 
 

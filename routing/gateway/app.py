@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
 from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
-from routing.gateway.guesses import caller_address, guesses
+from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,
     JSON_TYPE,
@@ -23,10 +23,11 @@ from routing.gateway.http import (
     Receive,
     Scope,
     Send,
+    header_text,
 )
 from routing.gateway.keys import Key, book
 from routing.gateway.upstream import close as close_connections
-from ziggie.errors import NotFound, RateLimited, RoutingError, Unauthorized, ZiggieError
+from ziggie.errors import NotFound, RateLimited, RoutingError, Unavailable, ZiggieError
 from ziggie.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         async with asyncio.timeout(SETTLE_SECONDS):
             await _wound_up(scope.get("state", {}).get(UNDER_WAY, ()))
+    except Unavailable as error:
+        logger.warning("not all could be written before the end: %s", error.message)
     except TimeoutError:
         logger.warning("the ledger did not answer within %g s: the sweep will settle what was left", SETTLE_SECONDS)
     close_connections()
@@ -82,6 +85,7 @@ async def _wound_up(tasks: Collection[asyncio.Task[None]]) -> None:
         await asyncio.wait(list(tasks))
     await settled()
     await ledger.drain()
+    await book().flush()
 
 
 async def serve(http: Http) -> None:
@@ -107,16 +111,7 @@ async def _endpoint(http: Http) -> None:
     method, endpoint = found
     if http.method != method:
         raise MethodNotAllowed(f"this endpoint takes {method}")
-    await endpoint(http, await _authenticated(http))
-
-
-async def _authenticated(http: Http) -> Key:
-    """Raises Unauthorized, RateLimited after too many wrong keys, or Forbidden."""
-    try:
-        return await book().authenticate(http.raw_key)
-    except Unauthorized:
-        await guesses().count(caller_address(http.address, http.forwarded))
-        raise
+    await endpoint(http, await authenticated(http))
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:
@@ -130,8 +125,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     request_id = call_id or str(uuid7())
     body = dialect.error(error, status, request_id)
     headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
-    if call_id is not None:
-        headers.append((b"x-ziggie-attempts", b"%d" % len(error.details)))
+    if isinstance(error, RoutingError):
+        headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     if status in CLOSING:

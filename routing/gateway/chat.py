@@ -302,13 +302,11 @@ async def settled() -> None:
 
 def _explained(failure: Exception, call: service.OpenCall) -> ZiggieError:
     if isinstance(failure, ZiggieError):
-        if isinstance(failure, RoutingError) and failure.call_id is None:
-            failure.call_id = str(call.id)
-        return failure
+        return service.name_call(failure, call) if isinstance(failure, RoutingError) else failure
     logger.error("call %s failed unexpectedly", call.id, exc_info=failure)
     error = RoutingError("the gateway failed")
-    error.http_status, error.code, error.call_id = 500, "internal", str(call.id)
-    return error
+    error.http_status, error.code = 500, "internal"
+    return service.name_call(error, call)
 
 
 def call_headers(call: service.OpenCall, candidate: Candidate, dialect: Dialect) -> Headers:

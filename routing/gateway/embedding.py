@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from routing import health, ledger, pricing, snapshot, worlds
-from routing.adapters.delivery import watched
+from routing.adapters.delivery import Delivery, watched
 from routing.adapters.transport import codec_for
 from routing.attempts import HTTP_OK, UNSENT
 from routing.budgets import budgets_in_scope
@@ -89,6 +89,9 @@ async def _embedded(
     call = _Embedding(request, asked, texts, configuration, models)
     try:
         answer, model = await call.run()
+    except RoutingError as error:
+        error.told = call.told()
+        raise
     finally:
         beside(call.settle())
         admission.used = sum(record.input_tokens or 0 for record in call.records)
@@ -156,6 +159,15 @@ class _Embedding:
         except asyncio.CancelledError:
             self._outcome = "cancelled"
             raise
+
+    def told(self) -> dict[str, str]:
+        """What a caller hears of a call without an answer."""
+        first = self._models[0]
+        model, provider, source = first.slug, first.provider.slug, str(first.source)
+        if self.records:
+            model, provider, source = self.records[-1].model, self.records[-1].provider, self.records[-1].source
+        told = {"model": model, "provider": provider, "source": source, "rule": EMBEDDINGS}
+        return told | {"attempts": str(len(self.records)), "cache": "off"}
 
     async def _run(self) -> tuple[Embeddings, ModelSpec]:
         amounts = self._worst_case()
@@ -234,8 +246,9 @@ class _Embedding:
         outcome, error = "cancelled", ""
         status: int | None = None
         read: list[Usage] = []
+        sent = Delivery()
         try:
-            answer = await self._vectors(model, read)
+            answer = await self._vectors(model, read, sent)
             outcome, status = "ok", HTTP_OK
             await health.record_success(model.provider, model)
             return answer
@@ -250,17 +263,22 @@ class _Embedding:
             error = "" if read else UNSENT
             raise
         finally:
-            record = self._record(model, read, outcome, error, seconds=time.monotonic() - started)
+            record = self._record(
+                model, read, outcome, error, seconds=time.monotonic() - started, at_work=sent.has_begun
+            )
             self.records.append(replace(record, created_at=started_at, status=status))
 
-    def _record(self, model: ModelSpec, read: list[Usage], outcome: str, error: str, *, seconds: float) -> UsageRow:
-        """One attempt, and its charge. Without local models it would have cost the same: it saves nothing."""
+    def _record(
+        self, model: ModelSpec, read: list[Usage], outcome: str, error: str, *, seconds: float, at_work: bool
+    ) -> UsageRow:
+        """One attempt, and its charge. Without local models it would have cost the same: it saves nothing.
+        `at_work`: something had begun to go out to the provider."""
         usage, cost = _together(read), pricing.cost_of_all_microusd(read, model.price)
         budgets = budgets_in_scope(self._configuration, model, self._demand)
         for budget_id in (*(budget.id for budget in budgets), *self._own_budget):
             self._charges[budget_id] = self._charges.get(budget_id, 0) + cost
         price_per_kwh = self._configuration.settings.electricity_usd_per_kwh
-        watt_hours, electricity = pricing.energy(seconds, model.provider.power_watts, price_per_kwh)
+        watt_hours, electricity = pricing.energy(seconds if at_work else 0.0, model.provider.power_watts, price_per_kwh)
         return UsageRow(
             attempt=len(self.records) + 1,
             model=model.slug,
@@ -281,7 +299,7 @@ class _Embedding:
             duration_ms=round(seconds * 1000),
         )
 
-    async def _vectors(self, model: ModelSpec, read: list[Usage]) -> Embeddings:
+    async def _vectors(self, model: ModelSpec, read: list[Usage], sent_any: Delivery) -> Embeddings:
         """In as many requests as the provider needs for so many texts; what each has read is paid, whatever befalls
         a later one, and the one that the provider is at work on when the call ends, too."""
         codec, wanted = codec_for(model.provider), self._asked.dimensions
@@ -299,6 +317,8 @@ class _Embedding:
                 if refused or not delivery.has_begun:
                     read.pop()
                 raise
+            finally:
+                sent_any.has_begun |= delivery.has_begun
             if answer.usage.input_tokens is not None:
                 read[-1] = answer.usage
             if wanted and any(len(vector) != wanted for vector in answer.vectors):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from ziggie.values import value
 
 HINT_PREFIX = b"x-ziggie-"
+_NO_HINT = HINT_PREFIX + b"anthropic-beta"  # its place among the hints is for what the header of that name may say
 BETAS = "anthropic_beta"  # among the hints: a header that says how a request is to be served
 MAX_KNOWN_BYTES = 2_048  # a head longer than this is read each time
 MAX_KNOWN = 2_048
@@ -48,7 +49,7 @@ def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) ->
             speaks_anthropic = True
         elif name == b"anthropic-beta":
             hints[BETAS] = f"{hints[BETAS]},{said.decode('latin-1')}" if BETAS in hints else said.decode("latin-1")
-        elif name.startswith(HINT_PREFIX):
+        elif name.startswith(HINT_PREFIX) and name != _NO_HINT:
             hint = name[len(HINT_PREFIX) :].decode("latin-1").replace("-", "_")
             hints[hint] = said.decode("utf-8", "replace")
     return Head(method, path, hints, bearer or api_key, forwarded, speaks_anthropic, length, encoding)

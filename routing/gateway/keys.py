@@ -17,6 +17,7 @@ UNKNOWN_CHECK_SECONDS = 0.02  # for an unknown key the database is looked at thi
 STALE_SECONDS = 2.0  # older than this nobody is served from memory
 SCOPE = "gateway"
 USED_RESOLUTION_SECONDS = 60.0
+USED_SECONDS = 3.0  # a use is written down so soon, whether or not another request comes
 USUAL_STREAMS = 4_000
 
 EPOCH = "SELECT epoch FROM routing_configepoch WHERE id = 1"
@@ -53,12 +54,13 @@ class KeyBook:
         self._epoch = -1
         self._checked_at = float("-inf")
         self._checking: asyncio.Task[None] | None = None
-        self._used: dict[str, float] = {}
+        self._used: dict[str, float] = {}  # when it was written that a key was used; 0.0 until it is
+        self._writing: asyncio.TimerHandle | None = None
         ear().follow(self._expire)
 
     async def authenticate(self, raw_key: str) -> Key:
         """Raises Unauthorized, or Forbidden for a key without the scope."""
-        digest = hashlib.sha256(raw_key.encode("utf-8", "replace")).digest()
+        digest = _digest(raw_key)
         age = time.monotonic() - self._checked_at
         if age >= STALE_SECONDS:
             await self._refresh()
@@ -74,6 +76,11 @@ class KeyBook:
             raise Forbidden(f"this API key lacks the scope {SCOPE!r}")
         self._note_use(key)
         return key
+
+    def id_of(self, raw_key: str) -> str | None:
+        """Of a key that is in memory, without a look."""
+        key = self._keys.get(_digest(raw_key))
+        return None if key is None else key.id
 
     # --- following the database ---
 
@@ -104,21 +111,49 @@ class KeyBook:
         finally:
             self._checking = None
 
+    async def flush(self) -> None:
+        """Writes what is known of uses, for a server that stops. Raises Unavailable."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        while 0.0 in self._used.values():  # a look that was under way may have begun before the last use
+            await self._refresh()
+
+    def _write_uses(self) -> None:
+        self._writing = None
+        if 0.0 in self._used.values():
+            self._start_refresh().add_done_callback(self._write_the_rest)
+
+    def _write_the_rest(self, check: asyncio.Task[None]) -> None:
+        """Later, what a look that failed or had begun before a use has not written."""
+        _look_again_later(check)
+        if 0.0 in self._used.values() and not check.cancelled():
+            self._write_soon()
+
+    def _write_soon(self) -> None:
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(USED_SECONDS, self._write_uses)
+
     def _expire(self) -> None:
         """The next request looks at the database first."""
         self._checked_at = float("-inf")
 
     def _note_use(self, key: Key) -> None:
-        """Remembers that the key was used: written at the next look, at most once a minute."""
+        """Remembers that the key was used: written at the next look or in some seconds, at most once a minute."""
         noted_at = self._used.get(key.id)
         if noted_at is None or (noted_at and time.monotonic() - noted_at > USED_RESOLUTION_SECONDS):
             self._used[key.id] = 0.0
+            self._write_soon()
 
 
 def _look_again_later(check: asyncio.Task[None]) -> None:
     """A look beside a request that failed is no news: once the keys are too old, requests fail by it."""
     if not check.cancelled():
         check.exception()
+
+
+def _digest(raw_key: str) -> bytes:
+    return hashlib.sha256(raw_key.encode("utf-8", "replace")).digest()
 
 
 def _key(row: tuple[Any, ...]) -> Key:

@@ -55,12 +55,16 @@ class Pool:
     async def open(self, address: Address, until: float | None = None) -> Connection:
         """A new connection. Raises Broken; "timeout" if it is not there by `until` (time.monotonic's)."""
         coming = self._coming.get(address)
-        opening = coming.popleft() if coming else _opened(address)
+        opening = coming.pop() if coming else asyncio.get_running_loop().create_task(_opened(address))
         try:
             async with asyncio.timeout(None if until is None else max(until - time.monotonic(), 0.0)):
                 return await opening
         except TimeoutError:
             raise Broken("timeout", "no connection to the provider in the time that was left") from None
+        except asyncio.CancelledError:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:  # in this very moment
+                self._keep(address, opening.result())
+            raise
 
     def give_back(self, address: Address, connection: Connection) -> None:
         if not connection.reusable:

@@ -175,6 +175,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def on_message_begin(self) -> None:
         self._in_message = True
+        self._head_bytes = max(self._head_bytes, 1)  # it may begin within what ended another one
         self._url, self._headers, self._expects_continue = b"", [], False
 
     def on_url(self, url: bytes) -> None:

@@ -252,6 +252,8 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
     for name, spelt in (("agent_level", str.upper), ("creator_tier", str.lower)):  # as records and budgets have them
         if name in said:
             said[name] = spelt(said[name])
+    if "strategy" not in headers and said.get("strategy", "") not in _HINTS_OF["strategy"]:
+        del said["strategy"]  # metadata is its client's own, and this word not ours alone
     for name, known in _HINTS_OF.items():
         if said.get(name, "") not in known:
             refuse(f"metadata.{name}", f"must be one of {', '.join(known[1:])}")

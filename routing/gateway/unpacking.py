@@ -2,26 +2,39 @@
 
 import zlib
 
-from routing.gateway.connections import MAX_ANSWER_BYTES, MAX_STREAM_BYTES, Broken
+from routing.gateway.connections import MAX_ANSWER_BYTES, Broken
 
 _EITHER = zlib.MAX_WBITS | 32  # gzip's and zlib's own head are told apart
+_GZIP = b"\x1f"  # the first byte of each of its members
 PACKINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 class Unpacker:
-    """One answer's bytes, which may come in any pieces."""
+    """One answer's bytes, which may come in any pieces. Streams, too, may be no longer than a whole answer: a few
+    packed bytes can be very many."""
 
-    def __init__(self, *, streaming: bool) -> None:
+    def __init__(self) -> None:
         self._inner = zlib.decompressobj(_EITHER)
-        self._left = MAX_STREAM_BYTES if streaming else MAX_ANSWER_BYTES
+        self._left = MAX_ANSWER_BYTES
+
+    @property
+    def is_complete(self) -> bool:
+        return self._inner.eof
 
     def feed(self, packed: bytes) -> bytes:
         """What these bytes complete, b"" if that is nothing. Raises Broken for what is not packed, or is too much."""
-        try:
-            plain = self._inner.decompress(packed, self._left + 1)
-        except zlib.error:
-            raise Broken("protocol", "the answer is packed in a way that cannot be read") from None
+        plain = b""
+        while packed:
+            if self._inner.eof:
+                if not packed.startswith(_GZIP):  # what may stand behind the end
+                    break
+                self._inner = zlib.decompressobj(_EITHER)
+            try:
+                plain += self._inner.decompress(packed, self._left + 1 - len(plain))
+            except zlib.error:
+                raise Broken("protocol", "the answer is packed in a way that cannot be read") from None
+            if len(plain) > self._left:
+                raise Broken("protocol", "the answer is too long when it is unpacked")
+            packed = self._inner.unused_data
         self._left -= len(plain)
-        if self._left < 0:
-            raise Broken("protocol", "the answer is too long when it is unpacked")
         return plain

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.delivery import not_begun
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
 from routing.gateway.connections import Broken, Connection
@@ -139,9 +140,10 @@ class Exchange:
                 self.status, self.headers = await self._connection.wait_head()
             except Broken as broken:
                 self._drop()
-                if kept is not None and broken.clean:
+                if kept is not None and broken.clean:  # the server had closed it meanwhile: it never saw the request
+                    not_begun()
                     ready = Ready.of(self._sent)
-                    continue  # the server had closed it meanwhile: it never saw the request
+                    continue
                 raise self._translated(broken) from None
             except BaseException:
                 self._drop()
@@ -152,7 +154,7 @@ class Exchange:
             if packing.lower() not in PACKINGS:
                 self._drop()
                 raise make_error("protocol", "the answer is compressed, which was not asked for", self._sent)
-            self._unpacker = Unpacker(streaming=self._streaming)
+            self._unpacker = Unpacker()
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -168,6 +170,8 @@ class Exchange:
             body = await self._connection.wait_all()
             if self._unpacker is not None:
                 body = self._unpacker.feed(body)
+                if not self._unpacker.is_complete:
+                    raise Broken("cut", "the packed answer ended before its end")
             return WireResponse(self.status, self.headers, body)
         except Broken as broken:
             raise self._translated(broken) from None

@@ -5,6 +5,7 @@ Money is integer micro-dollars (`_microusd`), prices are Decimal dollars per mil
 """
 
 from routing.types.answers import (
+    ANSWERED,
     REFUSALS,
     ChatResult,
     Delta,
@@ -62,6 +63,7 @@ from routing.types.decisions import (
 from routing.types.request import BudgetFit, ChatRequest, Hints, Verdict
 
 __all__ = [
+    "ANSWERED",
     "EMBEDS",
     "ENVELOPE",
     "REFUSALS",

@@ -46,8 +46,8 @@ class Delta:
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
     first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
-    there will be no answer. `usage`, `stop_reason`
-    and `mean_logprob` come near the end, in any order."""
+    there will be no answer. `held` is what the model has just written of something that comes whole in a later delta.
+    `usage`, `stop_reason` and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
     reasoning: str = ""
@@ -64,11 +64,17 @@ class Delta:
     response_id: str = ""
     mean_logprob: float | None = None
     refuses: bool = False
+    held: str = ""
 
     @property
     def is_output(self) -> bool:
         """True if a client would see something: such a delta ends the time in which we may fall back."""
         return bool(self.text or self.reasoning or self.tool_index is not None)
+
+    @property
+    def is_written(self) -> bool:
+        """True if the model writes, whether or not a client sees it: such a delta is a first token in time."""
+        return bool(self.text or self.reasoning or self.held or self.tool_index is not None)
 
 
 @value
@@ -91,6 +97,7 @@ ErrorKind = Literal[
     "context_overflow",  # the prompt is longer than the model's context
     "content_filter",
     "protocol",  # the answer is not what the API promises
+    "unfit",  # a model answered, and not in the form that it was held to
     "cut",  # the answer stopped before its end
     "busy",  # we did not ask: no slot came free, or another call tries a provider that had failed
 ]
@@ -98,6 +105,8 @@ ErrorKind = Literal[
 
 # The provider answered, and it is the request that was wrong: the opposite of an outage.
 REFUSALS: frozenset[ErrorKind] = frozenset({"bad_request", "context_overflow", "content_filter"})
+# Nor is it an outage where the model could not do what was asked: the request may have kept it from that.
+ANSWERED: frozenset[ErrorKind] = REFUSALS | {"unfit"}
 
 
 class ProviderError(Exception):

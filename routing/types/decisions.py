@@ -106,6 +106,7 @@ class Attempt:
 
     `role` is the part it had in a pattern; "cache" stands for no call at all, an answer that was there.
     `note` is what the pattern found of what it said. `served`: the call's answer is this attempt's.
+    `first_token_seconds` is None where the answer came whole, too. `sent`: it had begun to go out to the provider.
     """
 
     number: int
@@ -125,6 +126,7 @@ class Attempt:
     repair: bool = False
     note: str = ""
     served: bool = False
+    sent: bool = True
 
 
 @value

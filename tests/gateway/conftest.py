@@ -14,7 +14,7 @@ import uvicorn
 from django.db import transaction
 
 from routing import proof, snapshot
-from routing.gateway import chat, guesses
+from routing.gateway import chat
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -130,7 +130,6 @@ def gateway(transactional_db: None, serving: Serving) -> Iterator[Gateway]:
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
-        guesses.forget_guesses()  # all tests call from one address
         yield made
         serving.has_settled()
         _books_balance()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from routing import service
 from routing.adapters.base import WireRequest
 from routing.gateway import upstream
 from routing.gateway.asking import Preparation
+from routing.gateway.pool import Pool
 from routing.gateway.upstream import Ready, fetch
 from routing.types import ChatRequest, Hints, ProviderError, message
 from tests.installation import Installation, installed
@@ -103,6 +105,24 @@ async def test_a_connection_that_nobody_wanted_serves_the_next_request() -> None
         assert b"hello" in (await fetch(sent, idle_seconds=60, ready=ready)).body
         assert server.connections == 1
     upstream.close()
+
+
+async def test_a_connection_whose_waiter_leaves_as_it_comes_is_kept() -> None:
+    with OpenAIServer() as server:
+        server.default = Reply("hello")
+        sent = WireRequest("POST", f"{server.base_url}/chat/completions", {}, {"model": "gpt-4o-mini", "messages": []})
+        pool = Pool()
+        address = Ready.of(sent).address
+        opening = asyncio.get_running_loop().create_future()
+        pool._coming[address] = deque([opening])
+        waiting = asyncio.create_task(pool.open(address))
+        await asyncio.sleep(0)
+        opening.set_result(await Pool().open(address))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert pool.take(address) is opening.result()
+        opening.result().close()
 
 
 async def test_an_address_where_nobody_is_fails_the_request_and_not_what_was_made_ready() -> None:

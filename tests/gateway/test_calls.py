@@ -17,6 +17,7 @@ from routing import snapshot
 from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway
+from tests.ports import free_port
 from tests.routing.pages_support import seen, staff_client
 from tests.servers.script import Reply
 from ziggie.models import ApiKey, create_api_key, rotate
@@ -169,6 +170,48 @@ def test_when_every_model_fails_all_attempts_are_listed(gateway: Gateway) -> Non
     assert (answer.status_code, code(answer)) == (502, "all_providers_failed")
     assert [attempt["model"] for attempt in answer.json()["error"]["details"]] == ["gpt", "llama"]
     assert answer.headers["x-ziggie-request-id"] == str(gateway.settled(1)[0].id)
+
+
+def told(answer: httpx2.Response) -> tuple[str | None, ...]:
+    names = ("model", "provider", "source", "rule", "attempts", "cache")
+    return tuple(answer.headers.get(f"x-ziggie-{name}") for name in names)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_an_error_answer_says_which_way_the_call_went(gateway: Gateway, path: str, stream: bool) -> None:
+    gateway.openai.default = gateway.ollama.default = Reply(status=500, error="broken")
+    answer = post(gateway, path, model="auto", stream=stream)
+    assert (answer.status_code, *told(answer)) == (502, "llama", "ollama", "local", "everything", "2", "off")
+    Budget.objects.update(limit_microusd=100)
+    answer = post(gateway, path, stream=stream)
+    assert (answer.status_code, *told(answer)) == (402, "gpt", "openai", "cloud", "explicit", "0", "off")
+
+
+def test_an_error_answer_of_a_call_for_the_cache_says_so(gateway: Gateway) -> None:
+    RoutingRule.objects.update(options={"cache_ttl_seconds": 60})
+    gateway.openai.default = gateway.ollama.default = Reply(status=500, error="broken")
+    answer = post(gateway, model="auto", temperature=0)
+    assert (answer.status_code, *told(answer)[-2:]) == (502, "2", "miss")
+
+
+def test_texts_that_nobody_embedded_say_who_was_asked(gateway: Gateway) -> None:
+    Provider.objects.filter(slug="openai").update(base_url=f"http://127.0.0.1:{free_port()}")
+    body = {"model": "embedder", "input": "text"}
+    answers = [httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers, timeout=30)]
+    Budget.objects.update(limit_microusd=0)
+    answers.append(httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers, timeout=30))
+    assert [answer.status_code for answer in answers] == [502, 402]
+    assert [told(answer)[4] for answer in answers] == ["1", "0"]
+    assert {told(answer)[:4] + told(answer)[5:] for answer in answers} == {
+        ("embedder", "openai", "cloud", "embeddings", "off")
+    }
+
+
+def test_what_nobody_knows_is_left_out_of_an_error_answer(gateway: Gateway) -> None:
+    assert told(post(gateway, key="zg_wrong")) == (None,) * 6
+    assert told(post(gateway, messages=7)) == (None,) * 6
+    assert told(post(gateway, model="nobody"))[:4] == (None,) * 4
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])

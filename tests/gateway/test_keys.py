@@ -13,18 +13,20 @@ import httpx2
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.test import Client
 
-from routing.gateway import guesses
-from routing.gateway.guesses import caller_address
 from routing.gateway.keys import Key
-from routing.gateway.limits import Admission, Limits
+from routing.gateway.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
 from routing.models import RateBucket
 from routing.retention import forget_old_seconds
 from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import wait_until as happens
 from tests.gateway.test_calls import CHAT, code, post
 from tests.servers.script import Reply
+from ziggie import guesses
 from ziggie.auth import authenticate_key
 from ziggie.errors import RateLimited, ZiggieError
+from ziggie.guesses import GUESSES, WINDOW_SECONDS, caller_address, gate
 from ziggie.models import MOST_FORMER_SECRETS, ApiKey, FormerSecret, create_api_key, rotate
 
 
@@ -35,18 +37,77 @@ def models(gateway: Gateway, key: str = "", **headers: str) -> httpx2.Response:
 # --- guessing ------------------------------------------------------------------------------------
 
 
-def test_guessing_keys_is_slowed_down_and_good_keys_still_work(gateway: Gateway) -> None:
-    answers = [models(gateway, f"zg_guess{n}") for n in range(guesses.GUESSES + 2)]
-    assert [answer.status_code for answer in answers] == [401] * guesses.GUESSES + [429] * 2
+def test_guessing_keys_is_slowed_down_and_keys_in_use_still_work(gateway: Gateway) -> None:
+    assert models(gateway).status_code == 200
+    answers = [models(gateway, f"zg_guess{n}") for n in range(GUESSES + 2)]
+    assert [answer.status_code for answer in answers] == [401] * GUESSES + [429] * 2
     assert int(answers[-1].headers["retry-after"]) > 0
     assert models(gateway).status_code == 200
-    guesses.forget_guesses()  # as another process, which has seen none of them
+    gate.forget()  # as another process, which has seen none of them
+    assert models(gateway).status_code == 200
     assert models(gateway, "zg_another").status_code == 429
     assert models(gateway).status_code == 200
 
 
+def test_a_right_guess_is_not_told_from_a_wrong_one_faster_than_guesses_are_allowed(gateway: Gateway) -> None:
+    _, guessed = create_api_key("guessed")
+    for n in range(GUESSES):
+        models(gateway, f"zg_guess{n}")
+    wrong, right = models(gateway, "zg_wrong"), models(gateway, guessed)
+    assert (wrong.status_code, right.status_code) == (429, 429)
+    assert wrong.json()["error"]["message"] == right.json()["error"]["message"]
+    assert wrong.headers.keys() == right.headers.keys()
+    assert "retry-after" in right.headers
+    assert models(gateway, guessed, **{"x-forwarded-for": "203.0.113.1"}).status_code == 429
+    RateBucket.objects.all().delete()  # as when the minute is over
+    gate.forget()
+    assert models(gateway, guessed).status_code == 200
+
+
+def test_a_key_that_is_new_to_an_address_counts_as_a_guess_where_others_were_wrong(gateway: Gateway) -> None:
+    secrets = [create_api_key(f"k{n}")[1] for n in range(3)]
+    for n in range(GUESSES - 1):
+        models(gateway, f"zg_guess{n}")
+    assert [models(gateway, secret).status_code for secret in secrets] == [200, 429, 429]
+    assert models(gateway, secrets[0]).status_code == 200
+
+
+def test_guesses_at_rest_and_at_the_gateway_are_counted_together(gateway: Gateway, client: Client) -> None:
+    def budgets(key: str) -> Any:
+        return client.get("/api/budgets", headers={"x-api-key": key})
+
+    _, used = create_api_key("used", scopes=["coordinator"])
+    _, guessed = create_api_key("guessed", scopes=["coordinator"])
+    assert budgets(used).status_code == 200
+    half = GUESSES // 2
+    assert [budgets(f"zg_guess{n}").status_code for n in range(half)] == [401] * half
+    assert [models(gateway, f"zg_wrong{n}").status_code for n in range(half)] == [401] * half
+    refused = budgets(guessed)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert 0 < int(refused.headers["retry-after"]) <= WINDOW_SECONDS
+    assert ApiKey.objects.get(name="guessed").last_used_at is None
+    assert budgets("zg_wrong").status_code == 429
+    assert models(gateway, guessed).status_code == 429
+    assert budgets(used).status_code == 200
+
+
+def test_a_process_remembers_a_bounded_number_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guesses, "MAX_ADDRESSES", 3)
+    monkeypatch.setattr(guesses, "MAX_SEEN", 3)
+    small = guesses.Gate()
+    for n in range(5):
+        small.saw("192.0.2.1", f"key {n}")
+        small.shut_out_for(f"192.0.2.{n}")
+    assert [small.has_seen("192.0.2.1", f"key {n}") for n in range(5)] == [False, False, True, True, True]
+    assert [small.is_suspect(f"192.0.2.{n}") for n in range(5)] == [False, False, True, True, True]
+
+
+def test_a_minute_is_as_long_for_guesses_as_for_limits() -> None:
+    assert WINDOW_SECONDS == MINUTE_SECONDS + GRANT_SECONDS
+
+
 def test_an_address_is_believed_only_of_a_proxy_of_ours(gateway: Gateway, settings: pytest.FixtureRequest) -> None:
-    for n in range(guesses.GUESSES):
+    for n in range(GUESSES):
         models(gateway, "zg_wrong", **{"x-forwarded-for": f"203.0.113.{n}"})
     assert models(gateway, "zg_wrong", **{"x-forwarded-for": "203.0.113.99"}).status_code == 429
     settings.TRUSTED_PROXIES = ["127.0.0.0/8"]  # type: ignore[attr-defined]
@@ -188,14 +249,14 @@ def test_a_renewed_secret_works_and_the_old_one_stops(gateway: Gateway) -> None:
     assert models(gateway).status_code == 401
 
 
-def test_the_last_use_of_a_key_is_written_down(gateway: Gateway) -> None:
+def test_the_last_use_of_a_key_is_written_down_when_it_is_its_only_one(gateway: Gateway) -> None:
     assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is None
     assert models(gateway).status_code == 200
-    until = time.monotonic() + 60
-    while ApiKey.objects.get(pk=gateway.key_id).last_used_at is None and time.monotonic() < until:
-        models(gateway)
-        time.sleep(0.2)
-    assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is not None
+    happens(lambda: was_used(gateway), seconds=60)
+
+
+def was_used(gateway: Gateway) -> bool:
+    return ApiKey.objects.get(pk=gateway.key_id).last_used_at is not None
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/embeddings", "/v1/messages/count_tokens"])

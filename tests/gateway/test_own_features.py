@@ -117,6 +117,27 @@ def test_betas_that_change_how_claude_thinks_and_streams_reach_it_alone(gateway:
     assert "anthropic-beta" not in gateway.anthropic.calls[-1].headers
 
 
+@pytest.mark.parametrize("header", ["anthropic-beta", "x-ziggie-anthropic-beta"])
+@pytest.mark.parametrize("name", ["interleaved-thinking-\u20ac", "interleaved-thinking-" + "x" * 30_000])
+def test_no_header_of_a_client_makes_a_request_that_its_provider_cannot_be_sent(
+    gateway: Gateway, header: str, name: str
+) -> None:
+    headers = {key: said.encode() for key, said in gateway.headers.items()} | {header: name.encode()}
+    asked = {"model": "claude", "max_tokens": 9, "messages": TURNS}
+    for _ in range(3):
+        answer = httpx2.post(f"{gateway.url}/v1/messages", json=asked, headers=headers, timeout=30)
+        assert answer.status_code == 200
+        assert "anthropic-beta" not in gateway.anthropic.calls[-1].headers
+
+
+def test_a_strategy_of_the_clients_own_is_no_hint(gateway: Gateway) -> None:
+    client = openai_client(gateway)
+    asked: Any = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+    client.chat.completions.create(**asked, metadata={"strategy": "rag", "team": "a"})
+    with pytest.raises(openai.BadRequestError, match="strategy"):
+        client.chat.completions.create(**asked, extra_headers={"x-ziggie-strategy": "rag"})
+
+
 def test_a_stream_tells_about_how_long_its_prompt_is_before_it_is_counted(gateway: Gateway) -> None:
     gateway.ollama.default = Reply("Hello.", input_tokens=70, output_tokens=2)
     turns: Any = [{"role": "user", "content": "word " * 50}]

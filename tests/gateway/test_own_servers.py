@@ -1,5 +1,6 @@
 """The gateway before servers that people run themselves, which refuse and leave out what hosted ones do not."""
 
+import gzip
 import json
 
 import httpx2
@@ -7,6 +8,7 @@ import openai
 import pytest
 
 from routing import snapshot
+from routing.gateway.unpacking import Unpacker
 from routing.models import Circuit, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL, QUESTION, WEATHER, anthropic_client, openai_client
@@ -157,10 +159,22 @@ def test_what_is_not_packed_as_it_says_is_no_answer(own: Gateway, packing: str) 
             openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=stream)
 
 
-def test_an_answer_that_unpacks_to_too_much_is_given_up(own: Gateway) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_unpacks_to_too_much_is_given_up(own: Gateway, stream: bool) -> None:
     own.openai.default = Reply("x" * (33 << 20), packed=True)
-    with pytest.raises(openai.InternalServerError, match="too long"):
-        openai_client(own).chat.completions.create(model="gpt", messages=QUESTION)
+    with pytest.raises(openai.APIError, match="too long"):
+        list(openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=stream))
+
+
+def test_a_packed_answer_may_come_in_members_and_must_come_to_its_end() -> None:
+    members = gzip.compress(b"one ") + gzip.compress(b"two") + bytes(8)
+    unpacker = Unpacker()
+    assert b"".join(unpacker.feed(members[place : place + 1]) for place in range(len(members))) == b"one two"
+    assert unpacker.is_complete
+    assert Unpacker().feed(members) == b"one two"
+    cut = Unpacker()
+    cut.feed(members[:30])
+    assert not cut.is_complete
 
 
 def test_a_text_too_long_to_embed_is_the_callers_to_shorten(own: Gateway) -> None:

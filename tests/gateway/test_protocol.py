@@ -214,6 +214,16 @@ def test_half_a_head_behind_a_request_waits_for_its_answer_and_has_its_time_then
     assert [receipt.outcome for receipt in gateway.settled(1 + is_finished)] == ["ok"] * (1 + is_finished)
 
 
+def test_half_a_head_in_one_piece_with_a_request_has_no_longer_than_any_other(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "KEEP_ALIVE_SECONDS", 600.0)
+    with connected(gateway) as client:
+        client.sendall(request(gateway) + request(gateway)[:30])
+        assert statuses(read_all(client)) == [200, 408]
+
+
 @pytest.mark.parametrize(
     ("behind", "status"),
     [

@@ -20,6 +20,8 @@ from routing.gateway import embedding, pool
 from routing.models import Budget, BudgetPeriod, Price, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
+from tests.ports import free_port
+from tests.routing.pages_support import seen, staff_client
 from tests.servers.crowded import crowded, others_at_the_door
 from tests.servers.script import Reply
 
@@ -85,6 +87,43 @@ def test_a_failed_attempt_tells_its_status_and_error_and_the_local_one_its_energ
     assert served.energy_wh > 0
     assert served.energy_microusd == round(served.energy_wh * 0.12 * 1000)
     assert served.saved_microusd == served.baseline_microusd - served.energy_microusd
+
+
+@pytest.mark.parametrize(
+    ("path", "model"), [(CHAT, "llama"), ("/v1/messages", "llama"), ("/v1/embeddings", "local-embedder")]
+)
+def test_a_machine_that_was_never_reached_has_used_no_electricity(gateway: Gateway, path: str, model: str) -> None:
+    from routing.models import Provider
+
+    watts = 1_000_000_000  # so that a millisecond would be seen
+    Provider.objects.filter(slug="ollama").update(power_watts=watts, base_url=f"http://127.0.0.1:{free_port()}")
+    body = {"model": model, "input": "text"} if "embeddings" in path else {**ASKED, "model": model}
+    assert httpx2.post(gateway.url + path, json=body, headers=gateway.headers, timeout=30).status_code == 502
+    row = record(gateway)
+    assert (row.source, row.outcome, row.energy_wh, row.energy_microusd, row.saved_microusd) == (
+        "local", "error", 0, 0, 0,
+    )  # fmt: skip
+    assert [attempt["sent"] for attempt in gateway.settled(1)[0].attempts] in ([False], [])
+
+
+def test_a_machine_that_was_reached_has_used_electricity_whatever_came_of_it(gateway: Gateway) -> None:
+    from routing.models import Provider
+
+    Provider.objects.filter(slug="ollama").update(power_watts=1_000_000)
+    gateway.ollama.default = Reply(status=500, error="out of memory", latency=0.05)
+    assert post(gateway, model="llama").status_code == 502
+    row = record(gateway)
+    assert row.energy_microusd == -row.saved_microusd > 0
+
+
+def test_nobody_saw_the_first_token_of_an_answer_that_came_whole(gateway: Gateway) -> None:
+    answer = post(gateway, temperature=1)
+    row = record(gateway)
+    assert (answer.status_code, row.outcome, row.first_token_ms) == (200, "ok", None)
+    receipt = gateway.settled(1)[0]
+    assert [attempt["first_token_seconds"] for attempt in receipt.attempts] == [None]
+    page = seen(staff_client().get(f"/usage/calls/{receipt.id}/"))
+    assert "first token" not in page.lower()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from routing.models import Provider, Reservation, RoutedCall, RoutingPolicy, Rou
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_processes import database_url, free_port
 from tests.servers.script import Reply
+from ziggie.models import ApiKey
 
 PATIENCE = 120
 CHAT = "/v1/chat/completions"
@@ -108,6 +109,20 @@ def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
             assert "data: [DONE]" in answer.text or answer.json()["choices"][0]["message"]["content"] == "All of it."
     assert "Traceback" not in (tmp_path / "told").read_text()
     assert [receipt.outcome for receipt in gateway.settled(2)] == ["ok", "ok"]
+
+
+def test_the_use_of_a_key_just_before_the_end_is_written_down(gateway: Gateway, tmp_path: Path) -> None:
+    never_soon = """
+import sys
+from routing.gateway import keys, server
+keys.USED_SECONDS = 3600
+server.serve(host="127.0.0.1", port=int(sys.argv[2]), workers=int(sys.argv[4]))
+"""
+    with running(tmp_path / "told", "--workers", "1", python=("-c", never_soon)) as (process, url):
+        assert httpx2.get(f"{url}/v1/models", headers=gateway.headers, timeout=PATIENCE).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is not None
 
 
 OUTLASTING: dict[str, tuple[str, dict[str, Any]]] = {

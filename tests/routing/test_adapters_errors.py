@@ -141,6 +141,7 @@ def test_no_body_is_too_odd(body: Any) -> None:
          "bad_request"),
         (500, {"error": {"message": "image input is not supported - hint: provide the mmproj"}}, "bad_request"),
         (500, {"error": {"message": "tools param requires --jinja flag", "type": "server_error"}}, "bad_request"),
+        (500, {"error": "invalid JSON schema in format"}, "bad_request"),
         (400, {"error": "The model has crashed without additional information. (Exit code: 1844)"}, "server"),
         (400, {"error": {"message": "Failed to load model \"qwen\". Error: insufficient resources"}}, "server"),
         (403, {"error": {"message": "requires moderation. Your input was flagged", "code": 403}}, "content_filter"),

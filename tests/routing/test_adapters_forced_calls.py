@@ -1,6 +1,7 @@
 """Calls that a server cannot be told to make: asked for as JSON of a schema, read as calls."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
+from routing.collecting import Collector
 from routing.types import ChatResult, ProviderError, StopReason, Tool, UnsupportedByProvider
 from tests.routing.adapters_support import ask, model
 
@@ -65,6 +67,13 @@ def test_one_of_several_tools_is_called_by_its_name_and_arguments() -> None:
     assert (call.name, json.loads(call.arguments)) == ("clock", {"zone": "UTC"})
 
 
+@pytest.mark.parametrize("key", ["$defs", "definitions"])
+@pytest.mark.parametrize("wrong", [[], None, "City", 7])
+def test_definitions_that_are_none_are_the_requests_fault(key: str, wrong: Any) -> None:
+    with pytest.raises(UnsupportedByProvider, match=f"{re.escape(key)} of the tool 'ship'"):
+        sent_for(WEATHER, Tool("ship", "Ships.", {key: wrong}))
+
+
 @pytest.mark.parametrize(("tools", "choice"), [((WEATHER, CLOCK), "map"), ((WEATHER, MAP), "required")])
 def test_tools_that_are_not_there_or_contradict_each_other_are_refused(tools: tuple[Tool, ...], choice: str) -> None:
     with pytest.raises(UnsupportedByProvider, match="tool_choice"):
@@ -84,10 +93,34 @@ def test_what_is_no_call_is_no_answer(text: str) -> None:
     sent = sent_for(WEATHER, CLOCK)
     with pytest.raises(ProviderError, match="tool call") as caught:
         answer(sent, text)
-    assert caught.value.kind == "protocol"
+    assert caught.value.kind == "unfit"
     whole = b"".join(json.dumps(line).encode() + b"\n" for line in lines(text, "stop"))
     with pytest.raises(ProviderError, match="tool call"):
         CODEC.chat_stream(sent).feed(whole)
+
+
+def test_what_is_held_back_shows_that_the_model_writes() -> None:
+    pieces = [json.dumps(line).encode() + b"\n" for line in lines('{"city": "Oslo"}', "stop")]
+    decoder = CODEC.chat_stream(sent_for(WEATHER, stream=True))
+    collector = Collector()
+    (introduction, first), (second,) = decoder.feed(pieces[0]), decoder.feed(pieces[1])
+    assert [collector.add(delta) for delta in (introduction, first, second)] == [False, True, False]
+    assert not any(delta.is_output for delta in (introduction, first, second))
+
+
+@pytest.mark.parametrize("said", ["", "I would", '{"city": "Oslo"}'])
+def test_a_refusal_of_gemini_comes_as_one(said: str) -> None:
+    codec = CODECS["gemini"]()
+    request = ask(tools=(WEATHER,), tool_choice="required", parallel_tool_calls=False)
+    sent = codec.encode_chat(request, model("gemini"), max_output_tokens=100, stream=True)
+    content = {"content": {"parts": [{"text": said}]}} if said else {}
+    refusal = json.dumps({"candidates": [{**content, "finishReason": "SAFETY"}]}).encode()
+    whole = codec.decode_chat(WireResponse(200, {}, refusal), sent)
+    assert (whole.text, whole.tool_calls, whole.stop_reason) == (said, (), "content_filter")
+    decoder, assembler = codec.chat_stream(sent), Assembler()
+    for delta in (*decoder.feed(b"data: " + refusal + b"\n\n"), *decoder.finish()):
+        assembler.add(delta)
+    assert (assembler.result().parts, assembler.stop_reason) == (whole.parts, "content_filter")
 
 
 def test_a_model_that_calls_by_itself_is_taken_at_its_word() -> None:

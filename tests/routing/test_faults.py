@@ -19,6 +19,7 @@ from routing.gateway.asking import ask_whole, asker
 from routing.reaching import Caller
 from routing.types import (
     Candidate,
+    ChatRequest,
     Delta,
     ModelSpec,
     Outcome,
@@ -27,6 +28,7 @@ from routing.types import (
     RuleSpec,
     SettingsSpec,
     Snapshot,
+    Tool,
     Usage,
     When,
     World,
@@ -44,6 +46,10 @@ SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
     "cohere": (CohereServer, "command-a-03-2025"),
 }
 SILENCE_SECONDS, PATIENT_SECONDS = 0.4, 60.0
+WEATHER = Tool("weather", "Tells it.", {"type": "object", "properties": {"city": {"type": "string"}}})
+HELLO = ask()
+FORCED = ask(tools=(WEATHER,), tool_choice="required", parallel_tool_calls=False)
+CALL = '{"city": "Llanfairpwllgwyngyllgogerychwyrn"}'
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,9 @@ def chain(request: pytest.FixtureRequest) -> Iterator[tuple[ProviderServer, list
         yield first, [model(failing, name), replace(model(sound, "llama3.2"), id=2, slug="sound")]
 
 
-def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk, list[str]]:
+def walk_of(
+    models: list[ModelSpec], way: str, *, seconds: float, request: ChatRequest = HELLO
+) -> tuple[Walk, list[str]]:
     """A walk through these models, of which the first may be silent for so long, and what of its answer has reached
     a client so far."""
     first, *others = models
@@ -90,9 +98,9 @@ def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk,
     hurry = seconds if way in ("inside", "hurried") else None
     options = RuleOptions(first_token_seconds=hurry)
     rule = RuleSpec(1, "all", When(), tuple(each.slug for each in models), options=options)
-    free = [replace(each, capabilities=frozenset({"chat"})) for each in models]
+    free = [replace(each, capabilities=frozenset({"chat", "tools"})) for each in models]
     configuration = Snapshot(1, {m.slug: m for m in free}, PolicySpec(1, "p", 1, (rule,)), (), SettingsSpec(), {})
-    plan = rules.plan(ask(), configuration, World(datetime.now(UTC)))
+    plan = rules.plan(request, configuration, World(datetime.now(UTC)))
     seen: list[str] = []
 
     async def sink(candidate: Candidate, deltas: list[Delta]) -> None:
@@ -101,7 +109,7 @@ def walk_of(models: list[ModelSpec], way: str, *, seconds: float) -> tuple[Walk,
         seen.extend(texts if candidate.model.slug == models[0].slug else ())
 
     callers: dict[str, Caller] = {"inside": calling.ask, "streamed": asker(sink)}
-    walk = Walk(plan, ask(), callers.get(way, asker()), Nobody(), whole=ask_whole if way == "whole" else None)
+    walk = Walk(plan, request, callers.get(way, asker()), Nobody(), whole=ask_whole if way == "whole" else None)
     return walk, seen
 
 
@@ -193,3 +201,32 @@ async def test_a_whole_answer_that_never_falls_silent_and_never_ends_is_left_at_
     assert [(attempt.outcome, attempt.error) for attempt in walk.attempts] == [
         ("timeout", "the answer was not whole in time")
     ]
+
+
+@pytest.mark.parametrize("chain", ["ollama", "gemini"], indirect=True)
+async def test_a_call_that_is_written_slowly_is_waited_for(chain: tuple[ProviderServer, list[ModelSpec]]) -> None:
+    """Its pieces are held back until it is whole, and are heard all the same."""
+    server, models = chain
+    server.default = Reply(CALL, per_piece=0.7)
+    walks = [walk_of(models, way, seconds=6.0, request=FORCED)[0] for way in ("inside", "hurried")]
+    answers = await asyncio.gather(*(run(walk) for walk in walks))
+    for walk, answer in zip(walks, answers, strict=True):
+        assert answer is not None, walk.attempts
+        assert [call.arguments for call in answer.result.tool_calls] == [CALL]
+        assert [attempt.model for attempt in walk.attempts] == [models[0].slug]
+
+
+@pytest.mark.parametrize("chain", ["ollama", "gemini"], indirect=True)
+@pytest.mark.parametrize("way", ["inside", "hurried", "streamed"])
+async def test_a_call_that_breaks_off_has_used_what_was_written_of_it(
+    chain: tuple[ProviderServer, list[ModelSpec]], way: str
+) -> None:
+    server, models = chain
+    server.default = Reply(CALL, fault="cut", fault_after=8, usage=False)
+    walk, seen = walk_of(models[:1], way, seconds=PATIENT_SECONDS, request=FORCED)
+    assert await run(walk) is None
+    assert seen == []
+    first = walk.attempts[0]
+    assert first.outcome == "cut"
+    assert (first.usage.output_tokens or 0) >= 4
+    assert "output_tokens" in first.usage.estimated

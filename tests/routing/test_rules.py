@@ -657,6 +657,11 @@ def test_tool_results_and_strange_characters_are_measured() -> None:
     assert demand.input_at_most >= len("\ud800 lone surrogate".encode(errors="surrogatepass"))
 
 
+def test_names_of_speakers_are_measured() -> None:
+    named = replace(ask(), messages=(Message("user", (Text("hi"),), "ы" * 64),))
+    assert measure(named).input_at_most >= measure(ask("hi")).input_at_most + 128
+
+
 @pytest.mark.parametrize("extra", [{"n": "many"}, {"n": float("inf")}, {"n": [3]}])
 def test_a_number_of_answers_that_is_no_number_is_not_held_too_low(extra: dict[str, object]) -> None:
     assert measure(ask(extra=extra)).choices == 1_000

@@ -1,11 +1,13 @@
 """Cohere's v2 API: chat and embeddings. Options of a provider row: `headers`, `structured_output`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.cohere_answers import CohereDecoder, read_message, read_usage
 from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.openai import content_block, tool_definition, tool_result_text
 from routing.adapters.prompting import in_prompt, joined_text, structured_output, with_instruction
 from routing.adapters.prompting import schema_instruction as in_words
@@ -52,6 +54,9 @@ class CohereCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {"model": model.name, "stream": stream}
+        calls: tuple[str, ...] = ()
+        if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
+            request, calls = as_answer(request)
         request = self._structured(request, model, body)
         body["messages"] = [encoded for turn in request.messages for encoded in self._turn(turn)]
         self._tools(request, body)
@@ -61,17 +66,20 @@ class CohereCodec:
                 continue
             if key not in _RENAMED and key not in _NATIVE:
                 raise UnsupportedByProvider(f"{key} is not a parameter of Cohere's API")
-            body[_RENAMED.get(key, key)] = value
-        return self._request(model.provider, "POST", "/v2/chat", body)
+            body[_RENAMED.get(key, key)] = _thinking(value) if key == "thinking" else value
+        sent = self._request(model.provider, "POST", "/v2/chat", body)
+        return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
-        return read_message(self._object(response, sent), sent)
+        result = read_message(self._object(response, sent), sent)
+        return as_call(result, sent) if sent.calls else result
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
         return error_from_response(response, sent)
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
-        return CohereDecoder(self, sent)
+        decoder = CohereDecoder(self, sent)
+        return CallDecoder(decoder, sent) if sent.calls else decoder
 
     # --- embeddings, counting, status ---
 
@@ -176,6 +184,16 @@ class CohereCodec:
         if answer.get("error") or ("message" in answer and isinstance(answer["message"], str)):
             raise error_from_event(answer, sent)
         return answer
+
+
+def _thinking(asked: Any) -> Any:
+    """Anthropic's words for thinking in Cohere's; Cohere's own stay as they are."""
+    match asked:
+        case {"type": "enabled", "budget_tokens": int(budget)}:
+            return {"type": "enabled", "token_budget": budget}
+        case {"type": "adaptive"}:
+            return {"type": "enabled"}
+    return asked
 
 
 def _assistant(turn: Message) -> Json:

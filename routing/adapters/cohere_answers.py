@@ -65,16 +65,20 @@ def _required(holder: Json, key: str) -> str:
 
 
 class CohereDecoder(EventDecoder):
-    """message-start … message-end."""
+    """message-start … message-end, and `[DONE]`, which is waited for so that the connection can be used again."""
 
     def __init__(self, codec: "Codec", sent: WireRequest) -> None:
         super().__init__(codec, sent, SSESplitter())
         self._calls: dict[object, int] = {}  # Cohere's index -> ours
         self._silent: set[int] = set()
+        self._ended = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.strip() == b"[DONE]":
             self.on_end(out)
+            self.done = True
+            return
+        if self._ended:
             return
         event = load_object(data, "an event of the stream")
         kind = get_str(event, "type") or name.decode("utf-8", "replace")
@@ -90,7 +94,8 @@ class CohereDecoder(EventDecoder):
             self._content(get_dict(get_dict(event, "delta"), "message"), out)
 
     def on_end(self, out: list[Delta]) -> None:
-        raise self.cut()
+        if not self._ended:
+            raise self.cut()
 
     def _content(self, message: Json, out: list[Delta]) -> None:
         """content-start, content-delta and tool-plan-delta; the ends and the citations say nothing here."""
@@ -127,4 +132,4 @@ class CohereDecoder(EventDecoder):
             message = get_str(delta, "error") or f"the model gave up: {finish}"
             raise make_error("server", message, self.sent, usage=self.usage)
         out.append(Delta(stop_reason=_STOP_REASONS.get(finish, "stop"), usage=self.usage))
-        self.done = True
+        self._ended = True

@@ -1,65 +1,90 @@
-"""The gateway's endpoints in the OpenAPI document. Bodies are those of OpenAI's and Anthropic's own documents: only
-what must be there is named."""
+"""The gateway's endpoints in the OpenAPI document."""
 
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-OPENAI_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "object", "required": ["message", "type", "code"]}},
-}
-ANTHROPIC_ERROR = {
-    "type": "object",
-    "required": ["type", "error", "request_id"],
-    "properties": {
-        "type": {"type": "string", "enum": ["error"]},
-        "error": {"type": "object", "required": ["type", "message"]},
-    },
-}
-MODEL = {"type": "string", "description": "`auto`, a model's slug or its wire name."}
-TURNS = {"type": "array", "minItems": 1, "items": {"type": "object"}}
-# path -> verb, summary, required fields of the body, error
-ENDPOINTS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    "/v1/chat/completions": ("post", "OpenAI's chat completions", {"model": MODEL, "messages": TURNS}, OPENAI_ERROR),
-    "/v1/embeddings": ("post", "OpenAI's embeddings", {"model": MODEL, "input": {}}, OPENAI_ERROR),
-    "/v1/models": ("get", "The models that the key may ask for", {}, OPENAI_ERROR),
-    "/v1/models/{slug}": ("get", "One of them", {}, OPENAI_ERROR),
-    "/v1/messages": (
-        "post",
-        "Anthropic's messages",
-        {"model": MODEL, "max_tokens": {"type": "integer", "minimum": 1}, "messages": TURNS},
-        ANTHROPIC_ERROR,
+from routing.gateway.openapi_bodies import (
+    ANTHROPIC_ERROR,
+    CHAT,
+    COMPLETION,
+    COUNTED,
+    EMBED,
+    EMBEDDINGS,
+    EVENT,
+    MESSAGE,
+    MESSAGES,
+    MODELS,
+    ONE_MODEL,
+    OPENAI_ERROR,
+    TOKENS,
+    Described,
+)
+
+ALWAYS = (400, 401, 403, 429, 503)  # what any request may be told
+OF_A_BODY = (408, 413)
+OF_A_CALL = (402, 404, 502, 504)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`body` is empty where there is none; `refusals` are those beside `ALWAYS`."""
+
+    verb: str
+    summary: str
+    answer: Described
+    refusals: tuple[int, ...]
+    body: Described
+    error: Described
+    streams: bool = False
+
+
+ENDPOINTS = {
+    "/v1/chat/completions": Endpoint(
+        "post", "OpenAI's chat completions", COMPLETION, OF_A_BODY + OF_A_CALL, CHAT, OPENAI_ERROR, streams=True
     ),
-    "/v1/messages/count_tokens": (
-        "post",
-        "Anthropic's count of tokens",
-        {"model": MODEL, "messages": TURNS},
-        ANTHROPIC_ERROR,
+    "/v1/embeddings": Endpoint("post", "OpenAI's embeddings", EMBEDDINGS, OF_A_BODY + OF_A_CALL, EMBED, OPENAI_ERROR),
+    "/v1/models": Endpoint("get", "The models that the key may ask for", MODELS, (), {}, OPENAI_ERROR),
+    "/v1/models/{slug}": Endpoint("get", "One of them", ONE_MODEL, (404,), {}, OPENAI_ERROR),
+    "/v1/messages": Endpoint(
+        "post", "Anthropic's messages", MESSAGE, OF_A_BODY + OF_A_CALL, MESSAGES, ANTHROPIC_ERROR, streams=True
+    ),
+    "/v1/messages/count_tokens": Endpoint(
+        "post", "Anthropic's count of tokens", TOKENS, (*OF_A_BODY, 404), COUNTED, ANTHROPIC_ERROR
     ),
 }
 
 
 def describe(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Adds the endpoints, which no view of Django's serves, to the document."""
-    for path, (verb, summary, fields, error) in ENDPOINTS.items():
+    for path, endpoint in ENDPOINTS.items():
         operation: dict[str, Any] = {
             "operationId": "gateway" + path.removeprefix("/v1").translate(str.maketrans("/{", "__", "}")),
-            "summary": summary,
+            "summary": endpoint.summary,
             "tags": ["gateway"],
             "security": [{"bearerKey": []}, {"xApiKey": []}],
-            "responses": {
-                "200": {"description": "As that API answers.", "content": _json({"type": "object"})},
-                "default": {"description": "Refused, in the shape of that API.", "content": _json(error)},
-            },
+            "responses": _responses(endpoint),
         }
-        if fields:
-            body = {"type": "object", "required": list(fields), "properties": fields}
-            operation["requestBody"] = {"required": True, "content": _json(body)}
+        if endpoint.body:
+            operation["requestBody"] = {"required": True, "content": _json(endpoint.body)}
         if "{slug}" in path:
             operation["parameters"] = [{"name": "slug", "in": "path", "required": True, "schema": {"type": "string"}}]
-        result["paths"][path] = {verb: operation}
+        result["paths"][path] = {endpoint.verb: operation}
     return result
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    stream = {"text/event-stream": {"schema": EVENT}} if endpoint.streams else {}
+    refusals = {
+        str(status): {"description": HTTPStatus(status).phrase, "content": _json(endpoint.error)}
+        for status in sorted({*ALWAYS, *endpoint.refusals})
+    }
+    return {
+        "200": {"description": "As that API answers.", "content": {**_json(endpoint.answer), **stream}},
+        **refusals,
+        "default": {"description": "Refused, in the shape of that API.", "content": _json(endpoint.error)},
+    }
+
+
+def _json(schema: Described) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}

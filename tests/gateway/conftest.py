@@ -1,4 +1,4 @@
-"""A gateway that listens on a real socket, four providers that are real local servers, and the rows between."""
+"""A gateway that listens on a real socket, five providers that are real local servers, and the rows between."""
 
 import asyncio
 import socket
@@ -29,6 +29,7 @@ from routing.models import (
     UsageRecord,
 )
 from tests.servers.anthropic import AnthropicServer
+from tests.servers.cohere import CohereServer
 from tests.servers.gemini import GeminiServer
 from tests.servers.ollama import OllamaServer
 from tests.servers.openai import OpenAIServer
@@ -44,6 +45,7 @@ class Gateway:
     anthropic: AnthropicServer
     ollama: OllamaServer
     gemini: GeminiServer
+    cohere: CohereServer
     key: str = ""
     key_id: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -116,14 +118,15 @@ def serving(django_db_setup: None) -> Iterator[Serving]:
 
 @pytest.fixture
 def gateway(transactional_db: None, serving: Serving) -> Iterator[Gateway]:
-    """Four providers with one model each, a rule for all, a hard budget of one dollar, a key."""
+    """Five providers with one model each, a rule for all, a hard budget of one dollar, a key."""
     with (
         OpenAIServer(api_key="sk-upstream") as openai,
         AnthropicServer() as anthropic,
         OllamaServer() as ollama,
         GeminiServer() as gemini,
+        CohereServer(api_key="co-upstream") as cohere,
     ):
-        made = Gateway(serving.url, openai, anthropic, ollama, gemini)
+        made = Gateway(serving.url, openai, anthropic, ollama, gemini, cohere)
         with transaction.atomic():
             _configure(made)
         snapshot.forget()  # or the gateway may see the last test's rows for half a second
@@ -139,6 +142,7 @@ def _configure(made: Gateway) -> None:
         ("anthropic", "anthropic", "cloud", made.anthropic.url, "sk-ant"),
         ("ollama", "ollama", "local", made.ollama.url, ""),
         ("gemini", "gemini", "cloud", made.gemini.url, "google-key"),
+        ("cohere", "cohere", "cloud", made.cohere.url, "co-upstream"),
     ]
     providers = {
         slug: Provider.objects.create(
@@ -152,6 +156,7 @@ def _configure(made: Gateway) -> None:
         ("thinker", "openai", "gpt-5-mini", ["chat", "json", "tools", "vision"], "1", "5"),
         ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools", "vision"], "0", "0"),
         ("flash", "gemini", made.gemini.models[0], ["chat", "json", "tools", "vision"], "2", "10"),
+        ("command", "cohere", made.cohere.models[0], ["chat", "json", "tools", "vision"], "4", "20"),
         ("local-embedder", "ollama", "nomic-embed-text", ["embedding"], "0", "0"),
         ("embedder", "openai", "text-embedding-3-small", ["embeddings"], "1", "0"),
     ]

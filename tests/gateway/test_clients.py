@@ -11,7 +11,7 @@ from routing.models import BudgetPeriod, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.servers.script import Call, Reply
 
-MODELS = ("gpt", "claude", "llama", "flash")
+MODELS = ("gpt", "claude", "llama", "flash", "command")
 QUESTION = [{"role": "user", "content": "Say hello."}]
 WEATHER = {
     "type": "object",
@@ -25,7 +25,7 @@ OPENAI_TOOL: Any = {
 ANTHROPIC_TOOL: Any = {"name": "weather", "description": "Tells it.", "input_schema": WEATHER}
 
 
-EVERY_MODEL = {"auto", "gpt", "thinker", "claude", "llama", "flash", "embedder", "local-embedder"}
+EVERY_MODEL = {"auto", "gpt", "thinker", "claude", "llama", "flash", "command", "embedder", "local-embedder"}
 
 
 def openai_client(gateway: Gateway) -> openai.OpenAI:
@@ -37,7 +37,7 @@ def anthropic_client(gateway: Gateway) -> anthropic.Anthropic:
 
 
 def servers(gateway: Gateway) -> list[Any]:
-    return [gateway.openai, gateway.anthropic, gateway.ollama, gateway.gemini]
+    return [gateway.openai, gateway.anthropic, gateway.ollama, gateway.gemini, gateway.cohere]
 
 
 def set_reply(gateway: Gateway, reply: Reply) -> None:
@@ -61,7 +61,14 @@ def test_openais_client_gets_a_whole_answer_from_every_provider(gateway: Gateway
     assert (raw.headers["x-ziggie-attempts"], raw.headers["x-ziggie-cache"]) == ("1", "off")
     (receipt,) = gateway.settled(1)
     assert str(receipt.id) == raw.headers["x-ziggie-request-id"]
-    cost = {"gpt": 11 + 5 * 5, "claude": 11 * 3 + 5 * 15, "llama": 0, "flash": 11 * 2 + 5 * 10}[model]
+    input_price, output_price = {
+        "gpt": (1, 5),
+        "claude": (3, 15),
+        "llama": (0, 0),
+        "flash": (2, 10),
+        "command": (4, 20),
+    }[model]
+    cost = 11 * input_price + 5 * output_price
     assert receipt.cost_microusd == cost
     assert raw.headers["x-ziggie-cost-usd"] == f"0.{cost:06d}"
 

@@ -114,8 +114,7 @@ def refused(gateway: Gateway, api: str, model: str, **asked: Any) -> None:
 
 def heard(gateway: Gateway, model: str) -> Any:
     """The body of the last chat that the model's provider received."""
-    server = {"gpt": gateway.openai, "claude": gateway.anthropic, "llama": gateway.ollama, "flash": gateway.gemini}
-    return server[model].calls[-1].json
+    return dict(zip(MODELS, servers(gateway), strict=True))[model].calls[-1].json
 
 
 # --- plain parameters ----------------------------------------------------------------------------
@@ -135,6 +134,9 @@ HEARD: dict[str, Callable[[Any], list[Any]]] = {
     "flash": lambda b: [
         b["systemInstruction"]["parts"][0]["text"], b["contents"][0]["parts"][0]["text"],
         *(b["generationConfig"][name] for name in ("maxOutputTokens", "temperature", "stopSequences")),
+    ],
+    "command": lambda b: [
+        *(turn["content"] for turn in b["messages"]), b["max_tokens"], b["temperature"], b["stop_sequences"]
     ],
 }  # fmt: skip
 
@@ -165,7 +167,9 @@ def test_an_answer_that_ran_out_of_tokens_says_so(gateway: Gateway, api: str, mo
         assert ask(gateway, api, model, stream=stream).stop == "length"
 
 
-@pytest.mark.parametrize(("model", "place"), [("gpt", None), ("llama", "options"), ("flash", "generationConfig")])
+@pytest.mark.parametrize(
+    ("model", "place"), [("gpt", None), ("llama", "options"), ("flash", "generationConfig"), ("command", None)]
+)
 def test_a_seed_arrives_where_it_is_known(gateway: Gateway, model: str, place: str | None) -> None:
     ask(gateway, "openai", model, seed=7)
     body = heard(gateway, model)
@@ -184,7 +188,7 @@ CITIES = Reply("", calls=(Call("weather", {"city": "Oslo"}), Call("weather", {"c
 def _results(body: Any, model: str) -> list[Any]:
     """The results of tools in what a provider was sent, in their order, and those marked as failed."""
     match model:
-        case "gpt":
+        case "gpt" | "command":
             return [turn["content"] for turn in body["messages"] if turn["role"] == "tool"]
         case "llama":
             return [(turn["tool_name"], turn["content"]) for turn in body["messages"] if turn["role"] == "tool"]
@@ -206,9 +210,10 @@ def test_parallel_calls_their_results_and_the_answer_make_a_round(
     turns = _openai_results() if api == "openai" else _anthropic_results()
     assert ask(gateway, api, model, stream=stream, tools=tools, messages=turns).text == "It rains in Oslo."
     found = _results(heard(gateway, model), model)
-    failed = "Error: no such city" if api == "anthropic" and model in ("gpt", "llama") else "no such city"
+    failed = "Error: no such city" if api == "anthropic" and model in ("gpt", "llama", "command") else "no such city"
     expected: dict[str, list[Any]] = {
         "gpt": ["rain", failed],
+        "command": ["rain", failed],
         "llama": [("weather", "rain"), ("weather", failed)],
         "claude": ["rain", "no such city"],
         "flash": [{"result": "rain"}, {"error" if api == "anthropic" else "result": "no such city"}],
@@ -271,6 +276,8 @@ def test_a_tool_choice_arrives(gateway: Gateway, api: str, model: str, choice: s
         assert ("format" in body) == (choice in ("required", "weather"))  # it knows no other way to have one called
     elif model == "flash":
         assert body["toolConfig"]["functionCallingConfig"] == GEMINI_CHOICES[choice]
+    elif model == "command":  # whose way to have one tool called is to be told of no other
+        assert body.get("tool_choice") == {"auto": None, "none": "NONE"}.get(choice, "REQUIRED")
     else:
         assert body["tool_choice"] == (as_openai if model == "gpt" else as_anthropic)
 
@@ -288,7 +295,7 @@ def test_one_call_of_one_tool_can_be_had_from_every_provider(
         asked = {"tools": [ANTHROPIC_TOOL], "tool_choice": choice}
     answer = ask(gateway, api, model, stream=stream, **asked)
     assert (answer.text, answer.calls, answer.stop) == ("", [("weather", {"city": "Oslo"})], "tool_calls")
-    if model in ("llama", "flash"):
+    if model in ("llama", "flash", "command"):
         assert "Tells it." in json.dumps(heard(gateway, model))
 
 
@@ -297,7 +304,7 @@ def test_one_call_at_a_time_is_asked_for_or_refused(gateway: Gateway, api: str, 
     asked: dict[str, Any] = {"tools": [OPENAI_TOOL], "parallel_tool_calls": False}
     if api == "anthropic":
         asked = {"tools": [ANTHROPIC_TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}
-    if model in ("llama", "flash"):
+    if model in ("llama", "flash", "command"):
         refused(gateway, api, model, **asked)
         return
     ask(gateway, api, model, **asked)
@@ -343,6 +350,7 @@ SCHEMAS: dict[str, Callable[[Any], Any]] = {
     "claude": lambda body: body["output_config"]["format"]["schema"],
     "llama": lambda body: body["format"],
     "flash": lambda body: body["generationConfig"]["responseJsonSchema"],
+    "command": lambda body: body["response_format"]["json_schema"],
 }
 
 

@@ -12,7 +12,15 @@ from django.db import transaction
 from routing import seeding, snapshot
 from routing.models import Circuit, LanguageModel, Price, Provider
 from tests.gateway.conftest import Gateway
-from tests.gateway.test_clients import OPENAI_TOOL, QUESTION, anthropic_client, openai_client, set_reply
+from tests.gateway.test_clients import (
+    MODELS,
+    OPENAI_TOOL,
+    QUESTION,
+    anthropic_client,
+    openai_client,
+    servers,
+    set_reply,
+)
 from tests.gateway.test_matrix import PIXEL
 from tests.servers.script import Reply
 from ziggie.models import create_api_key
@@ -51,6 +59,12 @@ def test_signed_thinking_comes_and_goes_back_as_it_was(gateway: Gateway, stream:
         ("llama", {"type": "enabled", "budget_tokens": 1024}, ("ollama", "think", True)),
         ("llama", {"type": "disabled"}, ("ollama", "think", False)),
         ("flash", {"type": "disabled"}, ("gemini", "generationConfig", {"thinkingConfig": {"thinkingBudget": 0}})),
+        (
+            "command",
+            {"type": "enabled", "budget_tokens": 1024},
+            ("cohere", "thinking", {"type": "enabled", "token_budget": 1024}),
+        ),
+        ("command", {"type": "disabled"}, ("cohere", "thinking", {"type": "disabled"})),
         ("gpt", {"type": "disabled"}, ("openai", "reasoning_effort", None)),
         ("gpt", {"type": "enabled", "budget_tokens": 1024}, None),
     ],
@@ -66,7 +80,7 @@ def test_thinking_is_asked_for_in_each_providers_words_or_refused(
     messages.create(model=model, max_tokens=50, messages=TURNS, thinking=thinking)
     server, field, expected = heard
     body = getattr(gateway, server).calls[-1].json
-    assert "thinking" not in body
+    assert field == "thinking" or "thinking" not in body
     found = body.get(field)
     assert found == expected or (isinstance(expected, dict) and expected.items() <= found.items())
 
@@ -93,10 +107,10 @@ def test_cache_marks_change_no_answer_and_a_user_is_told_to_whom_it_concerns(gat
 
 def test_betas_that_change_how_claude_thinks_and_streams_reach_it_alone(gateway: Gateway) -> None:
     betas: Any = ["interleaved-thinking-2025-05-14", "files-api-2025-04-14", "fine-grained-tool-streaming-2025-05-14"]
-    for model in ("claude", "gpt", "llama", "flash"):
+    for model in MODELS:
         anthropic_client(gateway).beta.messages.create(model=model, max_tokens=9, messages=TURNS, betas=betas)
     assert gateway.anthropic.calls[-1].headers["anthropic-beta"] == f"{betas[0]},{betas[2]}"
-    for server in (gateway.openai, gateway.ollama, gateway.gemini):
+    for server in (gateway.openai, gateway.ollama, gateway.gemini, gateway.cohere):
         assert "anthropic-beta" not in server.calls[-1].headers
         assert b"interleaved" not in server.calls[-1].body
     anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=TURNS)
@@ -154,7 +168,7 @@ def test_cache_marks_reach_claude_where_what_is_written_to_its_cache_has_a_price
         if priced:
             Price.objects.filter(model__slug="claude").update(cache_write_usd_per_mtok="3.75")
             snapshot.forget()
-        for model in ("claude", "gpt", "llama", "flash"):
+        for model in MODELS:
             anthropic_client(gateway).messages.create(model=model, max_tokens=9, **asked)
         body = gateway.anthropic.calls[-1].json
         marked = [
@@ -165,7 +179,7 @@ def test_cache_marks_reach_claude_where_what_is_written_to_its_cache_has_a_price
         ]
         assert [block.get("cache_control") for block in marked] == [sent["cache_control"] if priced else None] * 4
         assert json.dumps(body).count("cache_control") == (4 if priced else 0)
-        for server in (gateway.openai, gateway.ollama, gateway.gemini):
+        for server in (gateway.openai, gateway.ollama, gateway.gemini, gateway.cohere):
             assert b"cache" not in server.calls[-1].body
     anthropic_client(gateway).messages.create(
         model="claude", max_tokens=9, messages=TURNS, cache_control={"type": "ephemeral"}
@@ -224,7 +238,7 @@ def test_images_that_a_tool_gave_stand_in_its_result_or_after_it(gateway: Gatewa
         ]},
     ]  # fmt: skip
     tools: Any = [{"name": "shot", "input_schema": {"type": "object"}}]
-    for model in ("gpt", "claude", "llama", "flash"):
+    for model in MODELS:
         anthropic_client(gateway).messages.create(model=model, max_tokens=9, tools=tools, messages=turns)
     (first, second, text) = gateway.anthropic.calls[-1].json["messages"][-1]["content"]
     assert first["content"] == result
@@ -234,15 +248,16 @@ def test_images_that_a_tool_gave_stand_in_its_result_or_after_it(gateway: Gatewa
     assert [turn["role"] for turn in told[-3:]] == ["tool", "tool", "user"]
     assert [part["type"] for part in told[-1]["content"]] == ["image_url", "image_url", "text"]
     assert gateway.ollama.calls[-1].json["messages"][-1]["images"] == [PIXEL, PIXEL]
-    assert gateway.gemini.calls[-1].body.decode().count(PIXEL) == 2
+    for server in (gateway.gemini, gateway.cohere):
+        assert server.calls[-1].body.decode().count(PIXEL) == 2
     assert anthropic_client(gateway).messages.count_tokens(model="llama", tools=tools, messages=turns).input_tokens
 
 
 def test_a_system_turn_among_the_others_is_heard(gateway: Gateway) -> None:
     turns: Any = [*QUESTION, {"role": "assistant", "content": "Hello."}, {"role": "system", "content": "Be terse."}]
-    for model in ("gpt", "claude", "llama", "flash"):
+    for model in MODELS:
         anthropic_client(gateway).messages.create(model=model, max_tokens=9, messages=[*turns, *QUESTION])
-    for server in (gateway.openai, gateway.anthropic, gateway.ollama, gateway.gemini):
+    for server in servers(gateway):
         assert "Be terse." in server.calls[-1].body.decode()
 
 
@@ -274,7 +289,7 @@ def test_a_parameter_goes_to_a_provider_that_knows_it_and_is_refused_elsewhere(g
 def test_what_states_the_default_is_no_reason_to_refuse(gateway: Gateway) -> None:
     asked: Any = {"n": 1, "logprobs": False, "store": False, "presence_penalty": 0, "frequency_penalty": 0}
     asked |= {"service_tier": "auto"}
-    for model in ("gpt", "claude", "llama", "flash"):
+    for model in MODELS:
         openai_client(gateway).chat.completions.create(
             model=model, messages=TURNS, user="ada", parallel_tool_calls=True, tools=[OPENAI_TOOL], **asked
         )
@@ -290,16 +305,16 @@ def test_what_changes_no_answer_goes_to_who_knows_it_and_stops_nobody(gateway: G
         {"role": "assistant", "content": "Hello, Ada.", "name": "helper"},
         {"role": "user", "content": [{"type": "text", "text": "Hello to both."}], "name": "ben"},
     ]
-    for model in ("gpt", "claude", "llama", "flash"):
+    for model in MODELS:
         openai_client(gateway).chat.completions.create(model=model, messages=turns, **asked)
     body = gateway.openai.calls[-1].json
     assert asked.items() <= body.items()
     assert [turn["name"] for turn in body["messages"]] == ["host", "ada", "helper", "ben"]
-    for server in (gateway.anthropic, gateway.ollama, gateway.gemini):
+    for server in (gateway.anthropic, gateway.ollama, gateway.gemini, gateway.cohere):
         assert "ada" not in server.calls[-1].body.decode().replace("Ada", "")
 
 
-@pytest.mark.parametrize("model", ["gpt", "claude", "llama", "flash"])
+@pytest.mark.parametrize("model", MODELS)
 def test_any_json_object_may_be_asked_for(gateway: Gateway, model: str) -> None:
     set_reply(gateway, Reply('{"a": 1}'))
     answer = openai_client(gateway).chat.completions.create(
@@ -314,9 +329,10 @@ def test_any_json_object_may_be_asked_for(gateway: Gateway, model: str) -> None:
 def test_how_closely_to_look_at_an_image_is_told_to_who_asks_for_it(gateway: Gateway) -> None:
     picture = {"url": f"data:image/png;base64,{PIXEL}", "detail": "low"}
     turns: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": picture}]}]
-    for model in ("gpt", "claude", "llama", "flash"):
+    for model in MODELS:
         openai_client(gateway).chat.completions.create(model=model, messages=turns)
-    assert gateway.openai.calls[-1].json["messages"][0]["content"] == turns[0]["content"]
+    for server in (gateway.openai, gateway.cohere):
+        assert server.calls[-1].json["messages"][0]["content"] == turns[0]["content"]
     picture["detail"] = "with a glass"
     with pytest.raises(openai.BadRequestError, match="detail"):
         openai_client(gateway).chat.completions.create(model="gpt", messages=turns)
@@ -363,7 +379,7 @@ def test_thinking_goes_back_to_servers_that_want_it(gateway: Gateway) -> None:
     snapshot.forget()
     set_reply(gateway, THOUGHT)
     completions = openai_client(gateway).chat.completions
-    for model in ("gpt", "claude", "llama", "flash"):
+    for model in MODELS:
         said = completions.create(model=model, messages=TURNS).choices[0].message
         completions.create(model=model, messages=[*TURNS, said, *TURNS])
     assert gateway.openai.calls[-1].json["messages"][1]["reasoning_content"] == THOUGHT.reasoning

@@ -16,7 +16,7 @@ from routing.adapters.base import StreamDecoder, WireRequest, WireResponse
 from routing.adapters.sse import LineSplitter, SSESplitter
 from routing.types import ChatResult, Delta, ProviderError, Reasoning, Text, ToolCall, Usage
 from tests.routing.adapters_support import KEY, run_decoder
-from tests.servers import AnthropicServer, Call, GeminiServer, OllamaServer, OpenAIServer, Reply
+from tests.servers import AnthropicServer, Call, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply
 
 SENT = WireRequest("POST", "x", body={"model": "m", "messages": []}, secret=KEY)
 REPLY = Reply(
@@ -33,42 +33,12 @@ SERVERS = {
     "openai": OpenAIServer,
     "anthropic": AnthropicServer,
     "gemini": GeminiServer,
+    "cohere": CohereServer,
 }
-COHERE = "".join(
-    f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
-    for event in (
-        {"type": "message-start", "id": "c1", "delta": {"message": {"role": "assistant"}}},
-        {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "I will look."}}},
-        {"type": "content-start", "index": 0, "delta": {"message": {"content": {"type": "text", "text": ""}}}},
-        {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "Grüße"}}}},
-        {"type": "content-end", "index": 0},
-        {
-            "type": "tool-call-start",
-            "index": 0,
-            "delta": {"message": {"tool_calls": {"id": "t1", "function": {"name": "look", "arguments": ""}}}},
-        },
-        {
-            "type": "tool-call-delta",
-            "index": 0,
-            "delta": {"message": {"tool_calls": {"function": {"arguments": "{}"}}}},
-        },
-        {"type": "tool-call-end", "index": 0},
-        {
-            "type": "message-end",
-            "delta": {
-                "finish_reason": "TOOL_CALL",
-                "usage": {
-                    "billed_units": {"input_tokens": 5, "output_tokens": 7},
-                    "tokens": {"input_tokens": 70, "output_tokens": 9},
-                },
-            },
-        },
-    )
-).encode()
 
 
 def recorded(kind: str) -> bytes:
-    return COHERE if kind == "cohere" else b"".join(SERVERS[kind]().stream(REPLY, ASKED))
+    return b"".join(SERVERS[kind]().stream(REPLY, ASKED))
 
 
 def decoder(kind: str) -> Callable[[], StreamDecoder]:
@@ -127,9 +97,9 @@ def _comparable(result: ChatResult) -> ChatResult:
 
 
 def test_cohere_bills_its_own_units_and_plans_aloud() -> None:
-    result = assembled(run_decoder(decoder("cohere"), [COHERE])[0])
-    assert result.parts == (Reasoning("I will look."), Text("Grüße"), ToolCall("t1", "look", "{}"))
-    assert (result.usage.input_tokens, result.usage.output_tokens) == (5, 7)
+    result = assembled(run_decoder(decoder("cohere"), [recorded("cohere")])[0])
+    assert result.parts[:2] == (Reasoning(REPLY.reasoning), Text(REPLY.text))
+    assert result.usage == Usage(input_tokens=31, output_tokens=17, cached_input_tokens=8)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from routing.adapters import transport
 from routing.adapters.deadlines import Timeouts
 from routing.types import ChatResult, ModelSpec, ProviderError, ProviderSpec, ToolCall, UnsupportedByProvider
 from tests.routing.adapters_support import KEY, ask, model, provider
-from tests.servers import AnthropicServer, Call, GeminiServer, OllamaServer, OpenAIServer, Reply
+from tests.servers import AnthropicServer, Call, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply
 from tests.servers.base import ProviderServer
 
 SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
@@ -30,6 +30,7 @@ SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
     "openai": (OpenAIServer, "gpt-4o-mini"),
     "anthropic": (AnthropicServer, "claude-haiku-4-5"),
     "gemini": (GeminiServer, "gemini-2.5-flash"),
+    "cohere": (CohereServer, "command-a-03-2025"),
 }
 Both = tuple[ProviderServer, ModelSpec]
 
@@ -160,11 +161,12 @@ async def test_many_calls_run_at_once(both: Both) -> None:
 
 
 async def test_embeddings_come_in_order_over_several_requests() -> None:
-    with OllamaServer() as ollama, GeminiServer() as gemini, OpenAIServer() as openai:
+    with OllamaServer() as ollama, GeminiServer() as gemini, OpenAIServer() as openai, CohereServer() as cohere:
         rows = [
             model(provider("ollama", ollama.url), "all-minilm"),
             model(provider("gemini", gemini.url), "gemini-embedding-001"),
             model(provider("openai", openai.url), "text-embedding-3-small"),
+            model(provider("cohere", cohere.url), "embed-english-v3.0"),
         ]
         texts = tuple(f"text number {number}" for number in range(1100))
         for row in rows:

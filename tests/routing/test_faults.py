@@ -34,7 +34,7 @@ from routing.types import (
     World,
 )
 from tests.routing.adapters_support import KEY, ask, model, provider
-from tests.servers import AnthropicServer, GeminiServer, OllamaServer, OpenAIServer, Reply
+from tests.servers import AnthropicServer, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply
 from tests.servers.base import ProviderServer
 from tests.servers.crowded import crowded, others_at_the_door
 
@@ -43,6 +43,7 @@ SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
     "openai": (OpenAIServer, "gpt-4o-mini"),
     "anthropic": (AnthropicServer, "claude-haiku-4-5"),
     "gemini": (GeminiServer, "gemini-2.5-flash"),
+    "cohere": (CohereServer, "command-a-03-2025"),
 }
 SILENCE_SECONDS, PATIENT_SECONDS = 0.4, 60.0
 WEATHER = Tool("weather", "Tells it.", {"type": "object", "properties": {"city": {"type": "string"}}})

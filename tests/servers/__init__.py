@@ -14,9 +14,19 @@ script while it runs, `GET /__requests__` lists what was received. What a Reply 
 """
 
 from tests.servers.anthropic import AnthropicServer
+from tests.servers.cohere import CohereServer
 from tests.servers.gemini import GeminiServer
 from tests.servers.ollama import OllamaServer
 from tests.servers.openai import OpenAIServer
 from tests.servers.script import Call, Received, Reply
 
-__all__ = ["AnthropicServer", "Call", "GeminiServer", "OllamaServer", "OpenAIServer", "Received", "Reply"]
+__all__ = [
+    "AnthropicServer",
+    "Call",
+    "CohereServer",
+    "GeminiServer",
+    "OllamaServer",
+    "OpenAIServer",
+    "Received",
+    "Reply",
+]

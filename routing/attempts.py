@@ -318,7 +318,7 @@ class Walk:
             raise
         except Exception as error:  # the call must survive a fault of ours in one adapter: others may serve
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
-            raise ProviderError("protocol", f"unforeseen: {type(error).__name__}", retryable=False) from error
+            raise ProviderError("unfit", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
     async def _listen(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Takes the pieces of an answer as they come."""

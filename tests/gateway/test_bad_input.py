@@ -169,7 +169,6 @@ def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gatew
         (MESSAGES, {"output_config": {"format": {"type": "json_schema"}}}),
         *((path, {"metadata": {"agent_level": "L9"}}) for path in (CHAT, MESSAGES)),
         *((path, {"metadata": {"creator_tier": "famous"}}) for path in (CHAT, MESSAGES)),
-        *((path, {"metadata": {"strategy": "cheap"}}) for path in (CHAT, MESSAGES)),
     ):
         answer = post(gateway, path, json.dumps({**GOOD[path], **change}).encode())
         assert (answer.status_code, bool(refusal(answer, path))) == (400, True), (path, change, answer.text)

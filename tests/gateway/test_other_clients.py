@@ -29,7 +29,13 @@ def weather(city: str) -> str:
 def reply_with_a_tool_first(gateway: Gateway, model: str) -> Any:
     """The model's provider calls the tool, and answers once it has the result."""
     set_reply(gateway, RAIN)
-    server = {"gpt": gateway.openai, "claude": gateway.anthropic, "llama": gateway.ollama, "flash": gateway.gemini}
+    server = {
+        "gpt": gateway.openai,
+        "claude": gateway.anthropic,
+        "llama": gateway.ollama,
+        "flash": gateway.gemini,
+        "command": gateway.cohere,
+    }
     server[model].queue(CALLS)
     return server[model]
 

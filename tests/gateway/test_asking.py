@@ -81,28 +81,18 @@ async def test_a_requests_bytes_are_let_go_while_its_answer_is_awaited_and_made_
     upstream.close()
 
 
-async def test_a_connection_is_opened_before_the_request_that_will_want_it() -> None:
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_connection_is_opened_before_the_request_that_will_want_it(is_there: bool) -> None:
     with OpenAIServer() as server:
         server.default = Reply("hello")
         sent = WireRequest("POST", f"{server.base_url}/chat/completions", {}, {"model": "gpt-4o-mini", "messages": []})
         ready = Ready.of(sent)
         upstream.expect(ready.address)
-        assert b"hello" in (await fetch(sent, idle_seconds=60, ready=ready)).body  # over the one that was on its way
-        upstream.expect(ready.address)  # that one is kept
-        assert b"hello" in (await fetch(sent, idle_seconds=60)).body
-        assert server.connections == 1
-    upstream.close()
-
-
-async def test_a_connection_that_nobody_wanted_serves_the_next_request() -> None:
-    with OpenAIServer() as server:
-        server.default = Reply("hello")
-        sent = WireRequest("POST", f"{server.base_url}/chat/completions", {}, {"model": "gpt-4o-mini", "messages": []})
-        ready = Ready.of(sent)
-        upstream.expect(ready.address)
-        while server.connections < 1:
+        while is_there and server.connections < 1:  # else it is on its way
             await asyncio.sleep(0.01)
         assert b"hello" in (await fetch(sent, idle_seconds=60, ready=ready)).body
+        upstream.expect(ready.address)  # that one is kept
+        assert b"hello" in (await fetch(sent, idle_seconds=60)).body
         assert server.connections == 1
     upstream.close()
 

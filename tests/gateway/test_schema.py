@@ -4,24 +4,18 @@ it answers as described, in the words of the API that was called, and never with
 from typing import Any
 
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from routing.gateway.openapi import describe
+from tests.bounded import BOUNDED
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import MODELS, set_reply
 from tests.servers.script import Reply
 
-BOUNDED = settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+MORE = settings(BOUNDED, max_examples=30)
 # No schema says which provider can do what is asked, and what goes through to providers is theirs to refuse. That
 # nobody is served without a key is tested with the keys.
 LENIENT = [negative_data_rejection, positive_data_acceptance, ignored_auth, not_a_server_error]
@@ -58,7 +52,7 @@ def test_any_request_gets_an_answer_that_the_schema_describes(gateway: Gateway) 
         if operation.body:
             strategy |= operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
-        @BOUNDED
+        @MORE
         @given(strategy)
         def send(case: Any) -> None:
             answer = case.call(base_url=gateway.url, headers=gateway.headers)

@@ -8,7 +8,7 @@ import schemathesis
 from django.core.wsgi import get_wsgi_application
 from django.test import Client
 from drf_spectacular.generators import SchemaGenerator
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 import agents.seeding
@@ -16,16 +16,8 @@ import knowledge.seeding
 import routing.seeding
 from routing.gateway.app import ENDPOINTS
 from routing.gateway.other import MODEL_PATH
+from tests.bounded import BOUNDED
 from ziggie.models import SCOPES, create_api_key
-
-BOUNDED = settings(
-    max_examples=10,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -97,6 +97,7 @@ class Walk:
     refused: int = 0
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
+    kept_waiting: Callable[[], float] | None = None  # seconds for which the reader of a stream has kept it waiting
     _calls: dict[int, int] = field(default_factory=dict)  # by identity: a model may be a member twice
 
     async def run(self, candidates: Sequence[Candidate] | None = None) -> Answer | None:
@@ -302,6 +303,7 @@ class Walk:
 
     async def _consume(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
+        asked_at = time.monotonic()
         try:
             if self.whole is not None and self._comes_whole(candidate, step):
                 collector.take_whole(await self.whole(candidate, step.request, until=step.until))
@@ -310,6 +312,8 @@ class Walk:
             else:
                 await self._listen(candidate, step, collector)
         except TimeoutError as late:
+            if self._waited_for_reader(asked_at):
+                raise ProviderError("unread", "its reader took too long to read it", retryable=False) from late
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
         except UnsupportedByProvider as error:
@@ -319,6 +323,10 @@ class Walk:
         except Exception as error:  # the call must survive a fault of ours in one adapter: others may serve
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("unfit", f"unforeseen: {type(error).__name__}", retryable=False) from error
+
+    def _waited_for_reader(self, since: float) -> bool:
+        """Whether that took the larger part of the time."""
+        return self.kept_waiting is not None and self.kept_waiting() > (time.monotonic() - since) / 2
 
     async def _listen(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Takes the pieces of an answer as they come."""

@@ -13,10 +13,14 @@ def was_at_work(error: ProviderError) -> bool:
     what evidently no model has answered, costs nothing."""
     if error.unbilled:
         return False
-    return error.kind in ("timeout", "cut", "protocol", "unfit") and (error.status is None or error.status < 400)
+    return error.kind in ("timeout", "cut", "unread", "protocol", "unfit") and (
+        error.status is None or error.status < 400
+    )
 
 
 def outcome_of(error: ProviderError) -> Outcome:
     if error.kind == "timeout":
         return "timeout"
+    if error.kind == "unread":
+        return "cancelled"
     return "cut" if error.kind == "cut" else "error"

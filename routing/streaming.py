@@ -5,6 +5,7 @@ says. All else is answered whole first. Once a client has seen a piece, no other
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -30,10 +31,12 @@ class Pipe:
         self._room = asyncio.Event()
         self._closed = False
         self._walk: Walk | None = None
+        self._kept_waiting = 0.0
 
     def connect(self, walk: Walk) -> None:
         """The walk's pieces go out from now on."""
         self._walk = walk
+        walk.kept_waiting = lambda: self._kept_waiting
 
     def listening(self, caller: Caller) -> Caller:
         """The same caller, of whose answers a copy goes through the pipe."""
@@ -59,11 +62,18 @@ class Pipe:
         self._walk.committed = True
         for piece in unseen:
             while len(self._pieces) >= AHEAD and not self._closed:
-                self._room.clear()
-                await self._room.wait()
+                await self._wait_for_reader()
             self._pieces.append(piece)
             self._arrived.set()
         return []
+
+    async def _wait_for_reader(self) -> None:
+        began = time.monotonic()
+        self._room.clear()
+        try:
+            await self._room.wait()
+        finally:
+            self._kept_waiting += time.monotonic() - began
 
     def close(self) -> None:
         """No more pieces: the reader ends once it has read the rest, and nobody waits for it."""

@@ -160,6 +160,7 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
         allowed_models=key.allowed_models,
     )
     stream.call = call
+    call.walk.kept_waiting = lambda: http.kept_waiting
     try:
         answer = await _walked(http, call, admission)
         try:

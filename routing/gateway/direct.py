@@ -1,17 +1,19 @@
 """One exchange on a connection of the gateway's own server."""
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Protocol
 
 from routing.gateway.heads import Head
 from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
+from routing.gateway.leaving import COMMENT, CONTINUE
 
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE = b"connection: close\r\n"
+COMMENT_CHUNK = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)
 
 
 class Carrier(Protocol):
@@ -95,6 +97,15 @@ class DirectHttp(Http):
         self._client_went()
         self._wake()
 
+    def knock(self) -> None:
+        """Writes what says nothing, for a client that may have gone."""
+        if self._ended:
+            return
+        if self.started:
+            self._connection.write_soon(COMMENT_CHUNK if self._is_chunked else COMMENT)
+        elif self._may_chunk:
+            self._connection.write_soon(CONTINUE)
+
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
@@ -142,13 +153,22 @@ class DirectHttp(Http):
         self._connection.write_soon(self._head(200, headers, framing))
 
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        while (room := self._connection.room) is not None:  # the connection ends if that takes too long
-            await asyncio.shield(room)
+        if self._connection.room is not None:
+            await self._wait_for_room()
         if self._is_chunked:
             piece = (b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b"") + (b"0\r\n\r\n" if last else b"")
         self._connection.write_soon(piece)
         if last:
             self._end()
+
+    async def _wait_for_room(self) -> None:
+        """The connection ends if that takes too long."""
+        began = time.monotonic()
+        try:
+            while (room := self._connection.room) is not None:
+                await asyncio.shield(room)
+        finally:
+            self.kept_waiting += time.monotonic() - began
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
         if END_CONNECTION in headers:

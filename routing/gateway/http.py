@@ -5,6 +5,7 @@ the gateway's own server (protocol.py).
 """
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -19,7 +20,8 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 BODY_SECONDS = 30.0
-SEND_SECONDS = 60.0  # a client that takes nothing for so long is gone
+SEND_SECONDS = 60.0
+SEND_BYTES = 16 * 1024  # a client that takes less in that time of what waits for it is gone
 WATCH_AFTER_SECONDS = 0.2  # most answers are out before a client could have gone
 JSON_TYPE = (b"content-type", b"application/json")
 UNDER_WAY = "under_way"  # in the server's state: the tasks that answer requests
@@ -55,6 +57,7 @@ class Http(ABC):
         self.speaks_anthropic = head.speaks_anthropic
         self.started = False
         self.gone = False
+        self.kept_waiting = 0.0  # seconds for which the client kept a stream waiting
         self._length = head.length
         self._encoding = head.encoding
         self._task: asyncio.Task[Any] | None = None
@@ -101,8 +104,8 @@ class Http(ABC):
 
     @abstractmethod
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        """Returns once there is room for more. Who takes nothing for SEND_SECONDS is cut off by the server, and goes
-        away like any other client."""
+        """Returns once there is room for more. Who takes less than SEND_BYTES in SEND_SECONDS is cut off by the server,
+        and goes away like any other client."""
 
 
 class AsgiHttp(Http):
@@ -163,7 +166,11 @@ class AsgiHttp(Http):
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
+        began = time.monotonic()
+        try:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
+        finally:
+            self.kept_waiting += time.monotonic() - began
 
 
 def too_large() -> TooLarge:

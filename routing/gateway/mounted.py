@@ -13,10 +13,13 @@ from daphne import http_protocol
 from daphne.server import Server
 from django.conf import settings
 from twisted.internet import reactor as twisted_reactor
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from zope.interface import implementer
 
 from routing.gateway import http as limits
 from routing.gateway.http import RequestTimeout
-from routing.gateway.refusals import refusal
+from routing.gateway.leaving import COMMENT, CONTINUE, Watch
+from routing.gateway.refusals import UNREAD, refusal
 from routing.gateway.sockets import untaken
 from ziggie.errors import TooLarge, ZiggieError
 
@@ -26,13 +29,15 @@ REQUEST_SECONDS = 45.0  # from there to its last byte
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
 
 
+@implementer(IHalfCloseableProtocol)
 class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # the package has no types
     """Between requests: who has begun one must go on with it. Idle connections are left to daphne's own limit.
 
-    Within an answer: `room` is set while the client takes what it is sent; one that takes nothing is left."""
+    Within an answer: `room` is set while the client takes what it is sent; one that takes next to nothing is left."""
 
     _deadline: Any = None
     _taking: Any = None
+    _leaving: Watch | None = None  # once the client sends no more
 
     def connectionMade(self) -> None:
         self.room = asyncio.Event()
@@ -54,8 +59,32 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
     def connectionLost(self, reason: Any) -> None:
         self.request_has_begun()
         self._forget_taking()
+        if self._leaving is not None:
+            self._leaving.stop()
         self.room.set()
         super().connectionLost(reason)
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more: what has come whole is answered."""
+        if self._leaving is not None:
+            return
+        self._leaving = Watch(self.transport.socket, knock=self._knock, leave=self.transport.abortConnection)
+        if self.requests:
+            self.requests[-1].sends_no_more()
+        else:
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Only we close our half alone, and we do not."""
+
+    def requestDone(self, request: Any) -> None:
+        super().requestDone(request)
+        if self._leaving is not None and not self.requests:
+            self.loseConnection()
+
+    def _knock(self) -> None:
+        if self.requests:
+            self.requests[0].knock()
 
     def pauseProducing(self) -> None:
         super().pauseProducing()
@@ -77,7 +106,7 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
 
     def _look_whether_taken(self, before: int) -> None:
         self._taking = None
-        if self._not_taken() < before:
+        if before - self._not_taken() >= limits.SEND_BYTES:
             self._watch_taking()
         else:
             self.transport.abortConnection()
@@ -110,6 +139,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         super().__init__(*args, **kwargs)
         self._received = 0
         self._is_refused = False
+        self._is_whole = False
         self._deadline: Any = reactor.callLater(HEAD_SECONDS, self._too_slow, HEAD_SECONDS)
         self.channel.request_has_begun()
 
@@ -129,12 +159,27 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             super().handleContentChunk(data)
 
     def process(self) -> Any:
+        self._is_whole = True
         self._forget_deadline()
         return None if self._is_refused else super().process()
 
     def connectionLost(self, reason: Any) -> None:
         self._forget_deadline()
         super().connectionLost(reason)
+
+    def sends_no_more(self) -> None:
+        if not self._is_whole and not self._is_refused:
+            self._refuse(UNREAD[400])
+            self.channel.loseConnection()
+
+    def knock(self) -> None:
+        """Writes what says nothing, for a client that may have gone."""
+        if self.startedWriting:
+            kind = self.responseHeaders.getRawHeaders(b"content-type", [b""])[0]
+            if kind.startswith(b"text/event-stream"):
+                self.write(COMMENT)
+        elif self.clientproto == b"HTTP/1.1":
+            self.channel.transport.write(CONTINUE)
 
     @property
     def _address(self) -> bytes:

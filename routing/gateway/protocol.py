@@ -19,6 +19,7 @@ from routing.gateway import http as limits
 from routing.gateway.direct import DirectHttp
 from routing.gateway.heads import Head, KnownHeads, read_head
 from routing.gateway.http import UNDER_WAY, Headers, Http
+from routing.gateway.leaving import Watch
 from routing.gateway.outlet import outlet
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
 from routing.gateway.sockets import drop_at_close, untaken
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol, ABC):
         self._unsent: list[bytes] = []
         self._stopping = False
         self._is_deaf = False  # what comes now is not read: the last answer is out, or will be the last one
+        self._leaving: Watch | None = None  # once the client sends no more
         self._refusing: int | None = None  # what that which came after the last request is answered with, in its turn
 
     # --- the transport's side ---
@@ -143,18 +145,33 @@ class Connection(asyncio.Protocol, ABC):
         end = data.find(b"\r\n\r\n")
         return self._head_bytes - len(data) + end > MAX_HEAD_BYTES if end >= 0 else data[:1] not in (b"\r", b"\n")
 
-    def eof_received(self) -> None:
-        """The client sends no more: it has gone, or may still hear that it has not sent all of its request."""
+    def eof_received(self) -> bool:
+        """The client sends no more. What has come whole is answered, and of the rest it hears that it is not all."""
         self._flush()
-        if self._reading is self._current and (self._reading is not None or self._head_bytes > 0):
+        if self._reading is not None or self._head_bytes > 0:
             self._give_up(400)
-        self._watch_taking()  # the transport closes once all is taken
+        last = self._early[-1] if self._early else self._current
+        if last is None or self._transport.is_closing():
+            self._watch_taking()  # the transport closes once all is taken
+            return False
+        last.keep_alive = last.keep_alive and self._refusing is not None
+        if self._leaving is None:
+            client = self._transport.get_extra_info("socket")
+            self._leaving = Watch(client, knock=self._knock, leave=self._transport.abort)
+        return True
+
+    def _knock(self) -> None:
+        if self._current is not None:
+            self._current.knock()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         for timer in (self._head_timer, self._idle_timer, self._taking_timer):
             if timer is not None:
                 timer.cancel()
+        if self._leaving is not None:
+            self._leaving.stop()
+            self._leaving = None  # it refers to this object
         self._early.clear()
         self._make_room()
         if self._current is not None:
@@ -186,17 +203,17 @@ class Connection(asyncio.Protocol, ABC):
     def _wait_for_room(self) -> None:
         """A client that takes no answers is not asked for more requests."""
         self._stop_head_timer()
-        self._transport.pause_reading()
+        self.pause_reading()
 
     def _watch_taking(self) -> None:
-        """A client that takes nothing of what waits for it is left: a transport that closes waits for ever."""
+        """A client that takes next to nothing of what waits for it is left: a transport that closes waits for ever."""
         if self._taking_timer is None and self._transport.get_write_buffer_size():
             self._untaken = self._not_taken()
             self._taking_timer = self._loop.call_later(limits.SEND_SECONDS, self._look_whether_taken)
 
     def _look_whether_taken(self) -> None:
         self._taking_timer = None
-        if self._not_taken() < self._untaken:
+        if self._untaken - self._not_taken() >= limits.SEND_BYTES:
             self._watch_taking()
         else:
             drop_at_close(self._transport.get_extra_info("socket"))
@@ -250,7 +267,7 @@ class Connection(asyncio.Protocol, ABC):
             self._current = request
         else:
             self._early.append(request)
-            self._transport.pause_reading()
+            self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         if self._reading is not None:
@@ -297,11 +314,12 @@ class Connection(asyncio.Protocol, ABC):
             self._unsent.clear()
 
     def pause_reading(self) -> None:
-        self._transport.pause_reading()
+        if self._leaving is None:
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         has_room = self._room is None or self._current is not None
-        if has_room and not self._early and not self._transport.is_closing():
+        if has_room and self._leaving is None and not self._early and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:

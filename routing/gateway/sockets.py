@@ -1,4 +1,4 @@
-"""What the operating system still holds of the bytes that were written to a client."""
+"""What the operating system knows of a client: what it has not taken yet, and whether it is there."""
 
 import fcntl
 import socket
@@ -15,6 +15,8 @@ class Socket(Protocol):
 
     def fileno(self) -> int: ...
 
+    def getsockopt(self, level: int, name: int, /) -> int: ...
+
     def setsockopt(self, level: int, name: int, value: bytes, /) -> None: ...
 
 
@@ -25,6 +27,14 @@ def untaken(client: Socket) -> int:
         (count,) = struct.unpack("i", fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4)))
         return int(count)
     return 0
+
+
+def was_reset(client: Socket) -> bool:
+    """Whether the client's system has said that nobody is there. Who only writes hears that with the next write."""
+    try:
+        return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    except OSError:
+        return True
 
 
 def drop_at_close(client: Socket) -> None:

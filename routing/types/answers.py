@@ -99,14 +99,16 @@ ErrorKind = Literal[
     "protocol",  # the answer is not what the API promises
     "unfit",  # a model answered, and not in the form that it was held to
     "cut",  # the answer stopped before its end
+    "unread",  # it was not whole in time, and mostly waited for its reader
     "busy",  # we did not ask: no slot came free, or another call tries a provider that had failed
 ]
 
 
 # The provider answered, and it is the request that was wrong: the opposite of an outage.
 REFUSALS: frozenset[ErrorKind] = frozenset({"bad_request", "context_overflow", "content_filter"})
-# Nor is it an outage where the model could not do what was asked: the request may have kept it from that.
-ANSWERED: frozenset[ErrorKind] = REFUSALS | {"unfit"}
+# Nor is it an outage where the model could not do what was asked, from which the request may have kept it, or where
+# its answer was not read.
+ANSWERED: frozenset[ErrorKind] = REFUSALS | {"unfit", "unread"}
 
 
 class ProviderError(Exception):

@@ -318,14 +318,6 @@ def test_a_client_that_sends_no_more_hears_what_is_missing_and_holds_nothing(gat
     assert not RoutedCall.objects.exists()
 
 
-def test_a_client_that_has_gone_before_its_answer_holds_nothing(gateway: Gateway) -> None:
-    """Who closes its half of the connection is taken to have gone: nobody can tell the two apart."""
-    body = json.dumps(GOOD[CHAT]).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nx-api-key: {gateway.key}\r\ncontent-length: {len(body)}\r\n\r\n"
-    assert raw_exchange(gateway, head.encode() + body, half_close=True) == b""
-    assert gateway.settled(1)[0].outcome == "cancelled"
-
-
 def test_a_rule_or_model_name_cannot_smuggle_headers(gateway: Gateway) -> None:
     from routing.models import RoutingRule
 

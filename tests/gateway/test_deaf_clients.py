@@ -13,8 +13,9 @@ import psutil
 import pytest
 from django.db import connection
 
+from routing import calls
 from routing.gateway import http
-from routing.models import Circuit, UsageRecord
+from routing.models import Circuit, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply
 from tests.ziggie.live_process import database_url, web_server
@@ -95,6 +96,54 @@ def test_a_stream_that_is_not_read_is_a_client_that_left_and_no_failure_of_the_m
         assert all(map(is_established, (one, two, three)))
         check_that_it_was_the_client(impatient, 3)
         wait_until(lambda: not any(map(is_established, (one, two, three))))
+
+
+def read_next_to_nothing(client: socket.socket) -> None:
+    """Until the server has had enough of it."""
+    wait_until(lambda: bool(client.recv(10)) and RoutedCall.objects.exists(), seconds=90)
+
+
+def test_who_takes_a_little_now_and_then_is_a_client_that_left(impatient: Gateway) -> None:
+    impatient.openai.default = VERY_LONG
+    with deaf(impatient) as client:
+        client.sendall(asked(impatient, stream=True))
+        read_next_to_nothing(client)
+    check_that_it_was_the_client(impatient, 1)
+
+
+def test_who_takes_a_little_now_and_then_is_a_client_that_left_in_daphne_too(mounted: Gateway) -> None:
+    mounted.openai.default = VERY_LONG
+    with deaf(mounted) as client:
+        client.sendall(asked(mounted, stream=True))
+        read_next_to_nothing(client)
+    check_that_it_was_the_client(mounted, 1)
+
+
+def test_a_stream_whose_time_is_over_because_of_its_reader_is_no_failure_of_the_model(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LONGEST_CALL_SECONDS", 4.0)
+    gateway.openai.default = VERY_LONG
+    with deaf(gateway) as client:
+        client.sendall(asked(gateway, stream=True))
+        (receipt,) = gateway.settled(1)
+    assert (receipt.outcome, receipt.attempts[0]["outcome"]) == ("deadline", "cancelled")
+    assert "reader" in receipt.attempts[0]["error"]
+    assert receipt.cost_microusd > 0
+    assert gateway.ollama.calls == []
+    assert not Circuit.objects.filter(failures__gt=0).exists()
+
+
+def test_a_stream_whose_time_is_over_because_of_the_model_is_its_failure(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LONGEST_CALL_SECONDS", 2.0)
+    gateway.openai.default = Reply("Some words, and then nothing more.", fault="stall", fault_after=2)
+    with deaf(gateway) as client:
+        client.sendall(asked(gateway, stream=True))
+        (receipt,) = gateway.settled(1)
+    assert (receipt.outcome, receipt.attempts[0]["outcome"]) == ("deadline", "timeout")
+    assert Circuit.objects.filter(failures__gt=0).exists()
 
 
 def test_a_whole_answer_that_is_not_read_does_not_keep_its_connection(impatient: Gateway) -> None:

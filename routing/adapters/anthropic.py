@@ -52,13 +52,16 @@ DEFAULT_OUTPUT_TOKENS = 4096  # the API wants a number
 # before structured outputs (and before 4.5 of each line): claude-3-5-sonnet-20241022, claude-sonnet-4-20250514
 _WITHOUT_FORMAT = re.compile(r"^claude-(?:instant|[123]\b|(?:sonnet|opus|haiku)-4(?:-0|-\d{8})?$)")
 # these think within a budget of tokens; later models take an effort
-_WITH_BUDGET = re.compile(r"^claude-(?:3-7|(?:sonnet|opus|haiku)-4(?:-0|-1|-\d{8})?(?:-\d{8})?$|(?:sonnet|haiku)-4-5)")
+_WITH_BUDGET = re.compile(
+    r"^claude-(?:3-7|(?:sonnet|opus|haiku)-4(?:-0|-1|-\d{8})?(?:-\d{8})?$|(?:sonnet|opus|haiku)-4-5)"
+)
+_WITH_BOTH = re.compile(r"^claude-opus-4-5")
 _WITHOUT_THINKING = re.compile(r"^claude-(?:instant|[12]\b|3-(?!7))")
 _BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
 # parameters of other APIs that this one does not know
 _REFUSED = frozenset(
     {"n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "min_p"}
-    | {"repetition_penalty", "repeat_penalty", "store", "prediction", "modalities", "audio"}
+    | {"repetition_penalty", "repeat_penalty", "store", "prediction", "modalities", "audio", "verbosity", "best_of"}
 )
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _USER_CHARACTERS = 256
@@ -82,7 +85,7 @@ class AnthropicCodec:
         self._sampling(request, model, body)
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
-        merge_extra(body, request.extra, refuse=_REFUSED, leave=is_idle)
+        merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_idle)
         betas = request.extra.get("anthropic_beta")
         return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
 
@@ -180,17 +183,21 @@ class AnthropicCodec:
         if request.stop:
             body["stop_sequences"] = list(request.stop)
         if request.reasoning_effort:
-            self._think(request.reasoning_effort, model, body)
+            self._think(request.reasoning_effort, model, body, is_said="thinking" in request.extra)
 
-    def _think(self, effort: str, model: ModelSpec, body: Json) -> None:
+    def _think(self, effort: str, model: ModelSpec, body: Json, *, is_said: bool) -> None:
+        """`is_said`: the caller says in this API's words how to think, and with `effort` how much to write at all."""
         if effort in ("none", "minimal"):
             body["thinking"] = {"type": "disabled"}
             return
         if effort not in _BUDGETS or _WITHOUT_THINKING.match(model.name):
             raise UnsupportedByProvider(f"reasoning effort {effort!r} is not known to {model.name}")
-        if not _WITH_BUDGET.match(model.name):
-            body["thinking"] = {"type": "adaptive"}
+        with_budget = _WITH_BUDGET.match(model.name) is not None
+        if is_said and with_budget and not _WITH_BOTH.match(model.name):
+            raise UnsupportedByProvider(f"effort beside thinking is not known to {model.name}")
+        if is_said or not with_budget:
             body["output_config"] = {**body.get("output_config", {}), "effort": effort}
+            body |= {} if is_said else {"thinking": {"type": "adaptive"}}
             return
         budget = min(_BUDGETS[effort], body["max_tokens"] - 1024)
         if budget < 1024:
@@ -290,6 +297,11 @@ def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
     if marks and not isinstance(part, Reasoning) and part.cache_mark:
         block["cache_control"] = {"type": "ephemeral"}
     return block
+
+
+def _is_idle(key: str, value: Any) -> bool:
+    """`standard_only` keeps a call out of the tier that its organisation may have bought."""
+    return is_idle(key, value) and value != "standard_only"
 
 
 def _tool_id(given: str) -> str:

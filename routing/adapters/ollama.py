@@ -68,9 +68,11 @@ DEFAULT_OUTPUT_TOKENS = 2048
 # parameters of other APIs that Ollama knows, as fields of its `options`
 _OPTIONS = frozenset(
     {"top_p", "top_k", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "repeat_penalty"}
-    | {"repeat_last_n", "mirostat", "mirostat_eta", "mirostat_tau", "num_gpu", "num_thread", "num_keep"}
+    | {"repeat_last_n", "mirostat", "mirostat_eta", "mirostat_tau", "num_keep"}
 )
-_FIELDS = frozenset({"think", "keep_alive", "logprobs", "top_logprobs"})
+_FIELDS = frozenset({"think", "logprobs", "top_logprobs"})
+# They have the model loaded anew, put out of memory or kept there: whoever asks would decide that for all others.
+_OF_THE_MACHINE = frozenset({"keep_alive", "num_gpu", "num_thread", "num_batch", "main_gpu", "use_mmap"})
 # gpt-oss always thinks, at one of three levels; other models take yes or no
 _KNOWS_LEVELS = re.compile(r"(?:^|/)gpt-oss")
 _LEVELS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
@@ -250,6 +252,8 @@ class OllamaCodec:
                 options[key] = value
             elif key in _FIELDS:
                 body[key] = value
+            elif key in _OF_THE_MACHINE:
+                raise UnsupportedByProvider(f"{key} is not for a caller to say: it changes the server for all others")
             else:
                 raise UnsupportedByProvider(f"{key} is not a parameter of Ollama")
         given = {"temperature": request.temperature, "seed": request.seed, "stop": list(request.stop) or None}

@@ -31,6 +31,7 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
+    is_neutral,
     load_object,
     merge_extra,
     protocol_error,
@@ -86,7 +87,7 @@ class OpenAICodec:
             raise UnsupportedByProvider("n: one call gives one answer")
         if request.end_user:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
-        merge_extra(body, request.extra)
+        merge_extra(body, request.extra, leave=_is_neutral)
         return self._request(model.provider, "POST", "/chat/completions", body)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -302,6 +303,11 @@ def _thinking(request: ChatRequest, model: ModelSpec) -> ChatRequest:
     if asked.reasoning_effort != "none":
         raise UnsupportedByProvider(f"thinking: {model.name} does not think")
     return replace(asked, reasoning_effort="")
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    """Also the usual tier in the words of Anthropic's clients."""
+    return is_neutral(key, value) or (key == "service_tier" and value == "standard_only")
 
 
 def _shorten_ids(turns: list[Json], length: int) -> None:

@@ -86,12 +86,14 @@ def thinking_effort(thinking: Any) -> str:
 
 
 def in_efforts(request: ChatRequest) -> ChatRequest:
-    """The request with Anthropic's `thinking` as an effort, unless it names one itself."""
+    """The request with Anthropic's `thinking` as an effort, unless it names one itself for the thinking it wants."""
     effort = thinking_effort(request.extra.get("thinking"))
     if not effort:
         return request
     others = {key: value for key, value in request.extra.items() if key != "thinking"}
-    return replace(request, extra=others, reasoning_effort=request.reasoning_effort or effort)
+    if effort != "none":
+        effort = request.reasoning_effort or effort
+    return replace(request, extra=others, reasoning_effort=effort)
 
 
 def joined_text(turn: Message) -> str:

@@ -254,6 +254,7 @@ _NEUTRAL: dict[str, Any] = {
     "logit_bias": {},
     "store": False,
     "service_tier": "auto",
+    "verbosity": "medium",
 }
 
 
@@ -269,7 +270,11 @@ _OPENAIS_OWN = frozenset({"prompt_cache_key", "prompt_cache_retention", "safety_
 
 def is_idle(key: str, value: Any) -> bool:
     """The same, of a provider whose API is not OpenAI's."""
-    return key in _OPENAIS_OWN or is_neutral(key, value)
+    return key in _OPENAIS_OWN or is_neutral(key, value) or (key == "service_tier" and value in _USUAL_TIERS)
+
+
+# What OpenAI's and Anthropic's clients call the tier that is paid by the model's price.
+_USUAL_TIERS = ("default", "standard", "standard_only")
 
 
 def merge_extra(
@@ -293,7 +298,11 @@ def merge_extra(
         body[key] = value
 
 
-_DECIDED = ("model", "messages", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens")
+_DECIDED = frozenset(
+    {"model", "messages", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens"}
+    # the same in the words of some servers, which take the longer one
+    | {"n_predict", "max_new_tokens", "max_length", "max_tokens_to_sample"}
+)
 # Parameters that have a provider charge more than its price for tokens, and their values that do not.
 _PRICED_APART: dict[str, tuple[str, ...]] = {
     "service_tier": ("auto", "default", "standard", "standard_only", "on_demand", "flex"),
@@ -303,6 +312,9 @@ _PRICED_APART: dict[str, tuple[str, ...]] = {
     "search_parameters": (),
     "plugins": (),
     "models": (),
+    "provider": (),
+    "preset": (),
+    "route": (),
     "mcp_servers": (),
     "container": (),
 }

@@ -20,6 +20,7 @@ from routing.gateway.reading import (
     Incoming,
     Json,
     chosen_tool,
+    effort,
     flag,
     hints,
     mapping,
@@ -33,6 +34,7 @@ from routing.gateway.reading import (
     stops,
     text,
     tool_name,
+    unsupported,
     whole,
 )
 from routing.types import (
@@ -47,13 +49,15 @@ from routing.types import (
     ToolCall,
     ToolResult,
 )
-from ziggie.errors import TooLarge, Unsupported
+from ziggie.errors import TooLarge
 
 _READ = frozenset(
     {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}
-    | {"metadata", "output_config", "output_format", "cache_control"}
+    | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
 )
 _REFUSED = ("container", "mcp_servers", "context_management")
+_READ_OF_OUTPUT = frozenset({"format", "effort"})
+_THINKING = ("enabled", "disabled", "adaptive")
 # They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
@@ -61,6 +65,7 @@ _PASSED_BETAS = re.compile(
 )
 _MAX_BETAS = 10
 _REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
+_DIRECT = ["direct"]  # by whom a tool may be called: by the model itself
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -71,8 +76,8 @@ def decode_messages(
 ) -> Incoming:
     """Raises InvalidInput, TooLarge or Unsupported. `counting`: for count_tokens, which needs no max_tokens."""
     for key in _REFUSED:
-        if body.get(key) is not None:
-            raise Unsupported(f"{key} is not supported by this gateway")
+        if body.get(key):
+            unsupported(key)
     rows = objects(body, "messages", most=MAX_MESSAGES)
     if not rows:
         refuse("messages", "must be an array of at least one message")
@@ -81,7 +86,7 @@ def decode_messages(
         refuse("max_tokens", "is required")
     metadata = mapping(body, "metadata")
     said, paying = hints({key: value for key, value in metadata.items() if key != "user_id"}, headers)
-    config = mapping(body, "output_config")
+    config = _output_config(body)
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
     tools = _tools(body)
@@ -98,7 +103,7 @@ def decode_messages(
         tool_choice=chosen_tool(choice, tools),
         parallel_tool_calls=parallel,
         json_schema=json_schema,
-        reasoning_effort=text(config, "effort", "output_config.", default=""),
+        reasoning_effort=effort(config, "effort", "output_config."),
         end_user=text(metadata, "user_id", "metadata.", default=""),
         extra={**passed_through(body, _READ), **_betas(headers)},
         api_key_id=api_key_id,
@@ -115,6 +120,14 @@ def _betas(headers: Mapping[str, str]) -> Json:
     return {BETAS: ",".join(passed[:_MAX_BETAS])} if passed else {}
 
 
+def _output_config(body: Json) -> Json:
+    config = mapping(body, "output_config")
+    for key, said in config.items():
+        if key not in _READ_OF_OUTPUT and said is not None:
+            unsupported(f"output_config.{key[:40]}")
+    return config
+
+
 def _output_schema(config: Json, body: Json) -> Json | None:
     wanted = mapping(config, "format", "output_config.") or mapping(body, "output_format")
     if not wanted:
@@ -128,7 +141,12 @@ def _output_schema(config: Json, body: Json) -> Json | None:
 def _check_thinking(body: Json) -> None:
     """It is passed on as it is, or said as an effort: what it says must be clear."""
     thinking = mapping(body, "thinking")
-    if thinking and text(thinking, "type", "thinking.") == "enabled":
+    if not thinking:
+        return
+    kind = text(thinking, "type", "thinking.")
+    if kind not in _THINKING:
+        refuse("thinking.type", f"must be one of {', '.join(_THINKING)}")
+    if kind == "enabled":
         budget = thinking.get("budget_tokens")
         if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= MAX_OUTPUT_TOKENS:
             refuse("thinking.budget_tokens", f"must be a whole number from 1 to {MAX_OUTPUT_TOKENS}")
@@ -204,7 +222,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
         case "redacted_thinking", "assistant":
             return Reasoning(text(block, "data", f"{where}."), redacted=True)
         case ((str() as kind), _):
-            raise Unsupported(f"{where}: blocks of type {kind[:40]} are not supported in {role}'s turns here")
+            unsupported(f"{where}.type", f"{kind[:40]} is not supported in {role}'s turns here")
     return refuse(f"{where}.type", "must name a kind of block")
 
 
@@ -216,7 +234,7 @@ def _tool_result(block: Json, where: str) -> list[Part]:
         return [ToolResult(call_id, content or "", is_error=failed, cache_mark=mark)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
     if any(row.get("type") not in ("text", "image") for row in rows):
-        raise Unsupported(f"{where}: a tool's result must be text or images")
+        unsupported(f"{where}.content", "must be text or images: it is a tool's result")
     said = "".join(text(row, "text", f"{where}.content.") for row in rows if row["type"] == "text")
     images = [
         replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
@@ -232,7 +250,7 @@ def _image(source: Json, where: str) -> Image:
             media_type=text(source, "media_type", f"{where}.source."), data=text(source, "data", f"{where}.source.")
         )
     if source.get("type") != "url":
-        raise Unsupported(f"{where}: an image must be given as base64 or url")
+        unsupported(f"{where}.source.type", "must be base64 or url")
     url = text(source, "url", f"{where}.source.")
     if not url.startswith(("https://", "http://")):
         refuse(f"{where}.source.url", "must be an http(s) address")
@@ -244,10 +262,12 @@ def _tools(body: Json) -> tuple[Tool, ...]:
     for place, row in enumerate(objects(body, "tools", most=MAX_TOOLS)):
         where = f"tools[{place}]."
         if row.get("type") not in (None, "custom"):
-            raise Unsupported(f"{where}type: the provider's own tools are not supported by this gateway")
+            unsupported(f"{where}type", "must be custom: the provider's own tools are not supported by this gateway")
         for key in _REFUSED_OF_TOOLS:
             if row.get(key):
-                raise Unsupported(f"{where}{key} is not supported by this gateway")
+                unsupported(f"{where}{key}")
+        if row.get("allowed_callers") not in (None, [], _DIRECT):
+            unsupported(f"{where}allowed_callers", "other than direct are not supported by this gateway")
         tools.append(
             Tool(
                 name=tool_name(row, where),

@@ -13,6 +13,7 @@ from routing.gateway.reading import (
     Incoming,
     Json,
     chosen_tool,
+    effort,
     flag,
     hints,
     mapping,
@@ -26,6 +27,7 @@ from routing.gateway.reading import (
     stops,
     text,
     tool_name,
+    unsupported,
     whole,
 )
 from routing.types import (
@@ -40,7 +42,7 @@ from routing.types import (
     ToolCall,
     ToolResult,
 )
-from ziggie.errors import TooLarge, Unsupported
+from ziggie.errors import TooLarge
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -54,13 +56,13 @@ _SPEAKING = frozenset[Role]({"system", "user"})
 _READ = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stop", "seed", "stream"}
     | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
-    | {"metadata", "store", "logprobs", "modalities", "user"}
+    | {"metadata", "store", "logprobs", "top_logprobs", "modalities", "user"}
 )
 # All that most requests say.
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
 _DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
-_REFUSED = ("functions", "function_call", "audio", "web_search_options", "top_logprobs")
+_REFUSED = ("functions", "function_call", "audio", "web_search_options")
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         tools=tools,
         tool_choice=chosen_tool(_tool_choice(body.get("tool_choice")), tools),
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
-        reasoning_effort=text(body, "reasoning_effort", default=""),
+        reasoning_effort=effort(body, "reasoning_effort"),
         end_user=text(body, "user", default=""),
         extra=passed_through(body, _READ),
         api_key_id=api_key_id,
@@ -120,15 +122,17 @@ def _output_limit(body: Json) -> int | None:
 def _refuse_what_cannot_be_answered(body: Json) -> None:
     for key in _REFUSED:
         if body.get(key) is not None:
-            raise Unsupported(f"{key} is not supported by this gateway")
+            unsupported(key)
     if flag(body, "logprobs"):
-        raise Unsupported("logprobs is not supported by this gateway")
+        unsupported("logprobs")
+    if whole(body, "top_logprobs", least=0, most=20):
+        unsupported("top_logprobs")
     if flag(body, "store"):
-        raise Unsupported("store: this gateway keeps no answers for later reading")
+        unsupported("store", "is not supported: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
-        raise Unsupported("modalities other than text are not supported by this gateway")
+        unsupported("modalities", "other than text are not supported by this gateway")
     if whole(body, "n", least=1, most=128) not in (None, 1):
-        raise Unsupported("n: one call gives one answer")
+        unsupported("n", "must be 1: one call gives one answer")
 
 
 def _message(row: Json, place: int) -> Message:
@@ -156,9 +160,9 @@ def _message(row: Json, place: int) -> Message:
         if isinstance(row.get("refusal"), str) and not parts:
             parts.append(Text(row["refusal"]))
         if row.get("function_call") is not None:
-            raise Unsupported(f"{where}.function_call is not supported by this gateway: use tool_calls")
+            unsupported(f"{where}.function_call", "is not supported by this gateway: use tool_calls")
         if row.get("audio") is not None:
-            raise Unsupported(f"{where}.audio is not supported by this gateway")
+            unsupported(f"{where}.audio")
     return Message(role, tuple(parts), _name(row, where))
 
 
@@ -175,7 +179,7 @@ def _calls(row: Json, where: str) -> list[Json]:
 
 def _call(call: Json, where: str) -> ToolCall:
     if call.get("type", "function") != "function":
-        raise Unsupported(f"{where}: only tool calls of type function are supported")
+        unsupported(f"{where}.type", "must be function: other calls are not supported by this gateway")
     function = mapping(call, "function", f"{where}.")
     name = tool_name(function, f"{where}.function.")
     return ToolCall(text(call, "id", f"{where}."), name, text(function, "arguments", f"{where}.function.", default=""))
@@ -197,7 +201,7 @@ def _part(part: Json, where: str, role: Role) -> Part:
     if kind == "image_url" and role == "user":
         return _image(part, where)
     if kind in ("input_audio", "file", "image_url"):
-        raise Unsupported(f"{where}: parts of type {kind} are not supported here")
+        unsupported(f"{where}.type", f"{kind} is not supported here")
     return refuse(f"{where}.type", "must be text or image_url")
 
 
@@ -225,7 +229,7 @@ def _only_text(content: Any, where: str) -> str:
         return ""
     rows = objects({"content": content}, "content", where, most=MAX_PARTS)
     if any(row.get("type") != "text" for row in rows):
-        raise Unsupported(f"{where}: a tool's answer must be text")
+        unsupported(where, "must be text: it is a tool's answer")
     return "".join(text(row, "text", f"{where}.") for row in rows)
 
 
@@ -234,7 +238,7 @@ def _tools(body: Json) -> tuple[Tool, ...]:
     for place, row in enumerate(objects(body, "tools", most=MAX_TOOLS)):
         where = f"tools[{place}]"
         if row.get("type", "function") != "function":
-            raise Unsupported(f"{where}: only tools of type function are supported")
+            unsupported(f"{where}.type", "must be function: other tools are not supported by this gateway")
         function = mapping(row, "function", f"{where}.")
         tools.append(
             Tool(

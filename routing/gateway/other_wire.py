@@ -9,9 +9,19 @@ from typing import Any
 import orjson
 
 from routing.adapters.base import EmbedInput
-from routing.gateway.reading import MAX_DIMENSIONS, MAX_EMBED_TOKENS, MAX_TEXTS, Json, model, refuse, text, whole
+from routing.gateway.reading import (
+    MAX_DIMENSIONS,
+    MAX_EMBED_TOKENS,
+    MAX_TEXTS,
+    Json,
+    model,
+    refuse,
+    text,
+    unsupported,
+    whole,
+)
 from routing.types import Embeddings
-from ziggie.errors import TooLarge, Unsupported
+from ziggie.errors import TooLarge
 
 _READ_OF_EMBEDDINGS = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
 _AS_ANTHROPIC = {"type": "model", "created_at": "1970-01-01T00:00:00Z"}
@@ -36,7 +46,7 @@ def decode_embeddings(body: Json) -> EmbeddingsAsked:
         refuse("encoding_format", "must be float or base64")
     text(body, "user", default="")
     for key in body.keys() - _READ_OF_EMBEDDINGS:
-        raise Unsupported(f"{key} is not supported by this gateway")
+        unsupported(key)
     dimensions = whole(body, "dimensions", least=1, most=MAX_DIMENSIONS)
     return EmbeddingsAsked(model(body), inputs, dimensions, encoding == "base64")
 

@@ -39,6 +39,7 @@ _HINTS_OF = {
     "strategy": ("", "cost-optimized", "performance-optimized", "balanced"),
 }
 MAX_HINT = 200
+EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh", "max", "default")
 
 
 @value
@@ -80,6 +81,11 @@ def _separators(structure: bytes) -> int:
 
 def refuse(where: str, expected: str) -> NoReturn:
     raise InvalidInput(f"{where}: {expected}", details=[{"param": where}])
+
+
+def unsupported(where: str, why: str = "is not supported by this gateway") -> NoReturn:
+    """Refuses what is right, and cannot be done here."""
+    raise Unsupported(f"{where} {why}", details=[{"param": where}])
 
 
 def text(holder: Mapping[str, Any], key: str, where: str = "", *, default: str | None = None) -> str:
@@ -143,7 +149,8 @@ def objects(holder: Mapping[str, Any], key: str, where: str = "", *, most: int) 
 
 
 def stops(value: Any, where: str) -> tuple[str, ...]:
-    """Stop sequences: nothing, one string, or a list of them."""
+    """Stop sequences: nothing, one string, or a list of them. An empty one stops nothing: there are servers that it
+    would stop at once."""
     if value is None:
         return ()
     sequences = [value] if isinstance(value, str) else value
@@ -151,7 +158,7 @@ def stops(value: Any, where: str) -> tuple[str, ...]:
         refuse(where, "must be a string or an array of strings")
     if len(sequences) > MAX_STOPS:
         raise TooLarge(f"{where}: at most {MAX_STOPS} are accepted")
-    return tuple(sequences)
+    return tuple(filter(None, sequences))
 
 
 def schema(value: Any, where: str) -> Json:
@@ -192,7 +199,7 @@ def passed_through(body: Mapping[str, Any], read: frozenset[str]) -> Json:
     looked at, so that none is asked in vain."""
     extra = {key: value for key, value in body.items() if key not in read}
     if BETAS in extra:  # its place among the parameters is for what the header may say
-        raise Unsupported("anthropic_beta is a header")
+        unsupported(BETAS, "is a header")
     for key in extra.keys() & _RANGES.keys():
         number(extra, key, least=_RANGES[key][0], most=_RANGES[key][1])
     if "logit_bias" in extra:
@@ -207,6 +214,14 @@ _RANGES = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
+
+
+def effort(holder: Mapping[str, Any], key: str, where: str = "") -> str:
+    """How much a model is to think, in the words of any provider."""
+    said = text(holder, key, where, default="")
+    if said not in EFFORTS:
+        refuse(where + key, f"must be one of {', '.join(EFFORTS[1:])}")
+    return said
 
 
 def chosen_tool(choice: str, tools: tuple[Tool, ...]) -> str:

@@ -270,13 +270,22 @@ def test_a_system_turn_among_the_others_is_heard(gateway: Gateway) -> None:
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_no_answer_has_a_place_for_is_refused(gateway: Gateway, asked: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match=next(iter(asked))):
+    (param,) = asked
+    with pytest.raises(openai.BadRequestError, match=param) as refused:
         openai_client(gateway).chat.completions.create(model="gpt", messages=TURNS, **asked)
+    assert refused.value.param == param
     assert not gateway.openai.calls
 
 
 @pytest.mark.parametrize(
-    "asked", [{"logit_bias": {"5": 1}}, {"frequency_penalty": 0.5}, {"prediction": {"type": "content", "content": "x"}}]
+    "asked",
+    [
+        {"logit_bias": {"5": 1}},
+        {"frequency_penalty": 0.5},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"verbosity": "low"},
+    ],
+    ids=lambda asked: next(iter(asked)),
 )
 def test_a_parameter_goes_to_a_provider_that_knows_it_and_is_refused_elsewhere(gateway: Gateway, asked: Any) -> None:
     completions = openai_client(gateway).chat.completions
@@ -288,7 +297,7 @@ def test_a_parameter_goes_to_a_provider_that_knows_it_and_is_refused_elsewhere(g
 
 def test_what_states_the_default_is_no_reason_to_refuse(gateway: Gateway) -> None:
     asked: Any = {"n": 1, "logprobs": False, "store": False, "presence_penalty": 0, "frequency_penalty": 0}
-    asked |= {"service_tier": "auto"}
+    asked |= {"service_tier": "default", "verbosity": "medium", "top_logprobs": 0, "stop": ""}
     for model in MODELS:
         openai_client(gateway).chat.completions.create(
             model=model, messages=TURNS, user="ada", parallel_tool_calls=True, tools=[OPENAI_TOOL], **asked

@@ -412,6 +412,7 @@ def test_strict_mode_is_asked_for_only_where_it_is_possible(schema: dict[str, An
         ("openai", "o3-mini", "high", {"reasoning_effort": "high"}),
         ("anthropic", "claude-opus-5", "high", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
         ("anthropic", "claude-haiku-4-5", "low", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+        ("anthropic", "claude-opus-4-5", "low", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
         ("anthropic", "claude-sonnet-4-5", "none", {"thinking": {"type": "disabled"}}),
         ("ollama", "gpt-oss:20b", "high", {"think": "high"}),
         ("ollama", "qwen3:8b", "high", {"think": True}),
@@ -422,6 +423,34 @@ def test_strict_mode_is_asked_for_only_where_it_is_possible(schema: dict[str, An
 def test_effort_is_said_in_the_models_own_terms(kind: str, name: str, effort: str, expected: dict[str, Any]) -> None:
     body = encode(model(kind, name), ask(reasoning_effort=effort), max_output_tokens=8000)
     assert body.items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking"),
+    [
+        ("claude-opus-4-6", {"type": "adaptive"}),
+        ("claude-opus-4-6", {"type": "disabled"}),
+        ("claude-opus-4-5", {"type": "enabled", "budget_tokens": 2000}),
+    ],
+)
+def test_claude_hears_of_thinking_and_of_effort_as_its_own_clients_say_them(
+    name: str, thinking: dict[str, Any]
+) -> None:
+    asked = ask(reasoning_effort="medium", extra={"thinking": thinking})
+    body = encode(model("anthropic", name), asked, max_output_tokens=8000)
+    assert (body["thinking"], body["output_config"]) == (thinking, {"effort": "medium"})
+
+
+def test_effort_beside_a_budget_of_thinking_is_refused_where_the_model_knows_no_effort() -> None:
+    asked = ask(reasoning_effort="low", extra={"thinking": {"type": "enabled", "budget_tokens": 2000}})
+    with pytest.raises(UnsupportedByProvider, match="effort"):
+        encode(model("anthropic", "claude-sonnet-4-5"), asked, max_output_tokens=8000)
+
+
+def test_who_wants_no_thinking_gets_none_from_other_houses_whatever_the_effort() -> None:
+    asked = ask(reasoning_effort="high", extra={"thinking": {"type": "disabled"}})
+    assert encode(model("openai", "gpt-5-mini"), asked)["reasoning_effort"] == "none"
+    assert encode(model("ollama", "qwen3:8b"), asked)["think"] is False
 
 
 def test_gemini_thinks_by_level_or_by_budget() -> None:

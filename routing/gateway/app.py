@@ -26,6 +26,7 @@ from routing.gateway.http import (
     header_text,
 )
 from routing.gateway.keys import Key, book
+from routing.gateway.limits import OverLimit
 from routing.gateway.upstream import close as close_connections
 from ziggie.errors import NotFound, RateLimited, RoutingError, Unavailable, ZiggieError
 from ziggie.ids import uuid7
@@ -129,6 +130,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
+    if isinstance(error, OverLimit):
+        http.rates = dialect.rates(error.standing)
     if status in CLOSING:
         headers.append(END_CONNECTION)
     await http.respond(status, body, headers)

@@ -21,8 +21,9 @@ from routing.gateway.asking import Preparation, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
 from routing.gateway.keys import Key
-from routing.gateway.limits import Admission, limits
+from routing.gateway.limits import Admission, Standing, limits
 from routing.gateway.outlet import outlet
+from routing.gateway.rates import anthropic_headers, openai_headers
 from routing.gateway.reading import Incoming, Json, parse
 from routing.gateway.streams import streams
 from routing.pricing import usd
@@ -53,6 +54,7 @@ class Dialect:
     streaming: Callable[[str, str, bool, int], StreamEncoder]
     error: Callable[[ZiggieError, int, str], bytes]
     request_id_header: bytes
+    rates: Callable[[Standing], Headers]
 
     def request_id(self, request_id: str) -> Headers:
         """The id under our name and under the one that the API's clients look for."""
@@ -66,6 +68,7 @@ OPENAI = Dialect(
     lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_answers.encode_error,
     b"x-request-id",
+    openai_headers,
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
@@ -75,6 +78,7 @@ ANTHROPIC = Dialect(
     ),
     anthropic_answers.encode_error,
     b"request-id",
+    anthropic_headers,
 )
 
 _settling: set[asyncio.Future[Any]] = set()
@@ -85,6 +89,8 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
     admission = await limits().admit(key, _estimate(incoming.request, key))
+    if admission.standing is not None:
+        http.rates = dialect.rates(admission.standing)
     try:
         await _answer(http, dialect, key, incoming, admission)
     finally:

@@ -174,6 +174,8 @@ class DirectHttp(Http):
         if END_CONNECTION in headers:
             self.keep_alive = False
             headers = [header for header in headers if header != END_CONNECTION]
+        if self.rates:
+            headers = [*headers, *self.rates]
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         ending = b"\r\n" if self.keep_alive and not self._connection.is_stopping else CLOSE + b"\r\n"
         return STATUS_LINES[status] + lines + framing + ending

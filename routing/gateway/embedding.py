@@ -50,6 +50,8 @@ async def embeddings(http: Http, key: Key) -> None:
     asked = other_wire.decode_embeddings(parse(await http.body(), most_values=MOST_EMBED_VALUES))
     check_model(asked.model, key)
     admission = await limits().admit(key, sum(map(token_inputs.size, asked.inputs)))
+    if admission.standing is not None:
+        http.rates = OPENAI.rates(admission.standing)
     http.watch()
     try:
         call, answer, model = await _embedded(asked, http.hints, key, admission)

@@ -57,6 +57,7 @@ class Http(ABC):
         self.speaks_anthropic = head.speaks_anthropic
         self.started = False
         self.gone = False
+        self.rates: Headers = []  # what the key has left of its limits, for every answer
         self.kept_waiting = 0.0  # seconds for which the client kept a stream waiting
         self._length = head.length
         self._encoding = head.encoding
@@ -158,12 +159,13 @@ class AsgiHttp(Http):
     async def respond(self, status: int, body: bytes, headers: Headers) -> None:
         self.started = True
         length = (b"content-length", b"%d" % len(body))
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+        headers = [*headers, *self.rates, length]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
     async def start_stream(self, headers: Headers) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*headers, *self.rates]})
 
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
         began = time.monotonic()

@@ -12,7 +12,7 @@ ended. So the limit is passed at most by the call that used it up, however many 
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import orjson
@@ -57,13 +57,34 @@ class _Grant:
     at: int
 
 
+@value
+class Standing:
+    """A key's limits, None where it has none, and about what is left of them; `reset_seconds` until all is free."""
+
+    requests: int | None
+    requests_left: int
+    tokens: int | None
+    tokens_left: int
+    reset_seconds: int = MINUTE_SECONDS + int(GRANT_SECONDS)
+
+
+class OverLimit(RateLimited):
+    """A key that has used up one of its limits."""
+
+    def __init__(self, message: str, standing: Standing) -> None:
+        super().__init__(message, retry_after_seconds=standing.reset_seconds)
+        self.standing = standing
+
+
 @dataclass(slots=True)
 class Admission:
-    """A request that was let in: the tokens held for it, in which second, and what it came to use."""
+    """A request that was let in: the tokens held for it, in which second, and what it came to use. `standing` is that
+    of a key with limits."""
 
     held: int = 0
     second: int = 0
     used: int = 0
+    standing: Standing | None = None
 
 
 @dataclass(slots=True)
@@ -89,7 +110,7 @@ class Limits:
         self._correcting: asyncio.Task[None] | None = None
 
     async def admit(self, key: Key, tokens: int = 0) -> Admission:
-        """Counts one request, which will use about `tokens`. Raises RateLimited, or Unavailable where the
+        """Counts one request, which will use about `tokens`. Raises OverLimit, or Unavailable where the
         database is away. `correct` tells later what it used."""
         if key.tokens_per_minute is not None:
             return await self._hold(key, tokens)
@@ -100,6 +121,8 @@ class Limits:
                     if not _spend(window):
                         await self._take(window, key)
             window.spent += 1
+            left = key.requests_per_minute - window.used + window.granted
+            return Admission(standing=Standing(key.requests_per_minute, max(left, 0), None, 0))
         return Admission()
 
     def correct(self, key: Key, admission: Admission) -> None:
@@ -134,9 +157,9 @@ class Limits:
         ask = _Ask(key.id, 1, key.requests_per_minute, hold=tokens, most_tokens=most)
         grant = await self._lane.submit(ask)
         if grant.granted:
-            return Admission(held=tokens, second=grant.at)
+            return Admission(held=tokens, second=grant.at, standing=_standing(key, grant))
         if most is not None and grant.tokens_used >= most:
-            raise RateLimited(f"this API key may use {most} tokens a minute", retry_after_seconds=_wait(grant))
+            raise OverLimit(f"this API key may use {most} tokens a minute", _standing(key, grant))
         raise _too_many(key, grant)
 
     async def _take(self, window: _Window, key: Key) -> None:
@@ -193,15 +216,21 @@ def _spend(window: _Window) -> bool:
     return True
 
 
-def _too_many(key: Key, grant: _Grant) -> RateLimited:
-    text = f"this API key may make {key.requests_per_minute} requests a minute"
-    return RateLimited(text, retry_after_seconds=_wait(grant))
+def _too_many(key: Key, grant: _Grant) -> OverLimit:
+    return OverLimit(f"this API key may make {key.requests_per_minute} requests a minute", _standing(key, grant))
 
 
-def _wait(grant: _Grant) -> float:
-    """Until the first second of the window has passed out of it."""
+def _standing(key: Key, grant: _Grant) -> Standing:
+    """After one grant of a request. For who is refused, the time until something is free counts."""
+    requests, tokens = key.requests_per_minute, key.tokens_per_minute
+    left = Standing(requests, max((requests or 0) - grant.used, 0), tokens, max((tokens or 0) - grant.tokens_used, 0))
+    return left if grant.granted else replace(left, reset_seconds=_wait(grant))
+
+
+def _wait(grant: _Grant) -> int:
+    """Seconds until the first one of the window has passed out of it."""
     oldest = grant.at if grant.oldest is None else grant.oldest
-    return float(max(oldest + MINUTE_SECONDS + int(GRANT_SECONDS) - grant.at, 1))
+    return max(oldest + MINUTE_SECONDS + int(GRANT_SECONDS) - grant.at, 1)
 
 
 async def _take_batch(line: Line, asks: list[_Ask], *, again: bool) -> list[_Grant]:

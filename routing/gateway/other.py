@@ -58,7 +58,9 @@ async def count_tokens(http: Http, key: Key) -> None:
     """As the provider of the named model counts, where its API can; else an estimate."""
     incoming = anthropic_wire.decode_messages(parse(await http.body()), http.hints, counting=True)
     check_model(incoming.request.model, key)
-    await limits().admit(key)
+    admission = await limits().admit(key)
+    if admission.standing is not None:
+        http.rates = ANTHROPIC.rates(admission.standing)
     configuration = await snapshot.acurrent()
     found = named(incoming.request.model, configuration)
     if not found and incoming.request.model != "auto":

@@ -25,6 +25,7 @@ from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_
 from routing.gateway.sockets import drop_at_close, untaken
 
 MAX_HEAD_BYTES = 64 * 1024
+SLICE_BYTES = 8 * 1024  # read at a time: the shortest requests, of 18 bytes each, would fill the memory otherwise
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol, ABC):
         # the one that is being answered, and those that came too early
         self._current: DirectHttp | None = None
         self._early: deque[DirectHttp] = deque()
+        self._unread = b""  # what came behind those; nothing, if there are none
         self._idle_since = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -98,8 +100,17 @@ class Connection(asyncio.Protocol, ABC):
                 self._serve_known(*known)
                 return
             self._whole = data
-        if not self._is_deaf:
-            self._read(data)
+        self._read_on(data)
+
+    def _read_on(self, data: bytes) -> None:
+        """Until a request has come too early: what is behind it waits."""
+        data, self._unread = self._unread + data, b""
+        for start in range(0, len(data), SLICE_BYTES):
+            if self._early:
+                self._unread = data[start:]
+                return
+            if not self._is_deaf:
+                self._read(data[start : start + SLICE_BYTES])
 
     def _read(self, data: bytes) -> None:
         if self._head_bytes >= 0:
@@ -173,6 +184,7 @@ class Connection(asyncio.Protocol, ABC):
             self._leaving.stop()
             self._leaving = None  # it refers to this object
         self._early.clear()
+        self._unread = b""
         self._make_room()
         if self._current is not None:
             self._current.lose_client()
@@ -319,7 +331,7 @@ class Connection(asyncio.Protocol, ABC):
 
     def resume_reading(self) -> None:
         has_room = self._room is None or self._current is not None
-        if has_room and self._leaving is None and not self._early and not self._transport.is_closing():
+        if has_room and not self._early and self._leaving is None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:
@@ -345,6 +357,7 @@ class Connection(asyncio.Protocol, ABC):
         elif self._early:
             self._current = self._early.popleft()
             self._begin(self._current)
+            self._read_on(b"")
             self.resume_reading()
         elif self._refusing is not None:
             self._give_up(self._refusing)

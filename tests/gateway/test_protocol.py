@@ -1,5 +1,6 @@
 """The gateway's own HTTP/1.1: connections, framing, clients that come early, leave or read slowly."""
 
+import gc
 import json
 import socket
 import threading
@@ -13,6 +14,7 @@ from django.core.management import call_command
 
 from routing import snapshot
 from routing.gateway import http, keys, protocol
+from routing.gateway.direct import DirectHttp
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply
@@ -297,3 +299,17 @@ def test_a_port_that_is_taken_is_one_line_and_exit_1(db: None) -> None:
         with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}: Address") as no:
             call_command("gateway", "--port", str(port))
     assert no.value.exit_code == 1
+
+
+def test_thousands_of_requests_in_one_piece_are_not_all_taken_in_before_their_turn(gateway: Gateway) -> None:
+    shortest, many = b"GET / HTTP/1.1\r\n\r\n", 10_000
+    gate = threading.Event()
+    gateway.openai.default = Reply("Hi.", after=gate)
+    with connected(gateway) as client:
+        client.sendall(request(gateway) + shortest * many)
+        wait_until(lambda: len(gateway.openai.calls) == 1)
+        assert sum(isinstance(found, DirectHttp) for found in gc.get_objects()) < many / 10
+        gate.set()
+        client.shutdown(socket.SHUT_WR)
+        received = read_all(client)
+    assert (received.count(b"HTTP/1.1 200"), received.count(b"HTTP/1.1 404")) == (1, many)

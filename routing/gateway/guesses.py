@@ -8,7 +8,10 @@ from ziggie.guesses import GUESSES, caller_address, counter_of, gate
 
 
 async def authenticated(http: Http) -> Key:
-    """The key of a request. Raises Unauthorized, RateLimited after too many guesses, or Forbidden."""
+    """The key of a request. Raises Unauthorized, RateLimited after too many guesses, or Forbidden. Who names no key
+    guesses none: many programs look first whether one is needed."""
+    if not http.raw_key:
+        raise Unauthorized("an API key is needed")
     address, keys = caller_address(http.address, http.forwarded), book()
     is_counted = gate.is_suspect(address) and not gate.has_seen(address, keys.id_of(http.raw_key))
     if is_counted:

@@ -66,16 +66,20 @@ class KeyBook:
             await self._refresh()
         elif age >= CHECK_SECONDS:
             self._start_refresh().add_done_callback(_look_again_later)
-        key = self._keys.get(digest)
-        if key is None and time.monotonic() - self._checked_at > UNKNOWN_CHECK_SECONDS:
-            await self._refresh()  # it may have been made a moment ago
-            key = self._keys.get(digest)
+        key = self._keys.get(digest) or await self._made_just_now(digest)
         if key is None or (key.expires_at is not None and key.expires_at <= datetime.now(UTC)):
-            raise Unauthorized("this API key is unknown, disabled or expired" if raw_key else "an API key is needed")
+            raise Unauthorized("this API key is unknown, disabled or expired")
         if SCOPE not in key.scopes:
             raise Forbidden(f"this API key lacks the scope {SCOPE!r}")
         self._note_use(key)
         return key
+
+    async def _made_just_now(self, digest: bytes) -> Key | None:
+        """What a look finds that has not begun before now, or hardly."""
+        since = time.monotonic() - UNKNOWN_CHECK_SECONDS
+        while self._checked_at < since:  # one that was under way has perhaps not seen it
+            await self._refresh()
+        return self._keys.get(digest)
 
     def id_of(self, raw_key: str) -> str | None:
         """Of a key that is in memory, without a look."""

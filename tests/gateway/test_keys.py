@@ -49,6 +49,14 @@ def test_guessing_keys_is_slowed_down_and_keys_in_use_still_work(gateway: Gatewa
     assert models(gateway).status_code == 200
 
 
+def test_who_names_no_key_guesses_none(gateway: Gateway) -> None:
+    refused = [httpx2.get(f"{gateway.url}/v1/models") for _ in range(GUESSES + 2)]
+    assert [answer.status_code for answer in refused] == [401] * len(refused)
+    assert "needed" in refused[0].json()["error"]["message"]
+    assert models(gateway, create_api_key("new")[1]).status_code == 200
+    assert not RateBucket.objects.exists()
+
+
 def test_a_right_guess_is_not_told_from_a_wrong_one_faster_than_guesses_are_allowed(gateway: Gateway) -> None:
     _, guessed = create_api_key("guessed")
     for n in range(GUESSES):

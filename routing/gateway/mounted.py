@@ -20,7 +20,7 @@ from routing.gateway import http as limits
 from routing.gateway.http import RequestTimeout
 from routing.gateway.leaving import COMMENT, CONTINUE, Watch
 from routing.gateway.refusals import UNREAD, refusal
-from routing.gateway.sockets import untaken
+from routing.gateway.sockets import allow_many, untaken
 from ziggie.errors import TooLarge, ZiggieError
 
 reactor: Any = twisted_reactor
@@ -230,7 +230,8 @@ def waiting_for_room(handle_reply: Reply) -> Reply:
 
 
 def install() -> None:
-    """Has daphne make its connections and requests bounded ones."""
+    """Has daphne make its connections and requests bounded ones, and many."""
+    allow_many()
     http_protocol.HTTPFactory.protocol = BoundedChannel
     http_protocol.WebRequest = BoundedRequest
     Server.handle_reply = waiting_for_room(Server.handle_reply)

@@ -19,6 +19,7 @@ from routing.gateway import app  # noqa: E402 - needs the app registry
 from routing.gateway.http import Http, Receive, Scope, Send  # noqa: E402 - the same
 from routing.gateway.protocol import Connection  # noqa: E402 - the same
 from routing.gateway.refusals import UNREAD, refusal  # noqa: E402 - the same
+from routing.gateway.sockets import allow_many  # noqa: E402 - the same
 from ziggie.errors import ConfigurationError  # noqa: E402 - the same
 
 STOP_SECONDS = 20
@@ -50,6 +51,7 @@ class GatewayConnection(Connection):
 def serve(*, host: str, port: int, workers: int) -> None:
     """Runs until SIGINT or SIGTERM, and returns or exits with 0; calls that are under way are finished first, as far
     as that takes no longer than STOP_SECONDS. Raises ConfigurationError where no worker could start."""
+    allow_many()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn answers signals itself while it runs, and sends them to whoever was there before when it is done.
         signal.signal(number, lambda *_: sys.exit(0))

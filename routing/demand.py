@@ -89,6 +89,8 @@ def measure(request: ChatRequest) -> Demand:
         size.add_message(message)
     if request.tools or request.json_schema is not None:
         size.add_tools_and_schema(request)
+    if request.extra:  # whatever it is, a provider may read it as a part of the prompt
+        size.at_most += len(json.dumps(request.extra, default=str))
     return Demand(
         model=request.model,
         task_kind=hints.task_kind,

@@ -300,8 +300,9 @@ def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
 
 
 def _is_idle(key: str, value: Any) -> bool:
-    """`standard_only` keeps a call out of the tier that its organisation may have bought."""
-    return is_idle(key, value) and value != "standard_only"
+    """What this API alone has is no idle word here: `standard_only` keeps a call out of a tier that may have been
+    bought."""
+    return key != "context_management" and is_idle(key, value) and value != "standard_only"
 
 
 def _tool_id(given: str) -> str:

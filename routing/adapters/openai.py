@@ -26,6 +26,7 @@ from routing.adapters.wire import (
     base_url,
     bearer_headers,
     digest,
+    forgets_thinking_alone,
     get_dicts,
     get_number,
     get_str,
@@ -59,6 +60,7 @@ from routing.types import (
 # o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
 _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
 _OPENAIS_OWN = re.compile(r"^(?:openai/)?(?:o\d|gpt-\d|chatgpt)", re.IGNORECASE)
+_REFUSED = frozenset({"context_management"})  # Anthropic's own
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID_CHARACTERS = 40
 _USER_CHARACTERS = 64
@@ -87,7 +89,7 @@ class OpenAICodec:
             raise UnsupportedByProvider("n: one call gives one answer")
         if request.end_user:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
-        merge_extra(body, request.extra, leave=_is_neutral)
+        merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_neutral)
         return self._request(model.provider, "POST", "/chat/completions", body)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -306,8 +308,9 @@ def _thinking(request: ChatRequest, model: ModelSpec) -> ChatRequest:
 
 
 def _is_neutral(key: str, value: Any) -> bool:
-    """Also the usual tier in the words of Anthropic's clients."""
-    return is_neutral(key, value) or (key == "service_tier" and value == "standard_only")
+    """Also the usual tier in the words of Anthropic's clients, and what they want forgotten that is not sent here."""
+    own = key == "service_tier" and value == "standard_only"
+    return own or is_neutral(key, value) or forgets_thinking_alone(key, value)
 
 
 def _shorten_ids(turns: list[Json], length: int) -> None:

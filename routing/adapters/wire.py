@@ -270,7 +270,16 @@ _OPENAIS_OWN = frozenset({"prompt_cache_key", "prompt_cache_retention", "safety_
 
 def is_idle(key: str, value: Any) -> bool:
     """The same, of a provider whose API is not OpenAI's."""
-    return key in _OPENAIS_OWN or is_neutral(key, value) or (key == "service_tier" and value in _USUAL_TIERS)
+    if key == "service_tier":
+        return value is None or value in ("auto", *_USUAL_TIERS)
+    return key in _OPENAIS_OWN or is_neutral(key, value) or forgets_thinking_alone(key, value)
+
+
+def forgets_thinking_alone(key: str, value: Any) -> bool:
+    """True for Anthropic's context_management where it leaves out what goes to no other house anyway."""
+    if key != "context_management" or not isinstance(value, Mapping):
+        return False
+    return all(str(edit.get("type", "")).startswith("clear_thinking_") for edit in value.get("edits", ()))
 
 
 # What OpenAI's and Anthropic's clients call the tier that is paid by the model's price.

@@ -55,15 +55,18 @@ _READ = frozenset(
     {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}
     | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
 )
-_REFUSED = ("container", "mcp_servers", "context_management")
+_REFUSED = ("container", "mcp_servers")
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
 # They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
-    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools)-[a-z0-9-]{1,64}"
+    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management)-[a-z0-9-]{1,64}"
 )
 _MAX_BETAS = 10
+# Edits that leave things out of a prompt. One that has it summarised would be paid beyond what was held.
+_EDITS = ("clear_tool_uses_20250919", "clear_thinking_20251015")
+_MAX_EDITS = 10
 _REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
 _DIRECT = ["direct"]  # by whom a tool may be called: by the model itself
 
@@ -105,7 +108,7 @@ def decode_messages(
         json_schema=json_schema,
         reasoning_effort=effort(config, "effort", "output_config."),
         end_user=text(metadata, "user_id", "metadata.", default=""),
-        extra={**passed_through(body, _READ), **_betas(headers)},
+        extra={**passed_through(body, _READ), **_context_edits(body), **_betas(headers)},
         api_key_id=api_key_id,
         **paying,
     )
@@ -118,6 +121,17 @@ def _betas(headers: Mapping[str, str]) -> Json:
     asked = [name.strip() for name in headers.get(BETAS, "").split(",")]
     passed = [name for name in asked if _PASSED_BETAS.fullmatch(name)]
     return {BETAS: ",".join(passed[:_MAX_BETAS])} if passed else {}
+
+
+def _context_edits(body: Json) -> Json:
+    management = mapping(body, "context_management")
+    for key in management.keys() - {"edits"}:
+        unsupported(f"context_management.{key[:40]}")
+    edits = objects(management, "edits", "context_management.", most=_MAX_EDITS)
+    for place, edit in enumerate(edits):
+        if edit.get("type") not in _EDITS:
+            unsupported(f"context_management.edits[{place}].type", f"must be one of {', '.join(_EDITS)}")
+    return {"context_management": {"edits": edits}} if edits else {}
 
 
 def _output_config(body: Json) -> Json:

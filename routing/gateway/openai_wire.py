@@ -62,7 +62,7 @@ _READ = frozenset(
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
 _DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
-_REFUSED = ("functions", "function_call", "audio", "web_search_options")
+_REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
 
 
 # --- requests ------------------------------------------------------------------------------------

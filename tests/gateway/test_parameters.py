@@ -63,3 +63,55 @@ def test_an_effort_that_there_is_not_is_refused_by_its_name(gateway: Gateway) ->
                 model=model, messages=TURNS, extra_body={"reasoning_effort": "utmost"}
             )
         assert refused.value.param == "reasoning_effort"
+
+
+# --- Anthropic's context_management ----------------------------------------------------------------
+
+FORGET_TOOLS = {"edits": [{"type": "clear_tool_uses_20250919", "keep": {"type": "tool_uses", "value": 3}}]}
+FORGET_THINKING = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+BETA = "context-management-2025-06-27"
+
+
+def test_what_claude_is_to_forget_reaches_it_with_its_beta(gateway: Gateway) -> None:
+    for asked in (FORGET_TOOLS, FORGET_THINKING):
+        anthropic_client(gateway).beta.messages.create(
+            model="claude", max_tokens=9, messages=TURNS, context_management=asked, betas=[BETA]
+        )
+        received = gateway.anthropic.calls[-1]
+        assert received.json["context_management"] == asked
+        assert received.headers["anthropic-beta"] == BETA
+
+
+def test_other_houses_take_no_notice_of_thinking_to_forget_and_cannot_forget_tools(gateway: Gateway) -> None:
+    messages = anthropic_client(gateway).beta.messages
+    for model in MODELS:
+        if model == "claude":
+            continue
+        messages.create(model=model, max_tokens=9, messages=TURNS, context_management=FORGET_THINKING, betas=[BETA])
+        with pytest.raises(anthropic.BadRequestError, match="context_management"):
+            messages.create(model=model, max_tokens=9, messages=TURNS, context_management=FORGET_TOOLS, betas=[BETA])
+    assert all("context_management" not in call.body.decode() for server in servers(gateway) for call in server.calls)
+
+
+@pytest.mark.parametrize("asked", [{"edits": [{"type": "compact_20260112"}]}, {"edits": [{}]}, {"other": 1}])
+def test_what_would_have_a_prompt_summarised_at_a_price_that_nobody_holds_is_refused(
+    gateway: Gateway, asked: Any
+) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="context_management"):
+        anthropic_client(gateway).messages.create(
+            model="claude", max_tokens=9, messages=TURNS, extra_body={"context_management": asked}
+        )
+    with pytest.raises(openai.BadRequestError, match="context_management"):
+        openai_client(gateway).chat.completions.create(
+            model="claude", messages=TURNS, extra_body={"context_management": asked}
+        )
+    assert not gateway.anthropic.calls
+
+
+def test_what_a_provider_may_read_of_other_parameters_is_held_for(gateway: Gateway) -> None:
+    """Anthropic's `system` in a body of OpenAI's API reaches Claude as it is."""
+    for extra in ({}, {"system": "Be brief. " * 1_000}):
+        openai_client(gateway).chat.completions.create(model="claude", max_tokens=9, messages=TURNS, extra_body=extra)
+    assert "Be brief." in gateway.anthropic.calls[-1].json["system"]
+    plain, longer = [call.reserved_microusd for call in gateway.settled(2)]
+    assert longer >= plain + 10_000 * 3  # microdollars: a token has at least one letter

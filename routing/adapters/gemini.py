@@ -6,7 +6,6 @@ part before the call, marked so that no other provider is sent one.
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -52,6 +51,7 @@ from routing.types import (
     ToolResult,
     UnsupportedByProvider,
 )
+from ziggie.values import replace
 
 # parameters of other APIs under Google's names; native ones pass as they are
 _GENERATION = {

@@ -7,7 +7,6 @@ wants earlier thinking back, as Kimi's thinking models do).
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
@@ -56,6 +55,7 @@ from routing.types import (
     UnsupportedByProvider,
     Usage,
 )
+from ziggie.values import replace
 
 # o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
 _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)

@@ -62,6 +62,7 @@ def _refuse_given_up(finish: str, sent: WireRequest, usage: Usage | None = None)
         raise make_error(_GIVEN_UP[finish], f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 
 # --- usage -----------------------------------------------------------------------------------------
@@ -82,6 +83,9 @@ def usage_of(usage: Json) -> Usage:
     """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter, Alibaba and Google's imitation."""
     prompt = _first_count(usage, "prompt_tokens", "input_tokens")
     completion = _first_count(usage, "completion_tokens", "output_tokens")
+    total = get_count(usage, "total_tokens")
+    if _PLAIN.issuperset(usage) and prompt is not None and completion is not None and total == prompt + completion:
+        return Usage(prompt, completion)  # what most servers say that people run themselves
     inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
     outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
     cached = _first_count(inputs, "cached_tokens") if inputs else None
@@ -90,7 +94,6 @@ def usage_of(usage: Json) -> Usage:
     reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
     if reasoning is None:
         reasoning = _first_count(usage, "reasoning_tokens")
-    total = get_count(usage, "total_tokens")
     if total is not None and prompt is not None and completion is not None and total > prompt + completion:
         # xAI and Google leave the thinking out of completion_tokens, but bill it as output
         reasoning = reasoning or total - prompt - completion

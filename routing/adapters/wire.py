@@ -113,7 +113,7 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
     value = holder.get(key)
     if value is None:
         return []
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+    if isinstance(value, list) and set(map(type, value)) <= {dict}:
         return value
     raise _wrong(key, "a list of objects", value)
 
@@ -180,7 +180,7 @@ def bearer_headers(provider: ProviderSpec) -> dict[str, str]:
 def extra_headers(provider: ProviderSpec) -> dict[str, str]:
     """`options.headers` of a provider row: what a proxy in front of it may want."""
     headers = provider.options.get("headers")
-    if not isinstance(headers, Mapping):
+    if headers is None or not isinstance(headers, Mapping):
         return {}
     return {str(name).lower(): str(value) for name, value in headers.items()}
 

@@ -7,7 +7,7 @@ the gateway's own server (protocol.py).
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from routing.gateway.heads import Head, read_head
@@ -47,6 +47,12 @@ class ClientGone(Exception):
 class Http(ABC):
     """A request and the way to answer it."""
 
+    started = False
+    gone = False
+    rates: Sequence[tuple[bytes, bytes]] = ()  # what the key has left of its limits, for every answer
+    kept_waiting = 0.0  # seconds for which the client kept a stream waiting
+    _task: asyncio.Task[Any] | None = None
+
     def __init__(self, head: Head, address: str) -> None:
         self.method = head.method
         self.path = head.path
@@ -55,13 +61,8 @@ class Http(ABC):
         self.raw_key = head.raw_key
         self.forwarded = head.forwarded
         self.speaks_anthropic = head.speaks_anthropic
-        self.started = False
-        self.gone = False
-        self.rates: Headers = []  # what the key has left of its limits, for every answer
-        self.kept_waiting = 0.0  # seconds for which the client kept a stream waiting
         self._length = head.length
         self._encoding = head.encoding
-        self._task: asyncio.Task[Any] | None = None
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge, Compressed, RequestTimeout, ClientGone."""

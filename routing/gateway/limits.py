@@ -12,17 +12,18 @@ ended. So the limit is passed at most by the call that used it up, however many 
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import orjson
+from msgspec import Struct
 
 from routing.coalescing import Lane
 from routing.gateway.keys import Key
 from routing.lines import Line
 from routing.loops import OfLoop
 from ziggie.errors import RateLimited
-from ziggie.values import value
+from ziggie.values import Value, replace, value
 
 MINUTE_SECONDS = 60
 GRANT_SECONDS = 2.0
@@ -57,8 +58,7 @@ class _Grant:
     at: int
 
 
-@value
-class Standing:
+class Standing(Value):
     """A key's limits, None where it has none, and about what is left of them; `reset_seconds` until all is free."""
 
     requests: int | None
@@ -76,14 +76,14 @@ class OverLimit(RateLimited):
         self.standing = standing
 
 
-@dataclass(slots=True)
-class Admission:
-    """A request that was let in: the tokens held for it, in which second, and what it came to use. `standing` is that
-    of a key with limits."""
+class Admission(Struct):
+    """A request that was let in: the tokens held for it, in which second, and, if tokens are counted, what it came
+    to use. `standing` is that of a key with limits."""
 
     held: int = 0
     second: int = 0
     used: int = 0
+    counts_tokens: bool = False
     standing: Standing | None = None
 
 
@@ -109,6 +109,18 @@ class Limits:
         self._corrections: dict[str, dict[int, int]] = {}  # by key and second
         self._correcting: asyncio.Task[None] | None = None
 
+    def at_once(self, key: Key) -> Admission | None:
+        """Counts one request of a key without a limit of tokens, if what is in memory allows it."""
+        if key.tokens_per_minute is not None:
+            return None
+        if key.requests_per_minute is not None:
+            window = self._windows.get(key.id)
+            if window is None or not _spend(window):
+                return None
+            window.spent += 1
+            return _admission(key.requests_per_minute, window)
+        return Admission()
+
     async def admit(self, key: Key, tokens: int = 0) -> Admission:
         """Counts one request, which will use about `tokens`. Raises OverLimit, or Unavailable where the
         database is away. `correct` tells later what it used."""
@@ -121,8 +133,7 @@ class Limits:
                     if not _spend(window):
                         await self._take(window, key)
             window.spent += 1
-            left = key.requests_per_minute - window.used + window.granted
-            return Admission(standing=Standing(key.requests_per_minute, max(left, 0), None, 0))
+            return _admission(key.requests_per_minute, window)
         return Admission()
 
     def correct(self, key: Key, admission: Admission) -> None:
@@ -157,7 +168,7 @@ class Limits:
         ask = _Ask(key.id, 1, key.requests_per_minute, hold=tokens, most_tokens=most)
         grant = await self._lane.submit(ask)
         if grant.granted:
-            return Admission(held=tokens, second=grant.at, standing=_standing(key, grant))
+            return Admission(held=tokens, second=grant.at, counts_tokens=True, standing=_standing(key, grant))
         if most is not None and grant.tokens_used >= most:
             raise OverLimit(f"this API key may use {most} tokens a minute", _standing(key, grant))
         raise _too_many(key, grant)
@@ -218,6 +229,10 @@ def _spend(window: _Window) -> bool:
 
 def _too_many(key: Key, grant: _Grant) -> OverLimit:
     return OverLimit(f"this API key may make {key.requests_per_minute} requests a minute", _standing(key, grant))
+
+
+def _admission(most: int, window: _Window) -> Admission:
+    return Admission(standing=Standing(most, max(most - window.used + window.granted, 0), None, 0))
 
 
 def _standing(key: Key, grant: _Grant) -> Standing:

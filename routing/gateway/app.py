@@ -68,15 +68,21 @@ async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     await snapshot.acurrent()  # the first request finds a warm cache, and a broken set-up is seen at once
     await send({"type": "lifespan.startup.complete"})
     await receive()
+    await wind_up(scope.get("state", {}).get(UNDER_WAY, ()))
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def wind_up(tasks: Collection[asyncio.Task[None]], *, seconds: float = SETTLE_SECONDS) -> None:
+    """Before the process ends: closes the books of these calls and of those that have ended, as far as the ledger
+    answers in that time."""
     try:
-        async with asyncio.timeout(SETTLE_SECONDS):
-            await _wound_up(scope.get("state", {}).get(UNDER_WAY, ()))
+        async with asyncio.timeout(seconds):
+            await _wound_up(tasks)
     except Unavailable as error:
         logger.warning("not all could be written before the end: %s", error.message)
     except TimeoutError:
-        logger.warning("the ledger did not answer within %g s: the sweep will settle what was left", SETTLE_SECONDS)
+        logger.warning("the ledger did not answer within %g s: the sweep will settle what was left", seconds)
     close_connections()
-    await send({"type": "lifespan.shutdown.complete"})
 
 
 async def _wound_up(tasks: Collection[asyncio.Task[None]]) -> None:

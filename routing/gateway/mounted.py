@@ -1,5 +1,5 @@
 """What daphne, which serves pages and gateway under one address, takes of a request before anybody looks at it, and
-keeps of an answer that its client does not read.
+keeps of an answer that its client does not read; and what it leaves undone at its end.
 
 By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked; a byte
 now and then keeps a connection open for ever that never says what it wants; and answers pile up in memory.
@@ -13,10 +13,12 @@ from daphne import http_protocol
 from daphne.server import Server
 from django.conf import settings
 from twisted.internet import reactor as twisted_reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from zope.interface import implementer
 
 from routing.gateway import http as limits
+from routing.gateway.app import wind_up
 from routing.gateway.http import RequestTimeout
 from routing.gateway.leaving import COMMENT, CONTINUE, Watch
 from routing.gateway.refusals import UNREAD, refusal
@@ -26,6 +28,7 @@ from ziggie.errors import TooLarge, ZiggieError
 reactor: Any = twisted_reactor
 HEAD_SECONDS = 10.0  # for a request's first line, from its first byte or the connection; then for its headers
 REQUEST_SECONDS = 45.0  # from there to its last byte
+SETTLE_SECONDS = 5.0  # at the end of the process, for the books of its calls
 LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
 
 
@@ -69,17 +72,20 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         if self._leaving is not None:
             return
         self._leaving = Watch(self.transport.socket, knock=self._knock, leave=self.transport.abortConnection)
-        if self.requests:
-            self.requests[-1].sends_no_more()
-        else:
-            self.loseConnection()
+        self._expect_no_more()
 
     def writeConnectionLost(self) -> None:
         """Only we close our half alone, and we do not."""
 
     def requestDone(self, request: Any) -> None:
-        super().requestDone(request)
-        if self._leaving is not None and not self.requests:
+        super().requestDone(request)  # the next one begins, with what has come of it
+        if self._leaving is not None:
+            self._expect_no_more()
+
+    def _expect_no_more(self) -> None:
+        if self.requests:
+            self.requests[-1].sends_no_more()
+        else:
             self.loseConnection()
 
     def _knock(self) -> None:
@@ -214,6 +220,20 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             self.channel.transport.abortConnection()
 
 
+async def _ended(applications: list[asyncio.Future[None]]) -> None:
+    for application in applications:
+        application.cancel()
+    await asyncio.gather(*applications, return_exceptions=True)
+    await wind_up((), seconds=SETTLE_SECONDS)
+
+
+def end_applications(server: Server) -> Deferred[None]:
+    """Cuts what is under way, and has the books of all calls written before the process ends: daphne, which would end
+    at once, tells applications nothing of its end."""
+    running = [details.get("application_instance") for details in server.connections.values()]
+    return Deferred.fromFuture(asyncio.ensure_future(_ended([found for found in running if found is not None])))
+
+
 Reply = Callable[[Server, Any, Any], Awaitable[None]]
 
 
@@ -235,3 +255,4 @@ def install() -> None:
     http_protocol.HTTPFactory.protocol = BoundedChannel
     http_protocol.WebRequest = BoundedRequest
     Server.handle_reply = waiting_for_room(Server.handle_reply)
+    Server.kill_all_applications = end_applications

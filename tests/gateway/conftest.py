@@ -1,17 +1,18 @@
 """A gateway that listens on a real socket, five providers that are real local servers, and the rows between."""
 
 import asyncio
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import uvicorn
-from django.db import transaction
+from django.db import connection, transaction
 
 from routing import proof, snapshot
 from routing.gateway import chat
@@ -33,6 +34,7 @@ from tests.servers.cohere import CohereServer
 from tests.servers.gemini import GeminiServer
 from tests.servers.ollama import OllamaServer
 from tests.servers.openai import OpenAIServer
+from tests.ziggie.live_process import database_url, web_server
 from ziggie.models import create_api_key
 
 
@@ -133,6 +135,14 @@ def gateway(transactional_db: None, serving: Serving) -> Iterator[Gateway]:
         yield made
         serving.has_settled()
         _books_balance()
+
+
+@pytest.fixture
+def mounted(gateway: Gateway) -> Iterator[Gateway]:
+    """The same gateway beside Django, in an impatient daphne."""
+    environment = {"DATABASE_URL": database_url(connection.settings_dict), "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
+    with web_server(environment=environment, application="tests.gateway.impatient:application") as port:
+        yield replace(gateway, url=f"http://127.0.0.1:{port}")
 
 
 def _configure(made: Gateway) -> None:

@@ -1,8 +1,6 @@
 """Clients that ask and do not read: they cost the memory of one answer, end by themselves, and harm nobody else."""
 
-import dataclasses
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,14 +9,12 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from django.db import connection
 
 from routing import calls
 from routing.gateway import http
 from routing.models import Circuit, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply
-from tests.ziggie.live_process import database_url, web_server
 
 CHAT = "/v1/chat/completions"
 NOTHING = b"GET /v1/nothing HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -30,17 +26,6 @@ VERY_LONG = Reply(LONG, piece=20_000, input_tokens=10, output_tokens=2_000)  # c
 def impatient(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Gateway:
     monkeypatch.setattr(http, "SEND_SECONDS", 3.0)
     return gateway
-
-
-@pytest.fixture
-def mounted(gateway: Gateway) -> Iterator[Gateway]:
-    """The same gateway beside Django, in an impatient daphne."""
-    environment = {
-        "DATABASE_URL": database_url(connection.settings_dict),
-        "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"],
-    }
-    with web_server(environment=environment, application="tests.gateway.impatient:application") as port:
-        yield dataclasses.replace(gateway, url=f"http://127.0.0.1:{port}")
 
 
 @contextmanager

@@ -91,3 +91,10 @@ def test_errors_that_come_after_tell_it_too(gateway: Gateway) -> None:
 def test_a_key_without_limits_hears_nothing_of_them(gateway: Gateway) -> None:
     answer = openai_client(gateway, gateway.key).create(model="gpt", messages=TURNS)
     assert not names(answer.headers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_is_told_beside_django_too(mounted: Gateway, stream: bool) -> None:
+    _, key = create_api_key("few", requests_per_minute=10, tokens_per_minute=50_000)
+    answer = openai_client(mounted, key).create(model="gpt", messages=TURNS, stream=stream)
+    assert (told(answer.headers, OPENAI, "requests"), len(names(answer.headers))) == ((10, 9), 6)

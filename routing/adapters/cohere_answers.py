@@ -47,13 +47,16 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
 
 
 def read_usage(usage: Json) -> Usage:
-    """Billed units are what money is asked for; `tokens` also counts Cohere's own prompt around ours."""
+    """Billed units are what money is asked for; `tokens` also counts Cohere's own prompt around ours, and so do the
+    cached ones."""
     billed, counted = get_dict(usage, "billed_units"), get_dict(usage, "tokens")
     read, written = get_count(billed, "input_tokens"), get_count(billed, "output_tokens")
+    read = read if read is not None else get_count(counted, "input_tokens")
+    cached = get_count(usage, "cached_tokens")
     return Usage(
-        input_tokens=read if read is not None else get_count(counted, "input_tokens"),
+        input_tokens=read,
         output_tokens=written if written is not None else get_count(counted, "output_tokens"),
-        cached_input_tokens=get_count(usage, "cached_tokens"),
+        cached_input_tokens=cached if cached is None or read is None else min(cached, read),
     )
 
 

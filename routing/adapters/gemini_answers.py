@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 SIGNATURE_MARK = "gemini:"
 
 _LENGTH = frozenset({"MAX_TOKENS"})
-_FILTERED = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"})
+_FILTERED = frozenset(
+    {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"}
+    | {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "CONTENT_BLOCKED"}
+)
 # the model wrote a call that cannot be read: no answer, but the next try may give one
 _BROKEN = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
 
@@ -86,7 +89,7 @@ class _Reader:
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
         if usage:
-            self.usage = _usage(usage)
+            self.usage = _usage(usage, self.usage or Usage())
         blocked = get_str(get_dict(answer, "promptFeedback"), "blockReason")
         if blocked:
             message = f"Google blocks the prompt: {blocked}"
@@ -139,13 +142,16 @@ class _Reader:
         self._calls += 1
 
 
-def _usage(usage: Json) -> Usage:
-    """candidatesTokenCount leaves the thinking out; ours includes it."""
+def _usage(usage: Json, before: Usage) -> Usage:
+    """candidatesTokenCount leaves the thinking out; ours includes it. Counts are totals: what a later chunk leaves
+    out still holds."""
     prompt, tools = get_count(usage, "promptTokenCount"), get_count(usage, "toolUsePromptTokenCount")
     answer, thoughts = get_count(usage, "candidatesTokenCount"), get_count(usage, "thoughtsTokenCount")
+    written = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
+    cached = get_count(usage, "cachedContentTokenCount")
     return Usage(
-        input_tokens=None if prompt is None else prompt + (tools or 0),
-        output_tokens=None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0),
-        cached_input_tokens=get_count(usage, "cachedContentTokenCount"),
-        reasoning_tokens=thoughts,
+        input_tokens=before.input_tokens if prompt is None else prompt + (tools or 0),
+        output_tokens=before.output_tokens if written is None else written,
+        cached_input_tokens=before.cached_input_tokens if cached is None else cached,
+        reasoning_tokens=before.reasoning_tokens if thoughts is None else thoughts,
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage, stop_sequence_of
 from routing.adapters.prompting import (
@@ -32,6 +33,7 @@ from routing.adapters.wire import (
     get_vectors,
     inline_image,
     load_object,
+    load_rows,
     merge_extra,
     protocol_error,
     shortened,
@@ -93,13 +95,16 @@ class OpenAICodec:
         answer = self._object(response, sent)
         choices = get_dicts(answer, "choices")
         if not choices:
+            if holds_error(answer):
+                raise error_from_event(answer, sent)
             raise protocol_error("the answer holds no choices")
-        parts, stop_reason, mean_logprob = read_choice(choices[0], sent)
+        usage = read_usage(answer, choices[0])
+        parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
         return ChatResult(
             parts=parts,
             stop_reason=stop_reason,
             stop_sequence=stop_sequence_of(choices[0], sent),
-            usage=read_usage(answer, choices[0]) or Usage(),
+            usage=usage or Usage(),
             model=get_str(answer, "model"),
             response_id=get_str(answer, "id"),
             mean_logprob=mean_logprob,
@@ -143,8 +148,7 @@ class OpenAICodec:
         return (self._request(provider, "GET", "/models", None),)
 
     def decode_status(self, responses: tuple[WireResponse | None, ...]) -> ProviderStatus:
-        answer = load_object(responses[0].body) if responses[0] else {}
-        rows = get_dicts(answer, "data") or get_dicts(answer, "models")
+        rows = load_rows(responses[0].body, "data", "models") if responses[0] else []
         names = tuple(get_str(row, "id") or get_str(row, "name") for row in rows)
         return ProviderStatus(models=tuple(filter(None, names)))
 

@@ -28,6 +28,7 @@ from routing.adapters.wire import (
     base_url,
     extra_headers,
     get_count,
+    get_dict,
     get_dicts,
     get_str,
     get_vectors,
@@ -51,6 +52,7 @@ from routing.types import (
     ToolCall,
     ToolResult,
     UnsupportedByProvider,
+    Usage,
 )
 
 # parameters of other APIs under Google's names; native ones pass as they are
@@ -118,11 +120,13 @@ class GeminiCodec:
         return self._request(model.provider, "POST", f"/{_path(model)}:batchEmbedContents", {"requests": requests})
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
-        rows = get_dicts(self._object(response, sent), "embeddings")
+        answer = self._object(response, sent)
+        rows = get_dicts(answer, "embeddings")
         expected = len((sent.body or {}).get("requests", rows))
         if len(rows) != expected:
             raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
-        return Embeddings(get_vectors([row.get("values") for row in rows]))
+        read = get_count(get_dict(answer, "usageMetadata"), "promptTokenCount")
+        return Embeddings(get_vectors([row.get("values") for row in rows]), Usage(input_tokens=read))
 
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
         body = {"generateContentRequest": {"model": _path(model), **self._conversation(request, model)}}

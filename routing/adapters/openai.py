@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
@@ -27,6 +28,8 @@ from routing.adapters.wire import (
     base_url,
     bearer_headers,
     digest,
+    get_count,
+    get_dict,
     get_dicts,
     get_number,
     get_str,
@@ -92,7 +95,12 @@ class OpenAICodec:
         return self._request(model.provider, "POST", "/chat/completions", body)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
-        answer = self._object(response, sent)
+        try:
+            answer = self._object(response, sent)
+        except ProviderError:
+            if is_stream(response):  # from a server that knows nothing else
+                return assembled(self.chat_stream(sent), response.body)
+            raise
         choices = get_dicts(answer, "choices")
         if not choices:
             if holds_error(answer):
@@ -136,7 +144,10 @@ class OpenAICodec:
             raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
         rows = sorted(rows, key=lambda row: get_number(row, "index") or 0)
         vectors = get_vectors([row.get("embedding") for row in rows])
-        return Embeddings(vectors, read_usage(answer, {}) or Usage(), get_str(answer, "model"))
+        usage = read_usage(answer, {}) or Usage()
+        if usage.input_tokens is None:  # Voyage tells nothing but the total
+            usage = Usage(input_tokens=get_count(get_dict(answer, "usage"), "total_tokens"))
+        return Embeddings(vectors, usage, get_str(answer, "model"))
 
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
         return None

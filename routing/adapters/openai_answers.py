@@ -67,6 +67,11 @@ def _plainly(finish: str) -> str:
     return finish.partition(":")[0]
 
 
+def _is_silenced(finish: str) -> bool:
+    """True where an answer may have no message at all: none is shown, or its length went into thinking."""
+    return _STOP_REASONS.get(_plainly(finish).lower()) in ("content_filter", "length")
+
+
 def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> None:
     """Raises ProviderError for a choice that says that there is no more, though there should be."""
     if choice.get("error"):  # OpenRouter's, of the provider behind it
@@ -112,9 +117,9 @@ def usage_of(usage: Json) -> Usage:
     if reasoning is None:
         reasoning = _first_count(usage, "reasoning_tokens")
     total = get_count(usage, "total_tokens")
-    if total is not None and prompt is not None and completion is not None and total > prompt + completion:
+    if total is not None and prompt is not None and total > prompt + (completion or 0):
         # xAI and Google leave the thinking out of completion_tokens, but bill it as output
-        reasoning = reasoning or total - prompt - completion
+        reasoning = reasoning or total - prompt - (completion or 0)
         completion = total - prompt
     return Usage(prompt, completion, cached, written, reasoning)
 
@@ -166,8 +171,8 @@ def read_choice(
     """(parts, stop reason, mean log probability) of one choice. `usage` is for an error that it may hold."""
     _refuse_given_up(choice, sent, usage)
     message, finish = get_dict(choice, "message"), get_str(choice, "finish_reason")
-    if not message and not isinstance(choice.get("text"), str) and _STOP_REASONS.get(_plainly(finish)) is None:
-        raise protocol_error("the choice holds no message")  # one that was silenced may do without
+    if not message and not isinstance(choice.get("text"), str) and not _is_silenced(finish):
+        raise protocol_error("the choice holds no message")
     text, reasoning = read_content(message or {"content": choice.get("text")})
     refusal = get_str(message, "refusal")
     calls = _calls(message, sent)

@@ -122,6 +122,9 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
     "z.ai: out of context": (
         "openai", completion({"content": "Hi"}, "model_context_window_exceeded"), Read("Hi", stop="length"),
     ),
+    "deepseek: an end without a piece": (
+        "openai", sse(chunk(content="Hi"), {"id": "1", "choices": [{"index": 0, "finish_reason": "stop"}]}), Read("Hi"),
+    ),
     "a stream kept alive by events without data": (
         "openai", b"data:\n\ndata: \n\n: ping\n\nevent: ping\ndata:\n\n" + sse(chunk(content="Hi"), "data: \n\n", chunk("stop")),
         Read("Hi"),
@@ -184,6 +187,11 @@ COUNTS: dict[str, tuple[str, dict[str, Any], tuple[int | None, ...]]] = {
         (910, 5, 900, None, None)),
     "xai": ("openai", {"prompt_tokens": 307, "completion_tokens": 26, "total_tokens": 588, "prompt_tokens_details":
             {"cached_tokens": 244}, "completion_tokens_details": {"reasoning_tokens": 255}}, (307, 281, 244, None, 255)),
+    "google's imitation, which thought and wrote nothing": (
+        "openai",
+        {"prompt_tokens": 9, "total_tokens": 109},
+        (9, 100, None, None, 100),
+    ),
     "thinking that is a little more than what was written": (
         "openai", {"prompt_tokens": 43, "completion_tokens": 10, "total_tokens": 53, "completion_tokens_details":
                    {"reasoning_tokens": 11}}, (43, 10, None, None, 11)),
@@ -206,6 +214,18 @@ def test_tokens_are_counted_once_and_all(kind: str, usage: dict[str, Any], expec
         body = json.dumps({"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage}).encode()
     result, _ = read(kind, body)
     assert counts(result.usage) == expected
+
+
+def test_a_server_that_streams_unasked_is_read_as_a_whole() -> None:
+    body = sse(": wait\n\n", chunk(role="assistant", content="Hi"), chunk("stop", content=" you"))
+    result = CODECS["openai"]().decode_chat(WireResponse(200, {}, body), SENT)
+    assert (result.text, result.stop_reason) == ("Hi you", "stop")
+    with pytest.raises(ProviderError) as caught:
+        CODECS["openai"]().decode_chat(WireResponse(200, {}, sse({"error": {"code": 429, "message": "slow"}})), SENT)
+    assert caught.value.kind == "rate_limited"
+    with pytest.raises(ProviderError) as caught:
+        CODECS["openai"]().decode_chat(WireResponse(200, {}, sse(chunk(content="Hi"), done=False)), SENT)
+    assert caught.value.kind == "cut"
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------
@@ -392,6 +412,13 @@ def test_packed_vectors_in_any_order_are_put_in_theirs() -> None:
     )
     assert found.vectors == ((1.0, 0.25), (0.5, -2.0))
     assert found.usage == Usage(input_tokens=3)
+
+
+def test_a_total_is_what_was_read_where_nothing_else_is_told() -> None:
+    body = json.dumps({"data": [{"index": 0, "embedding": [1.0]}], "usage": {"total_tokens": 7}}).encode()
+    assert CODECS["openai"]().decode_embed(WireResponse(200, {}, body), SENT).usage == Usage(input_tokens=7)
+    body = json.dumps({"embeddings": [{"values": [1.0]}], "usageMetadata": {"promptTokenCount": 7}}).encode()
+    assert CODECS["gemini"]().decode_embed(WireResponse(200, {}, body), SENT).usage == Usage(input_tokens=7)
 
 
 @pytest.mark.parametrize("vector", ["!", "AAAA", packed(float("nan")), ""])

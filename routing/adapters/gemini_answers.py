@@ -36,13 +36,15 @@ _FILTERED = frozenset(
 _BROKEN = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
 
 
-def read_content(answer: Json, sent: WireRequest) -> ChatResult:
-    """A complete answer. Raises ProviderError("content_filter") for a prompt that Google blocks."""
+def read_content(chunks: list[Json], sent: WireRequest) -> ChatResult:
+    """A complete answer, in one chunk or, of a stream that came as a list, several.
+    Raises ProviderError("content_filter") for a prompt that Google blocks."""
     reader = _Reader(sent)
     deltas: list[Delta] = []
-    reader.read(answer, deltas)
+    for chunk in chunks:
+        reader.read(chunk, deltas)
     if reader.stop_reason is None:
-        if not get_dicts(answer, "candidates"):
+        if not any(get_dicts(chunk, "candidates") for chunk in chunks):
             raise protocol_error("the answer holds no candidates")
         reader.stop_reason = reader.stop_for("STOP")
     assembler = Assembler()

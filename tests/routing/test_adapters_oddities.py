@@ -228,6 +228,32 @@ def test_a_server_that_streams_unasked_is_read_as_a_whole() -> None:
     assert caught.value.kind == "cut"
 
 
+def test_googles_stream_is_read_as_the_list_that_it_is_without_events() -> None:
+    chunks = [gemini({"text": "Hm.", "thought": True}, finish=None, usageMetadata={"promptTokenCount": 9}),
+              gemini({"text": "Hi"}, finish=None), gemini({"functionCall": {"name": "now"}}, usageMetadata={
+                  "promptTokenCount": 9, "candidatesTokenCount": 2, "thoughtsTokenCount": 3})]  # fmt: skip
+    body = b"[" + b",\r\n".join(json.dumps(chunk, indent=2).encode() for chunk in chunks) + b"\n]\n"
+    whole = CODECS["gemini"]().decode_chat(WireResponse(200, {}, body), SENT)
+    deltas, error = run_decoder(lambda: CODECS["gemini"]().chat_stream(SENT), [body[:50], body[50:]])
+    assert error is None
+    assembler = Assembler()
+    for delta in deltas:
+        assembler.add(delta)
+    assert assembler.result() == whole
+    assert (whole.text, [call.name for call in whole.tool_calls], counts(whole.usage)) == (
+        "Hi",
+        ["now"],
+        (9, 5, None, None, 3),
+    )
+    failed = json.dumps(
+        [chunks[0], {"error": {"code": 503, "message": "high demand", "status": "UNAVAILABLE"}}]
+    ).encode()
+    for odd, kind in ((failed, "overloaded"), (b"[]", "protocol"), (b"[1]", "protocol")):
+        with pytest.raises(ProviderError) as caught:
+            CODECS["gemini"]().decode_chat(WireResponse(200, {}, odd), SENT)
+        assert caught.value.kind == kind
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------
 
 MID = {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]}

@@ -16,7 +16,7 @@ _INNER = ("error", "errors", "detail")
 _MESSAGES = ("message", "msg", "error_description", "Message")
 _STATUSES = ("code", "status", "status_code", "http_code", "statusCode", "StatusCode")
 _CODES = ("type", "code", "status", "reason", "param", "error_type")
-_WAITS = ("retry_after_seconds", "retry_after", "estimated_time")
+_WAITS = ("retry_after_seconds", "retry_after", "resets_in_seconds", "estimated_time")
 
 # MiniMax answers 200 whatever happens, and numbers what did
 _MINIMAX = {

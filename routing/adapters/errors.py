@@ -105,6 +105,8 @@ _OVERFLOW = re.compile(
     r"range of input length should be|prompt exceeds max",
     re.IGNORECASE,
 )
+# which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
+_NOT_SO_LONG = re.compile(r"required for long context", re.IGNORECASE)
 _OVERFLOW_CODES = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "string_too_long"}
     | {"tokens_limit_reached", "token_limit_exceeded"}
@@ -113,7 +115,7 @@ _QUOTA = re.compile(
     r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
     r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended|"
-    r"(?:hourly|session|daily|weekly|monthly) usage limit",
+    r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached",
     re.IGNORECASE,
 )
 # Google says "check your plan and billing details" for a limit that is over in a minute, but this of spent money
@@ -121,6 +123,7 @@ _SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
     | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
+    | {"usage_limit_reached"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
@@ -215,9 +218,15 @@ def classify(status: int, detail: Detail) -> ErrorKind:
     status = _meant(status, message)
     if _is_quota(status, codes, message):
         return "quota"
-    if status not in (401, 404, 429) and (codes & _OVERFLOW_CODES or _OVERFLOW.search(message)):
+    if _is_overflow(status, codes, message):
         return "context_overflow"
     return _by_words(status, codes, message) or _by_code_or_status(status, codes, message)
+
+
+def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
+    if status in (401, 404, 429):
+        return bool(_NOT_SO_LONG.search(message))
+    return bool(codes & _OVERFLOW_CODES or _OVERFLOW.search(message))
 
 
 def _meant(status: int, message: str) -> int:

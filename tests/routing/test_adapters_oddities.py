@@ -391,6 +391,24 @@ REFUSALS: dict[str, tuple[int, Any, str, float | None]] = {
         "content."}}, "content_filter", None),
     "nvidia: a model at the end of its life": (410, {"status": 410, "title": "Gone", "detail": "The model 'm' has reached "
         "its end of life"}, "not_found", None),
+    "anthropic: a length that is not paid for": (
+        429,
+        {"type": "error", "error": {"type": "rate_limit_error", "message": "Extra usage is required for long context requests."}},
+        "context_overflow",
+        None,
+    ),
+    "z.ai: the plan's hours": (
+        429,
+        {"error": {"code": "1308", "message": "Usage limit reached for 5 hour. Your limit will reset at 2026-09-29 23:10:05"}},
+        "quota",
+        None,
+    ),
+    "a plan that says when": (
+        429,
+        {"error": {"type": "usage_limit_reached", "message": "The usage limit has been reached", "resets_in_seconds": 90}},
+        "quota",
+        90,
+    ),
     "anthropic: a closed organization": (400, {"type": "error", "error": {"type": "invalid_request_error", "message":
         "This organization has been disabled."}}, "auth", None),
     "spring: a title and what it is about": (400, {"statusCode": 400, "error": "Bad Request", "message":

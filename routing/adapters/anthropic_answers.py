@@ -20,7 +20,6 @@ ANSWER_TOOL = "give_answer"
 _STOP_REASONS: dict[str, StopReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
 
@@ -34,10 +33,9 @@ def answers_by_tool(sent: WireRequest) -> bool:
     return isinstance(choice, dict) and choice.get("name") == ANSWER_TOOL
 
 
-def stop_reason_of(reason: str, *, by_tool: bool) -> StopReason:
-    if by_tool and reason == "tool_use":
-        return "stop"
-    return _STOP_REASONS.get(reason, "stop")
+def stop_reason_of(reason: str, *, has_calls: bool) -> StopReason:
+    """Our name for a stop_reason; the answer tool is no call."""
+    return _STOP_REASONS.get(reason) or ("tool_calls" if has_calls else "stop")
 
 
 def usage_of(usage: Json, before: Usage | None = None) -> Usage:
@@ -98,9 +96,10 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
         raise protocol_error("the answer is no message")
     by_tool = answers_by_tool(sent)
     parts = [part for block in get_dicts(answer, "content") if (part := _part(block, by_tool)) is not None]
+    has_calls = any(isinstance(part, ToolCall) for part in parts)
     return ChatResult(
         parts=tuple(parts),
-        stop_reason=stop_reason_of(get_str(answer, "stop_reason"), by_tool=by_tool),
+        stop_reason=stop_reason_of(get_str(answer, "stop_reason"), has_calls=has_calls),
         stop_sequence=get_str(answer, "stop_sequence"),
         usage=usage_of(get_dict(answer, "usage")),
         model=get_str(answer, "model"),
@@ -189,7 +188,7 @@ class MessageDecoder(EventDecoder):
             self._block_start(block, -number, out)
             self._block_stop(-number, out)
         if blocks and (reason := get_str(message, "stop_reason")):
-            self._stop_reason = stop_reason_of(reason, by_tool=self._by_tool)
+            self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
 
     def _block_start(self, block: Json, index: int, out: list[Delta]) -> None:
         kind = get_str(block, "type")
@@ -247,7 +246,7 @@ class MessageDecoder(EventDecoder):
         delta = get_dict(event, "delta")
         reason = get_str(delta, "stop_reason")
         if reason:
-            self._stop_reason = stop_reason_of(reason, by_tool=self._by_tool)
+            self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
             self._ended = True
         out.append(
             Delta(stop_reason=self._stop_reason, stop_sequence=get_str(delta, "stop_sequence"), usage=self.usage)

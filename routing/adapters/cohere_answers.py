@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _STOP_REASONS: dict[str, StopReason] = {
     "MAX_TOKENS": "length",
-    "TOOL_CALL": "tool_calls",
     "ERROR_TOXIC": "content_filter",
 }
 _FAILED = frozenset({"ERROR", "TIMEOUT"})
@@ -33,17 +32,22 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
     parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
     if text:
         parts.append(Text(text))
-    for call in get_dicts(message, "tool_calls"):
+    calls = get_dicts(message, "tool_calls")
+    for call in calls:
         function = get_dict(call, "function")
         parts.append(
             ToolCall(_required(call, "id"), _required(function, "name"), get_str(function, "arguments") or "{}")
         )
     return ChatResult(
         parts=tuple(parts),
-        stop_reason=_STOP_REASONS.get(finish, "stop"),
+        stop_reason=stop_reason_of(finish, has_calls=bool(calls)),
         usage=usage,
         response_id=get_str(answer, "id"),
     )
+
+
+def stop_reason_of(finish: str, *, has_calls: bool) -> StopReason:
+    return _STOP_REASONS.get(finish) or ("tool_calls" if has_calls else "stop")
 
 
 def read_usage(usage: Json) -> Usage:
@@ -134,5 +138,5 @@ class CohereDecoder(EventDecoder):
         if finish in _FAILED:
             message = get_str(delta, "error") or f"the model gave up: {finish}"
             raise make_error("server", message, self.sent, usage=self.usage)
-        out.append(Delta(stop_reason=_STOP_REASONS.get(finish, "stop"), usage=self.usage))
+        out.append(Delta(stop_reason=stop_reason_of(finish, has_calls=bool(self._calls)), usage=self.usage))
         self._ended = True

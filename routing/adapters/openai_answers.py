@@ -49,11 +49,14 @@ _GIVEN_UP: dict[str, ErrorKind] = {
 
 
 def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
-    """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse."""
+    """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse, and some speak of calls
+    where there are none."""
     if refused:
         return "content_filter"
     reason = _STOP_REASONS.get(_plainly(finish).lower(), "stop")
-    return "tool_calls" if has_calls and reason == "stop" else reason
+    if reason in ("stop", "tool_calls"):
+        return "tool_calls" if has_calls else "stop"
+    return reason
 
 
 def stop_sequence_of(choice: Json, sent: WireRequest) -> str:

@@ -122,6 +122,14 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
     "z.ai: out of context": (
         "openai", completion({"content": "Hi"}, "model_context_window_exceeded"), Read("Hi", stop="length"),
     ),
+    "a server that speaks of calls and makes none": (
+        "openai", completion({"content": "Hi", "tool_calls": []}, "tool_calls"), Read("Hi"),
+    ),
+    "a stream that does": ("openai", sse(chunk(content="Hi"), chunk("tool_calls")), Read("Hi")),
+    "an imitation of anthropic that does not speak of its call": (
+        "anthropic", events(START, *block(0, {"type": "tool_use", "id": "c1", "name": "now", "input": {}}), *ended("end_turn")),
+        Read(calls=(("c1", "now", "{}"),), stop="tool_calls", usage=(9, 5, None, None)),
+    ),
     "deepseek: an end without a piece": (
         "openai", sse(chunk(content="Hi"), {"id": "1", "choices": [{"index": 0, "finish_reason": "stop"}]}), Read("Hi"),
     ),

@@ -51,6 +51,8 @@ class CallPieces:
         call.name = name if name.startswith(call.name) else call.name + name
         if call.name and call.arguments:
             self._tell(number, out)
+        elif name or arguments:  # a sign of life all the same
+            out.append(Delta(held=name + arguments))
 
     def end(self, out: list[Delta]) -> bool:
         """Tells what is left of the calls; one without arguments has an empty object. True if there are any.

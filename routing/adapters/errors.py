@@ -98,11 +98,11 @@ def redact(message: str, secret: str) -> str:
 
 _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
-    r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens|"
+    r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens(?!, please wait)|"
     r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
     r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
     r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process|"
-    r"range of input length should be|prompt exceeds max",
+    r"range of input length should be|prompt exceeds|token count .{0,40}exceeds|more than max tokens",
     re.IGNORECASE,
 )
 # which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for

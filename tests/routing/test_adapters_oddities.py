@@ -85,6 +85,7 @@ def test_a_call_is_told_once_its_name_is_known_for_sure() -> None:
     assert error is None
     told = [(d.tool_id, d.tool_name, d.tool_arguments) for d in deltas if d.tool_index is not None]
     assert told == [("c1", "weather", "{"), ("", "", "}")]
+    assert [delta.held for delta in deltas if delta.is_written and not delta.is_output] == ["wea", "ther"]
 
 
 def test_a_call_that_never_gets_a_name_is_no_call() -> None:

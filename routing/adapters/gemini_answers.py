@@ -20,7 +20,7 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
-from routing.types import ChatResult, Delta, StopReason, Usage
+from routing.types import ChatResult, Delta, ErrorKind, StopReason, Usage
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
@@ -33,7 +33,13 @@ _FILTERED = frozenset(
     | {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "CONTENT_BLOCKED"}
 )
 # the model wrote a call that cannot be read: no answer, but the next try may give one
-_BROKEN = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
+_BROKEN: dict[str, ErrorKind] = {
+    "MALFORMED_FUNCTION_CALL": "server",
+    "UNEXPECTED_TOOL_CALL": "server",
+    "TOO_MANY_TOOL_CALLS": "server",
+    "MALFORMED_RESPONSE": "server",
+    "MISSING_THOUGHT_SIGNATURE": "bad_request",  # of an earlier turn: the same request fails again
+}
 
 
 def read_content(chunks: list[Json], sent: WireRequest) -> ChatResult:
@@ -109,7 +115,7 @@ class _Reader:
         self._mean_logprob = average if average is not None else self._mean_logprob
         finish = get_str(candidate, "finishReason")
         if finish in _BROKEN:
-            raise make_error("server", f"the model's answer is broken: {finish}", self._sent, usage=self.usage)
+            raise make_error(_BROKEN[finish], f"the model's answer is broken: {finish}", self._sent, usage=self.usage)
         if finish:
             self.stop_reason = self.stop_for(finish)
 

@@ -302,6 +302,9 @@ FAILURES: dict[str, tuple[str, bytes, str]] = {
         "anthropic", events({"type": "error", "error": {"type": "invalid_request_error", "message":
                             "Output blocked by content filtering policy"}}), "content_filter",
     ),
+    "gemini: a turn that lost its signature": (
+        "gemini", json.dumps(gemini(finish="MISSING_THOUGHT_SIGNATURE")).encode(), "bad_request",
+    ),
     "ollama: from its cloud": ("ollama", lines({"error": "you've reached your hourly usage limit, please upgrade"}), "quota"),
 }  # fmt: skip
 

@@ -7,7 +7,6 @@ others go their own way. Nothing here can fail a call: without the cache it is a
 """
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 import logging
@@ -29,7 +28,7 @@ from routing.handover import owned
 from routing.receipts import answer_json, result_from_json, task_usage
 from routing.types import CacheState, ChatRequest, ChatResult, Plan, Snapshot, Source
 from ziggie.errors import DeadlineExceeded, Unavailable
-from ziggie.values import replace
+from ziggie.values import Value, replace
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +76,7 @@ DELETE FROM routing_cachedanswer WHERE key IN (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Value):
     """A kept answer: what was said, which model of ours said it, how sure it was, and in which call."""
 
     result: ChatResult
@@ -114,7 +112,7 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "output": [request.json_schema, request.json_schema_name, request.json_schema_strict, request.json_object],
         "reasoning": request.reasoning_effort,
         "extra": request.extra,
-        "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, dataclasses.asdict(plan.options)],
+        "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, asdict(plan.options)],
         "models": _models(plan, snapshot),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()

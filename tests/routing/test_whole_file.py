@@ -14,10 +14,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from routing import routing_file, seeding, snapshot
+from routing import routing_file, snapshot
 from routing.models import RoutingPolicy
 from routing.routing_text import MAX_BYTES
 from tests.routing.test_routing_file import HOSTILE
+from tests.seeding import seed
 from ziggie.errors import ZiggieError
 from ziggie.models import create_api_key
 
@@ -55,7 +56,7 @@ PLACES = (
 
 @pytest.fixture
 def staff(db: None) -> Iterator[Client]:
-    seeding.seed()
+    seed()
     get_user_model().objects.create_superuser("boss", password="x")
     client = Client()
     client.login(username="boss", password="x")

@@ -12,8 +12,8 @@ from asgiref.sync import SyncToAsync
 from channels.layers import channel_layers
 from django.conf import settings
 from django.db import connections
-from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
+from tests.patience import every_limit
 from ziggie import embedded
 
 if TYPE_CHECKING:
@@ -72,27 +72,9 @@ def patience() -> Iterator[None]:
     What gives up after a few seconds, so that others are served, gives up after a minute here. Where giving up is
     what a test is about, it says itself after how long.
     """
-    from routing import database, health, ledger
-    from routing.adapters import transport
-    from routing.gateway import limits, pool
-    from ziggie import live, pgrelay
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(database, "CONNECT_TIMEOUT_SECONDS", 60)
-        patched.setattr(database, "CHECKOUT_TIMEOUT_SECONDS", 60.0)
-        patched.setattr(ledger, "RESERVE_PATIENCE_SECONDS", 60.0)
-        patched.setattr(health, "LOCAL_CHECK_SECONDS", 60.0)
-        patched.setattr(health, "CLOUD_CHECK_SECONDS", 60.0)
-        patched.setattr(transport, "CONNECT_SECONDS", 60.0)
-        patched.setattr(transport, "STATUS_SECONDS", 60.0)
-        patched.setattr(pool, "CONNECT_SECONDS", 60.0)
-        patched.setattr(limits, "PATIENCE_SECONDS", 60.0)
-        patched.setattr(live, "PUBLISH_SECONDS", 60.0)
-        patched.setattr(live, "SEND_SECONDS", 60.0)
-        patched.setattr(live, "PROBE_SECONDS", 60.0)
-        patched.setattr(pgrelay, "_OPERATION_SECONDS", 60.0)
-        for name in ("connect", "read", "write", "pool"):  # of the tests' own calls
-            patched.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
+        for where, which, seconds in every_limit():
+            patched.setattr(where, which, seconds)
         yield
 
 

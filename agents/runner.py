@@ -2,7 +2,6 @@
 
 import math
 from concurrent.futures import wait
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from routing.models import RoutedCall
 from routing.types import Routed
 from ziggie import queue
 from ziggie.errors import DeadlineExceeded, ZiggieError
+from ziggie.values import replace
 
 POLL_SECONDS = 0.5
 MAX_TRIES = 5

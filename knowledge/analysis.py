@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from routing.pricing import usd
 from routing.types import ChatRequest, ChatResult, Routed, Source, Verdict, message
 from ziggie import queue
 from ziggie.errors import RoutingError, ZiggieError
+from ziggie.values import replace
 
 MAX_OUTPUT_TOKENS = 4000
 PROMPT_TOKENS = 1500  # what the instructions and the schema take of a model's context

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 
 from knowledge.transcripts import Segment, Transcript
 from routing.tokens import estimate_tokens
 from ziggie.errors import InvalidInput
+from ziggie.values import replace
 
 # About four sentences: enough to know what "it" is, little enough to pay for.
 DEFAULT_OVERLAP_SECONDS = 20.0

@@ -12,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct, field
 
 from routing.adapters.delivery import watched
 from routing.collecting import Collector, charged, with_estimates
@@ -39,13 +40,14 @@ from routing.types import (
     message,
 )
 from ziggie.errors import Unavailable
-from ziggie.values import value
+from ziggie.values import Value, replace
 
 logger = logging.getLogger(__name__)
 
 ANSWER = "answer"
 HTTP_OK = 200
 MAX_RETRY_WAIT_SECONDS = 2.0
+MAX_ERROR_CHARACTERS = 500
 UNSENT = "given up before anything was sent to the provider"
 
 
@@ -53,8 +55,7 @@ class Busy(Exception):
     """A candidate was not asked: its provider is full, or another call tries it after a failure."""
 
 
-@value
-class Answer:
+class Answer(Value):
     """An answer with who gave it, in which attempt, and what its judge said.
 
     `findings` is what a pattern learned on the way (JSON-like). `sound` is False for the best of what could
@@ -69,8 +70,7 @@ class Answer:
     sound: bool = True
 
 
-@value
-class _Step:
+class _Step(Value):
     """One thing that a candidate is asked. `until` is on time.monotonic's clock."""
 
     request: ChatRequest
@@ -80,8 +80,7 @@ class _Step:
     slot_seconds: float | None = None  # how long to wait for a free slot; the provider's own timeout if None
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
     `skipped` are the candidates that were not asked because no slot of their provider came free. `refused` counts
@@ -243,7 +242,7 @@ class Walk:
         unseen = self._comes_whole(candidate, step)
         verdict = ACCEPTED
         try:
-            await self._consume(candidate, step, collector)
+            await self._consume(candidate, step, collector, whole=unseen)
             status = None if candidate.model.source == Source.OFFLINE else HTTP_OK
             result = with_estimates(collector.result(), step.request, candidate)
             usage = result.usage
@@ -267,22 +266,22 @@ class Walk:
             usage, cost = charged(usage, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(
-                Attempt(
-                    number=number,
-                    model=candidate.model.slug,
-                    provider=candidate.model.provider.slug,
-                    source=candidate.model.source,
-                    outcome=outcome,
-                    started_at=started_at,
-                    seconds=time.monotonic() - started,
-                    first_token_seconds=collector.first_output_after(started),
-                    error=error,
-                    status=status,
-                    usage=usage,
-                    cost_microusd=cost,
-                    confidence=verdict.confidence,
-                    role=step.role,
-                    repair=repair,
+                Attempt(  # by place: see ziggie/values.py
+                    number,
+                    candidate.model.slug,
+                    candidate.model.provider.slug,
+                    candidate.model.source,
+                    outcome,
+                    started_at,
+                    round(time.monotonic() - started, 6),
+                    collector.first_output_after(started),
+                    error[:MAX_ERROR_CHARACTERS],
+                    status,
+                    usage,
+                    cost,
+                    verdict.confidence,
+                    step.role,
+                    repair,
                     sent=delivery.has_begun,
                 )
             )
@@ -300,10 +299,10 @@ class Walk:
             return "low_confidence"
         return "ok"
 
-    async def _consume(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
+    async def _consume(self, candidate: Candidate, step: _Step, collector: Collector, *, whole: bool) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
         try:
-            if self.whole is not None and self._comes_whole(candidate, step):
+            if whole and self.whole is not None:
                 collector.take_whole(await self.whole(candidate, step.request, until=step.until))
                 if step.request.on_output is not None:
                     step.request.on_output(collector.characters)

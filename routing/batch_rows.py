@@ -2,7 +2,7 @@
 batch_changes.py takes it back or hurries it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from routing.models import BatchItem, RoutedCall
 from routing.types import ChatRequest, Plan, Routed
 from ziggie.errors import Conflict, InvalidInput, NotFound
 from ziggie.ids import uuid7
+from ziggie.values import replace
 
 MAX_WAITING = 100_000
 SUBMISSIONS = 2  # to providers' batches; then a plain call is made

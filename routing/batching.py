@@ -8,7 +8,6 @@ A batch that expires is sent once more; after that, and for whatever a batch cou
 """
 
 from concurrent.futures import wait
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from routing.models import BatchItem, ProviderBatch
 from routing.types import ChatRequest
 from ziggie import queue
 from ziggie.errors import InvalidInput, RoutingError
+from ziggie.values import replace
 
 MAX_TRIES = 3
 CALL_SECONDS = 900.0

@@ -38,9 +38,13 @@ def watchers(snapshot: Snapshot, model: ModelSpec) -> tuple[BudgetSpec, ...]:
     return known
 
 
-def budgets_in_scope(snapshot: Snapshot, model: ModelSpec, demand: Demand) -> list[BudgetSpec]:
+def budgets_in_scope(snapshot: Snapshot, model: ModelSpec, demand: Demand) -> Sequence[BudgetSpec]:
     """The budgets that count what this model costs for this request."""
-    return [b for b in watchers(snapshot, model) if not b.of_request or watches_request(b, demand)]
+    watching = watchers(snapshot, model)
+    for budget in watching:
+        if budget.of_request:  # few ask anything of a request
+            return [b for b in watching if watches_request(b, demand)]
+    return watching
 
 
 def envelope_budget(name: str, limit_microusd: int) -> BudgetSpec:
@@ -89,7 +93,7 @@ class Purse:
         self._calls: dict[int, list[int]] = {}
         self.max_attempts = None if max_attempts is None else max(1, max_attempts)
 
-    def watching(self, model: ModelSpec) -> list[BudgetSpec]:
+    def watching(self, model: ModelSpec) -> Sequence[BudgetSpec]:
         return budgets_in_scope(self._snapshot, model, self._demand)
 
     def fits(self, budget: BudgetSpec, costs: Sequence[int], *, is_part: bool) -> bool:

@@ -7,18 +7,20 @@ others go their own way. Nothing here can fail a call: without the cache it is a
 """
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import logging
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
+from msgspec.structs import asdict
 
 from routing import database
 from routing.attempts import Answer, Walk
@@ -26,6 +28,7 @@ from routing.handover import owned
 from routing.receipts import answer_json, result_from_json, task_usage
 from routing.types import CacheState, ChatRequest, ChatResult, Plan, Snapshot, Source
 from ziggie.errors import DeadlineExceeded, Unavailable
+from ziggie.values import replace
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +113,7 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "output": [request.json_schema, request.json_schema_name, request.json_schema_strict, request.json_object],
         "reasoning": request.reasoning_effort,
         "extra": request.extra,
-        "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, asdict(plan.options)],
+        "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, dataclasses.asdict(plan.options)],
         "models": _models(plan, snapshot),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()

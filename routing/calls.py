@@ -6,11 +6,12 @@ waits for it in vain. service.py goes this way for callers inside; the gateway g
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
+
+from msgspec import Struct
 
 from routing import (
     bodies,
@@ -43,7 +44,7 @@ from ziggie.errors import (
     ZiggieError,
 )
 from ziggie.ids import uuid7
-from ziggie.values import value
+from ziggie.values import Value
 
 LONGEST_CALL_SECONDS = 900.0
 SETTLE_MARGIN_SECONDS = 60.0
@@ -51,8 +52,7 @@ HOLD_SECONDS = 180.0  # renewed while the process lives (keeping.py): what a dea
 PLANS = 3  # a budget that fills between planning and holding is planned around, at most this often
 
 
-@dataclass(slots=True)
-class OpenCall:
+class OpenCall(Struct):
     """A routed call between its hold and its settlement. A call whose answer was in the cache holds nothing."""
 
     id: UUID
@@ -89,7 +89,12 @@ async def open_call(
     started = time.monotonic()
     deadline = started + (request.deadline_seconds or LONGEST_CALL_SECONDS)
     demand = measure(request)
-    planned = await _plan(call_id, request, demand, allowed_models)
+    try:  # what was seen a moment ago is good enough to plan by, unless that finds no money
+        planned = _planned_at_once(request, demand, allowed_models)
+        if planned is None:
+            planned = await _planned(call_id, request, demand, allowed_models)
+    except BudgetExceeded:
+        planned = await _plan_again(call_id, request, demand, allowed_models)
     turn = cache.Turn()
     if cache.is_wanted(request, planned.plan):
         turn = await cache.enter(request, planned.plan, planned.snapshot, owner=call_id, until=deadline)
@@ -109,8 +114,7 @@ async def open_call(
     return OpenCall(call_id, request, demand, planned.snapshot, planned.plan, planned.seen, hold, walk, started, turn)
 
 
-@value
-class _Planned:
+class _Planned(Value):
     snapshot: Snapshot
     plan: Plan
     seen: Circumstances
@@ -137,12 +141,14 @@ class _View:
 _view = _View()  # of the process; replaced as a whole, so that threads do not meet in it
 
 
-async def _plan(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
-    """What was seen a moment ago is good enough to plan by, unless that finds no money."""
-    try:
-        return await _planned(call_id, request, demand, allowed_models)
-    except BudgetExceeded:
-        return await _plan_again(call_id, request, demand, allowed_models)
+def _planned_at_once(request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned | None:
+    """For a call without an envelope, where nobody has to look for the configuration or the world."""
+    configuration = snapshot.at_hand() if request.envelope_id is None else None
+    world = None if configuration is None else worlds.at_hand(configuration)
+    if configuration is None or world is None:
+        return None
+    allowed, seen = _view.of(configuration, world, allowed_models)
+    return _Planned(configuration, rules.decide(demand, allowed, world), seen)
 
 
 async def _plan_again(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
@@ -285,11 +291,9 @@ async def _settled(call: OpenCall, books: receipts.Books, settlement: asyncio.Fu
     return ended
 
 
-async def answer(call: OpenCall) -> Answer | None:
+def answer(call: OpenCall) -> Awaitable[Answer | None]:
     """The answer that was kept, else that of the plan's pattern; None if nobody gave a usable one."""
-    if call.turn.entry is not None:
-        return _from_cache(call, call.turn.entry)
-    return await patterns.run(call.walk)
+    return patterns.run(call.walk) if call.turn.entry is None else _from_cache(call, call.turn.entry)
 
 
 def is_live(call: OpenCall) -> bool:
@@ -297,7 +301,7 @@ def is_live(call: OpenCall) -> bool:
     return call.turn.entry is None and streaming.is_live(call.request, call.plan)
 
 
-def _from_cache(call: OpenCall, entry: cache.Entry) -> Answer:
+async def _from_cache(call: OpenCall, entry: cache.Entry) -> Answer:
     model = call.snapshot.models[entry.model]
     kept = Candidate(model, "kept from an equal request", 0, 0, receipts.CACHE, calls=0)
     call.walk.attempts.append(

@@ -219,6 +219,8 @@ async def record_failure(
 
 async def record_success(provider: ProviderSpec, model: ModelSpec | None) -> None:
     """Closes what was being tried and forgets lone failures. Free where nothing was wrong."""
+    if not _known.unclean:
+        return
     slugs = [slug for slug in dict.fromkeys(("", model.slug if model else "")) if (provider.id, slug) in _known.unclean]
     if not slugs:
         return

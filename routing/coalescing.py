@@ -131,7 +131,9 @@ class Lane(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await self._gather()
+                if self._gather_seconds and not self._in_hurry:
+                    await self._gather()
+                self._in_hurry = False
                 batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
                 self._tell_of_room()
                 await self._finish([entry for entry in batch if self._steadfast or not entry[1].done()])
@@ -146,13 +148,12 @@ class Lane(Generic[Item, Result]):
             self._room.set_result(None)
 
     async def _gather(self) -> None:
-        if self._gather_seconds and not self._in_hurry:
-            loop = asyncio.get_running_loop()
-            since = self._waiting[0][2] - self._patience_seconds  # when the first of them came
-            self._pause = loop.create_future()
-            await asyncio.wait([self._pause], timeout=max(since + self._gather_seconds - loop.time(), 0.0))
-            self._pause = None
-        self._in_hurry = False
+        """Waits until what came first has waited long enough, or somebody is in a hurry."""
+        loop = asyncio.get_running_loop()
+        since = self._waiting[0][2] - self._patience_seconds  # when the first of them came
+        self._pause = loop.create_future()
+        await asyncio.wait([self._pause], timeout=max(since + self._gather_seconds - loop.time(), 0.0))
+        self._pause = None
 
     async def _finish(self, batch: list[tuple[Item, asyncio.Future[Result], float]], *, again: bool = False) -> None:
         """Leaves every future of the batch with a result or an exception."""
@@ -180,8 +181,13 @@ class Lane(Generic[Item, Result]):
             self._orphaned(result)
 
     async def _attempt(self, items: list[Item], *, again: bool) -> list[Result]:
-        async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
+        """A server that says nothing for too long is given up by closing the line, which is an OperationalError."""
+        assert self._loop is not None
+        too_long = self._loop.call_later(BATCH_TIMEOUT_SECONDS, self._line.close)
+        try:
             return await self._run(self._line, items, again=again)
+        finally:
+            too_long.cancel()
 
     async def _isolate(
         self, batch: list[tuple[Item, asyncio.Future[Result], float]], error: Exception, *, again: bool

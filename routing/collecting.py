@@ -1,28 +1,38 @@
 """Puts streamed deltas together into one answer, and says what it has used where nobody reported it."""
 
 import time
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
 
 from routing import pricing
 from routing.adapters.assembly import Assembler
 from routing.tokens import estimate_tokens
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
+from ziggie.values import replace
 
 
-@dataclass(slots=True)
-class Collector:
+class Collector(Struct):
     """Everything that one stream has said so far, and when it began to."""
 
     characters: int = 0
     first_output: float | None = None  # on time.monotonic's clock
-    _assembler: Assembler = field(default_factory=Assembler)
+    _assembled: Assembler | None = None
     _held: list[str] = field(default_factory=list)
     _whole: ChatResult | None = None
+
+    @property
+    def _assembler(self) -> Assembler:
+        """Made for an answer that comes in pieces, or breaks off."""
+        if self._assembled is None:
+            self._assembled = Assembler()
+        return self._assembled
 
     def take_whole(self, result: ChatResult) -> None:
         """Takes in an answer that came in one piece: nobody saw when it began."""
         self._whole = result
-        self.characters = sum(len(part.text) for part in result.parts if isinstance(part, Text | Reasoning))
+        for part in result.parts:
+            if isinstance(part, (Text, Reasoning)):
+                self.characters += len(part.text)
 
     def add(self, delta: Delta) -> bool:
         """Takes one delta in; True if it is the first that shows that the model writes."""
@@ -39,7 +49,7 @@ class Collector:
         return self._assembler.result() if self._whole is None else self._whole
 
     def first_output_after(self, started: float) -> float | None:
-        return None if self.first_output is None else self.first_output - started
+        return None if self.first_output is None else round(self.first_output - started, 6)
 
     def spent(
         self,

@@ -7,14 +7,15 @@ kept on the receipt, so that a decision can be made again long after the texts a
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from operator import attrgetter
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from routing.tokens import estimate_tokens
 from routing.types import BudgetFit, ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
 from ziggie.errors import InvalidInput
-from ziggie.values import value
+from ziggie.values import Value
 
 CHARACTERS_PER_TOKEN = 4
 LONG_PROMPT_CHARACTERS = 10_000
@@ -36,8 +37,7 @@ BUCKETS = 10_000
 MAX_CHOICES = 1_000
 
 
-@value
-class Demand:
+class Demand(Value):
     """A request as the planner sees it.
 
     `input_at_most` is an upper bound of its tokens, for money; `input_likely` an estimate, for whether it
@@ -89,28 +89,26 @@ def measure(request: ChatRequest) -> Demand:
         size.add_message(message)
     if request.tools or request.json_schema is not None:
         size.add_tools_and_schema(request)
-    return Demand(
-        model=request.model,
-        task_kind=hints.task_kind,
-        agent_level=hints.agent_level.upper(),
-        creator_tier=hints.creator_tier.lower(),
-        complexity=_complexity(hints, size) if hints.complexity is None else float(hints.complexity),
-        context_tokens=size.characters // CHARACTERS_PER_TOKEN
-        if hints.context_tokens is None
-        else hints.context_tokens,
-        strategy=hints.strategy,
-        pattern=hints.pattern,
-        needs=request.needs,
-        estimated=_ESTIMATED[hints.complexity is None, hints.context_tokens is None],
-        input_at_most=size.at_most,
-        input_likely=max(size.likely, hints.context_tokens or 0),
-        max_output_tokens=request.max_output_tokens,
-        choices=_choices(request.extra) if request.extra else 1,
-        may_repair=request.accept is not None or request.json_schema is not None or request.json_object,
-        sticky=_sticky(request),
-        api_key_id=request.api_key_id or "",
-        creator=request.creator,
-        budget_fit=request.budget_fit,
+    return Demand(  # by place: see ziggie/values.py
+        request.model,
+        hints.task_kind,
+        hints.agent_level.upper(),
+        hints.creator_tier.lower(),
+        _complexity(hints, size) if hints.complexity is None else float(hints.complexity),
+        size.characters // CHARACTERS_PER_TOKEN if hints.context_tokens is None else hints.context_tokens,
+        hints.strategy,
+        hints.pattern,
+        request.needs,
+        _ESTIMATED[hints.complexity is None, hints.context_tokens is None],
+        size.at_most,
+        max(size.likely, hints.context_tokens or 0),
+        request.max_output_tokens,
+        _choices(request.extra) if request.extra else 1,
+        request.accept is not None or request.json_schema is not None or request.json_object,
+        _sticky(request),
+        request.api_key_id or "",
+        request.creator,
+        request.budget_fit,
     )
 
 
@@ -127,14 +125,13 @@ def upper_bound_tokens(request: ChatRequest) -> int:
     return measure(request).input_at_most
 
 
-_FIELDS = tuple(field.name for field in fields(Demand))
+_FIELDS = Demand.__struct_fields__
 _SETS = ("needs", "estimated")
-_all_fields = attrgetter(*_FIELDS)
 
 
 def to_json(demand: Demand) -> dict[str, Any]:
     """For the receipt. `from_json(to_json(d)) == d`."""
-    kept = dict(zip(_FIELDS, _all_fields(demand), strict=True))
+    kept = asdict(demand)
     for name in _SETS:
         kept[name] = sorted(kept[name])
     return kept
@@ -162,8 +159,7 @@ def _complexity(hints: Hints, size: "_Size") -> float:
     return min(tenths, 10) / 10
 
 
-@dataclass(slots=True)
-class _Size:
+class _Size(Struct):
     """A running sum over the parts of a request."""
 
     reads_subject: bool

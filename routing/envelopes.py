@@ -13,7 +13,7 @@ way keep their own holds and are settled as ever.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from routing.demand import measure
 from routing.ledger import MAX_HOLD_SECONDS, MAX_MICROUSD
 from routing.types import ENVELOPE, BudgetState, ChatRequest, Snapshot, World
 from ziggie.errors import InvalidInput, Unavailable
+from ziggie.values import replace
 
 MAX_NAME = 100
 SWEEP_BATCH = 200

@@ -18,7 +18,7 @@ def judge(request: ChatRequest, result: ChatResult) -> Verdict:
     """The caller's own verdict where there is one, else whether a JSON answer is one and fits its schema."""
     if request.accept is not None:
         return request.accept(result)
-    if result.tool_calls or (request.json_schema is None and not request.json_object):
+    if (request.json_schema is None and not request.json_object) or result.tool_calls:
         return ACCEPTED
     cut = result.stop_reason == "length" and request.max_output_tokens is not None
     if request.model != "auto" and (cut or result.stop_reason == "content_filter"):

@@ -4,8 +4,9 @@ Kept is what a model is to see and how it is to answer. Who asked, and what they
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
+
+from msgspec.structs import asdict, fields
 
 from routing.types import (
     ChatRequest,

@@ -10,7 +10,6 @@ Nothing is ever admitted without the database, and nothing here waits on the net
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -25,6 +24,7 @@ from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
 from routing.loops import OfLoop
 from routing.types import ENVELOPE, BudgetState, Snapshot
 from ziggie.errors import BudgetExceeded, Conflict, InvalidInput, Unavailable
+from ziggie.values import replace
 
 MAX_MICROUSD = 10**15  # a billion dollars: keeps every sum of them within 64 bits
 MAX_HOLD_SECONDS = 7 * 86_400.0
@@ -85,11 +85,9 @@ async def reserve(
     lanes = _lanes()
     if lanes.ending.is_behind or lanes.ending_drawn.is_behind:
         await lanes.room()
-    wanted = {budget: amounts[budget] for budget in sorted(amounts) if amounts[budget]}
+    wanted = _wanted(amounts)
     if not wanted:
         return Hold(call_id)
-    if any(not 0 < amount <= MAX_MICROUSD for amount in wanted.values()):
-        raise InvalidInput("an amount to be held is out of range")
     if (envelope_id is not None) != (ENVELOPE in wanted):
         raise InvalidInput("a call of an envelope takes of its limit, and no other call does")
     seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
@@ -109,9 +107,21 @@ async def reserve(
             _give_back(admission.result())
         raise
     if isinstance(outcome, Hold):
-        keeper().keep(call_id, seconds=seconds)
+        lanes.keeper.keep(call_id, seconds=seconds)
         return outcome
     raise _refused(outcome, wanted, snapshot)
+
+
+def _wanted(amounts: Mapping[int, int]) -> dict[int, int]:
+    """What is to be held, in the order of the budgets' ids. Raises InvalidInput."""
+    wanted: dict[int, int] = {}
+    for budget in sorted(amounts):
+        amount = amounts[budget]
+        if not 0 <= amount <= MAX_MICROUSD:
+            raise InvalidInput("an amount to be held is out of range")
+        if amount:
+            wanted[budget] = amount
+    return wanted
 
 
 async def settle(
@@ -140,19 +150,22 @@ def settle_soon(
     hurry: bool = False,
 ) -> asyncio.Future[bool]:
     """The same, on its way at once, for a caller that waits for it later (`hurry`) or not at all."""
-    keeper().let_go(hold.call_id)
+    lanes = _lanes()
+    lanes.keeper.let_go(hold.call_id)
     if call.id != hold.call_id:
         raise InvalidInput("a receipt must bear its hold's id")
-    if any(not 0 <= charge <= MAX_MICROUSD for charge in charges.values()):
-        raise InvalidInput("a charge is out of range")
-    lines = [
-        (budget, hold.periods.get(budget), charges[budget])
-        for budget in sorted(charges)
-        if charges[budget] and budget != ENVELOPE
-    ]
-    call.paid_by = {str(budget): amount for budget, _, amount in lines}
+    lines: list[tuple[int, int | None, int]] = []
+    call.paid_by = {}
+    for budget in sorted(charges):
+        charge = charges[budget]
+        if not 0 <= charge <= MAX_MICROUSD:
+            raise InvalidInput("a charge is out of range")
+        if charge and budget != ENVELOPE:
+            lines.append((budget, hold.periods.get(budget), charge))
+            call.paid_by[str(budget)] = charge
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    return _end(Ending(hold.call_id, hold.is_free, call, records, lines, at, spent), hurry=hurry)
+    ending = Ending(hold.call_id, hold.is_free, call, records, lines, at, spent)
+    return (lanes.ending if spent is None else lanes.ending_drawn).submit(ending, hurry=hurry)
 
 
 async def caught_up() -> None:
@@ -202,6 +215,7 @@ async def drain() -> None:
 
 class _Lanes:
     def __init__(self) -> None:
+        self.keeper = keeper()
         self.reserving: Lane[Request, Hold | Refusal] = Lane(
             ledger_batches.reserve,
             patience_seconds=RESERVE_PATIENCE_SECONDS,

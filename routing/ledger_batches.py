@@ -1,18 +1,18 @@
 """What the ledger says to the database: a batch of admissions or of endings as one statement."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
 from datetime import datetime
 from itertools import groupby
 from typing import Any, LiteralString
 from uuid import UUID
 
-import orjson
+from msgspec import field
+from msgspec.json import encode
 
 from routing.ledger_rows import CallRow, UsageRow
 from routing.lines import Line, Row, array_text, integers
 from routing.types import ENVELOPE
-from ziggie.values import value
+from ziggie.values import Value
 
 RESERVE: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
@@ -37,8 +37,7 @@ WHERE NOT EXISTS (SELECT FROM routing_reservation held WHERE held.id = call)
 """
 
 
-@value
-class Hold:
+class Hold(Value):
     """A call's admitted worst case. `periods` says in which period of each budget the money is held; both
     mappings are empty for a call that could cost nothing. What it takes of its envelope's limit is the amount of
     the budget ENVELOPE, which has no period."""
@@ -53,8 +52,7 @@ class Hold:
         return not self.amounts
 
 
-@value
-class Request:
+class Request(Value):
     call_id: UUID
     amounts: Mapping[int, int]
     expires_in_seconds: float
@@ -63,14 +61,12 @@ class Request:
     envelope_id: UUID | None = None
 
 
-@value
-class Refusal:
+class Refusal(Value):
     budget_id: int
     left_microusd: int | None  # None: the envelope is closed
 
 
-@value
-class Ending:
+class Ending(Value):
     """How a call ends. Without `call` it is released. Charges are (budget id, period id, micro-dollars).
     `spent_microusd` is what a call of an envelope cost in all, None for the others."""
 
@@ -98,7 +94,7 @@ async def _admitted(line: Line, statement: LiteralString, requests: list[Request
     for at, group in groupby(requests, key=lambda request: request.at):
         batch = list(group)
         budgets = sorted({budget for request in batch for budget in request.amounts} - {ENVELOPE})
-        operations = orjson.dumps([_request_json(request) for request in batch])
+        operations = encode([_request_json(request) for request in batch])
         outcomes += map(_outcome, batch, await line.execute(statement, operations, array_text(budgets), _moment(at)))
     return outcomes
 
@@ -183,12 +179,12 @@ def _endings_parameters(batch: list[Ending]) -> tuple[bytes, bytes, bytes, bytes
         for ending in batch
         for budget, period, amount in ending.charges
     ]
-    calls = [vars(ending.call) for ending in batch if ending.call is not None]
-    records = [record.columns(ending.call) for ending in batch if ending.call is not None for record in ending.records]
+    calls = [ending.call for ending in batch if ending.call is not None]
+    records = [row.belong_to(ending.call) for ending in batch if ending.call is not None for row in ending.records]
     return (
         array_text([ending.call_id for ending in batch if not ending.is_free]),
         array_text([ending.call_id for ending in batch if ending.is_free]),
-        orjson.dumps(charges),
-        orjson.dumps(calls),
-        orjson.dumps(records),
+        encode(charges),
+        encode(calls),
+        encode(records),
     )

@@ -1,21 +1,24 @@
 """The rows that the ledger writes: receipts and usage records, as plain columns.
 
 Field names are column names. Texts from outside are made to fit here, never in the hot path: only a row that
-the database refused is repaired. The rows are not frozen: Python takes three times as long to make one that is.
+the database refused is repaired.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from django.db import models
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from routing.models import RoutedCall, UsageRecord
+from routing.types import Attempt
 from ziggie.ids import uuid7
+from ziggie.values import replace
 
 MAX_INTEGER = 2**31 - 1
 TOKEN_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -25,21 +28,20 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Row:
-    _model: type[models.Model]
+class _Row(Struct):
+    _model: ClassVar[type[models.Model]]
 
     def fitting(self) -> Self:
         """The same row with NUL and lone surrogates gone, texts cut and numbers kept within their columns."""
         limits = _limits(self._model)
-        changed = {name: _fit(value, limits.get(name)) for name, value in vars(self).items()}
-        return replace(self, **changed)  # type: ignore[type-var]  # every subclass is a dataclass
+        changed = {name: _fit(value, limits.get(name)) for name, value in asdict(self).items()}
+        return replace(self, **changed)
 
 
-@dataclass
 class CallRow(_Row):
     """A receipt: one RoutedCall. `outcome` is "ok" or an error's code."""
 
-    _model = RoutedCall
+    _model: ClassVar = RoutedCall
 
     id: UUID
     rule: str
@@ -51,7 +53,7 @@ class CallRow(_Row):
     features: Mapping[str, Any] = field(default_factory=dict)
     candidates: Sequence[Mapping[str, Any]] = ()
     request: Mapping[str, Any] = field(default_factory=dict)
-    attempts: Sequence[Mapping[str, Any]] = ()
+    attempts: Sequence[Attempt] = ()
     error: str = ""
     model: str = ""
     provider: str = ""
@@ -68,14 +70,13 @@ class CallRow(_Row):
     api_key_id: str = ""
     bodies: Mapping[str, Any] | None = None
     findings: Mapping[str, Any] | None = None
-    paid_by: Mapping[str, int] = field(default_factory=dict)  # filled by the ledger
+    paid_by: dict[str, int] = field(default_factory=dict)  # filled by the ledger
 
 
-@dataclass
 class UsageRow(_Row):
-    """One attempt: one UsageRecord. What it shares with its call (rule, key, run, creator, task) comes from there."""
+    """One attempt: one UsageRecord."""
 
-    _model = UsageRecord
+    _model: ClassVar = UsageRecord
 
     attempt: int  # from 1
     model: str
@@ -100,20 +101,23 @@ class UsageRow(_Row):
     energy_wh: float = 0.0
     duration_ms: int = 0
     first_token_ms: int | None = None
+    # which record it is, and what it shares with its call: filled by the ledger
+    id: UUID | None = None
+    call_id: UUID | None = None
+    rule: str = ""
+    task_kind: str = ""
+    agent_level: str = ""
+    creator: str = ""
+    run_id: str = ""
+    api_key_id: str = ""
 
-    def columns(self, call: CallRow) -> dict[str, Any]:
-        """All columns of the record."""
-        return {
-            **vars(self),
-            "id": uuid7(),
-            "call_id": call.id,
-            "rule": call.rule,
-            "task_kind": call.task_kind,
-            "agent_level": call.agent_level,
-            "creator": call.creator,
-            "run_id": call.run_id,
-            "api_key_id": call.api_key_id,
-        }
+    def belong_to(self, call: CallRow) -> Self:
+        """The same row with all its columns."""
+        self.id = self.id or uuid7()
+        self.call_id = call.id
+        self.rule, self.task_kind, self.agent_level = call.rule, call.task_kind, call.agent_level
+        self.creator, self.run_id, self.api_key_id = call.creator, call.run_id, call.api_key_id
+        return self
 
 
 def abandoned_call(
@@ -122,8 +126,8 @@ def abandoned_call(
     """The receipt of a call that nobody settled, from the columns in `context`; all figures are estimates."""
     fixed = {"id", "outcome", "error", "cost_microusd", "saved_microusd", "created_at", "duration_ms", "estimated"}
     known = {name: value for name, value in context.items() if name not in fixed}
-    call_columns = {item.name for item in fields(CallRow)} & known.keys()
-    record_columns = {item.name for item in fields(UsageRow)} & known.keys()
+    call_columns = set(CallRow.__struct_fields__) & known.keys()
+    record_columns = set(UsageRow.__struct_fields__) & known.keys()
     duration_ms = min(int((now - created_at).total_seconds() * 1000), MAX_INTEGER)
     error = "the process that served this call ended before it could settle it"
     call = CallRow(
@@ -171,9 +175,12 @@ def _fit(value: Any, limit: int | None) -> Any:
 
 
 def scrubbed(value: Any) -> Any:
-    """The same JSON-like value without what PostgreSQL cannot store in text: NUL and lone surrogates."""
+    """The same JSON-like value, or Struct as one, without what PostgreSQL cannot store in text: NUL and lone
+    surrogates."""
     if isinstance(value, str):
         return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, Struct):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {scrubbed(str(name)): scrubbed(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

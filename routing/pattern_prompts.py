@@ -7,12 +7,13 @@ told so. Nothing is escaped, since that would make the quote longer than what wa
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from routing.adapters.prompting import with_instruction
 from routing.judging import json_of
 from routing.types import ChatRequest, ChatResult, Text, Verdict, message
+from ziggie.values import replace
 
 MAX_PROBLEMS = 20
 MAX_PROBLEM_CHARACTERS = 500

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from routing import calibration, voting
@@ -19,6 +19,7 @@ from routing.attempts import Answer, Walk
 from routing.judging import judge
 from routing.roles import DEFAULT_MIN_CONFIDENCE
 from routing.types import Candidate, ChatRequest, Source, Text
+from ziggie.values import replace
 
 # Of the time that is left, what members may take where a synthesiser comes after them.
 MEMBERS_SHARE = 0.7

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import yaml
 from django.db import transaction
@@ -22,6 +21,7 @@ from routing.configuration import Document, Placed, PolicyEntry, Problem
 from routing.models import PolicyEdit, RoutingPolicy, RoutingRule
 from routing.validation import check, errors
 from ziggie.errors import Changed, Conflict, InvalidInput
+from ziggie.values import replace
 
 MAX_CHANGES_CHARACTERS = 200_000  # of one edit; what is longer is cut, and says so
 

@@ -8,10 +8,10 @@ its tokens, output included, as providers charge it.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 
 from routing.types import ModelSpec, PriceSpec, PriceTier, Usage
+from ziggie.values import replace
 
 MICRO = Decimal(1_000_000)
 SECONDS_PER_HOUR = 3600

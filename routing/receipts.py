@@ -1,10 +1,11 @@
 """PURE: what is written down of a routed call, and the way back from there to an answer."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
+
+from msgspec.structs import asdict
 
 from routing import pricing
 from routing.attempts import Answer, Walk
@@ -33,7 +34,7 @@ from routing.types import (
 )
 from ziggie.errors import ZiggieError
 from ziggie.live import UsageRecorded
-from ziggie.values import value
+from ziggie.values import Value, replace
 
 CACHE = "cache"  # the role of an answer that was there already
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
@@ -81,19 +82,8 @@ def _basics(request: ChatRequest, plan: Plan) -> dict[str, Any]:
 
 
 def features_json(features: Features) -> dict[str, Any]:
-    # Spelled out: dataclasses.asdict copies deeply, which costs more than the rest of the receipt.
-    return {
-        "task_kind": features.task_kind,
-        "agent_level": features.agent_level,
-        "creator_tier": features.creator_tier,
-        "complexity": features.complexity,
-        "context_tokens": features.context_tokens,
-        "capabilities": sorted(features.capabilities),
-        "strategy": features.strategy,
-        "budget_left": features.budget_left,
-        "local_queue": features.local_queue,
-        "estimated": sorted(features.estimated),
-    }
+    sets = {"capabilities": sorted(features.capabilities), "estimated": sorted(features.estimated)}
+    return asdict(features) | sets
 
 
 def candidates_json(plan: Plan) -> list[dict[str, Any]]:
@@ -138,8 +128,7 @@ def skipped_json(skipped: Skipped) -> dict[str, Any]:
 # --- after the walk ----------------------------------------------------------------------------
 
 
-@value
-class Books:
+class Books(Value):
     """What is written when a call ends; `charges` by budget id."""
 
     call: CallRow
@@ -169,23 +158,34 @@ def books(
     records = usage_rows(walk, answer if demand.task_kind != SHADOW else None, snapshot)
     if walk.skipped:
         decision = decision | {"candidates": [*decision["candidates"], *map(skipped_json, walk.skipped)]}
-    row = CallRow(
-        id=call_id,
-        **decision,
-        created_at=datetime.now(UTC),
-        attempts=[attempt_json(attempt) for attempt in walk.attempts],
-        outcome="ok" if answer else _outcome_of(failure),
-        error=failure.message if isinstance(failure, ZiggieError) else "",
-        model=model.slug if model else "",
-        provider=model.provider.slug if model else "",
-        source=str(model.source) if model else "",
-        cache=cache,
-        reserved_microusd=reserved_microusd,
-        cost_microusd=sum(record.cost_microusd for record in records),
-        saved_microusd=sum(record.saved_microusd for record in records),
-        duration_ms=round(seconds * 1000),
-        bodies=answer_json(answer) if answer and request.call_id else None,
-        findings=answer.findings or None if answer else None,
+    row = CallRow(  # by place: see ziggie/values.py
+        call_id,
+        decision["rule"],
+        "ok" if answer else _outcome_of(failure),
+        datetime.now(UTC),
+        decision["policy"],
+        decision["policy_version"],
+        decision["pattern"],
+        decision["features"],
+        decision["candidates"],
+        decision["request"],
+        walk.attempts.copy(),
+        failure.message if isinstance(failure, ZiggieError) else "",
+        model.slug if model else "",
+        model.provider.slug if model else "",
+        str(model.source) if model else "",
+        cache,
+        reserved_microusd,
+        sum([record.cost_microusd for record in records]),
+        sum([record.saved_microusd for record in records]),
+        round(seconds * 1000),
+        decision["task_kind"],
+        decision["agent_level"],
+        decision["creator"],
+        decision["run_id"],
+        decision["api_key_id"],
+        answer_json(answer) if answer and request.call_id else None,
+        answer.findings or None if answer else None,
     )
     return Books(row, records, charges(walk, demand, snapshot))
 
@@ -210,6 +210,8 @@ def task_usage(walk: Walk, answer: Answer) -> Usage:
     """The tokens of the task and its answer, without what a pattern wrapped around them: what the baseline
     model, asked once, would have read and written."""
     usage = answer.result.usage
+    if len(walk.attempts) == 1 and walk.attempts[0].usage is usage:
+        return usage
     read = [attempt.usage.input_tokens for attempt in walk.attempts if attempt.role != CACHE]
     fewest = min([tokens for tokens in [*read, usage.input_tokens] if tokens], default=None)
     return usage if fewest == usage.input_tokens else replace(usage, input_tokens=fewest)
@@ -220,30 +222,30 @@ def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: Usage | None) ->
     seconds = attempt.seconds if attempt.sent else 0.0  # a machine that never heard of it was not at work
     watt_hours, energy = pricing.energy(seconds, model.provider.power_watts, snapshot.settings.electricity_usd_per_kwh)
     baseline = pricing.baseline_microusd(serves, _baseline_price(snapshot)) if serves else 0
-    return UsageRow(
-        attempt=attempt.number,
-        model=attempt.model,
-        provider=attempt.provider,
-        source=str(attempt.source),
-        outcome=attempt.outcome,
-        created_at=attempt.started_at,
-        role=attempt.role,
-        error=attempt.error,
-        status=attempt.status,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        estimated=sorted(usage.estimated),
-        price_id=model.price.id if model.price else None,
-        cost_microusd=attempt.cost_microusd,
-        baseline_microusd=baseline,
-        energy_microusd=energy,
-        saved_microusd=pricing.saved_microusd(baseline=baseline, paid=attempt.cost_microusd, electricity=energy),
-        energy_wh=watt_hours,
-        duration_ms=round(attempt.seconds * 1000),
-        first_token_ms=None if attempt.first_token_seconds is None else round(attempt.first_token_seconds * 1000),
+    return UsageRow(  # by place: see ziggie/values.py
+        attempt.number,
+        attempt.model,
+        attempt.provider,
+        str(attempt.source),
+        attempt.outcome,
+        attempt.started_at,
+        attempt.role,
+        attempt.error,
+        attempt.status,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+        sorted(usage.estimated),
+        model.price.id if model.price else None,
+        attempt.cost_microusd,
+        baseline,
+        energy,
+        pricing.saved_microusd(baseline=baseline, paid=attempt.cost_microusd, electricity=energy),
+        watt_hours,
+        round(attempt.seconds * 1000),
+        None if attempt.first_token_seconds is None else round(attempt.first_token_seconds * 1000),
     )
 
 
@@ -260,29 +262,6 @@ def charges(walk: Walk, demand: Demand, snapshot: Snapshot) -> dict[int, int]:
             for budget in budgets_in_scope(snapshot, snapshot.models[attempt.model], demand):
                 paid[budget.id] = paid.get(budget.id, 0) + attempt.cost_microusd
     return paid
-
-
-def attempt_json(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "model": attempt.model,
-        "provider": attempt.provider,
-        "source": str(attempt.source),
-        "outcome": attempt.outcome,
-        "started_at": attempt.started_at.isoformat(),
-        "seconds": round(attempt.seconds, 3),
-        "first_token_seconds": attempt.first_token_seconds and round(attempt.first_token_seconds, 3),
-        "error": attempt.error[:500],
-        "status": attempt.status,
-        "usage": _usage_json(attempt.usage),
-        "cost_microusd": attempt.cost_microusd,
-        "confidence": attempt.confidence,
-        "role": attempt.role,
-        "repair": attempt.repair,
-        "note": attempt.note,
-        "served": attempt.served,
-        "sent": attempt.sent,
-    }
 
 
 def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
@@ -374,14 +353,7 @@ def routed_from_row(row: Mapping[str, Any]) -> Routed:
 
 
 def _usage_json(usage: Usage) -> dict[str, Any]:
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "estimated": sorted(usage.estimated),
-    }
+    return asdict(usage) | {"estimated": sorted(usage.estimated)}
 
 
 def _usage_from_json(kept: Mapping[str, Any]) -> Usage:

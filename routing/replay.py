@@ -8,7 +8,7 @@ Nobody is called and nothing is changed.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from routing.routing_text import parse
 from routing.simulation import Receipt, as_planned, as_recorded
 from routing.types import PolicySpec, Snapshot
 from ziggie.errors import DeadlineExceeded, InvalidInput, NotFound, ZiggieError
+from ziggie.values import replace
 
 DEFAULT_DAYS = 7
 MAX_DAYS = 400

@@ -6,12 +6,12 @@ is gone.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from routing.budgets import envelope_budget
 from routing.types import ENVELOPE, BudgetState, ModelSpec, Snapshot, World
+from ziggie.values import replace
 
 RECORDED_KEY = "as recorded"  # nobody is called with it
 JUDGED_BEFORE_KEYS = frozenset({"disabled", "switch"})  # kinds of reasons: screening.py

@@ -8,7 +8,7 @@ from typing import Any
 
 from routing.types import ModelSpec, RuleSpec, Source
 from ziggie.errors import InvalidInput
-from ziggie.values import value
+from ziggie.values import Value
 
 PATTERNS = ("single", "verify", "cascade", "ensemble", "debate", "critique")
 DEFAULT_MEMBERS = 3
@@ -20,8 +20,7 @@ DEFAULT_MIN_CONFIDENCE = 85.0  # of a draft, where the rule names none
 WRAPPING_TOKENS = 4_096
 
 
-@value
-class Calls:
+class Calls(Value):
     """How often a model may be called: `first` times with the request alone, `again` times with `echoes`
     answers as long as its own sent back. `sees_others`: with what the pattern's other models wrote, too."""
 

@@ -4,9 +4,8 @@ The first rule whose conditions hold serves. Every model of its chain ends up as
 order, or as dropped with a reason. Nothing here reads a clock, a database or the network.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from routing.budgets import Purse, budget_left
@@ -30,6 +29,7 @@ from routing.types import (
     World,
 )
 from ziggie.errors import BudgetExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
+from ziggie.values import replace
 
 AUTO = ("", "auto")
 EXPLICIT = "explicit"
@@ -54,31 +54,31 @@ def decide(demand: Demand, snapshot: Snapshot, world: World) -> Plan:
     features = features_of(demand, snapshot, world)
     if demand.model not in AUTO:
         return _plan_named(demand, features, snapshot, world)
-    serving = _serving_rules(demand, features, snapshot)
-    rule, notes = next(serving)
+    place, rule, notes = _serving_rule(demand, features, snapshot)
     chain, missing = _look_up(rule.chain, snapshot)
     pattern = demand.pattern or rule.pattern
     draft = _Draft(demand, features, snapshot, world, rule, pattern, chain, list(missing), notes)
     draft.screen_chain()
     draft.screen_parts()
     if draft.is_beyond_a_budget:
-        draft.turn_to_what_is_free(serving, "from the next rule {!r}: this one's chain is beyond a budget")
+        later = [other for other in snapshot.policy.rules[place + 1 :] if _serves(other, demand, features, [])]
+        draft.turn_to_what_is_free(later, "from the next rule {!r}: this one's chain is beyond a budget")
     return draft.finish()
 
 
 def features_of(demand: Demand, snapshot: Snapshot, world: World) -> Features:
     """What rules judge a request by."""
-    return Features(
-        task_kind=demand.task_kind,
-        agent_level=demand.agent_level,
-        creator_tier=demand.creator_tier,
-        complexity=demand.complexity,
-        context_tokens=demand.context_tokens,
-        capabilities=demand.needs,
-        strategy=demand.strategy or snapshot.settings.strategy,
-        budget_left=budget_left(snapshot, demand, world),
-        local_queue=world.local_queue,
-        estimated=demand.estimated,
+    return Features(  # by place: see ziggie/values.py
+        demand.task_kind,
+        demand.agent_level,
+        demand.creator_tier,
+        demand.complexity,
+        demand.context_tokens,
+        demand.needs,
+        demand.strategy or snapshot.settings.strategy,
+        budget_left(snapshot, demand, world),
+        world.local_queue,
+        demand.estimated,
     )
 
 
@@ -96,24 +96,24 @@ def matches(when: When, features: Features) -> bool:
 # --- which rule --------------------------------------------------------------------------------
 
 
-def _serving_rules(
-    demand: Demand, features: Features, snapshot: Snapshot
-) -> Iterator[tuple[RuleSpec, tuple[str, ...]]]:
-    """The rules that match and whose rollout takes this request, in order, each with the notes so far.
-    Raises NoRoute instead of ending without a first one."""
+def _serving_rule(demand: Demand, features: Features, snapshot: Snapshot) -> tuple[int, RuleSpec, tuple[str, ...]]:
+    """The first rule that serves: its place, itself, and notes of those that let the request pass. Raises NoRoute."""
     notes: list[str] = []
-    served = False
-    for rule in snapshot.policy.rules:
-        if not matches(rule.when, features):
-            continue
-        percent = rule.options.rollout_percent
-        if percent < 100 and demand.bucket(rule.name) * 100 >= percent * BUCKETS:
-            notes.append(f"rule {rule.name!r} matches and serves {percent}% of its requests, not this one")
-            continue
-        served = True
-        yield rule, tuple(notes)
-    if not served:
-        raise NoRoute(" ".join([f"no rule of the policy {snapshot.policy.slug!r} serves this request", *notes]))
+    for place, rule in enumerate(snapshot.policy.rules):
+        if _serves(rule, demand, features, notes):
+            return place, rule, tuple(notes)
+    raise NoRoute(" ".join([f"no rule of the policy {snapshot.policy.slug!r} serves this request", *notes]))
+
+
+def _serves(rule: RuleSpec, demand: Demand, features: Features, notes: list[str]) -> bool:
+    """Whether the rule matches and its rollout takes this request; a note is added where only the latter does not."""
+    if not matches(rule.when, features):
+        return False
+    percent = rule.options.rollout_percent
+    if percent < 100 and demand.bucket(rule.name) * 100 >= percent * BUCKETS:
+        notes.append(f"rule {rule.name!r} matches and serves {percent}% of its requests, not this one")
+        return False
+    return True
 
 
 def _look_up(slugs: Iterable[str], snapshot: Snapshot) -> tuple[list[ModelSpec], list[Dropped]]:
@@ -151,9 +151,8 @@ def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: W
         draft.screen_chain()
     assert draft is not None
     if draft.is_beyond_a_budget and demand.task_kind != SHADOW:
-        with suppress(NoRoute):  # without a rule for such a task it is refused for what the budget says
-            serving = _serving_rules(demand, features, snapshot)
-            draft.turn_to_what_is_free(serving, "from the rule {!r}: the model asked for is beyond a budget")
+        serving = [rule for rule in snapshot.policy.rules if _serves(rule, demand, features, [])]
+        draft.turn_to_what_is_free(serving, "from the rule {!r}: the model asked for is beyond a budget")
     return draft.finish()
 
 
@@ -229,10 +228,10 @@ class _Draft:
         """A budget that turns to what is free is used up, and no model of the chain is free."""
         return not self.candidates and any(d.kind == "budget" for d in self.dropped)
 
-    def turn_to_what_is_free(self, rules: Iterator[tuple[RuleSpec, tuple[str, ...]]], why: str) -> None:
+    def turn_to_what_is_free(self, rules: Iterable[RuleSpec], why: str) -> None:
         """The free models of these rules serve. `why` has a place for the rule's name."""
         seen = {model.slug for model in self.chain}
-        for rule, _ in rules:
+        for rule in rules:
             for model in _look_up(rule.chain, self.snapshot)[0]:
                 if model.slug in seen or not (is_free(model.price) or model.provider.kind == "offline"):
                     continue
@@ -247,19 +246,19 @@ class _Draft:
         if not self.candidates:
             self._refuse()
         policy = self.snapshot.policy
-        return Plan(
-            policy=policy.slug,
-            version=policy.version,
-            rule=self.rule.name,
-            pattern=self.pattern,
-            options=self._options(),
-            features=self.features,
-            candidates=tuple(self.candidates),
-            dropped=tuple(self.dropped),
-            roles=self.roles,
-            parts=tuple(self.parts),
-            holds=self.screen.purse.holds(),
-            notes=self.notes,
+        return Plan(  # by place: see ziggie/values.py
+            policy.slug,
+            policy.version,
+            self.rule.name,
+            self.pattern,
+            self._options(),
+            self.features,
+            tuple(self.candidates),
+            tuple(self.dropped),
+            self.roles,
+            tuple(self.parts),
+            self.screen.purse.holds(),
+            self.notes,
         )
 
     def _options(self) -> RuleOptions:

@@ -1,6 +1,6 @@
 """PURE: may this model serve this request now? Yes with a bound on its cost, or no with a plain reason."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from routing.budgets import Purse, left_microusd
 from routing.demand import Demand
@@ -24,8 +24,7 @@ def unknown_model(slug: str) -> Dropped:
     return Dropped(slug, "", "", "there is no such model", "unknown")
 
 
-@dataclass(slots=True)
-class Screen:
+class Screen(Struct):
     """One request, before which models are held one after the other. `others_output` is how many tokens
     the other models of a pattern may write into a model's prompt."""
 

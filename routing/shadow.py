@@ -8,7 +8,6 @@ this kind; without one, or once it is used up, nothing is compared. Texts are ke
 """
 
 from concurrent.futures import wait
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -26,6 +25,7 @@ from routing.types import SHADOW, ChatRequest, Hints, ModelSpec, Routed, Snapsho
 from ziggie import queue
 from ziggie.errors import BudgetExceeded, InvalidInput, RoutingError
 from ziggie.ids import derived
+from ziggie.values import replace
 
 CALLS = ("answer", "model first", "shadow first")
 MAX_TRIES = 3

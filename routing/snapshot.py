@@ -55,6 +55,11 @@ def current() -> Snapshot:
         return cache.keep(known, asked_at)
 
 
+def at_hand() -> Snapshot | None:
+    """The same, where nobody has to look for it."""
+    return _cache.fresh()
+
+
 async def acurrent() -> Snapshot:
     """The same without a wait for any thread, and without one for the database unless what is known is older than
     TRUSTED_SECONDS. One task of a loop looks for all."""

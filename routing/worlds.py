@@ -22,6 +22,11 @@ class _Sight:
         self._seen: tuple[Snapshot, World, float] | None = None
         self._looking: asyncio.Task[World] | None = None
 
+    def at_hand(self, snapshot: Snapshot) -> World | None:
+        seen = self._seen
+        is_fresh = seen is not None and seen[0] is snapshot and time.monotonic() - seen[2] < FRESH_SECONDS
+        return seen[1] if is_fresh and seen is not None else None
+
     async def recent(self, snapshot: Snapshot) -> World:
         seen = self._seen
         age = time.monotonic() - seen[2] if seen is not None and seen[0] is snapshot else float("inf")
@@ -69,6 +74,11 @@ _sights = OfLoop(_Sight)
 async def fresh(snapshot: Snapshot) -> World:
     """The world as it is seen from now on. Raises Unavailable."""
     return await _sights.get().fresh(snapshot)
+
+
+def at_hand(snapshot: Snapshot) -> World | None:
+    """The world of this moment, where nobody has to look for it."""
+    return _sights.get().at_hand(snapshot)
 
 
 async def recent(snapshot: Snapshot) -> World:

@@ -119,7 +119,7 @@ def _bound(kept: dict[K, V], most: int) -> None:
 def caller_address(peer: str, forwarded: str) -> str:
     """The address to count a guess for: the peer's, or where that is a proxy of ours (TRUSTED_PROXIES) the last
     one in X-Forwarded-For that is none. Of an IPv6 address its network: a house has 2**64 of them."""
-    trusted = settings.TRUSTED_PROXIES
+    trusted = settings.TRUSTED_PROXIES if forwarded else ()
     return _address(peer, forwarded[-MAX_FORWARDED:] if trusted else "", tuple(trusted))
 
 

@@ -6,9 +6,10 @@ Ordinary captions are left as they are: there, a row that comes twice was said t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from knowledge.transcripts.cues import Cue
+from ziggie.values import replace
 
 _FLASH_SECONDS = 0.05  # nothing is said in less; YouTube's are 0.01
 _GAP_SECONDS = 0.1  # a row that scrolls is still on the screen when the next comes

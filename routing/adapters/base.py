@@ -5,19 +5,19 @@ moves the bytes. That is what lets one codec serve the service and the gateway's
 """
 
 from collections.abc import Mapping
-from dataclasses import field
 from typing import Any, Literal, Protocol
 
+from msgspec import field
+
 from routing.types import ChatRequest, ChatResult, Delta, Embeddings, ModelSpec, ProviderError, ProviderSpec, Usage
-from ziggie.values import value
+from ziggie.values import Value
 
 # what vectors are for: some models embed a question differently from the passages that answer it
 EmbedPurpose = Literal["document", "query"]
 EmbedInput = str | tuple[int, ...]  # a text, or its tokens for a provider that reads them
 
 
-@value
-class WireRequest:
+class WireRequest(Value):
     """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None.
 
     `secret` is the API key that the headers carry: no text that leaves an adapter may show it. `calls` names the
@@ -26,14 +26,16 @@ class WireRequest:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
-    secret: str = field(default="", repr=False)
+    secret: str = ""
     calls: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method!r}, {self.url!r})"
 
-@value
-class WireResponse:
+
+class WireResponse(Value):
     """A complete HTTP answer."""
 
     status: int
@@ -41,8 +43,7 @@ class WireResponse:
     body: bytes
 
 
-@value
-class ProviderStatus:
+class ProviderStatus(Value):
     """What a cheap check of a provider found. `models` are wire names it can serve, `loaded` those in
     memory now; None where the provider does not tell."""
 

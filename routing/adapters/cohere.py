@@ -1,7 +1,6 @@
 """Cohere's v2 API: chat and embeddings. Options of a provider row: `headers`, `structured_output`."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
@@ -37,6 +36,7 @@ from routing.types import (
     ToolResult,
     UnsupportedByProvider,
 )
+from ziggie.values import replace
 
 # parameters of other APIs under Cohere's names; native ones pass as they are
 _RENAMED = {"top_p": "p", "top_k": "k"}

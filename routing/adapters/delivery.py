@@ -5,11 +5,11 @@ connections and a provider's own package, none of which has to know.
 """
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(Struct):
     """Of the requests of one attempt. Those that were only to be sent do not count."""
 
     has_begun: bool = False

@@ -3,7 +3,6 @@ text that it writes is the call."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -23,6 +22,7 @@ from routing.types import (
     UnsupportedByProvider,
     Usage,
 )
+from ziggie.values import replace
 
 _LEFT_OPEN = frozenset({"", "auto", "none"})
 _DEFINITIONS = ("$defs", "definitions")  # what a reference may point to, at the top of a schema

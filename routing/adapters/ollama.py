@@ -8,7 +8,6 @@ Options of a provider row: `keep_alive`, `min_num_ctx` (4096), `headers`, `struc
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -63,6 +62,7 @@ from routing.types import (
     UnsupportedByProvider,
     Usage,
 )
+from ziggie.values import replace
 
 DEFAULT_OUTPUT_TOKENS = 2048
 # parameters of other APIs that Ollama knows, as fields of its `options`

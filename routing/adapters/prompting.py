@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, message
+from ziggie.values import replace
 
 StructuredOutput = Literal["schema", "object", "tool", "prompt"]
 _CHOICES = ("schema", "object", "tool", "prompt")

@@ -3,11 +3,11 @@ are told it in words, those that end a stream without a word are asked for the w
 Ollama, which counts a prompt's tokens where we estimate them, is asked for the context that it found missing."""
 
 import re
-from dataclasses import replace
 
 from routing.adapters.decoding import EMPTY
 from routing.adapters.prompting import in_words
 from routing.types import ChatRequest, ProviderError, ProviderSpec, Source
+from ziggie.values import replace
 
 _COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available context")
 

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from ssl import SSLContext
 from weakref import WeakKeyDictionary
 
@@ -48,12 +48,17 @@ _LINGER_SECONDS = 0.1
 _DEFAULT = Timeouts()
 
 
+@cache
+def _made(codec: type[Codec]) -> Codec:
+    return codec()
+
+
 def codec_for(provider: ProviderSpec) -> Codec:
     """Raises UnsupportedByProvider for a kind that has no codec."""
     codec = CODECS.get(provider.kind)
     if codec is None:
         raise UnsupportedByProvider(f"{provider.kind!r} is not a kind of provider")
-    return codec()
+    return _made(codec)
 
 
 async def chat(

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -60,6 +61,16 @@ def loads(body: bytes, what: str = "the answer") -> Any:
         raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
 
 
+def load_rows(body: bytes, *keys: str) -> list[Json]:
+    """The objects of a list, which stands under the first of `keys` that holds any, or, as Together's and GitHub's
+    lists of models, by itself. Raises ProviderError("protocol")."""
+    value = loads(body)
+    listed = {"": value} if isinstance(value, list) else value
+    if not isinstance(listed, dict):
+        raise protocol_error(f"the answer is not a list: {_looks(body)}")
+    return next((rows for key in ("", *keys) if (rows := get_dicts(listed, key))), [])
+
+
 def load_object(body: bytes, what: str = "the answer") -> Json:
     """A JSON object. Raises ProviderError("protocol")."""
     value = loads(body, what)
@@ -113,7 +124,7 @@ def get_dicts(holder: Json, key: str) -> list[Json]:
     value = holder.get(key)
     if value is None:
         return []
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+    if isinstance(value, list) and set(map(type, value)) <= {dict}:
         return value
     raise _wrong(key, "a list of objects", value)
 
@@ -141,6 +152,8 @@ def get_number(holder: Json, key: str) -> float | None:
 
 def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     """Vectors of one length, all numbers finite. Raises ProviderError("protocol")."""
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = [_packed(vector) for vector in value]
     if not isinstance(value, list) or not all(isinstance(vector, list) and vector for vector in value):
         raise protocol_error("the embeddings are not a list of vectors")
     if len({len(vector) for vector in value}) > 1:
@@ -152,6 +165,15 @@ def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     if not all(math.isfinite(number) for vector in vectors for number in vector):
         raise protocol_error("the embeddings hold something that is not a finite number")
     return vectors
+
+
+def _packed(vector: Any) -> list[float]:
+    """A vector as OpenAI packs it: the base64 of little-endian 32-bit numbers, which some servers send unasked."""
+    try:
+        data = base64.b64decode(vector, validate=True)
+        return [number for (number,) in struct.iter_unpack("<f", data)]
+    except (TypeError, ValueError, struct.error):
+        raise protocol_error("the embeddings hold a text that is no packed vector") from None
 
 
 def _wrong(key: str, expected: str, value: Any) -> ProviderError:
@@ -180,7 +202,7 @@ def bearer_headers(provider: ProviderSpec) -> dict[str, str]:
 def extra_headers(provider: ProviderSpec) -> dict[str, str]:
     """`options.headers` of a provider row: what a proxy in front of it may want."""
     headers = provider.options.get("headers")
-    if not isinstance(headers, Mapping):
+    if headers is None or not isinstance(headers, Mapping):
         return {}
     return {str(name).lower(): str(value) for name, value in headers.items()}
 

@@ -5,7 +5,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -48,6 +47,7 @@ from routing.types import (
     ToolResult,
 )
 from ziggie.errors import TooLarge, Unsupported
+from ziggie.values import replace
 
 _READ = frozenset(
     {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}

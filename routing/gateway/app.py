@@ -91,7 +91,11 @@ async def _wound_up(tasks: Collection[asyncio.Task[None]]) -> None:
 async def serve(http: Http) -> None:
     """Answers one request, whatever it is."""
     try:
-        await _endpoint(http)
+        if http.path == "/healthz":
+            await http.respond(200, b'{"status":"ok"}', [JSON_TYPE])
+        else:
+            endpoint = _endpoint(http)
+            await endpoint(http, await authenticated(http))
     except ClientGone:
         pass
     except ZiggieError as error:
@@ -101,17 +105,15 @@ async def serve(http: Http) -> None:
         await _refuse(http, Internal("the gateway failed"))
 
 
-async def _endpoint(http: Http) -> None:
-    if http.path == "/healthz":
-        await http.respond(200, b'{"status":"ok"}', [JSON_TYPE])
-        return
+def _endpoint(http: Http) -> Endpoint:
+    """Raises NotFound, MethodNotAllowed."""
     found = ENDPOINTS.get(http.path.rstrip("/")) or (ONE_MODEL if http.path.startswith(other.MODEL_PATH) else None)
     if found is None:
         raise NotFound("there is no such endpoint")
     method, endpoint = found
     if http.method != method:
         raise MethodNotAllowed(f"this endpoint takes {method}")
-    await endpoint(http, await authenticated(http))
+    return endpoint
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 from routing import calling
 from routing.adapters.assembly import deltas_of
@@ -56,36 +57,41 @@ class Preparation:
 
 def asker(sink: Sink | None = None, preparation: Preparation | None = None) -> Caller:
     """Asks candidates for one call. With a `sink` every piece goes there as soon as it comes."""
+    return partial(_ask, sink, preparation)
 
-    async def ask(
-        candidate: Candidate, request: ChatRequest, *, first_token_seconds: float | None
-    ) -> AsyncGenerator[list[Delta], None]:
-        if candidate.model.provider.kind == "offline":
-            async for deltas in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
-                if sink is not None:
-                    await sink(candidate, deltas)
-                yield deltas
+
+async def _ask(
+    sink: Sink | None,
+    preparation: Preparation | None,
+    candidate: Candidate,
+    request: ChatRequest,
+    *,
+    first_token_seconds: float | None,
+) -> AsyncGenerator[list[Delta], None]:
+    if candidate.model.provider.kind == "offline":
+        async for deltas in calling.ask(candidate, request, first_token_seconds=first_token_seconds):
+            if sink is not None:
+                await sink(candidate, deltas)
+            yield deltas
+        return
+    asked, streamed, began = request, True, False
+    prepared = preparation.take(candidate, request, streamed=True) if preparation is not None else None
+    while True:
+        stream = _streamed(candidate, asked, prepared) if streamed else _in_one_piece(candidate, asked)
+        prepared = None
+        try:
+            async with aclosing(stream):
+                async for deltas in stream:
+                    began = True
+                    if sink is not None:
+                        await sink(candidate, deltas)
+                    yield deltas
             return
-        asked, streamed, began = request, True, False
-        prepared = preparation.take(candidate, request, streamed=True) if preparation is not None else None
-        while True:
-            stream = _streamed(candidate, asked, prepared) if streamed else _in_one_piece(candidate, asked)
-            prepared = None
-            try:
-                async with aclosing(stream):
-                    async for deltas in stream:
-                        began = True
-                        if sink is not None:
-                            await sink(candidate, deltas)
-                        yield deltas
-                return
-            except ProviderError as error:
-                another = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
-                if another is None:
-                    raise
-                asked, streamed = another
-
-    return ask
+        except ProviderError as error:
+            another = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
+            if another is None:
+                raise
+            asked, streamed = another
 
 
 def _encoded(candidate: Candidate, request: ChatRequest, *, streamed: bool) -> WireRequest:
@@ -129,7 +135,7 @@ async def _streamed(
     provider = candidate.model.provider
     codec = codec_for(provider)
     sent, ready = prepared or (_encoded(candidate, request, streamed=True), None)
-    async with Exchange(sent, streaming=True, idle_seconds=provider.timeout_seconds, ready=ready) as exchange:
+    async with Exchange(sent, idle_seconds=provider.timeout_seconds, ready=ready) as exchange:
         if not 200 <= exchange.status < 300:
             raise codec.decode_error(await exchange.read(), sent)
         refuse_other_content(exchange.headers, sent)

@@ -7,7 +7,6 @@ between, the hold is still there and the sweep settles it.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Protocol
 from uuid import UUID
@@ -28,12 +27,16 @@ from routing.gateway.streams import streams
 from routing.pricing import usd
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, StopReason, Usage
 from ziggie.errors import Forbidden, RoutingError, Unavailable, ZiggieError
-from ziggie.values import value
+from ziggie.values import replace, value
 
 logger = logging.getLogger(__name__)
 
 UNBOUNDED_OUTPUT_TOKENS = 1_000  # what a call that names no limit is taken to write, until it has ended
-STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class StreamEncoder(Protocol):
@@ -84,11 +87,18 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     """Answers one request. Raises ZiggieError only while nothing has been sent."""
     incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
     check_model(incoming.request.model, key)
-    admission = await limits().admit(key, _estimate(incoming.request, key))
+    windows = limits()
+    admission = windows.at_once(key) or await windows.admit(key, _estimate(incoming.request, key))
     try:
-        await _answer(http, dialect, key, incoming, admission)
+        if incoming.request.run_id is not None:
+            incoming = await _drawing(incoming, incoming.request.run_id, key)
+        if not incoming.stream:
+            await _answer_whole(http, dialect, key, incoming, admission)
+        else:
+            async with streams().one_of(key):
+                await _answer_streaming(http, dialect, key, incoming, admission)
     finally:
-        limits().correct(key, admission)
+        windows.correct(key, admission)
 
 
 def _estimate(request: ChatRequest, key: Key) -> int:
@@ -98,15 +108,10 @@ def _estimate(request: ChatRequest, key: Key) -> int:
     return prompt_tokens(request) + (request.max_output_tokens or UNBOUNDED_OUTPUT_TOKENS)
 
 
-async def _answer(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    if incoming.request.run_id is not None:
-        envelope_id = await envelope_of(incoming.request.run_id, key)
-        incoming = replace(incoming, request=replace(incoming.request, envelope_id=envelope_id))
-    if not incoming.stream:
-        await _answer_whole(http, dialect, key, incoming, admission)
-        return
-    async with streams().one_of(key):
-        await _answer_streaming(http, dialect, key, incoming, admission)
+async def _drawing(incoming: Incoming, run_id: str, key: Key) -> Incoming:
+    """The request of a run, which draws on what the run holds."""
+    envelope_id = await envelope_of(run_id, key)
+    return replace(incoming, request=replace(incoming.request, envelope_id=envelope_id))
 
 
 def check_model(name: str, key: Key) -> None:
@@ -141,9 +146,10 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     )
     answer = await _walked(http, call, admission)
     try:
-        body = dialect.encode(answer.result, str(call.id), answer.candidate.model.slug)
+        name = str(call.id)
+        body = dialect.encode(answer.result, name, answer.candidate.model.slug)
         cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
-        headers = call_headers(call, answer.candidate, dialect)
+        headers = call_headers(call, name, answer.candidate, dialect)
         await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", cost)])
     finally:
         outlet().then(partial(_close, call, answer, None))
@@ -219,8 +225,8 @@ class _Stream:
     async def _begin(self, candidate: Candidate) -> None:
         if not self._http.started:
             self.call.walk.committed = True
-            headers = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-            await self._http.start_stream([*headers, *call_headers(self.call, candidate, self._dialect)])
+            headers = call_headers(self.call, str(self.call.id), candidate, self._dialect)
+            await self._http.start_stream([*STREAM_HEADERS, *headers])
 
 
 async def _walked(http: Http, call: service.OpenCall, admission: Admission) -> Answer:
@@ -244,7 +250,8 @@ async def _walked(http: Http, call: service.OpenCall, admission: Admission) -> A
         raise _explained(error, call) from None
     finally:
         http.stop_watching()
-        admission.used = _used(call)
+        if admission.counts_tokens:
+            admission.used = _used(call)
     if answer is None:
         raise _unanswered(call)
     return answer
@@ -309,11 +316,12 @@ def _explained(failure: Exception, call: service.OpenCall) -> ZiggieError:
     return service.name_call(error, call)
 
 
-def call_headers(call: service.OpenCall, candidate: Candidate, dialect: Dialect) -> Headers:
+def call_headers(call: service.OpenCall, name: str, candidate: Candidate, dialect: Dialect) -> Headers:
+    """`name` is the call's id."""
     model = candidate.model
     attempts = max(len(call.walk.attempts), 1)
     return [
-        *dialect.request_id(str(call.id)),
+        *dialect.request_id(name),
         *route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
         (b"x-ziggie-attempts", b"%d" % attempts),
         (b"x-ziggie-cache", call.turn.state.encode()),

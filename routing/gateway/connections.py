@@ -35,7 +35,7 @@ class Broken(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One exchange at a time. The head resolves a future, the body is collected or handed on."""
+    """One exchange at a time. Whoever waits hears of the head and of each piece where it streams, else of the end."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -53,16 +53,19 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._payload = b""
         self._delivery: Delivery | None = None
+        self._raw_headers: dict[bytes, bytes] = {}
+        self.on_header = self._raw_headers.__setitem__  # the parser's call for each header, without a function of ours
         self._reset()
 
     def _reset(self) -> None:
+        self._raw_headers.clear()
         self._headers: dict[str, str] = {}
         self._body: deque[bytes] = deque()
         self._buffered = 0
         self._received = 0
         self._limit = MAX_ANSWER_BYTES
         self._streaming = False
-        self._complete = False
+        self.complete = False  # the answer is whole
         self._error: Broken | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
@@ -101,10 +104,10 @@ class Connection(asyncio.Protocol):
         self.transport = None
         del self._parser
         self._forget_timer()
-        if self._complete or self._error is not None:
+        if self.complete or self._error is not None:
             return
         if self.head is not None and "content-length" not in self._headers and "transfer-encoding" not in self._headers:
-            self._complete = True  # an answer that ends with its connection
+            self.complete = True  # an answer that ends with its connection
             self._wake()
             return
         if self.head is not None:
@@ -115,18 +118,16 @@ class Connection(asyncio.Protocol):
 
     # --- the parser's side ---
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200:
-            self._headers = {}
-            return
-        self.head = (status, self._headers)
-        if self._streaming:
-            self._limit = MAX_STREAM_BYTES
-        self._wake()
+        if status >= 200:
+            raw = self._raw_headers
+            self._headers = {name.decode("latin-1").lower(): raw[name].decode("latin-1") for name in raw}
+            self.head = (status, self._headers)
+            if self._streaming:
+                self._limit = MAX_STREAM_BYTES
+                self._wake()
+        self._raw_headers.clear()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -137,7 +138,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.head is not None:
             self._keep_alive = self._parser.should_keep_alive()
-            self._complete = True
+            self.complete = True
             self._wake()
 
     # --- the exchange's side ---
@@ -193,60 +194,48 @@ class Connection(asyncio.Protocol):
         """The exchange is over, however it ended."""
         self._is_asked = False
 
-    async def wait_head(self) -> tuple[int, dict[str, str]]:
-        while self.head is None:
-            await self._wait()
-        return self.head
-
-    async def wait_all(self) -> bytes:
-        while not self._complete:
-            await self._wait()
-        return self._taken()
+    def news(self) -> asyncio.Future[None]:
+        """Done once there is a head or another piece, or the end: whoever waits looks which. Raises Broken, now or
+        when it is waited for."""
+        if self._error is not None:
+            raise self._error.anew()
+        waiter = self._waiter = self.loop.create_future()
+        return waiter
 
     async def next_chunk(self) -> bytes:
         """What has come since the last time, at least a byte; b"" at the end."""
         while not self._body:
-            if self._complete:
+            if self.complete:
                 return b""
-            await self._wait()
-        taken = self._taken()
+            await self.news()
+        taken = self.taken()
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
         return taken
 
-    def _taken(self) -> bytes:
+    def taken(self) -> bytes:
+        """What has come of the body since the last time."""
         taken = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         self._buffered = 0
         return taken
 
-    async def _wait(self) -> None:
-        if self._error is not None:
-            raise self._error.anew()
-        self._waiter = self.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _fail(self, error: Broken) -> None:
         self._error = error
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error.anew())
+        waiter, self._waiter = self._waiter, None  # what it is told refers to all that waited
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error.anew())
         self.close()
 
     @property
-    def complete(self) -> bool:
-        return self._complete
-
-    @property
     def reusable(self) -> bool:
-        return self._complete and self.transport is not None and not self.transport.is_closing() and self._keep_alive
+        return self.complete and self.transport is not None and not self.transport.is_closing() and self._keep_alive
 
     def close(self) -> None:
         if self.transport is not None:

@@ -40,6 +40,11 @@ class Carrier(Protocol):
 class DirectHttp(Http):
     """Its bytes come from the connection and go out by it."""
 
+    running: "asyncio.Task[None] | None" = None
+    _is_chunked = False
+    _ended = False
+    _more: "asyncio.Future[None] | None" = None
+
     def __init__(
         self,
         connection: Carrier,
@@ -49,20 +54,18 @@ class DirectHttp(Http):
         keep_alive: bool,
         may_chunk: bool = True,
         expects_continue: bool = False,
+        whole: bytes | None = None,
     ) -> None:
+        """`whole`: the body, if it has come with the head."""
         super().__init__(head, address)
         self.head = head
         self.keep_alive = keep_alive
-        self.is_whole = False
-        self.running: asyncio.Task[None] | None = None
+        self.is_whole = whole is not None
         self._connection = connection
         self._may_chunk = may_chunk
         self._expects_continue = expects_continue
-        self._received: list[bytes] = []
-        self._size = 0
-        self._is_chunked = False
-        self._ended = False
-        self._more: asyncio.Future[None] | None = None
+        self._received: list[bytes] = [] if whole is None else [whole]
+        self._size = 0 if whole is None else len(whole)
 
     # --- the connection's side ---
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +39,7 @@ from routing.types import (
 )
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
+from ziggie.values import replace
 
 EMBEDDINGS = "embeddings"
 MAX_ATTEMPTS = 3

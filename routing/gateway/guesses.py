@@ -14,7 +14,7 @@ async def authenticated(http: Http) -> Key:
     if is_counted:
         await _count(address)
     try:
-        key = await keys.authenticate(http.raw_key)
+        key = keys.at_hand(http.raw_key) or await keys.authenticate(http.raw_key)
     except Unauthorized:
         if not is_counted:
             await _count(address)

@@ -45,6 +45,10 @@ class ClientGone(Exception):
 class Http(ABC):
     """A request and the way to answer it."""
 
+    started = False
+    gone = False
+    _task: asyncio.Task[Any] | None = None
+
     def __init__(self, head: Head, address: str) -> None:
         self.method = head.method
         self.path = head.path
@@ -53,11 +57,8 @@ class Http(ABC):
         self.raw_key = head.raw_key
         self.forwarded = head.forwarded
         self.speaks_anthropic = head.speaks_anthropic
-        self.started = False
-        self.gone = False
         self._length = head.length
         self._encoding = head.encoding
-        self._task: asyncio.Task[Any] | None = None
 
     async def body(self) -> bytes:
         """The whole body. Raises TooLarge, Compressed, RequestTimeout, ClientGone."""

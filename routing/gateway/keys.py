@@ -58,6 +58,19 @@ class KeyBook:
         self._writing: asyncio.TimerHandle | None = None
         ear().follow(self._expire)
 
+    def at_hand(self, raw_key: str) -> Key | None:
+        """A usable key, where nobody has to look for it or at the database."""
+        key = self._keys.get(_digest(raw_key))
+        if (
+            key is None
+            or SCOPE not in key.scopes
+            or time.monotonic() - self._checked_at >= CHECK_SECONDS
+            or (key.expires_at is not None and key.expires_at <= datetime.now(UTC))
+        ):
+            return None
+        self._note_use(key)
+        return key
+
     async def authenticate(self, raw_key: str) -> Key:
         """Raises Unauthorized, or Forbidden for a key without the scope."""
         digest = _digest(raw_key)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import orjson
+from msgspec import Struct
 
 from routing.coalescing import Lane
 from routing.gateway.keys import Key
@@ -57,13 +58,14 @@ class _Grant:
     at: int
 
 
-@dataclass(slots=True)
-class Admission:
-    """A request that was let in: the tokens held for it, in which second, and what it came to use."""
+class Admission(Struct):
+    """A request that was let in: the tokens held for it, in which second, and, if tokens are counted, what it came
+    to use."""
 
     held: int = 0
     second: int = 0
     used: int = 0
+    counts_tokens: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +89,17 @@ class Limits:
         self._lane: Lane[_Ask, _Grant] = Lane(_take_batch, patience_seconds=PATIENCE_SECONDS)
         self._corrections: dict[str, dict[int, int]] = {}  # by key and second
         self._correcting: asyncio.Task[None] | None = None
+
+    def at_once(self, key: Key) -> Admission | None:
+        """Counts one request of a key without a limit of tokens, if what is in memory allows it."""
+        if key.tokens_per_minute is not None:
+            return None
+        if key.requests_per_minute is not None:
+            window = self._windows.get(key.id)
+            if window is None or not _spend(window):
+                return None
+            window.spent += 1
+        return Admission()
 
     async def admit(self, key: Key, tokens: int = 0) -> Admission:
         """Counts one request, which will use about `tokens`. Raises RateLimited, or Unavailable where the
@@ -134,7 +147,7 @@ class Limits:
         ask = _Ask(key.id, 1, key.requests_per_minute, hold=tokens, most_tokens=most)
         grant = await self._lane.submit(ask)
         if grant.granted:
-            return Admission(held=tokens, second=grant.at)
+            return Admission(held=tokens, second=grant.at, counts_tokens=True)
         if most is not None and grant.tokens_used >= most:
             raise RateLimited(f"this API key may use {most} tokens a minute", retry_after_seconds=_wait(grant))
         raise _too_many(key, grant)

@@ -48,7 +48,7 @@ def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
         refusal = "".join([part.text for part in result.parts if isinstance(part, Text) and part.refuses])
         text = text.removesuffix(refusal)
     message: Json = {"role": "assistant", "content": text or None, "refusal": refusal or None}
-    reasoning = "".join(part.text for part in result.parts if isinstance(part, Reasoning) and not part.redacted)
+    reasoning = "".join([part.text for part in result.parts if isinstance(part, Reasoning) and not part.redacted])
     if reasoning:
         message["reasoning_content"] = reasoning
     calls = result.tool_calls

@@ -124,9 +124,7 @@ class Connection(asyncio.Protocol, ABC):
     def _serve_known(self, head: Head, body: bytes) -> None:
         """A request that the parser need not see."""
         self._stop_head_timer()
-        request = self._current = DirectHttp(self, head, self._address, keep_alive=True)
-        request.take(body)
-        request.end_body()
+        request = self._current = DirectHttp(self, head, self._address, keep_alive=True, whole=body)
         self._begin(request)
 
     def _start_head_timer(self) -> None:

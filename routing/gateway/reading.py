@@ -9,7 +9,7 @@ import orjson
 from routing.gateway.heads import BETAS
 from routing.types import ChatRequest, Hints, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
-from ziggie.values import value
+from ziggie.values import Value
 
 Json = dict[str, Any]
 
@@ -41,8 +41,7 @@ _HINTS_OF = {
 MAX_HINT = 200
 
 
-@value
-class Incoming:
+class Incoming(Value):
     """A chat request as it came: what is asked, and how the answer is to be told."""
 
     request: ChatRequest

@@ -17,9 +17,12 @@ class Unpacker:
         self._inner = zlib.decompressobj(_EITHER)
         self._left = MAX_ANSWER_BYTES
 
-    @property
-    def is_complete(self) -> bool:
-        return self._inner.eof
+    def whole(self, packed: bytes) -> bytes:
+        """The same for the rest of an answer. Raises Broken also where that ends too soon."""
+        plain = self.feed(packed)
+        if not self._inner.eof:
+            raise Broken("cut", "the packed answer ended before its end")
+        return plain
 
     def feed(self, packed: bytes) -> bytes:
         """What these bytes complete, b"" if that is nothing. Raises Broken for what is not packed, or is too much."""

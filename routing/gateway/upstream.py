@@ -6,10 +6,12 @@ compression is not asked for.
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.delivery import not_begun
@@ -73,8 +75,7 @@ def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...
     return head.encode("latin-1")
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(Struct):
     """A request as its bytes, and where they go. The bytes can be taken once: an answer may take minutes, and nobody
     needs them any more."""
 
@@ -100,27 +101,72 @@ async def fetch(
 ) -> WireResponse:
     """One request and its whole answer, which may be no longer silent and no later than said, the time to connect
     included. Raises ProviderError."""
-    async with Exchange(sent, streaming=False, idle_seconds=idle_seconds, until=until, ready=ready) as exchange:
-        return await exchange.read()
+    ready, pool = ready or Ready.of(sent), _pools.get()
+    connection = await _asked(pool, sent, ready, streaming=False, idle_seconds=idle_seconds, until=until)
+    assert connection.head is not None
+    status, headers = connection.head
+    body = connection.taken()
+    connection.done()
+    pool.give_back(ready.address, connection)
+    try:
+        unpacker = _unpacker(headers, sent)
+        return WireResponse(status, headers, body if unpacker is None else unpacker.whole(body))
+    except Broken as broken:
+        raise _translated(broken, sent) from None
+
+
+async def _asked(
+    pool: Pool, sent: WireRequest, ready: Ready, *, streaming: bool, idle_seconds: float, until: float | None
+) -> Connection:
+    """The connection on which the answer has come, or its head if it streams. Raises ProviderError."""
+    while True:
+        kept = connection = pool.take(ready.address)
+        try:
+            if connection is None:
+                connection = await pool.open(ready.address, until)
+            connection.send(ready.taken(), streaming=streaming, idle_seconds=idle_seconds, until=until)
+            while not (connection.complete or (streaming and connection.head is not None)):
+                await connection.news()
+            return connection
+        except Broken as broken:
+            _drop(connection)
+            if kept is None or not broken.clean:
+                raise _translated(broken, sent) from None
+        except BaseException:
+            _drop(connection)
+            raise
+        not_begun()  # the server had closed a kept connection meanwhile: it never saw the request
+        ready = Ready.of(sent)
+
+
+def _drop(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.done()
+        connection.close()
+
+
+def _translated(broken: Broken, sent: WireRequest, usage: Usage | None = None) -> ProviderError:
+    return make_error(broken.kind, broken.text, sent, usage=usage, unbilled=broken.unbilled)
+
+
+def _unpacker(headers: Mapping[str, str], sent: WireRequest) -> Unpacker | None:
+    """For an answer that was packed unasked. Raises ProviderError."""
+    packing = headers.get("content-encoding", "identity")
+    if packing == "identity":
+        return None
+    if packing.lower() not in PACKINGS:
+        raise make_error("protocol", "the answer is compressed, which was not asked for", sent)
+    return Unpacker()
 
 
 class Exchange:
-    """One request and its answer. Use as an async context manager; leaving it early closes the connection."""
+    """One request and its answer, piece by piece. Use as an async context manager; leaving it early closes the
+    connection."""
 
-    def __init__(
-        self,
-        sent: WireRequest,
-        *,
-        streaming: bool,
-        idle_seconds: float,
-        until: float | None = None,
-        ready: Ready | None = None,
-    ) -> None:
+    def __init__(self, sent: WireRequest, *, idle_seconds: float, ready: Ready | None = None) -> None:
         self._sent = sent
         self._ready = ready
         self._idle_seconds = idle_seconds
-        self._until = until
-        self._streaming = streaming
         self._pool = _pools.get()
         self._connection: Connection | None = None
         self._unpacker: Unpacker | None = None
@@ -130,31 +176,17 @@ class Exchange:
     async def __aenter__(self) -> "Exchange":
         """Sends the request and waits for the answer's head. Raises ProviderError."""
         ready = self._ready = self._ready or Ready.of(self._sent)
-        while True:
-            kept = self._pool.take(ready.address)
-            try:
-                self._connection = kept or await self._pool.open(ready.address, self._until)
-                self._connection.send(
-                    ready.taken(), streaming=self._streaming, idle_seconds=self._idle_seconds, until=self._until
-                )
-                self.status, self.headers = await self._connection.wait_head()
-            except Broken as broken:
-                self._drop()
-                if kept is not None and broken.clean:  # the server had closed it meanwhile: it never saw the request
-                    not_begun()
-                    ready = Ready.of(self._sent)
-                    continue
-                raise self._translated(broken) from None
-            except BaseException:
-                self._drop()
-                raise
-            break
-        packing = self.headers.get("content-encoding", "identity")
-        if packing != "identity":
-            if packing.lower() not in PACKINGS:
-                self._drop()
-                raise make_error("protocol", "the answer is compressed, which was not asked for", self._sent)
-            self._unpacker = Unpacker()
+        connection = await _asked(
+            self._pool, self._sent, ready, streaming=True, idle_seconds=self._idle_seconds, until=None
+        )
+        assert connection.head is not None
+        self.status, self.headers = connection.head
+        try:
+            self._unpacker = _unpacker(self.headers, self._sent)
+        except ProviderError:
+            _drop(connection)
+            raise
+        self._connection = connection
         return self
 
     async def __aexit__(self, *_: Any) -> None:
@@ -166,15 +198,16 @@ class Exchange:
     async def read(self) -> WireResponse:
         """The whole answer. Raises ProviderError."""
         assert self._connection is not None
+        connection = self._connection
         try:
-            body = await self._connection.wait_all()
-            if self._unpacker is not None:
-                body = self._unpacker.feed(body)
-                if not self._unpacker.is_complete:
-                    raise Broken("cut", "the packed answer ended before its end")
-            return WireResponse(self.status, self.headers, body)
+            while not connection.complete:
+                await connection.news()
+            body = connection.taken()
+            return WireResponse(
+                self.status, self.headers, body if self._unpacker is None else self._unpacker.whole(body)
+            )
         except Broken as broken:
-            raise self._translated(broken) from None
+            raise _translated(broken, self._sent) from None
 
     async def next_chunk(self, *, usage: Usage | None = None) -> bytes:
         """What has come since the last time; b"" at the end. Raises ProviderError, which bears `usage`:
@@ -189,7 +222,7 @@ class Exchange:
                 chunk = await self._connection.next_chunk()
             return chunk
         except Broken as broken:
-            raise self._translated(broken, usage) from None
+            raise _translated(broken, self._sent, usage) from None
 
     async def linger(self) -> None:
         """Reads the few bytes after the end of an answer, so that the connection can be used again."""
@@ -198,12 +231,3 @@ class Exchange:
         with contextlib.suppress(TimeoutError, Broken):
             async with asyncio.timeout(LINGER_SECONDS):
                 await self._connection.next_chunk()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.done()
-            self._connection.close()
-            self._connection = None
-
-    def _translated(self, broken: Broken, usage: Usage | None = None) -> ProviderError:
-        return make_error(broken.kind, broken.text, self._sent, usage=usage, unbilled=broken.unbilled)

@@ -1,7 +1,6 @@
 """Lists and objects: which elements and properties, how many, and what a schema demands beyond them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 from typing import Any, Protocol
 
@@ -9,6 +8,7 @@ from routing.offline import merging, patterns, roles
 from routing.offline.insights import Insights, Item
 from routing.offline.leaves import Unfillable
 from routing.offline.roles import Place
+from ziggie.values import replace
 
 _MAX_REPEATED = 100  # equal values offered for a list of different ones before it is given up
 _MAX_MEMBERS = 1_000  # that a schema may demand of one list or object

@@ -3,12 +3,13 @@ lines about that name do; where none do, the answer says so (null, "unknown", th
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from routing.offline import quoting, words
 from routing.offline.conversation import NAME
 from routing.offline.insights import FIELD, Insights, Item, field_key, snake
+from ziggie.values import replace
 
 BY_STATISTICS = f"{NAME}: chosen by word statistics; no language model was available."
 UNKNOWN = "unknown"

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that cross boundaries inside routing. No behaviour beyond small derivations.
+"""Values that cross boundaries inside routing. No behaviour beyond small derivations.
 
 Money is integer micro-dollars (`_microusd`), prices are Decimal dollars per million tokens
 (`_usd_per_mtok`), times are seconds or milliseconds as the name says.

@@ -3,11 +3,10 @@
 from typing import Literal
 
 from routing.types.conversation import Part, StopReason, Text, ToolCall
-from ziggie.values import value
+from ziggie.values import Value
 
 
-@value
-class Usage:
+class Usage(Value):
     """Token counts. None: the provider did not say. `input_tokens` includes the cached and the
     cache-written ones, `output_tokens` includes reasoning. `estimated` names counts that we worked
     out ourselves."""
@@ -20,8 +19,7 @@ class Usage:
     estimated: frozenset[str] = frozenset()
 
 
-@value
-class ChatResult:
+class ChatResult(Value):
     """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it."""
 
     parts: tuple[Part, ...]
@@ -41,8 +39,7 @@ class ChatResult:
         return tuple([part for part in self.parts if isinstance(part, ToolCall)])
 
 
-@value
-class Delta:
+class Delta(Value):
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
     first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
@@ -77,8 +74,7 @@ class Delta:
         return bool(self.text or self.reasoning or self.held or self.tool_index is not None)
 
 
-@value
-class Embeddings:
+class Embeddings(Value):
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage = Usage()
     model: str = ""

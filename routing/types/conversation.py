@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from ziggie.values import value
+from ziggie.values import Value
 
 
 class Source(StrEnum):
@@ -23,8 +23,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@value
-class Text:
+class Text(Value):
     """`refuses`: the model says here that it will not answer, where its API tells that apart."""
 
     text: str
@@ -32,8 +31,7 @@ class Text:
     refuses: bool = False
 
 
-@value
-class Image:
+class Image(Value):
     """An image by value (`data`, base64 without prefix, with `media_type`) or by address (`url`). `detail` says how
     closely it is to be looked at, to servers with OpenAI's API; the others look as closely as they can. One that a
     tool gave bears that call's id and stands in the turn of the ToolResult: few APIs can show it within the result."""
@@ -46,8 +44,7 @@ class Image:
     cache_mark: bool = False
 
 
-@value
-class ToolCall:
+class ToolCall(Value):
     """A model's wish to call a tool. `arguments` is a JSON text, as the model wrote it."""
 
     id: str
@@ -56,8 +53,7 @@ class ToolCall:
     cache_mark: bool = False
 
 
-@value
-class ToolResult:
+class ToolResult(Value):
     """The caller's answer to a ToolCall."""
 
     tool_call_id: str
@@ -66,8 +62,7 @@ class ToolResult:
     cache_mark: bool = False
 
 
-@value
-class Reasoning:
+class Reasoning(Value):
     """A model's visible thinking. `signature` is Anthropic's, needed to send it back."""
 
     text: str
@@ -78,8 +73,7 @@ class Reasoning:
 Part = Text | Image | ToolCall | ToolResult | Reasoning
 
 
-@value
-class Message:
+class Message(Value):
     """One turn. `name` tells speakers of one role apart; it goes to providers that have a field for it."""
 
     role: Role
@@ -96,8 +90,7 @@ def message(role: Role, text: str) -> Message:
     return Message(role, (Text(text),))
 
 
-@value
-class Tool:
+class Tool(Value):
     """A function that the model may call. `parameters` is a JSON Schema object."""
 
     name: str

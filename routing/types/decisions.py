@@ -1,18 +1,18 @@
 """What was decided for a call, and what became of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from routing.types.answers import ChatResult, Usage
 from routing.types.configuration import ModelSpec, RuleOptions
 from routing.types.conversation import Source
-from ziggie.values import value
+from ziggie.values import Value
 
 
-@value
-class Features:
+class Features(Value):
     """What a request was judged by. `estimated` names the features that nobody stated."""
 
     task_kind: str
@@ -27,8 +27,7 @@ class Features:
     estimated: frozenset[str] = frozenset()
 
 
-@value
-class Candidate:
+class Candidate(Value):
     """A model that may serve, in its place of the chain.
 
     `max_output_tokens` is to be sent with each call of it. `calls` is how often it may be called, tries,
@@ -62,8 +61,7 @@ DropKind = Literal[
 ]
 
 
-@value
-class Dropped:
+class Dropped(Value):
     """A model that may not serve, and why: `kind` for programs, `reason` for people."""
 
     model: str
@@ -73,8 +71,7 @@ class Dropped:
     kind: DropKind = "disabled"
 
 
-@value
-class Plan:
+class Plan(Value):
     """What to try, in order, and why not the others.
 
     `candidates` are the chain's, in its order. `parts` are the models that the pattern needs beside them,
@@ -100,8 +97,7 @@ CacheState = Literal["hit", "miss", "off"]
 Outcome = Literal["ok", "error", "timeout", "invalid", "low_confidence", "cancelled", "cut"]
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct):
     """One call of one provider. `cost_microusd` is filled for every outcome: a failed attempt can cost money too.
 
     `role` is the part it had in a pattern; "cache" stands for no call at all, an answer that was there.
@@ -119,7 +115,7 @@ class Attempt:
     first_token_seconds: float | None = None
     error: str = ""
     status: int | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     cost_microusd: int = 0
     confidence: float | None = None
     role: str = "answer"
@@ -129,8 +125,7 @@ class Attempt:
     sent: bool = True
 
 
-@value
-class Skipped:
+class Skipped(Value):
     """A candidate that was not asked when its turn came, because it was busy. `seconds` were waited for it."""
 
     model: str
@@ -141,8 +136,7 @@ class Skipped:
     seconds: float
 
 
-@value
-class Routed:
+class Routed(Value):
     """A routed call's answer with its receipt in short. `findings` is what its pattern learned: what a verifier
     found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md)."""
 

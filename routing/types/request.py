@@ -1,17 +1,17 @@
 """What a caller wants: a conversation, and what is to be known of it for choosing who answers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from typing import Any, Literal
 from uuid import UUID
 
+from msgspec import field
+
 from routing.types.answers import ChatResult
 from routing.types.conversation import Image, Message, Tool
-from ziggie.values import value
+from ziggie.values import Value
 
 
-@value
-class Hints:
+class Hints(Value):
     """What the caller says about a task, for the router. None and empty mean: not stated."""
 
     task_kind: str = ""
@@ -24,8 +24,7 @@ class Hints:
     pattern: str = ""  # overrides the rule's
 
 
-@value
-class Verdict:
+class Verdict(Value):
     """What a caller's `accept` says of an answer: usable or not, why not, how sure (0-100)."""
 
     ok: bool
@@ -36,8 +35,7 @@ class Verdict:
 BudgetFit = Literal["", "clamp", "refuse"]
 
 
-@value
-class ChatRequest:
+class ChatRequest(Value):
     """One task for a language model, independent of any wire format.
 
     `json_schema` asks for an answer that is one JSON document of that schema (structured output

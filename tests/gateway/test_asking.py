@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -20,6 +19,7 @@ from tests.ports import free_port
 from tests.servers.openai import OpenAIServer
 from tests.servers.script import Reply
 from ziggie.background import background_loop
+from ziggie.values import replace
 
 ASKED = ChatRequest(
     (message("user", "What is a sprite?"),), hints=Hints(task_kind="analysis", creator_tier="high"),

@@ -3,7 +3,6 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -14,6 +13,7 @@ from routing import snapshot
 from routing.models import Budget, RoutedCall, RoutingRule
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply
+from ziggie.values import replace
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 ASKED: dict[str, Any] = {

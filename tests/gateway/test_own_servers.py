@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from routing import snapshot
+from routing.gateway.connections import Broken
 from routing.gateway.unpacking import Unpacker
 from routing.models import Circuit, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway
@@ -170,11 +171,10 @@ def test_a_packed_answer_may_come_in_members_and_must_come_to_its_end() -> None:
     members = gzip.compress(b"one ") + gzip.compress(b"two") + bytes(8)
     unpacker = Unpacker()
     assert b"".join(unpacker.feed(members[place : place + 1]) for place in range(len(members))) == b"one two"
-    assert unpacker.is_complete
-    assert Unpacker().feed(members) == b"one two"
-    cut = Unpacker()
-    cut.feed(members[:30])
-    assert not cut.is_complete
+    assert unpacker.whole(b"") == b""
+    assert Unpacker().whole(members) == b"one two"
+    with pytest.raises(Broken, match="before its end"):
+        Unpacker().whole(members[:30])
 
 
 def test_a_text_too_long_to_embed_is_the_callers_to_shorten(own: Gateway) -> None:

@@ -103,6 +103,6 @@ def left(microusd: int, limit: int, *, id: int = 1, **more: Any) -> World:
 
 def ask(text: str = "Hello there", **fields: Any) -> ChatRequest:
     """A request of one user message; hints may be given beside the request's own fields."""
-    hint_names = set(Hints.__dataclass_fields__)
+    hint_names = set(Hints.__struct_fields__)
     hints = Hints(**{name: fields.pop(name) for name in list(fields) if name in hint_names})
     return ChatRequest((message("user", text),), hints=hints, **fields)

@@ -3,7 +3,6 @@ ProviderError."""
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,6 +16,7 @@ from routing.adapters.sse import LineSplitter, SSESplitter
 from routing.types import ChatResult, Delta, ProviderError, Reasoning, Text, ToolCall, Usage
 from tests.routing.adapters_support import KEY, run_decoder
 from tests.servers import AnthropicServer, Call, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply
+from ziggie.values import replace
 
 SENT = WireRequest("POST", "x", body={"model": "m", "messages": []}, secret=KEY)
 REPLY = Reply(

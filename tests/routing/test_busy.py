@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
@@ -15,6 +14,7 @@ from routing.types import ChatRequest, Hints, Routed, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import DeadlineExceeded, NoRoute
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RULE = "system query"

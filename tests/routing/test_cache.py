@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
@@ -18,6 +17,7 @@ from routing.types import ChatRequest, ChatResult, Hints, Routed, Tool, Verdict,
 from tests.installation import Installation, installed
 from tests.servers import Call, Reply
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded, Unsupported
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

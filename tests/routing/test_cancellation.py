@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
@@ -16,6 +15,7 @@ from tests.cancelling import cancelled_everywhere, settles
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.ids import uuid7
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

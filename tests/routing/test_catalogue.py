@@ -1,6 +1,5 @@
 """The seeded catalogue: who serves what, and that seeding respects what staff did."""
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +13,7 @@ from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy
 from routing.types import EMBEDS, BudgetState, Hints, Plan, Snapshot, World
 from tests.routing.specs import NOON
 from ziggie.errors import ConfigurationError
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
@@ -37,6 +37,7 @@ from tests.routing.adapters_support import KEY, ask, model, provider
 from tests.servers import AnthropicServer, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply
 from tests.servers.base import ProviderServer
 from tests.servers.crowded import crowded, others_at_the_door
+from ziggie.values import replace
 
 SERVERS: dict[str, tuple[type[ProviderServer], str]] = {
     "ollama": (OllamaServer, "llama3.2"),

@@ -2,7 +2,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from routing.models import Budget, BudgetPeriod, Circuit, LanguageModel, Provide
 from routing.types import BudgetState, ErrorKind, ModelSpec, ProviderError, Snapshot, World
 from tests.servers.ollama import OllamaServer
 from ziggie.pglayer import PostgresChannelLayer
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -10,11 +10,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.db import IntegrityError
 from django.db.models import F, Sum
+from msgspec.structs import asdict
 
-from routing import database, keeping, ledger, proof
+from routing import coalescing, database, keeping, ledger, proof
 from routing.ledger_rows import CallRow, UsageRow
 from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, RoutingSettings, UsageRecord, UsageRollup
-from routing.types import BudgetSpec, PolicySpec, SettingsSpec, Snapshot
+from routing.types import Attempt, BudgetSpec, PolicySpec, SettingsSpec, Snapshot
 from ziggie.errors import BudgetExceeded, InvalidInput
 from ziggie.ids import uuid7
 
@@ -129,7 +130,7 @@ def test_a_call_that_failed_may_be_sent_again_under_its_id() -> None:
     async def once(outcome: str, cost: int) -> bool:
         held = await hold({cloud: 500}, known, call_id=call_id)
         call, records = receipt(held, cost)
-        call = CallRow(**{**vars(call), "outcome": outcome})
+        call = CallRow(**{**asdict(call), "outcome": outcome})
         return await ledger.settle(held, call=call, records=records, charges={cloud: cost})
 
     assert run(once("all_providers_failed", 30))
@@ -501,8 +502,9 @@ def test_a_row_that_the_database_refuses_is_mended_and_harms_no_neighbour() -> N
         for n, held in enumerate(holds):
             call, records = receipt(held, 5)
             if n == 5:
-                call = CallRow(**{**vars(call), **strange, "features": {"text": "\0"}})
-                records = [UsageRow(**{**vars(records[0]), "error": strange["error"], "input_tokens": 10**12})]
+                failed = Attempt(1, "m", "p", "cloud", "error", datetime.now(UTC), 0.1, error=strange["error"])
+                call = CallRow(**{**asdict(call), **strange, "features": {"text": "\0"}, "attempts": [failed]})
+                records = [UsageRow(**{**asdict(records[0]), "error": strange["error"], "input_tokens": 10**12})]
             endings.append(ledger.settle(held, call=call, records=records, charges={cloud: 5}))
         return await asyncio.gather(*endings)
 
@@ -575,3 +577,21 @@ def test_lost_connections_are_replaced_and_nothing_is_done_twice() -> None:
     assert counters() == (2000, 0, 0)
     assert not Reservation.objects.exists()
     assert UsageRecord.objects.count() == UsageRollup.objects.get().calls == 400
+
+
+def test_a_statement_that_takes_too_long_is_given_up_and_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coalescing, "BATCH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(ledger, "RESERVE_PATIENCE_SECONDS", 60.0)
+    cloud, known = budget(), snapshot()
+
+    async def work() -> ledger.Hold:
+        async with database.connection() as other, other.transaction():
+            await other.execute("LOCK TABLE routing_reservation IN EXCLUSIVE MODE")
+            held = asyncio.create_task(hold({cloud.id: 600}, known))
+            await asyncio.sleep(1.0)  # the first statements are given up in this time
+            assert not held.done()
+        return await held
+
+    held = run(work())
+    assert held.amounts == {cloud.id: 600}
+    assert counters() == (0, 600, 0)

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -21,6 +20,7 @@ from routing.pricing import (
 )
 from routing.types import PriceSpec, PriceTier, Usage
 from tests.routing.specs import FREE, HAIKU_PRICE, KIMI_PRICE, SONNET_PRICE, price
+from ziggie.values import replace
 
 OLD_HAIKU = price("0.25", "1.25")
 OPUS = price("15.00", "75.00")

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from routing.budgets import budgets_in_scope
@@ -44,6 +42,7 @@ from tests.routing.specs import (
     snapshot,
 )
 from ziggie.errors import BudgetExceeded, InvalidInput, NoRoute, UnknownModel, Unsupported
+from ziggie.values import replace
 
 CLOUD_FIRST = ("claude-sonnet-4-5", "claude-haiku-4-5", "llama3.2", "offline")
 

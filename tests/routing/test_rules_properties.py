@@ -1,6 +1,5 @@
 """What holds of every plan, whatever the configuration and the state of the world."""
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -27,6 +26,7 @@ from routing.types import (
 )
 from tests.routing.specs import NOON, ask, budget, rule, snapshot
 from ziggie.errors import RoutingError
+from ziggie.values import replace
 
 CAPABILITIES = ("chat", "tools", "vision", "advanced_coding_tasks")
 dollars = st.sampled_from([Decimal(0), Decimal("0.15"), Decimal(3), Decimal(75)])

@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-from dataclasses import field, replace
+from dataclasses import field
 
-from ziggie.values import value
+from ziggie.values import replace, value
 
 
 @value

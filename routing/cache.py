@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from routing import database
@@ -148,8 +149,7 @@ class Landed(Protocol):
     def __call__(self, entry: Entry | None, *, given_up: bool) -> None: ...
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """What the cache means to one call: nothing (off), an answer (hit), or that it has to be got (miss).
 
     A miss that has `claimed` the key holds a lease on it until `keep` or `release`.

@@ -21,7 +21,7 @@ from routing.adapters.delivery import watched
 from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged
 from routing.outcomes import outcome_of, was_at_work, worth_another_try
-from routing.patience import Patience
+from routing.patience import Patience, waited_for_reader
 from routing.reaching import Caller, Observer, Whole
 from routing.types import (
     REFUSALS,
@@ -311,7 +311,7 @@ class Walk(Struct):
             else:
                 await self._listen(candidate, step, collector)
         except TimeoutError as late:
-            if self._waited_for_reader(asked_at):
+            if waited_for_reader(self.kept_waiting, asked_at):
                 raise ProviderError("unread", "its reader took too long to read it", retryable=False) from late
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late
@@ -322,10 +322,6 @@ class Walk(Struct):
         except Exception as error:  # the call must survive a fault of ours in one adapter: others may serve
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("unfit", f"unforeseen: {type(error).__name__}", retryable=False) from error
-
-    def _waited_for_reader(self, since: float) -> bool:
-        """Whether that took the larger part of the time."""
-        return self.kept_waiting is not None and self.kept_waiting() > (time.monotonic() - since) / 2
 
     async def _listen(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
         """Takes the pieces of an answer as they come."""

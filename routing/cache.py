@@ -7,7 +7,6 @@ others go their own way. Nothing here can fail a call: without the cache it is a
 """
 
 import asyncio
-import dataclasses
 import hashlib
 import json
 import logging
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from routing import database
@@ -28,7 +28,7 @@ from routing.handover import owned
 from routing.receipts import answer_json, result_from_json, task_usage
 from routing.types import CacheState, ChatRequest, ChatResult, Plan, Snapshot, Source
 from ziggie.errors import DeadlineExceeded, Unavailable
-from ziggie.values import replace
+from ziggie.values import Value, replace
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ DELETE FROM routing_cachedanswer WHERE key IN (
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Value):
     """A kept answer: what was said, which model of ours said it, how sure it was, and in which call."""
 
     result: ChatResult
@@ -113,7 +112,7 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "output": [request.json_schema, request.json_schema_name, request.json_schema_strict, request.json_object],
         "reasoning": request.reasoning_effort,
         "extra": request.extra,
-        "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, dataclasses.asdict(plan.options)],
+        "policy": [plan.policy, plan.version, plan.rule, plan.pattern, plan.roles, asdict(plan.options)],
         "models": _models(plan, snapshot),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=_plain).encode()).hexdigest()
@@ -148,8 +147,7 @@ class Landed(Protocol):
     def __call__(self, entry: Entry | None, *, given_up: bool) -> None: ...
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """What the cache means to one call: nothing (off), an answer (hit), or that it has to be got (miss).
 
     A miss that has `claimed` the key holds a lease on it until `keep` or `release`.

@@ -49,6 +49,7 @@ from ziggie.values import Value
 LONGEST_CALL_SECONDS = 900.0
 SETTLE_MARGIN_SECONDS = 60.0
 HOLD_SECONDS = 180.0  # renewed while the process lives (keeping.py): what a dead one held comes back after so long
+_BREAKERS, _DIRECT_BREAKERS = Breakers(by_package=True), Breakers(by_package=False)
 PLANS = 3  # a budget that fills between planning and holding is planned around, at most this often
 
 
@@ -109,7 +110,7 @@ async def open_call(
                 error.told = _told(planned.plan, (), turn.state)
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
-    observer = Breakers(by_package=by_package)
+    observer = _BREAKERS if by_package else _DIRECT_BREAKERS
     walk = Walk(planned.plan, request, caller, observer, deadline=deadline, whole=whole)
     return OpenCall(call_id, request, demand, planned.snapshot, planned.plan, planned.seen, hold, walk, started, turn)
 

@@ -89,8 +89,8 @@ def measure(request: ChatRequest) -> Demand:
         size.add_message(message)
     if request.tools or request.json_schema is not None:
         size.add_tools_and_schema(request)
-    if request.extra:  # whatever it is, a provider may read it as a part of the prompt
-        size.at_most += len(json.dumps(request.extra, default=str))
+    if request.extra:
+        size.add_parameters(request.extra)
     return Demand(  # by place: see ziggie/values.py
         request.model,
         hints.task_kind,
@@ -202,6 +202,12 @@ class _Size(Struct):
     def add_text(self, text: str) -> None:
         self.at_most += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
         self.likely += estimate_tokens(text)
+
+    def add_parameters(self, extra: Mapping[str, Any]) -> None:
+        """Whatever text they hold, a provider may read it as a part of the prompt."""
+        for said in extra.values():
+            if isinstance(said, str | list | tuple | Mapping):
+                self.at_most += len(json.dumps(said, default=str))
 
     def add_tools_and_schema(self, request: ChatRequest) -> None:
         for tool in request.tools:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import psycopg
+from msgspec import Struct
 
 from routing import database
 from routing.loops import OfLoop
@@ -32,8 +33,7 @@ FROM (
 """
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(Struct):
     """A hold, on time.monotonic's clock. It is renewed for its whole term when most of that is over."""
 
     since: float

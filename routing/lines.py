@@ -52,7 +52,7 @@ class Line:
         Raises psycopg's errors, and Unavailable where the server is away. After an OperationalError or a
         cancellation the statement may have been done or not.
         """
-        pgconn = (await self._connected()).pgconn
+        pgconn = (self._connection or await self._connected()).pgconn
         name = self._prepared.get(statement)
         if name is None:
             name = b"line%d" % len(self._prepared)

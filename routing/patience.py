@@ -1,6 +1,8 @@
 """How long an attempt may be silent while somebody else could serve instead. Decides by the clock it is given."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from routing.types import ChatRequest, Delta
@@ -38,3 +40,8 @@ class Patience:
         elif not first:
             return
         self.limit.reschedule(until)
+
+
+def waited_for_reader(kept_waiting: Callable[[], float] | None, since: float) -> bool:
+    """Whether an answer that was asked for then has waited for its reader for most of the time."""
+    return kept_waiting is not None and kept_waiting() > (time.monotonic() - since) / 2

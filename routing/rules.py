@@ -5,8 +5,9 @@ order, or as dropped with a reason. Nothing here reads a clock, a database or th
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
+
+from msgspec import Struct, field
 
 from routing.budgets import Purse, budget_left
 from routing.demand import BUCKETS, Demand, measure
@@ -57,7 +58,8 @@ def decide(demand: Demand, snapshot: Snapshot, world: World) -> Plan:
     place, rule, notes = _serving_rule(demand, features, snapshot)
     chain, missing = _look_up(rule.chain, snapshot)
     pattern = demand.pattern or rule.pattern
-    draft = _Draft(demand, features, snapshot, world, rule, pattern, chain, list(missing), notes)
+    roles, screen = resolve(rule, pattern, chain), _screen(demand, snapshot, world, rule, pattern)
+    draft = _Draft(demand, features, snapshot, rule, pattern, chain, missing, notes, roles, screen)
     draft.screen_chain()
     draft.screen_parts()
     if draft.is_beyond_a_budget:
@@ -147,7 +149,8 @@ def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: W
             continue
         earlier: list[Dropped] = draft.dropped if draft else []
         rule = RuleSpec(0, EXPLICIT, When(), (model.slug,), options=RuleOptions(first_token_seconds=None))
-        draft = _Draft(demand, features, snapshot, world, rule, "single", [model], earlier, ())
+        screen = _screen(demand, snapshot, world, rule, "single")
+        draft = _Draft(demand, features, snapshot, rule, "single", [model], earlier, (), {}, screen)
         draft.screen_chain()
     assert draft is not None
     if draft.is_beyond_a_budget and demand.task_kind != SHADOW:
@@ -159,31 +162,20 @@ def _plan_named(demand: Demand, features: Features, snapshot: Snapshot, world: W
 # --- a plan in the making ----------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(Struct):
     demand: Demand
     features: Features
     snapshot: Snapshot
-    world: World
     rule: RuleSpec
     pattern: str
     chain: list[ModelSpec]
     dropped: list[Dropped]
     notes: tuple[str, ...]
+    roles: dict[str, Any]
+    screen: Screen
     candidates: list[Candidate] = field(default_factory=list)
     parts: list[Candidate] = field(default_factory=list)
-    roles: dict[str, Any] = field(init=False)
-    part_models: list[tuple[str, ModelSpec]] = field(init=False)
-    screen: Screen = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.roles = resolve(self.rule, self.pattern, self.chain)
-        self.part_models = []
-        attempts = self.rule.options.max_attempts if self.pattern == "single" else None
-        purse = Purse(self.snapshot, self.demand, self.world, max_attempts=attempts)
-        self.screen = Screen(self.demand, self.snapshot, self.world, purse)
-        if self.roles:
-            self._take_parts()
+    part_models: list[tuple[str, ModelSpec]] = field(default_factory=list)
 
     def _take_parts(self) -> None:
         wanted = parts(self.roles)
@@ -196,6 +188,8 @@ class _Draft:
 
     def screen_chain(self) -> None:
         """Raises BudgetExceeded if a budget that denies has no room for the model that would serve first."""
+        if self.roles:
+            self._take_parts()
         by_source: dict[Source, Calls] = {}
         for place, model in enumerate(self.chain):
             calls = by_source.get(model.provider.location)
@@ -289,6 +283,11 @@ class _Draft:
 
     def _refuse(self) -> NoReturn:
         raise refusal(self.dropped, self.rule.name)
+
+
+def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pattern: str) -> Screen:
+    attempts = rule.options.max_attempts if pattern == "single" else None
+    return Screen(demand, snapshot, world, Purse(snapshot, demand, world, max_attempts=attempts))
 
 
 def refusal(dropped_models: list[Dropped], rule: str) -> RoutingError:

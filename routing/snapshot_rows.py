@@ -4,7 +4,6 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -35,7 +34,7 @@ Row = Mapping[str, Any]
 
 KINDS_WITH_KEYS = ("anthropic", "gemini", "cohere")
 PRICES = ("input_usd_per_mtok", "output_usd_per_mtok", "cached_input_usd_per_mtok", "cache_write_usd_per_mtok")
-OPTIONS = frozenset(option.name for option in fields(RuleOptions))
+OPTIONS = frozenset(RuleOptions.__struct_fields__)
 
 EPOCH = "SELECT coalesce(max(epoch), 0) FROM routing_configepoch"
 # One statement sees one state of the database, whatever is committed while it runs. Money travels as text.

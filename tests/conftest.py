@@ -1,7 +1,8 @@
 """What every test may use. The database starts with the first test that needs one and ends with the run."""
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,8 @@ from asgiref.sync import SyncToAsync
 from channels.layers import channel_layers
 from django.conf import settings
 from django.db import connections
-from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
+from tests.patience import every_limit
 from ziggie import embedded
 
 if TYPE_CHECKING:
@@ -29,6 +30,17 @@ hypothesis.settings.load_profile("same")
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: two workers a core, because tests that drive processes mostly wait for them."""
     return 2 * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays to the end: the garbage collector need not walk over it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,27 +72,9 @@ def patience() -> Iterator[None]:
     What gives up after a few seconds, so that others are served, gives up after a minute here. Where giving up is
     what a test is about, it says itself after how long.
     """
-    from routing import database, health, ledger
-    from routing.adapters import transport
-    from routing.gateway import limits, pool
-    from ziggie import live, pgrelay
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(database, "CONNECT_TIMEOUT_SECONDS", 60)
-        patched.setattr(database, "CHECKOUT_TIMEOUT_SECONDS", 60.0)
-        patched.setattr(ledger, "RESERVE_PATIENCE_SECONDS", 60.0)
-        patched.setattr(health, "LOCAL_CHECK_SECONDS", 60.0)
-        patched.setattr(health, "CLOUD_CHECK_SECONDS", 60.0)
-        patched.setattr(transport, "CONNECT_SECONDS", 60.0)
-        patched.setattr(transport, "STATUS_SECONDS", 60.0)
-        patched.setattr(pool, "CONNECT_SECONDS", 60.0)
-        patched.setattr(limits, "PATIENCE_SECONDS", 60.0)
-        patched.setattr(live, "PUBLISH_SECONDS", 60.0)
-        patched.setattr(live, "SEND_SECONDS", 60.0)
-        patched.setattr(live, "PROBE_SECONDS", 60.0)
-        patched.setattr(pgrelay, "_OPERATION_SECONDS", 60.0)
-        for name in ("connect", "read", "write", "pool"):  # of the tests' own calls
-            patched.setattr(DEFAULT_TIMEOUT_CONFIG, name, 60.0)
+        for where, which, seconds in every_limit():
+            patched.setattr(where, which, seconds)
         yield
 
 

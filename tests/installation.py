@@ -7,7 +7,7 @@ from typing import Any
 
 from routing import snapshot
 from routing.models import BudgetPeriod, Envelope, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
-from routing.seeding import seed
+from tests.seeding import seed
 from tests.servers import AnthropicServer, OllamaServer
 
 
@@ -55,9 +55,10 @@ def installed() -> Iterator[Installation]:
         row = Provider.objects.get(slug="anthropic")
         row.base_url, row.api_key = anthropic.url, "test-key"
         row.save()
-        for rule in RoutingRule.objects.filter(policy__state="live"):
-            options = {"first_token_seconds": 60} | rule.options
-            RoutingRule.objects.filter(pk=rule.pk).update(options=options)
+        rules = list(RoutingRule.objects.filter(policy__state="live"))
+        for rule in rules:
+            rule.options = {"first_token_seconds": 60} | rule.options
+        RoutingRule.objects.bulk_update(rules, ["options"])
         snapshot.forget()
         yield Installation(ollama, anthropic)
     snapshot.forget()

@@ -1,5 +1,6 @@
 """What the web server runs: pages and REST through Django, /ws/live/ through channels."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -8,6 +9,7 @@ from channels.routing import ProtocolTypeRouter
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.settings")
+gc.disable()  # as in manage.py
 http = get_asgi_application()  # fills the app registry, which the import below needs
 
 from routing.gateway.app import application as gateway  # noqa: E402 - see above
@@ -25,3 +27,5 @@ async def web(scope: Any, receive: Any, send: Any) -> None:
 
 
 application = ProtocolTypeRouter({"http": web, "websocket": live_socket})
+gc.freeze()
+gc.enable()

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -79,6 +80,8 @@ class Utility(ManagementUtility):
         command = super().fetch_command(subcommand)
         if getattr(command, "needs_database", subcommand not in NO_DATABASE):
             _prepare_before(command)
+        gc.freeze()  # what is loaded by now stays to the end
+        gc.enable()
         return command
 
 

@@ -20,9 +20,11 @@ ANSWER_TOOL = "give_answer"
 _STOP_REASONS: dict[str, StopReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+
+
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 def answers_by_tool(sent: WireRequest) -> bool:
@@ -31,10 +33,9 @@ def answers_by_tool(sent: WireRequest) -> bool:
     return isinstance(choice, dict) and choice.get("name") == ANSWER_TOOL
 
 
-def stop_reason_of(reason: str, *, by_tool: bool) -> StopReason:
-    if by_tool and reason == "tool_use":
-        return "stop"
-    return _STOP_REASONS.get(reason, "stop")
+def stop_reason_of(reason: str, *, has_calls: bool) -> StopReason:
+    """Our name for a stop_reason; the answer tool is no call."""
+    return _STOP_REASONS.get(reason) or ("tool_calls" if has_calls else "stop")
 
 
 def usage_of(usage: Json, before: Usage | None = None) -> Usage:
@@ -43,6 +44,7 @@ def usage_of(usage: Json, before: Usage | None = None) -> Usage:
     `before` is the usage told earlier in the same stream. Counts are totals, so the larger one holds:
     some compatible servers say 0 in one of the two places.
     """
+    usage = _with_compaction(usage)
     read, written = get_count(usage, "cache_read_input_tokens"), _written(usage)
     plain = get_count(usage, "input_tokens")
     earlier = before or Usage()
@@ -53,6 +55,20 @@ def usage_of(usage: Json, before: Usage | None = None) -> Usage:
         cache_write_tokens=_larger(written, earlier.cache_write_tokens),
         reasoning_tokens=_larger(get_count(_output_details(usage), "thinking_tokens"), earlier.reasoning_tokens),
     )
+
+
+def _with_compaction(usage: Json) -> Json:
+    """With the tokens of summing up the conversation: they are billed, and the totals leave them out."""
+    passes = usage.get("iterations")
+    if not isinstance(passes, list):
+        return usage
+    whole = dict(usage)
+    for one in passes:
+        if isinstance(one, dict) and one.get("type") == "compaction":
+            for key in _COUNTS:
+                if (count := get_count(one, key)) is not None:
+                    whole[key] = (get_count(whole, key) or 0) + count
+    return whole
 
 
 def _written(usage: Json) -> int | None:
@@ -80,9 +96,10 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
         raise protocol_error("the answer is no message")
     by_tool = answers_by_tool(sent)
     parts = [part for block in get_dicts(answer, "content") if (part := _part(block, by_tool)) is not None]
+    has_calls = any(isinstance(part, ToolCall) for part in parts)
     return ChatResult(
         parts=tuple(parts),
-        stop_reason=stop_reason_of(get_str(answer, "stop_reason"), by_tool=by_tool),
+        stop_reason=stop_reason_of(get_str(answer, "stop_reason"), has_calls=has_calls),
         stop_sequence=get_str(answer, "stop_sequence"),
         usage=usage_of(get_dict(answer, "usage")),
         model=get_str(answer, "model"),
@@ -121,6 +138,7 @@ class MessageDecoder(EventDecoder):
         self._by_tool = answers_by_tool(sent)
         self._started = False
         self._stop_reason: StopReason | None = None
+        self._ended = False  # the end was told, with the usage
         self._blocks: dict[int, str] = {}  # type of each open block
         self._calls: dict[int, int] = {}  # block index -> our tool index
         self._silent_calls: dict[int, str] = {}  # calls without arguments so far -> the input they began with
@@ -139,7 +157,7 @@ class MessageDecoder(EventDecoder):
             case "message_delta":
                 self._message_delta(event, out)
             case "message_stop":
-                self._end()
+                self._end(out)
             case "error":
                 raise error_from_event(event, self.sent, usage=self.usage)
 
@@ -148,9 +166,11 @@ class MessageDecoder(EventDecoder):
             raise self.cut()
         self.done = True
 
-    def _end(self) -> None:
+    def _end(self, out: list[Delta]) -> None:
         if not self._started:
             raise protocol_error("the stream holds no message")
+        if not self._ended:
+            out.append(Delta(stop_reason=self._stop_reason, usage=self.usage))
         self.done = True
 
     def _index(self, event: Json) -> int:
@@ -163,6 +183,12 @@ class MessageDecoder(EventDecoder):
         self._started = True
         self.usage = usage_of(get_dict(message, "usage"))
         out.append(Delta(model=get_str(message, "model"), response_id=get_str(message, "id")))
+        blocks = get_dicts(message, "content")
+        for number, block in enumerate(blocks, 1):  # what was written before the stream began
+            self._block_start(block, -number, out)
+            self._block_stop(-number, out)
+        if blocks and (reason := get_str(message, "stop_reason")):
+            self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
 
     def _block_start(self, block: Json, index: int, out: list[Delta]) -> None:
         kind = get_str(block, "type")
@@ -220,7 +246,8 @@ class MessageDecoder(EventDecoder):
         delta = get_dict(event, "delta")
         reason = get_str(delta, "stop_reason")
         if reason:
-            self._stop_reason = stop_reason_of(reason, by_tool=self._by_tool)
+            self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
+            self._ended = True
         out.append(
             Delta(stop_reason=self._stop_reason, stop_sequence=get_str(delta, "stop_sequence"), usage=self.usage)
         )

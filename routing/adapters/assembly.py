@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from routing.adapters.base import StreamDecoder, WireResponse
 from routing.types import (
     ChatResult,
     Delta,
@@ -134,3 +135,16 @@ def deltas_of(result: ChatResult) -> list[Delta]:
         )
     )
     return deltas
+
+
+def is_stream(response: WireResponse) -> bool:
+    """True for an answer that came as events, asked for or not."""
+    return 200 <= response.status < 300 and response.body.lstrip().startswith((b"data:", b"event:", b":"))
+
+
+def assembled(decoder: StreamDecoder, body: bytes) -> ChatResult:
+    """The answer that a whole stream gives. Raises ProviderError."""
+    assembler = Assembler()
+    for delta in (*decoder.feed(body), *decoder.finish()):
+        assembler.add(delta)
+    return assembler.result()

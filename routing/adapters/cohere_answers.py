@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _STOP_REASONS: dict[str, StopReason] = {
     "MAX_TOKENS": "length",
-    "TOOL_CALL": "tool_calls",
     "ERROR_TOXIC": "content_filter",
 }
 _FAILED = frozenset({"ERROR", "TIMEOUT"})
@@ -33,27 +32,35 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
     parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
     if text:
         parts.append(Text(text))
-    for call in get_dicts(message, "tool_calls"):
+    calls = get_dicts(message, "tool_calls")
+    for call in calls:
         function = get_dict(call, "function")
         parts.append(
             ToolCall(_required(call, "id"), _required(function, "name"), get_str(function, "arguments") or "{}")
         )
     return ChatResult(
         parts=tuple(parts),
-        stop_reason=_STOP_REASONS.get(finish, "stop"),
+        stop_reason=stop_reason_of(finish, has_calls=bool(calls)),
         usage=usage,
         response_id=get_str(answer, "id"),
     )
 
 
+def stop_reason_of(finish: str, *, has_calls: bool) -> StopReason:
+    return _STOP_REASONS.get(finish) or ("tool_calls" if has_calls else "stop")
+
+
 def read_usage(usage: Json) -> Usage:
-    """Billed units are what money is asked for; `tokens` also counts Cohere's own prompt around ours."""
+    """Billed units are what money is asked for; `tokens` also counts Cohere's own prompt around ours, and so do the
+    cached ones."""
     billed, counted = get_dict(usage, "billed_units"), get_dict(usage, "tokens")
     read, written = get_count(billed, "input_tokens"), get_count(billed, "output_tokens")
+    read = read if read is not None else get_count(counted, "input_tokens")
+    cached = get_count(usage, "cached_tokens")
     return Usage(
-        input_tokens=read if read is not None else get_count(counted, "input_tokens"),
+        input_tokens=read,
         output_tokens=written if written is not None else get_count(counted, "output_tokens"),
-        cached_input_tokens=get_count(usage, "cached_tokens"),
+        cached_input_tokens=cached if cached is None or read is None else min(cached, read),
     )
 
 
@@ -131,5 +138,5 @@ class CohereDecoder(EventDecoder):
         if finish in _FAILED:
             message = get_str(delta, "error") or f"the model gave up: {finish}"
             raise make_error("server", message, self.sent, usage=self.usage)
-        out.append(Delta(stop_reason=_STOP_REASONS.get(finish, "stop"), usage=self.usage))
+        out.append(Delta(stop_reason=stop_reason_of(finish, has_calls=bool(self._calls)), usage=self.usage))
         self._ended = True

@@ -1,14 +1,12 @@
 """What a provider's failure means: status, headers and body in any known shape -> one ProviderError."""
 
-import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.waiting import parse_duration, retry_after
-from routing.adapters.wire import loads
+from routing.adapters.error_bodies import Detail, detail_of, read_detail
+from routing.adapters.waiting import retry_after
 from routing.types import ErrorKind, ProviderError, Usage
 
 MAX_MESSAGE_CHARACTERS = 300
@@ -19,16 +17,6 @@ _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application
 _RETRYABLE: frozenset[ErrorKind] = frozenset(
     {"connection", "timeout", "rate_limited", "overloaded", "server", "protocol", "unfit", "cut"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """What an error body says. `codes` are its types, codes and statuses, lower-case."""
-
-    message: str
-    codes: frozenset[str] = frozenset()
-    status: int | None = None
-    retry_seconds: float | None = None
 
 
 def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderError:
@@ -63,7 +51,7 @@ def error_from_event(error: Any, sent: WireRequest, *, usage: Usage | None = Non
         detail.message or "the provider reported an error without a message",
         sent,
         status=detail.status,
-        retry_after_seconds=detail.retry_seconds,
+        retry_after_seconds=retry_after(kind, {}, told=detail.retry_seconds, message=detail.message),
         usage=usage,
     )
 
@@ -106,126 +94,64 @@ def redact(message: str, secret: str) -> str:
     return line[:MAX_MESSAGE_CHARACTERS]
 
 
-# --- the body --------------------------------------------------------------------------------------
-
-
-def read_detail(body: bytes) -> Detail:
-    """Reads an error body: JSON in any of the known shapes, HTML, or plain text."""
-    try:
-        value = loads(body)
-    except ProviderError:
-        return Detail(_plain_text(body))
-    return detail_of(value)
-
-
-def detail_of(value: Any, depth: int = 0) -> Detail:
-    """{"error": "…"}, {"error": {…}}, [{…}], {"detail": …}, {"message": …}, {"errors": […]}, "…"."""
-    if isinstance(value, str):
-        return _quoted(value, depth) or Detail(value)
-    if isinstance(value, list) and value and depth < 4:
-        return detail_of(value[0], depth + 1)
-    if not isinstance(value, dict):
-        return Detail("")
-    inner = next((value[key] for key in ("error", "errors", "detail") if value.get(key)), None)
-    if inner is None and isinstance(value.get("message"), dict):
-        inner = value["message"]
-    below = detail_of(inner, depth + 1) if inner is not None and depth < 4 else Detail("")
-    message = next((value[k] for k in ("message", "msg", "error_description") if isinstance(value.get(k), str)), "")
-    if not below.message and (quoted := _quoted(message, depth)):
-        below = quoted
-    status = next((value[k] for k in ("code", "status", "status_code", "http_code") if _is_status(value.get(k))), None)
-    return Detail(
-        below.message or message,
-        below.codes | _codes(value),
-        below.status or (int(status) if status is not None else None),
-        below.retry_seconds or _retry_info(value),
-    )
-
-
-def _quoted(text: str, depth: int) -> Detail | None:
-    """What another server's error body says that is quoted as a text, as Ollama and proxies do; None for words."""
-    start = text.find("{")
-    if start < 0 or depth >= 4:
-        return None
-    try:
-        value = loads(text[start:].encode("utf-8", "replace"))
-    except ProviderError:
-        return None
-    found = detail_of(value, depth + 1)
-    return found if found.message else None
-
-
-def _codes(value: dict[str, Any]) -> frozenset[str]:
-    found = [value.get(key) for key in ("type", "code", "status", "reason", "param")]
-    details = value.get("details")
-    for item in details if isinstance(details, list) else []:
-        if isinstance(item, dict):
-            found.append(item.get("reason"))
-            violations = item.get("violations")
-            found += (
-                [v.get("quotaId") for v in violations if isinstance(v, dict)] if isinstance(violations, list) else []
-            )
-    return frozenset(code.lower() for code in found if isinstance(code, str))
-
-
-def _is_status(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and 400 <= int(value) < 600
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _retry_info(value: dict[str, Any]) -> float | None:
-    """Google's RetryInfo: {"details": [{"@type": "…RetryInfo", "retryDelay": "48s"}]}."""
-    details = value.get("details")
-    for item in details if isinstance(details, list) else []:
-        if isinstance(item, dict) and isinstance(item.get("retryDelay"), str):
-            return parse_duration(item["retryDelay"])
-    return None
-
-
-def _plain_text(body: bytes) -> str:
-    text = body[:20_000].decode("utf-8", "replace")
-    if "<" in text:
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        text = title.group(1) if title else re.sub(r"<[^>]*>", " ", text)
-        text = html.unescape(text)
-    return " ".join(text.split())
-
-
 # --- the kind --------------------------------------------------------------------------------------
 
 _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
-    r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens|"
+    r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens(?!, please wait)|"
     r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
     r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
-    r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process",
+    r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process|"
+    r"range of input length should be|prompt exceeds|token count .{0,40}exceeds|more than max tokens",
     re.IGNORECASE,
 )
-_OVERFLOW_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
+# which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
+_NOT_SO_LONG = re.compile(r"required for long context", re.IGNORECASE)
+_OVERFLOW_CODES = frozenset(
+    {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "string_too_long"}
+    | {"tokens_limit_reached", "token_limit_exceeded"}
+)
 _QUOTA = re.compile(
     r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
     r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended|"
-    r"(?:hourly|session|daily|weekly|monthly) usage limit",
+    r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached",
     re.IGNORECASE,
 )
+# Google says "check your plan and billing details" for a limit that is over in a minute, but this of spent money
+_SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
-    | {"exceeded_current_quota_error", "quota_exceeded", "payment_required"}
+    | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
+    | {"usage_limit_reached"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
+    | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked"}
 )
-_FILTER = re.compile(r"input was flagged|requires moderation", re.IGNORECASE)
-_AUTH = re.compile(r"(?:incorrect|invalid|missing|malformed) api key|api key not valid|no api key", re.IGNORECASE)
+_FILTER = re.compile(
+    r"input was flagged|requires moderation|violat\w+ .{0,40}(?:guideline|polic)|content filtering policy|"
+    r"result of our safety system|unsafe or sensitive content",
+    re.IGNORECASE,
+)
+_AUTH = re.compile(
+    r"(?:incorrect|invalid|missing|malformed|expired) api key|api key (?:not valid|expired)|no api key|"
+    r"organization has been disabled|location is not supported",
+    re.IGNORECASE,
+)
 _AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
 _MISSING_CODES = frozenset(
     {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model", "invalid_model"}
+    | {"model_decommissioned", "model_not_available", "model_not_supported"}
 )
 _MISSING = re.compile(
-    r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist", re.IGNORECASE
+    r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist|"
+    r"not a valid model|invalid model (?:id|name)|model .{0,120}decommissioned",
+    re.IGNORECASE,
+)
+_OVERLOADED_CODES = frozenset(
+    {"overloaded_error", "engine_overloaded_error", "overloaded", "provider_overloaded"}
+    | {"capacity_exceeded", "service_tier_capacity_exceeded"}
 )
 
 # llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, LM Studio one that broke it
@@ -234,6 +160,8 @@ _INVALID = re.compile(
     r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format",
     re.DOTALL,
 )
+# Groq says 498 of a full tier, Cohere of a word that it does not allow
+_FULL = re.compile(r"capacity|flex", re.IGNORECASE)
 _CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
 
 # codes that say more than the HTTP status they came with
@@ -241,6 +169,7 @@ _BY_CODE: dict[str, ErrorKind] = {
     "overloaded_error": "overloaded",
     "engine_overloaded_error": "overloaded",
     "overloaded": "overloaded",
+    "provider_overloaded": "overloaded",
     "unavailable": "overloaded",
     "rate_limit_error": "rate_limited",
     "rate_limit_exceeded": "rate_limited",
@@ -266,11 +195,21 @@ _BY_STATUS: dict[int, ErrorKind] = {
     403: "auth",
     404: "not_found",
     408: "timeout",
+    410: "not_found",
+    424: "server",
     425: "overloaded",
     429: "rate_limited",
+    499: "server",
+    501: "bad_request",
     503: "overloaded",
     529: "overloaded",
 }
+# what an error inside a 200 says that has no code
+_BY_WORDS: tuple[tuple[re.Pattern[str], ErrorKind], ...] = (
+    (re.compile(r"rate[- ]limit|too many requests", re.IGNORECASE), "rate_limited"),
+    (re.compile(r"overloaded|(?:over|at) capacity|high demand", re.IGNORECASE), "overloaded"),
+    (re.compile(r"timed? ?out", re.IGNORECASE), "timeout"),
+)
 
 
 def classify(status: int, detail: Detail) -> ErrorKind:
@@ -279,43 +218,54 @@ def classify(status: int, detail: Detail) -> ErrorKind:
     status = _meant(status, message)
     if _is_quota(status, codes, message):
         return "quota"
-    if status not in (401, 403, 404, 429) and (codes & _OVERFLOW_CODES or _OVERFLOW.search(message)):
+    if _is_overflow(status, codes, message):
         return "context_overflow"
-    return _by_words(status, codes, message) or _by_code_or_status(status, codes)
+    return _by_words(status, codes, message) or _by_code_or_status(status, codes, message)
+
+
+def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
+    if status in (401, 404, 429):
+        return bool(_NOT_SO_LONG.search(message))
+    return bool(codes & _OVERFLOW_CODES or _OVERFLOW.search(message))
 
 
 def _meant(status: int, message: str) -> int:
     """The status that servers would have sent that confuse a wrong request and a broken server."""
     if status >= 500 and _INVALID.search(message):
         return 400
+    if status == 498 and _FULL.search(message):
+        return 503
     return 500 if status == 400 and _CRASHED.search(message) else status
 
 
 def _by_words(status: int, codes: frozenset[str], message: str) -> ErrorKind | None:
     if status >= 500:
         return None
-    if codes & _FILTER_CODES or (status == 403 and _FILTER.search(message)):
+    if codes & _FILTER_CODES or (status in (200, 400, 403, 422) and _FILTER.search(message)):
         return "content_filter"
     if codes & _AUTH_CODES or (status != 429 and _AUTH.search(message)):
         return "auth"
-    if status in (200, 400) and (codes & _MISSING_CODES or _MISSING.search(message)):
+    if status in (200, 400, 422) and (codes & _MISSING_CODES or _MISSING.search(message)):
         return "not_found"
-    return None
+    return "not_found" if status == 403 and "model_not_found" in codes else None
 
 
 def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
     if codes & _QUOTA_CODES or any("perday" in code for code in codes):
         return True
-    # Google says "check your plan and billing details" for a limit that is over in a minute
-    return status in (400, 402, 403, 429) and "resource_exhausted" not in codes and bool(_QUOTA.search(message))
+    if status not in (200, 400, 402, 403, 429):
+        return False
+    return bool(_SPENT.search(message) or ("resource_exhausted" not in codes and _QUOTA.search(message)))
 
 
-def _by_code_or_status(status: int, codes: frozenset[str]) -> ErrorKind:
-    if "overloaded_error" in codes or "engine_overloaded_error" in codes:
+def _by_code_or_status(status: int, codes: frozenset[str], message: str) -> ErrorKind:
+    if codes & _OVERLOADED_CODES:
         return "overloaded"
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if 200 <= status < 300:
-        # an error inside a 200: only its codes say what it is; one without codes is the server's own
-        return next((_BY_CODE[code] for code in sorted(codes) if code in _BY_CODE), "server")
+        # an error inside a 200: its codes say what it is, or its words; one that tells nothing is the server's own
+        told = [_BY_CODE[code] for code in sorted(codes) if code in _BY_CODE]
+        told += [kind for words, kind in _BY_WORDS if words.search(message)]
+        return told[0] if told else "server"
     return "server" if status >= 500 else "bad_request"

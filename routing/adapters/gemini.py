@@ -27,12 +27,14 @@ from routing.adapters.wire import (
     base_url,
     extra_headers,
     get_count,
+    get_dict,
     get_dicts,
     get_str,
     get_vectors,
     inline_image,
     is_idle,
     load_object,
+    loads,
     protocol_error,
 )
 from routing.types import (
@@ -50,6 +52,7 @@ from routing.types import (
     ToolCall,
     ToolResult,
     UnsupportedByProvider,
+    Usage,
 )
 from ziggie.values import replace
 
@@ -96,7 +99,7 @@ class GeminiCodec:
         return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
-        result = read_content(self._object(response, sent), sent)
+        result = read_content(self._chunks(response, sent), sent)
         return as_call(result, sent) if sent.calls else result
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
@@ -118,11 +121,13 @@ class GeminiCodec:
         return self._request(model.provider, "POST", f"/{_path(model)}:batchEmbedContents", {"requests": requests})
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
-        rows = get_dicts(self._object(response, sent), "embeddings")
+        answer = self._object(response, sent)
+        rows = get_dicts(answer, "embeddings")
         expected = len((sent.body or {}).get("requests", rows))
         if len(rows) != expected:
             raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
-        return Embeddings(get_vectors([row.get("values") for row in rows]))
+        read = get_count(get_dict(answer, "usageMetadata"), "promptTokenCount")
+        return Embeddings(get_vectors([row.get("values") for row in rows]), Usage(input_tokens=read))
 
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
         body = {"generateContentRequest": {"model": _path(model), **self._conversation(request, model)}}
@@ -227,12 +232,20 @@ class GeminiCodec:
         return contents
 
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
+        return self._chunks(response, sent)[0]
+
+    def _chunks(self, response: WireResponse, sent: WireRequest) -> list[Json]:
+        """The answer, or those of a stream that was not asked for as events and came as a list (at least one)."""
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        answer = load_object(response.body)
-        if answer.get("error"):
-            raise error_from_event(answer, sent)
-        return answer
+        value = loads(response.body)
+        chunks = value if isinstance(value, list) and value else [value]
+        for chunk in chunks:
+            if not isinstance(chunk, dict):
+                raise protocol_error("the answer is not a JSON object")
+            if chunk.get("error"):
+                raise error_from_event(chunk, sent)
+        return chunks
 
 
 def _path(model: ModelSpec) -> str:

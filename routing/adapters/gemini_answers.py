@@ -20,7 +20,7 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
-from routing.types import ChatResult, Delta, StopReason, Usage
+from routing.types import ChatResult, Delta, ErrorKind, StopReason, Usage
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
@@ -28,18 +28,29 @@ if TYPE_CHECKING:
 SIGNATURE_MARK = "gemini:"
 
 _LENGTH = frozenset({"MAX_TOKENS"})
-_FILTERED = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"})
+_FILTERED = frozenset(
+    {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"}
+    | {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "CONTENT_BLOCKED"}
+)
 # the model wrote a call that cannot be read: no answer, but the next try may give one
-_BROKEN = frozenset({"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"})
+_BROKEN: dict[str, ErrorKind] = {
+    "MALFORMED_FUNCTION_CALL": "server",
+    "UNEXPECTED_TOOL_CALL": "server",
+    "TOO_MANY_TOOL_CALLS": "server",
+    "MALFORMED_RESPONSE": "server",
+    "MISSING_THOUGHT_SIGNATURE": "bad_request",  # of an earlier turn: the same request fails again
+}
 
 
-def read_content(answer: Json, sent: WireRequest) -> ChatResult:
-    """A complete answer. Raises ProviderError("content_filter") for a prompt that Google blocks."""
+def read_content(chunks: list[Json], sent: WireRequest) -> ChatResult:
+    """A complete answer, in one chunk or, of a stream that came as a list, several.
+    Raises ProviderError("content_filter") for a prompt that Google blocks."""
     reader = _Reader(sent)
     deltas: list[Delta] = []
-    reader.read(answer, deltas)
+    for chunk in chunks:
+        reader.read(chunk, deltas)
     if reader.stop_reason is None:
-        if not get_dicts(answer, "candidates"):
+        if not any(get_dicts(chunk, "candidates") for chunk in chunks):
             raise protocol_error("the answer holds no candidates")
         reader.stop_reason = reader.stop_for("STOP")
     assembler = Assembler()
@@ -86,7 +97,7 @@ class _Reader:
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
         if usage:
-            self.usage = _usage(usage)
+            self.usage = _usage(usage, self.usage or Usage())
         blocked = get_str(get_dict(answer, "promptFeedback"), "blockReason")
         if blocked:
             message = f"Google blocks the prompt: {blocked}"
@@ -104,7 +115,7 @@ class _Reader:
         self._mean_logprob = average if average is not None else self._mean_logprob
         finish = get_str(candidate, "finishReason")
         if finish in _BROKEN:
-            raise make_error("server", f"the model's answer is broken: {finish}", self._sent, usage=self.usage)
+            raise make_error(_BROKEN[finish], f"the model's answer is broken: {finish}", self._sent, usage=self.usage)
         if finish:
             self.stop_reason = self.stop_for(finish)
 
@@ -139,13 +150,16 @@ class _Reader:
         self._calls += 1
 
 
-def _usage(usage: Json) -> Usage:
-    """candidatesTokenCount leaves the thinking out; ours includes it."""
+def _usage(usage: Json, before: Usage) -> Usage:
+    """candidatesTokenCount leaves the thinking out; ours includes it. Counts are totals: what a later chunk leaves
+    out still holds."""
     prompt, tools = get_count(usage, "promptTokenCount"), get_count(usage, "toolUsePromptTokenCount")
     answer, thoughts = get_count(usage, "candidatesTokenCount"), get_count(usage, "thoughtsTokenCount")
+    written = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
+    cached = get_count(usage, "cachedContentTokenCount")
     return Usage(
-        input_tokens=None if prompt is None else prompt + (tools or 0),
-        output_tokens=None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0),
-        cached_input_tokens=get_count(usage, "cachedContentTokenCount"),
-        reasoning_tokens=thoughts,
+        input_tokens=before.input_tokens if prompt is None else prompt + (tools or 0),
+        output_tokens=before.output_tokens if written is None else written,
+        cached_input_tokens=before.cached_input_tokens if cached is None else cached,
+        reasoning_tokens=before.reasoning_tokens if thoughts is None else thoughts,
     )

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage, stop_sequence_of
 from routing.adapters.prompting import (
@@ -26,6 +28,8 @@ from routing.adapters.wire import (
     bearer_headers,
     digest,
     forgets_thinking_alone,
+    get_count,
+    get_dict,
     get_dicts,
     get_number,
     get_str,
@@ -33,6 +37,7 @@ from routing.adapters.wire import (
     inline_image,
     is_neutral,
     load_object,
+    load_rows,
     merge_extra,
     protocol_error,
     shortened,
@@ -93,16 +98,24 @@ class OpenAICodec:
         return self._request(model.provider, "POST", "/chat/completions", body)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
-        answer = self._object(response, sent)
+        try:
+            answer = self._object(response, sent)
+        except ProviderError:
+            if is_stream(response):  # from a server that knows nothing else
+                return assembled(self.chat_stream(sent), response.body)
+            raise
         choices = get_dicts(answer, "choices")
         if not choices:
+            if holds_error(answer):
+                raise error_from_event(answer, sent)
             raise protocol_error("the answer holds no choices")
-        parts, stop_reason, mean_logprob = read_choice(choices[0], sent)
+        usage = read_usage(answer, choices[0])
+        parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
         return ChatResult(
             parts=parts,
             stop_reason=stop_reason,
             stop_sequence=stop_sequence_of(choices[0], sent),
-            usage=read_usage(answer, choices[0]) or Usage(),
+            usage=usage or Usage(),
             model=get_str(answer, "model"),
             response_id=get_str(answer, "id"),
             mean_logprob=mean_logprob,
@@ -134,7 +147,10 @@ class OpenAICodec:
             raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
         rows = sorted(rows, key=lambda row: get_number(row, "index") or 0)
         vectors = get_vectors([row.get("embedding") for row in rows])
-        return Embeddings(vectors, read_usage(answer, {}) or Usage(), get_str(answer, "model"))
+        usage = read_usage(answer, {}) or Usage()
+        if usage.input_tokens is None:  # Voyage tells nothing but the total
+            usage = Usage(input_tokens=get_count(get_dict(answer, "usage"), "total_tokens"))
+        return Embeddings(vectors, usage, get_str(answer, "model"))
 
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
         return None
@@ -146,8 +162,7 @@ class OpenAICodec:
         return (self._request(provider, "GET", "/models", None),)
 
     def decode_status(self, responses: tuple[WireResponse | None, ...]) -> ProviderStatus:
-        answer = load_object(responses[0].body) if responses[0] else {}
-        rows = get_dicts(answer, "data") or get_dicts(answer, "models")
+        rows = load_rows(responses[0].body, "data", "models") if responses[0] else []
         names = tuple(get_str(row, "id") or get_str(row, "name") for row in rows)
         return ProviderStatus(models=tuple(filter(None, names)))
 

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from routing.adapters.base import WireRequest
+from routing.adapters.call_pieces import CallPieces, arguments_text
 from routing.adapters.decoding import EventDecoder
+from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
@@ -19,7 +19,7 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
-from routing.types import Delta, ErrorKind, Part, Reasoning, StopReason, Text, ToolCall, Usage
+from routing.types import Delta, ErrorKind, Part, ProviderError, Reasoning, StopReason, Text, ToolCall, Usage
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
@@ -28,6 +28,7 @@ _STOP_REASONS: dict[str, StopReason] = {
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",
+    "model_context_window_exceeded": "length",
     "tool_calls": "tool_calls",
     "tool_call": "tool_calls",
     "function_call": "tool_calls",
@@ -38,16 +39,24 @@ _STOP_REASONS: dict[str, StopReason] = {
 }
 
 
-_LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
-_GIVEN_UP: dict[str, ErrorKind] = {"error": "server", "abort": "server", "insufficient_system_resource": "overloaded"}
+_GIVEN_UP: dict[str, ErrorKind] = {
+    "error": "server",
+    "abort": "server",
+    "network_error": "server",
+    "function_call_filter": "server",  # Google: the model wrote a call that cannot be read
+    "insufficient_system_resource": "overloaded",
+}
 
 
 def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
-    """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse."""
+    """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse, and some speak of calls
+    where there are none."""
     if refused:
         return "content_filter"
-    reason = _STOP_REASONS.get(finish.lower(), "stop")
-    return "tool_calls" if has_calls and reason == "stop" else reason
+    reason = _STOP_REASONS.get(_plainly(finish).lower(), "stop")
+    if reason in ("stop", "tool_calls"):
+        return "tool_calls" if has_calls else "stop"
+    return reason
 
 
 def stop_sequence_of(choice: Json, sent: WireRequest) -> str:
@@ -56,10 +65,24 @@ def stop_sequence_of(choice: Json, sent: WireRequest) -> str:
     return told if isinstance(told, str) and told in ((sent.body or {}).get("stop") or ()) else ""
 
 
-def _refuse_given_up(finish: str, sent: WireRequest, usage: Usage | None = None) -> None:
-    """Raises ProviderError for a finish_reason that says that there is no more, though there should be."""
-    if finish in _GIVEN_UP:
-        raise make_error(_GIVEN_UP[finish], f"the server gave up on its answer: {finish}", sent, usage=usage)
+def _plainly(finish: str) -> str:
+    """A finish_reason without what Google adds: "content_filter: PROHIBITED_CONTENT"."""
+    return finish.partition(":")[0]
+
+
+def _is_silenced(finish: str) -> bool:
+    """True where an answer may have no message at all: none is shown, or its length went into thinking."""
+    return _STOP_REASONS.get(_plainly(finish).lower()) in ("content_filter", "length")
+
+
+def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> None:
+    """Raises ProviderError for a choice that says that there is no more, though there should be."""
+    if choice.get("error"):  # OpenRouter's, of the provider behind it
+        raise error_from_event({"error": choice["error"]}, sent, usage=usage)
+    finish = get_str(choice, "finish_reason")
+    kind = _GIVEN_UP.get(_plainly(finish))
+    if kind:
+        raise make_error(kind, f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
 _PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
@@ -91,16 +114,19 @@ def usage_of(usage: Json) -> Usage:
     cached = _first_count(inputs, "cached_tokens") if inputs else None
     if cached is None:
         cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-    reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
-    if reasoning is None:
-        reasoning = _first_count(usage, "reasoning_tokens")
-    if total is not None and prompt is not None and completion is not None and total > prompt + completion:
-        # xAI and Google leave the thinking out of completion_tokens, but bill it as output
-        reasoning = reasoning or total - prompt - completion
-        completion = total - prompt
     written = _first_count(inputs, *_WRITTEN) if inputs else None
     if written is None:
         written = _first_count(usage, "cache_creation_input_tokens")
+    apart = (cached or 0) + (written or 0)
+    if prompt is not None and apart > prompt:  # proxies to Anthropic that count as it does: what it cached stands apart
+        prompt += apart
+    reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
+    if reasoning is None:
+        reasoning = _first_count(usage, "reasoning_tokens")
+    if total is not None and prompt is not None and total > prompt + (completion or 0):
+        # xAI and Google leave the thinking out of completion_tokens, but bill it as output
+        reasoning = reasoning or total - prompt - (completion or 0)
+        completion = total - prompt
     return Usage(prompt, completion, cached, written, reasoning)
 
 
@@ -145,14 +171,15 @@ def _details(usage: Json, *keys: str) -> Json:
 # --- a complete choice -----------------------------------------------------------------------------
 
 
-def read_choice(choice: Json, sent: WireRequest) -> tuple[tuple[Part, ...], StopReason, float | None]:
-    """(parts, stop reason, mean log probability) of one choice."""
-    message = get_dict(choice, "message")
-    if not message and not isinstance(choice.get("text"), str):
+def read_choice(
+    choice: Json, sent: WireRequest, usage: Usage | None
+) -> tuple[tuple[Part, ...], StopReason, float | None]:
+    """(parts, stop reason, mean log probability) of one choice. `usage` is for an error that it may hold."""
+    _refuse_given_up(choice, sent, usage)
+    message, finish = get_dict(choice, "message"), get_str(choice, "finish_reason")
+    if not message and not isinstance(choice.get("text"), str) and not _is_silenced(finish):
         raise protocol_error("the choice holds no message")
-    finish = get_str(choice, "finish_reason")
-    _refuse_given_up(finish, sent)
-    text, reasoning = read_content(message or {"content": choice["text"]})
+    text, reasoning = read_content(message or {"content": choice.get("text")})
     refusal = get_str(message, "refusal")
     calls = _calls(message, sent)
     parts: list[Part] = []
@@ -201,24 +228,6 @@ def _calls(message: Json, sent: WireRequest) -> list[ToolCall]:
     return calls
 
 
-def arguments_text(function: Json) -> str:
-    """Arguments as JSON text; some servers send the object itself."""
-    arguments = function.get("arguments")
-    if isinstance(arguments, (dict, list)):
-        return orjson.dumps(arguments).decode()
-    return get_str(function, "arguments")
-
-
-def _is_whole(pieces: list[str]) -> bool:
-    """True for arguments that nothing can be added to: what follows them with a name is another call."""
-    if not pieces or not pieces[-1].rstrip().endswith("}") or sum(map(len, pieces)) > _LONGEST_LOOKED_AT:
-        return False
-    try:
-        return isinstance(orjson.loads("".join(pieces)), dict)
-    except orjson.JSONDecodeError:
-        return False
-
-
 def _logprobs(choice: Json) -> list[float]:
     logprobs = choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -253,6 +262,15 @@ def _plain_text(chunk: Json) -> str:
 # --- the stream ------------------------------------------------------------------------------------
 
 
+def _failed(name: bytes, chunk: Json) -> Json | None:
+    """What holds the error of a chunk that is one; None for a piece of an answer."""
+    if name == b"error" or chunk.get("error") or chunk.get("object") == "error":
+        return chunk
+    if isinstance(groq := chunk.get("x_groq"), dict) and groq.get("error"):
+        return groq
+    return chunk if not chunk.get("choices") and "usage" not in chunk and holds_error(chunk) else None
+
+
 class ChatDecoder(EventDecoder):
     """chat.completion.chunk events up to `[DONE]`, which some servers leave out."""
 
@@ -261,8 +279,7 @@ class ChatDecoder(EventDecoder):
         self._introduced = False
         self._stop_reason: StopReason | None = None
         self._refused = False
-        self._calls: list[tuple[Any, str]] = []  # (the server's index, id) of each call, by our index
-        self._arguments: list[list[str]] = []  # the pieces of each call's so far
+        self._calls = CallPieces(sent)
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
 
@@ -270,19 +287,21 @@ class ChatDecoder(EventDecoder):
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
             self._end(out)
             return
-        chunk = load_object(data, "a chunk of the stream")
+        try:
+            chunk = load_object(data, "a chunk of the stream")
+        except ProviderError:
+            if name != b"error":
+                raise
+            chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and (text := _plain_text(chunk)):
             out.append(Delta(text))
             return
-        if name == b"error" or chunk.get("error") or chunk.get("object") == "error":
-            raise error_from_event(chunk, self.sent, usage=self.usage)
-        if isinstance(chunk.get("x_groq"), dict) and chunk["x_groq"].get("error"):
-            raise error_from_event(chunk["x_groq"], self.sent, usage=self.usage)
         choices = get_dicts(chunk, "choices")
         choice = choices[0] if choices else {}
-        if not choices and "usage" not in chunk and ("message" in chunk or "detail" in chunk):
-            raise error_from_event(chunk, self.sent, usage=self.usage)
         self.usage = _later(read_usage(chunk, choice), self.usage)
+        failed = _failed(name, chunk)
+        if failed is not None:
+            raise error_from_event(failed, self.sent, usage=self.usage)
         if not self._introduced and (choices or chunk.get("model")):  # Azure's first chunk tells nothing
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
@@ -302,12 +321,14 @@ class ChatDecoder(EventDecoder):
             raise protocol_error("the stream holds no answer")
         if self._stop_reason is None:
             self._stop("", out)
+        self._calls.end(out)
         if self.usage is not self._usage_told:
             out.append(Delta(usage=self.usage))
         self.done = True
 
     def _choice(self, choice: Json, out: list[Delta]) -> None:
-        delta = get_dict(choice, "delta") or get_dict(choice, "message")
+        # Perplexity's chunks hold both: the piece, and as a message all that was written so far
+        delta = get_dict(choice, "message" if choice.get("delta") is None else "delta")
         text, reasoning = read_content(delta)
         refusal = get_str(delta, "refusal")
         text = text or get_str(choice, "text")
@@ -320,51 +341,17 @@ class ChatDecoder(EventDecoder):
             self._logprobs += _logprobs(choice)
         calls = get_dicts(delta, "tool_calls")
         for call in calls:
-            self._call(call, out)
+            self._calls.add(call, out)
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
-            self._call({"index": 0, "function": get_dict(delta, "function_call")}, out)
+            self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
-        if finish and self._stop_reason is None:
+        if finish or choice.get("error"):
+            _refuse_given_up(choice, self.sent, self.usage)
+        if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
             self._stop(finish, out, stop_sequence_of(choice, self.sent))
 
-    def _call(self, call: Json, out: list[Delta]) -> None:
-        function = get_dict(call, "function")
-        identity, name, arguments = get_str(call, "id"), get_str(function, "name"), arguments_text(function)
-        index = self._index_of(call.get("index"), identity, name)
-        if index is None:
-            index = len(self._calls)
-            if not name:
-                raise protocol_error("a tool call has no name")
-            identity = identity or call_id(self.sent, index)
-            self._calls.append((call.get("index"), identity))
-            self._arguments.append([])
-        else:
-            identity = name = ""  # told already
-            if not arguments:
-                return
-        if arguments:
-            self._arguments[index].append(arguments)
-        out.append(Delta(tool_index=index, tool_id=identity, tool_name=name, tool_arguments=arguments))
-
-    def _index_of(self, server_index: Any, identity: str, name: str) -> int | None:
-        """Our index of the call that a piece belongs to; None for a new call. Servers that leave the
-        index out, or number every call 0, tell their calls apart by id."""
-        for index in range(len(self._calls) - 1, -1, -1):
-            known_index, known_identity = self._calls[index]
-            if identity and identity == known_identity:
-                return index
-            # an id that changes from piece to piece of one call (seen in vLLM) comes without a name
-            if server_index is not None and server_index == known_index and not (identity and name):
-                return None if name and not identity and _is_whole(self._arguments[index]) else index
-        if self._calls and server_index is None and not identity and not name:
-            return len(self._calls) - 1
-        return None
-
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
-        _refuse_given_up(finish, self.sent, self.usage)
-        for index in range(len(self._calls)):
-            if not self._arguments[index]:
-                out.append(Delta(tool_index=index, tool_arguments="{}"))
-        self._stop_reason = stop_reason_of(finish, has_calls=bool(self._calls), refused=self._refused)
+        has_calls = self._calls.end(out)
+        self._stop_reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
         mean = _mean(self._logprobs)
         out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))

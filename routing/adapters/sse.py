@@ -71,7 +71,7 @@ class SSESplitter:
         """The events that `data` completes."""
         events: list[tuple[bytes, bytes]] = []
         for line in self._lines.feed(data):
-            if line.startswith(b"data: ") and not self._data:  # nearly every line that says anything
+            if line.startswith(b"data: ") and not self._data and len(line) > 6:  # nearly every line that says anything
                 self._data.append(line[6:])
                 self._size = len(line)
             elif line:
@@ -98,7 +98,7 @@ class SSESplitter:
             return
         if name == b"error":  # llama.cpp reports failures in a field of this name
             self._event = name
-        elif name != b"data":
+        elif name != b"data" or not (self._data or value.strip()):  # one without data keeps the connection alive
             return
         self._size += len(value)
         if self._size > MAX_EVENT_BYTES:

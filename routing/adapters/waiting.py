@@ -18,19 +18,19 @@ def retry_after(kind: ErrorKind, headers: Mapping[str, str], *, told: float | No
         _milliseconds(headers.get("retry-after-ms", "")),
         _retry_after_header(headers.get("retry-after", ""), headers.get("date", "")),
         told,
-        _exhausted_reset(headers) if kind == "rate_limited" else None,
+        exhausted_reset(headers) if kind == "rate_limited" else None,
         _in_words(message) if kind in ("rate_limited", "overloaded", "quota") else None,
     )
     return next((seconds for seconds in candidates if seconds is not None), None)
 
 
-def _bounded(seconds: float) -> float | None:
+def bounded(seconds: float) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
 
 
 def _milliseconds(text: str) -> float | None:
     try:
-        return _bounded(float(text) / 1000)
+        return bounded(float(text) / 1000)
     except ValueError:
         return None
 
@@ -38,13 +38,13 @@ def _milliseconds(text: str) -> float | None:
 def _retry_after_header(text: str, date: str) -> float | None:
     """RFC 9110: seconds, or an HTTP date, which is read against the server's own clock if it shows it."""
     try:
-        return _bounded(float(text))
+        return bounded(float(text))
     except ValueError:
         pass
     until = _http_date(text)
     if until is None:
         return None
-    return _bounded(until - (_http_date(date) or time.time()))
+    return bounded(until - (_http_date(date) or time.time()))
 
 
 def _http_date(text: str) -> float | None:
@@ -55,7 +55,7 @@ def _http_date(text: str) -> float | None:
         return None
 
 
-def _exhausted_reset(headers: Mapping[str, str]) -> float | None:
+def exhausted_reset(headers: Mapping[str, str]) -> float | None:
     """The longest of the reset times whose own limit has nothing left (x-ratelimit-reset-tokens: 6m0s,
     anthropic-ratelimit-tokens-reset: 2026-08-19T14:34:16Z, x-ratelimit-reset: 1741305600000)."""
     waits = [
@@ -75,26 +75,27 @@ def _reset_seconds(text: str, date: str) -> float | None:
     except ValueError:
         return parse_duration(text) if "T" not in text else _iso_wait(text, now)
     if number > 1e11:
-        return _bounded(number / 1000 - now)
-    return _bounded(number - now if number > 1e9 else number)
+        return bounded(number / 1000 - now)
+    return bounded(number - now if number > 1e9 else number)
 
 
 def _iso_wait(text: str, now: float) -> float | None:
     try:
-        return _bounded(datetime.fromisoformat(text).timestamp() - now)
+        return bounded(datetime.fromisoformat(text).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 
 
 _WORDS = re.compile(
-    r"(?:try again|retry)(?: again)? (?:in|after) ([0-9][0-9.hms ]*(?:seconds?|minutes?)?)", re.IGNORECASE
+    r"(?:(?:try again|retry)(?: again)? (?:in|after)|please wait) (?:about )?((?:[0-9][0-9.]*\s*[a-z]+\s*)+)",
+    re.IGNORECASE,
 )
-_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)")
+_UNIT_SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def _in_words(message: str) -> float | None:
-    """ "Please try again in 20s", "Please retry in 48.94s.", "try again after 1 seconds"."""
+    """ "Please try again in 20s", "Please retry in 48.94s.", "try again after 1 seconds", "Please wait 5 minutes"."""
     found = _WORDS.search(message)
     return parse_duration(found.group(1)) if found else None
 
@@ -103,4 +104,4 @@ def parse_duration(text: str) -> float | None:
     """ "6m0s", "20ms", "48.9s", "1 seconds" -> seconds."""
     parts: Iterable[tuple[str, str]] = _UNIT.findall(text[:40])
     seconds = [float(amount) * _UNIT_SECONDS[unit] for amount, unit in parts]
-    return _bounded(sum(seconds)) if seconds else None
+    return bounded(sum(seconds)) if seconds else None

@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -58,6 +59,16 @@ def loads(body: bytes, what: str = "the answer") -> Any:
         # servers send that are at work.
         no_model = not body or body.lstrip()[:1] == b"<"
         raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
+
+
+def load_rows(body: bytes, *keys: str) -> list[Json]:
+    """The objects of a list, which stands under the first of `keys` that holds any, or, as Together's and GitHub's
+    lists of models, by itself. Raises ProviderError("protocol")."""
+    value = loads(body)
+    listed = {"": value} if isinstance(value, list) else value
+    if not isinstance(listed, dict):
+        raise protocol_error(f"the answer is not a list: {_looks(body)}")
+    return next((rows for key in ("", *keys) if (rows := get_dicts(listed, key))), [])
 
 
 def load_object(body: bytes, what: str = "the answer") -> Json:
@@ -141,6 +152,8 @@ def get_number(holder: Json, key: str) -> float | None:
 
 def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     """Vectors of one length, all numbers finite. Raises ProviderError("protocol")."""
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = [_packed(vector) for vector in value]
     if not isinstance(value, list) or not all(isinstance(vector, list) and vector for vector in value):
         raise protocol_error("the embeddings are not a list of vectors")
     if len({len(vector) for vector in value}) > 1:
@@ -152,6 +165,15 @@ def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     if not all(math.isfinite(number) for vector in vectors for number in vector):
         raise protocol_error("the embeddings hold something that is not a finite number")
     return vectors
+
+
+def _packed(vector: Any) -> list[float]:
+    """A vector as OpenAI packs it: the base64 of little-endian 32-bit numbers, which some servers send unasked."""
+    try:
+        data = base64.b64decode(vector, validate=True)
+        return [number for (number,) in struct.iter_unpack("<f", data)]
+    except (TypeError, ValueError, struct.error):
+        raise protocol_error("the embeddings hold a text that is no packed vector") from None
 
 
 def _wrong(key: str, expected: str, value: Any) -> ProviderError:

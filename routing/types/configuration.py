@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from routing.types.conversation import Source
-from ziggie.values import value
+from ziggie.values import Value, value
 
 ENVELOPE = 0  # the budget id that stands for an envelope's own limit: rows count from 1
 # A budget's scope: which of its names restrict requests, with the field of a demand, and which restrict models.
@@ -144,8 +144,7 @@ class When:
         object.__setattr__(self, "bounds", bounds)
 
 
-@value
-class RuleOptions:
+class RuleOptions(Value):
     min_confidence: float | None = None  # 0-100
     first_token_seconds: float | None = 5.0
     max_attempts: int = 3

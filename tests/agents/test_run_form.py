@@ -8,7 +8,7 @@ from django.test import Client
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
 from routing import snapshot
-from routing.seeding import seed
+from tests.seeding import seed
 
 pytestmark = pytest.mark.django_db(transaction=True)
 TYPED = {"agent": "assistant", "prompt": "Weigh it.", "budget_usd": "0.25", "callback_url": "https://example.com/done"}

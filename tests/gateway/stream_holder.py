@@ -4,10 +4,9 @@ python -m tests.gateway.stream_holder DATABASE KEY_ID LIMIT
 """
 
 import asyncio
-import os
 import sys
 
-import django
+from tests.child import begin
 
 
 async def main(key_id: str, limit: int) -> None:
@@ -20,9 +19,5 @@ async def main(key_id: str, limit: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    django.setup()
-    from django.db import connections
-
-    connections["default"].settings_dict["NAME"] = sys.argv[1]
+    begin(sys.argv[1])
     asyncio.run(main(sys.argv[2], int(sys.argv[3])))

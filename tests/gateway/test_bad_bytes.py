@@ -35,8 +35,8 @@ def mounted(django_db_setup: None, django_db_blocker: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture
-def slow_daphne(gateway: Gateway) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def slow_daphne(django_db_setup: None) -> Iterator[str]:
     """daphne with little patience."""
     url = database_url(connection.settings_dict)
     environment = {"DATABASE_URL": url, "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}

@@ -162,7 +162,7 @@ def test_what_is_not_packed_as_it_says_is_no_answer(own: Gateway, packing: str) 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_unpacks_to_too_much_is_given_up(own: Gateway, stream: bool) -> None:
-    own.openai.default = Reply("x" * (33 << 20), packed=True)
+    own.openai.default = Reply("x" * (33 << 20), packed=True, piece=1 << 20)
     with pytest.raises(openai.APIError, match="too long"):
         list(openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=stream))
 

@@ -20,10 +20,10 @@ from knowledge.models import Analysis, AnalysisPart, Video
 from knowledge.transcripts import Segment, Transcript, parse
 from knowledge.videos import NewVideo, add_video, request_analysis
 from routing.models import LanguageModel, RoutedCall
-from routing.seeding import seed
 from tests.flows.jobs import TALK, insights
 from tests.flows.system import until
 from tests.installation import Installation, installed
+from tests.seeding import seed
 from tests.servers import Received, Reply
 from ziggie import queue
 from ziggie.errors import Conflict, InvalidInput, TooLarge

@@ -137,19 +137,19 @@ SRT_HEAD = b"1\n00:00:01,000 --> 00:00:02,000\n"
         ("a.json", b"", lambda: b"[],"),
         ("a.json", b'[{"a":"', lines_of("\\\\")),
         ("a.xml", b"<transcript>", lambda: b"<a>"),
-        ("a.xml", b"<transcript ", lambda: b"".join(b'a%d="1" ' % n for n in range(1_500_000))),
+        ("a.xml", b"<transcript ", lambda: b"".join(b'a%d="1" ' % n for n in range(400_000))),
         ("a.xml", b"<transcript><text start='0'>", lines_of("&lt;")),
     ],
 )
-def test_twenty_hostile_megabytes_are_done_in_linear_time(name: str, head: bytes, filling: Callable[[], bytes]) -> None:
-    """Quadratic work on these would take hours, so the bound is far from what a slow machine needs."""
+def test_five_hostile_megabytes_are_done_in_linear_time(name: str, head: bytes, filling: Callable[[], bytes]) -> None:
+    """Quadratic work on these would take many minutes, so the bound is far from what a slow machine needs."""
     piece = filling()
-    data = head + piece * ((MAX_BYTES - len(head)) // len(piece))
+    data = head + piece * ((MAX_BYTES // 4 - len(head)) // len(piece))
     started = time.thread_time()
     problem = ""
     try:
         parse(data, name=name)
     except InvalidInput as error:
         problem = str(error)
-    assert time.thread_time() - started < 60
+    assert time.thread_time() - started < 20
     assert not problem or problem.startswith(f"{name}, line ")

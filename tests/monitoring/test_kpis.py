@@ -9,10 +9,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from monitoring import kpis
-from routing import evidence, replay, seeding, usage
+from routing import evidence, replay, usage
 from routing.models import RoutedCall
 from tests.routing.books import book
 from tests.routing.pages_support import seen, staff_client
+from tests.seeding import seed
 from ziggie.errors import InvalidInput
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,7 +51,7 @@ def test_without_calls_there_is_no_local_share() -> None:
 
 
 def test_the_dashboard_reads_no_receipt() -> None:
-    seeding.seed()
+    seed()
     made()
     client = staff_client()
     with CaptureQueriesContext(connection) as queries:

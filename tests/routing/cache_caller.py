@@ -1,6 +1,6 @@
 """One process of the cache tests: makes one call each time it is told to.
 
-    python -m tests.routing.cache_caller DATABASE [DEADLINE_SECONDS]
+    python -m tests.routing.cache_caller DATABASE LEASE_SECONDS BEAT_SECONDS [DEADLINE_SECONDS]
 
 Prints "ready"; for each line on stdin, which is the prompt, prints one JSON line {text, cache, seconds} or {error}.
 May be killed at any moment.
@@ -8,11 +8,10 @@ May be killed at any moment.
 
 import asyncio
 import json
-import os
 import sys
 import time
 
-import django
+from tests.child import begin
 
 
 async def call(prompt: str, deadline_seconds: float | None) -> dict[str, object]:
@@ -36,12 +35,11 @@ async def call(prompt: str, deadline_seconds: float | None) -> dict[str, object]
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    django.setup()
-    from django.db import connections
+    begin(sys.argv[1])
+    from routing import cache
 
-    connections["default"].settings_dict["NAME"] = sys.argv[1]
-    deadline = float(sys.argv[2]) if len(sys.argv) > 2 else None
+    cache.LEASE_SECONDS, cache.BEAT_SECONDS = float(sys.argv[2]), float(sys.argv[3])
+    deadline = float(sys.argv[4]) if len(sys.argv) > 4 else None
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(asyncio.run(call(line.strip(), deadline))), flush=True)

@@ -7,12 +7,11 @@ May be killed at any moment.
 """
 
 import asyncio
-import os
 import random
 import sys
 from uuid import UUID
 
-import django
+from tests.child import begin
 
 
 async def spend_all(budget: int, calls: int, amount: int, seed: int) -> None:
@@ -56,11 +55,7 @@ async def spend_all(budget: int, calls: int, amount: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    django.setup()
-    from django.db import connections
-
-    connections["default"].settings_dict["NAME"] = sys.argv[1]
+    begin(sys.argv[1])
     print("ready", flush=True)
     sys.stdin.readline()
     asyncio.run(spend_all(*(int(word) for word in sys.argv[2:])))

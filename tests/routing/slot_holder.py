@@ -11,7 +11,7 @@ import os
 import random
 import sys
 
-import django
+from tests.child import begin
 
 
 async def main(provider_id: int, limit: int, calls: int, log: str) -> None:
@@ -35,9 +35,5 @@ async def main(provider_id: int, limit: int, calls: int, log: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
-    django.setup()
-    from django.db import connections
-
-    connections["default"].settings_dict["NAME"] = sys.argv[1]
+    begin(sys.argv[1])
     asyncio.run(main(*(int(word) for word in sys.argv[2:5]), sys.argv[5]))

@@ -246,7 +246,7 @@ BREAKS: dict[str, tuple[str, bytes, str]] = {
              "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]}), "server",
     ),
     "groq: says why it stopped": (
-        "openai", sse({"id": "1", "x_groq": {"id": "r", "error": "over capacity"}, "choices": []}), "server",
+        "openai", sse({"id": "1", "x_groq": {"id": "r", "error": "over capacity"}, "choices": []}), "overloaded",
     ),
     "groq: a call that cannot be parsed": (
         "openai",
@@ -304,7 +304,7 @@ REFUSALS: dict[str, tuple[str, int, Any, str]] = {
         "not_found"),
     "openrouter: no credits": ("openai", 402, {"error": {"code": 402, "message": "Insufficient credits"}}, "quota"),
     "openrouter: moderated": ("openai", 403, {"error": {"code": 403, "message": "flagged", "metadata": {"reasons": ["x"],
-        "flagged_input": "x"}}}, "auth"),
+        "flagged_input": "x"}}}, "content_filter"),
     "deepseek: no balance": ("openai", 402, {"error": {"message": "Insufficient Balance", "type": "unknown_error",
         "code": "invalid_request_error"}}, "quota"),
     "together: too many": ("openai", 429, {"error": {"message": "rate limited", "type": "rate_limit"}}, "rate_limited"),

@@ -115,6 +115,13 @@ def test_no_body_is_too_odd(body: Any) -> None:
                "error_type": "validation"}, "context_overflow"),
         (400, {"error": {"message": "litellm.ContextWindowExceededError: OpenAIException - Error code: 400"}},
          "context_overflow"),
+        (400, {"error": {"message": "prompt token count of 70000 exceeds the limit of 64000",
+                         "code": "model_max_prompt_tokens_exceeded"}}, "context_overflow"),
+        (400, {"error": {"code": "1261", "message": "Prompt exceeds max length"}}, "context_overflow"),
+        (400, {"message": "Please reduce the length of the messages or completion. Current length is 10015 while limit "
+               "is 8192", "type": "invalid_request_error", "code": "context_length_exceeded"}, "context_overflow"),
+        (400, {"message": "too many tokens: size limit exceeded by 280 tokens", "id": "i"}, "context_overflow"),
+        (503, {"message": "Too many tokens, please wait before trying again."}, "overloaded"),
         # money
         (403, {"code": "permission-denied", "error": "Your newly created team doesn't have any credits yet."}, "quota"),
         (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "quota"),

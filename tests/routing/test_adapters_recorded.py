@@ -82,9 +82,10 @@ def _is_ndjson(body: bytes) -> bool:
 
 
 def _documents(body: bytes) -> list[dict[str, Any]]:
-    """The JSON documents of an answer: one, or those of its events."""
+    """The JSON documents of an answer: one, or those of a list or of its events."""
     try:
-        return [json.loads(body)]
+        document = json.loads(body)
+        return document if isinstance(document, list) else [document]
     except ValueError:
         lines = [line.removeprefix(b"data:").strip() for line in body.splitlines()]
         return [json.loads(line) for line in lines if line.startswith(b"{")]

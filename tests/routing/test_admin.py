@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from routing import policies, seeding, snapshot
+from routing import policies, snapshot
 from routing.admin_forms import BudgetForm, LanguageModelForm, ProviderForm, RuleForm, SettingsForm
 from routing.configuration import PolicyEntry, RuleEntry
 from routing.models import (
@@ -22,6 +22,7 @@ from routing.models import (
     RoutingRule,
     RoutingSettings,
 )
+from tests.seeding import seed
 from tests.servers import OllamaServer
 from ziggie.auth import authenticate_key
 from ziggie.models import ApiKey
@@ -33,7 +34,7 @@ PAGES = ("provider", "languagemodel", "routingsettings", "budget", "routingpolic
 
 @pytest.fixture
 def staff(admin_client: Client) -> Client:
-    seeding.seed()
+    seed()
     return admin_client
 
 

@@ -1,26 +1,35 @@
-"""Equal requests of several processes, one of which may die at any moment."""
+"""Equal requests of several processes, one of which may die at any moment.
+
+A machine may stand still for longer than the product's lease, and then another process rightly takes over. So leases
+are of minutes here, but for those that are to run out.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
-from routing.cache import LEASE_SECONDS
 from routing.models import CachedAnswer
 from tests.installation import Installation, installed
 from tests.servers import Reply
 
 pytestmark = [pytest.mark.flow, pytest.mark.django_db(transaction=True)]
 QUESTION = "Is the disk almost full?"
+LEASE = timedelta(seconds=300)
+BEAT = timedelta(seconds=0.2)
+SHORT = timedelta(seconds=3)
 
 
 @pytest.fixture
@@ -35,9 +44,10 @@ def here(transactional_db: None) -> Iterator[Installation]:
 class Caller:
     """A process that makes calls when it is told to."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *deadline: str, lease: timedelta) -> None:
+        arguments = [connection.settings_dict["NAME"], str(lease.total_seconds()), str(BEAT.total_seconds()), *deadline]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.routing.cache_caller", connection.settings_dict["NAME"], *arguments],
+            [sys.executable, "-m", "tests.routing.cache_caller", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -60,8 +70,8 @@ class Caller:
 
 
 @contextmanager
-def callers(count: int, *arguments: str) -> Iterator[list[Caller]]:
-    started = [Caller(*arguments) for _ in range(count)]
+def callers(count: int, *deadline: str, lease: timedelta = LEASE) -> Iterator[list[Caller]]:
+    started = [Caller(*deadline, lease=lease) for _ in range(count)]
     try:
         assert [caller.line() for caller in started] == ["ready"] * count
         yield started
@@ -93,28 +103,32 @@ def test_two_processes_with_the_same_request_at_once_make_one_upstream_call(here
 def test_when_the_leader_is_killed_another_process_takes_over(here: Installation) -> None:
     here.ollama.queue(Reply(fault="hang"))
     here.ollama.default = Reply(text="No, 40% is free.")
-    with callers(3) as (leader, one, other):
+    with callers(1, lease=SHORT) as (leader,), callers(2) as (one, other):
         leader.call()
         until(lambda: len(here.ollama.calls) == 1)
         one.call()
         other.call()
         time.sleep(0.5)
         leader.process.send_signal(signal.SIGKILL)
-        killed_at = time.monotonic()
         answers = [one.answer(), other.answer()]
-        waited = time.monotonic() - killed_at
-    print(f"the others waited {waited:.1f} s after the leader's death")
     assert {answer["text"] for answer in answers} == {"No, 40% is free."}
     assert sorted(answer["cache"] for answer in answers) == ["hit", "miss"]
     assert len(here.ollama.calls) == 2
-    assert waited < LEASE_SECONDS + 30
 
 
 def test_a_leader_that_takes_longer_than_its_lease_stays_the_leader(here: Installation) -> None:
-    here.ollama.default = Reply(text="No, 40% is free.", first_token=LEASE_SECONDS + 3)
+    answered = threading.Event()
+    here.ollama.default = Reply(text="No, 40% is free.", after=answered)
     with callers(2) as (one, other):
         one.call()
+        until(lambda: len(here.ollama.calls) == 1)
         other.call()
+        # As if nearly all of its lease had passed. The leader, which beats all the time, lengthens it.
+        ends = timezone.now() + SHORT
+        CachedAnswer.objects.update(expires_at=ends)
+        until(lambda: CachedAnswer.objects.get().expires_at > ends)
+        until(lambda: timezone.now() > ends)
+        answered.set()
         answers = [one.answer(), other.answer()]
     assert sorted(answer["cache"] for answer in answers) == ["hit", "miss"]
     assert len(here.ollama.calls) == 1

@@ -11,11 +11,11 @@ from django.utils import timezone
 from routing import calibration, call_search, service, shadow, snapshot
 from routing.models import Circuit, Provider, ProviderDay, RoutedCall
 from routing.receipt_page import confidence, features, findings
-from routing.seeding import seed
 from routing.types import ChatRequest, Hints, Routed, message
 from tests.installation import Installation, installed
 from tests.routing.pages_support import seen, staff_client
 from tests.routing.test_patterns_cascade import drafted, reviewed
+from tests.seeding import seed
 from tests.servers import Reply
 from ziggie.errors import InvalidInput
 from ziggie.ids import derived, first_uuid7, uuid7

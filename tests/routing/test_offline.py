@@ -338,13 +338,13 @@ HOSTILE = {
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())
 def test_repetition_costs_time_in_proportion_to_its_length(unit: str) -> None:
     started = time.thread_time()
-    for prompt in (unit * (100_000 // len(unit)), "What is x?\n\n" + unit * (100_000 // len(unit))):
+    for prompt in (unit * (50_000 // len(unit)), "What is x?\n\n" + unit * (50_000 // len(unit))):
         offline.answer(ChatRequest((message("system", prompt), message("user", prompt))))
         offline.answer(
             ChatRequest((message("user", prompt),), json_schema={"type": "object", "required": ["settings", "topics"]})
         )
-    # Two seconds here; a quadratic step took minutes.
-    assert time.thread_time() - started < 60
+    # Half a second here; a quadratic step took minutes.
+    assert time.thread_time() - started < 15
 
 
 @settings(max_examples=200, deadline=None)

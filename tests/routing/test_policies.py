@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from routing import policies, seeding, snapshot
+from routing import policies, snapshot
 from routing.configuration import PolicyEntry, RuleEntry
 from routing.models import ConfigEpoch, RoutedCall, RoutingPolicy
+from tests.seeding import seed
 from ziggie.errors import Conflict, InvalidInput
 
 pytestmark = pytest.mark.django_db
@@ -20,7 +21,7 @@ def entry(*chain: str, slug: str = "default", **rule: Any) -> PolicyEntry:
 
 @pytest.fixture
 def live(db: None) -> RoutingPolicy:
-    seeding.seed()
+    seed()
     return RoutingPolicy.objects.get(state="live")
 
 

@@ -10,10 +10,10 @@ from django.test import Client
 
 from routing import policies, routing_file, service, snapshot
 from routing.models import BatchItem, ProviderBatch, RoutingPolicy, RoutingRule, ShadowComparison
-from routing.seeding import seed
 from routing.types import ChatRequest, Hints, message
 from tests.installation import Installation, installed
 from tests.routing.pages_support import seen, staff_client, value_in
+from tests.seeding import seed
 from tests.servers import Reply
 from ziggie.ids import uuid7
 

@@ -11,8 +11,9 @@ from django.core.management import call_command
 from django.test import Client
 from genai_prices import data_snapshot
 
-from routing import price_list, rows, seeding, snapshot
+from routing import price_list, rows, snapshot
 from routing.models import LanguageModel, Price, Provider
+from tests.seeding import seed
 from ziggie.errors import InvalidInput
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def catalogue(transactional_db: None) -> None:
-    seeding.seed()
+    seed()
     set_price("claude-sonnet-4-5", "2.50", "15")
     Price.objects.filter(model__slug="gpt-4o").delete()
 

@@ -9,8 +9,9 @@ import pytest
 from django.db import connection
 from django.test import Client
 
-from routing import seeding, snapshot
+from routing import snapshot
 from routing.models import Budget, BudgetPeriod, LanguageModel, Provider, RoutingPolicy
+from tests.seeding import seed
 from ziggie.models import create_api_key
 
 pytestmark = pytest.mark.django_db
@@ -42,7 +43,7 @@ class Api:
 
 @pytest.fixture
 def admin(db: None) -> Iterator[Api]:
-    seeding.seed()
+    seed()
     yield Api("admin")
     snapshot.forget()
 

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from routing import rows, seeding, snapshot
+from routing import rows, snapshot
 from routing.models import Budget, ConfigEpoch, LanguageModel, Price, Provider, RoutingPolicy, RoutingSettings
 from routing.routing_file import apply, export
 from routing.routing_text import MAX_BYTES, decode, parse
+from tests.seeding import seed
 from ziggie.errors import InvalidInput, TooLarge
 from ziggie.models import create_api_key
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def seeded() -> None:
-    seeding.seed()
+    seed()
 
 
 def epoch() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from asgiref.sync import sync_to_async
 from channels.layers import get_channel_layer
 from django.contrib.auth.models import User
@@ -22,7 +23,8 @@ from tests.ziggie.live_process import CHROMIUM, database_url, web_server
 from ziggie import live
 from ziggie.pglayer import GAP_GROUP, GAP_TYPE, PostgresChannelLayer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
+# One event loop for all, because they share a browser.
+pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True), pytest.mark.asyncio(loop_scope="module")]
 APPLICATION = "tests.ziggie.live_site:application"
 RUNS = [f"01890a5d-ac96-774b-bcce-b302099a80{number:02x}" for number in range(10)]
 
@@ -70,7 +72,7 @@ class Site:
         return await self.page.locator("#list tr").all_inner_texts()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs chromium")
@@ -80,7 +82,7 @@ async def browser() -> AsyncIterator[Browser]:
         await started.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def context(browser: Browser, transactional_db: None) -> AsyncIterator[BrowserContext]:
     def log_in() -> str:
         client = Client()
@@ -118,13 +120,13 @@ def port(environment: dict[str, str]) -> Iterator[int]:
         yield started
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def layer(own_layer: PostgresChannelLayer) -> AsyncIterator[None]:
     yield
     await own_layer.flush()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def site(context: BrowserContext, layer: None, port: int, state_file: Path) -> Site:
     return Site(await context.new_page(), port, state_file)
 

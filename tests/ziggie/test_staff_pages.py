@@ -8,9 +8,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import resolve, reverse
 
-from routing import seeding
 from routing.models import RoutingPolicy
 from tests.routing.pages_support import seen, staff_client
+from tests.seeding import seed
 
 pytestmark = pytest.mark.django_db
 NOBODY = "0190f1e2-0000-7000-8000-000000000000"
@@ -35,7 +35,7 @@ GUARDED = ("routing-file", "routing-import")
 
 @pytest.fixture
 def seeded(db: None) -> None:
-    seeding.seed()
+    seed()
 
 
 @pytest.mark.parametrize("name", [*READ, *GUARDED])

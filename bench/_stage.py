@@ -181,7 +181,9 @@ class Stage:
     def cost(self) -> Cost:
         assert self.gateway is not None
         postmaster = int((self.folder / "home" / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-        return Cost(_cpu_seconds(self.gateway), _cpu_seconds(psutil.Process(postmaster)))
+        database = _cpu_seconds(psutil.Process(postmaster))
+        started_it = any(child.pid == postmaster for child in self.gateway.children(recursive=True))
+        return Cost(_cpu_seconds(self.gateway) - (database if started_it else 0.0), database)
 
     def resident_megabytes(self) -> float:
         assert self.gateway is not None

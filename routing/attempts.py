@@ -311,7 +311,7 @@ class Walk(Struct):
             else:
                 await self._listen(candidate, step, collector)
         except TimeoutError as late:
-            if waited_for_reader(self.kept_waiting, asked_at):
+            if waited_for_reader(self.kept_waiting, time.monotonic() - asked_at):
                 raise ProviderError("unread", "its reader took too long to read it", retryable=False) from late
             what = "no first token" if collector.first_output is None else "no complete answer"
             raise ProviderError("timeout", f"{what} from {candidate.model.slug} in time", retryable=False) from late

@@ -1,7 +1,6 @@
 """How long an attempt may be silent while somebody else could serve instead. Decides by the clock it is given."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,6 +41,6 @@ class Patience:
         self.limit.reschedule(until)
 
 
-def waited_for_reader(kept_waiting: Callable[[], float] | None, since: float) -> bool:
-    """Whether an answer that was asked for then has waited for its reader for most of the time."""
-    return kept_waiting is not None and kept_waiting() > (time.monotonic() - since) / 2
+def waited_for_reader(kept_waiting: Callable[[], float] | None, seconds: float) -> bool:
+    """Whether an answer that was asked for so long ago has waited for its reader for most of that time."""
+    return kept_waiting is not None and kept_waiting() > seconds / 2

@@ -11,6 +11,7 @@ from routing.adapters.wire import Json, get_number, loads
 from routing.types import ProviderError
 
 _DEEPEST = 4  # errors quoted in errors
+_MOST_UNESCAPED = 4_000  # characters; Python reads no number of more than 4,300 digits, not even in &#…;
 
 _INNER = ("error", "errors", "detail")
 _MESSAGES = ("message", "msg", "error_description", "Message")
@@ -166,7 +167,7 @@ def _wait(value: Json) -> float | None:
 def _plain_text(body: bytes) -> str:
     text = body[:20_000].decode("utf-8", "replace")
     if "<" in text:
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        text = title.group(1) if title else re.sub(r"<[^>]*>", " ", text)
-        text = html.unescape(text)
+        title = re.search(r"<title[^<>]*>([^<]*)</title>", text, re.IGNORECASE)
+        text = title.group(1) if title else re.sub(r"<[^<>]*>", " ", text)
+        text = html.unescape(text[:_MOST_UNESCAPED])
     return " ".join(text.split())

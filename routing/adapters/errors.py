@@ -10,6 +10,7 @@ from routing.adapters.waiting import retry_after
 from routing.types import ErrorKind, ProviderError, Usage
 
 MAX_MESSAGE_CHARACTERS = 300
+_MOST_SEARCHED = 5_000  # characters of a message in which we look for words; what follows is an echo of the request
 
 _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
 # protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time.
@@ -130,7 +131,7 @@ _FILTER_CODES = frozenset(
     | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked"}
 )
 _FILTER = re.compile(
-    r"input was flagged|requires moderation|violat\w+ .{0,40}(?:guideline|polic)|content filtering policy|"
+    r"input was flagged|requires moderation|violat\w{1,5} .{0,40}(?:guideline|polic)|content filtering policy|"
     r"result of our safety system|unsafe or sensitive content",
     re.IGNORECASE,
 )
@@ -214,7 +215,7 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], ErrorKind], ...] = (
 
 def classify(status: int, detail: Detail) -> ErrorKind:
     """The kind of an error, by its codes and words first where a status alone would mislead."""
-    codes, message = detail.codes, detail.message
+    codes, message = detail.codes, detail.message[:_MOST_SEARCHED]
     status = _meant(status, message)
     if _is_quota(status, codes, message):
         return "quota"

@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 from routing.types import ErrorKind
 
 MAX_RETRY_AFTER_SECONDS = 86_400.0
+_LONGEST_TIME = 100  # characters of a date or a number; an error's body may tell headers of any length
+_MOST_SEARCHED = 5_000  # characters of a message
 
 
 def retry_after(kind: ErrorKind, headers: Mapping[str, str], *, told: float | None, message: str) -> float | None:
@@ -49,7 +51,7 @@ def _retry_after_header(text: str, date: str) -> float | None:
 
 def _http_date(text: str) -> float | None:
     try:
-        moment = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(text[:_LONGEST_TIME])
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
@@ -63,7 +65,7 @@ def exhausted_reset(headers: Mapping[str, str]) -> float | None:
         for name, value in headers.items()
         if "ratelimit" in name and "reset" in name
         if headers.get(name.replace("reset", "remaining"), "0").strip() == "0"
-        if (wait := _reset_seconds(value, headers.get("date", ""))) is not None
+        if (wait := _reset_seconds(value[:_LONGEST_TIME], headers.get("date", ""))) is not None
     ]
     return max(waits, default=None)
 
@@ -96,7 +98,7 @@ _UNIT_SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, 
 
 def _in_words(message: str) -> float | None:
     """ "Please try again in 20s", "Please retry in 48.94s.", "try again after 1 seconds", "Please wait 5 minutes"."""
-    found = _WORDS.search(message)
+    found = _WORDS.search(message[:_MOST_SEARCHED])
     return parse_duration(found.group(1)) if found else None
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -145,7 +146,7 @@ def get_count(holder: Json, key: str) -> int | None:
 
 def get_number(holder: Json, key: str) -> float | None:
     value = holder.get(key)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     return None
 

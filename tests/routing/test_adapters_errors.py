@@ -1,6 +1,7 @@
 """What a failure means: kind, whether trying again helps, when, and a message without secrets."""
 
 import json
+import time
 from email.utils import formatdate
 from typing import Any
 
@@ -179,6 +180,32 @@ def test_a_long_message_is_shortened_to_one_line() -> None:
     message = error(500, {"error": "a\n" * 4000}).message
     assert len(message) == 300
     assert "\n" not in message
+
+
+HOSTILE = ["violat", "violating ", "model ", "validation error:", "token count ", "try again in 1", "1a", "<", "<title>", "9"]
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+@pytest.mark.parametrize("start", ["", "Please try again in ", "<title", "<p>&#"])
+def test_no_message_keeps_the_event_loop_busy(words: str, start: str) -> None:
+    message = start + words * (900_000 // len(words))
+    began = time.process_time()
+    for status in (400, 429, 500):
+        for body in (message.encode(), {"error": {"message": message}}):
+            assert error(status, body).message
+    assert time.process_time() - began < 10  # what grows with the square of the length takes minutes
+
+
+def test_times_of_any_length_and_number_are_read_at_once() -> None:
+    headers = {f"x-ratelimit-reset-{number}": "5" for number in range(9_000)} | {"date": "x " * 400_000}
+    began = time.process_time()
+    found = error(429, {"error": {"message": "slow", "metadata": {"headers": headers}}})
+    assert found.retry_after_seconds == 5
+    assert time.process_time() - began < 10
+
+
+def test_a_number_beyond_all_others_is_none() -> None:
+    assert error(429, b'{"error": {"message": "slow", "retry_after": 1' + b"0" * 400 + b"}}").kind == "rate_limited"
 
 
 NOW = 1_790_000_000

@@ -117,8 +117,9 @@ def usage_of(usage: Json) -> Usage:
     written = _first_count(inputs, *_WRITTEN) if inputs else None
     if written is None:
         written = _first_count(usage, "cache_creation_input_tokens")
-    apart = (cached or 0) + (written or 0)
-    if prompt is not None and apart > prompt:  # proxies to Anthropic that count as it does: what it cached stands apart
+    # proxies to Anthropic that count as it does, by its names: what it cached stands apart
+    apart = (get_count(usage, "cache_read_input_tokens") or 0) + (get_count(usage, "cache_creation_input_tokens") or 0)
+    if prompt is not None and apart > prompt:
         prompt += apart
     reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
     if reasoning is None:

@@ -194,6 +194,12 @@ COUNTS: dict[str, tuple[str, dict[str, Any], tuple[int | None, ...]]] = {
     "one whose total holds them": (
         "openai", {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 915, "cache_read_input_tokens": 900},
         (910, 5, 900, None, None)),
+    "an older sglang, which sums what was cached over its choices": (
+        "openai", {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105, "prompt_tokens_details":
+                   {"cached_tokens": 384}}, (100, 5, 384, None, None)),
+    "a server that writes what it has read from the cache": (
+        "openai", {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details":
+                   {"cached_tokens": 60, "cache_write_tokens": 60}}, (100, 5, 60, 60, None)),
     "xai": ("openai", {"prompt_tokens": 307, "completion_tokens": 26, "total_tokens": 588, "prompt_tokens_details":
             {"cached_tokens": 244}, "completion_tokens_details": {"reasoning_tokens": 255}}, (307, 281, 244, None, 255)),
     "google's imitation, which thought and wrote nothing": (

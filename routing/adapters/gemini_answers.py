@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 SIGNATURE_MARK = "gemini:"
 
+_COUNTS = (
+    "promptTokenCount",
+    "toolUsePromptTokenCount",
+    "candidatesTokenCount",
+    "thoughtsTokenCount",
+    "cachedContentTokenCount",
+)
 _LENGTH = frozenset({"MAX_TOKENS"})
 _FILTERED = frozenset(
     {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"}
@@ -89,6 +96,7 @@ class _Reader:
     def __init__(self, sent: WireRequest) -> None:
         self.stop_reason: StopReason | None = None
         self.usage: Usage | None = None
+        self._told: dict[str, int] = {}  # counts by Google's names
         self._sent = sent
         self._introduced = False
         self._calls = 0
@@ -96,8 +104,9 @@ class _Reader:
 
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
-        if usage:
-            self.usage = _usage(usage, self.usage or Usage())
+        if usage:  # each count is a total: one that a later chunk leaves out still holds
+            self._told |= {key: count for key in _COUNTS if (count := get_count(usage, key)) is not None}
+            self.usage = _usage(self._told)
         blocked = get_str(get_dict(answer, "promptFeedback"), "blockReason")
         if blocked:
             message = f"Google blocks the prompt: {blocked}"
@@ -150,16 +159,13 @@ class _Reader:
         self._calls += 1
 
 
-def _usage(usage: Json, before: Usage) -> Usage:
-    """candidatesTokenCount leaves the thinking out; ours includes it. Counts are totals: what a later chunk leaves
-    out still holds."""
-    prompt, tools = get_count(usage, "promptTokenCount"), get_count(usage, "toolUsePromptTokenCount")
-    answer, thoughts = get_count(usage, "candidatesTokenCount"), get_count(usage, "thoughtsTokenCount")
-    written = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
-    cached = get_count(usage, "cachedContentTokenCount")
+def _usage(told: dict[str, int]) -> Usage:
+    """candidatesTokenCount leaves the thinking out, promptTokenCount what tools brought in; ours include them."""
+    prompt, tools = told.get("promptTokenCount"), told.get("toolUsePromptTokenCount", 0)
+    answer, thoughts = told.get("candidatesTokenCount"), told.get("thoughtsTokenCount")
     return Usage(
-        input_tokens=before.input_tokens if prompt is None else prompt + (tools or 0),
-        output_tokens=before.output_tokens if written is None else written,
-        cached_input_tokens=before.cached_input_tokens if cached is None else cached,
-        reasoning_tokens=before.reasoning_tokens if thoughts is None else thoughts,
+        input_tokens=None if prompt is None else prompt + tools,
+        output_tokens=None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0),
+        cached_input_tokens=told.get("cachedContentTokenCount"),
+        reasoning_tokens=thoughts,
     )

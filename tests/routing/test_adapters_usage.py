@@ -103,6 +103,30 @@ def test_usage_within_the_choice_counts_where_the_top_has_an_empty_one() -> None
     assert counts(result.usage) == (9, 5, None, None, None)
 
 
+PROMPT = {"promptTokenCount": 9}
+TOOLS = {**PROMPT, "toolUsePromptTokenCount": 20}
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (({"candidatesTokenCount": 1, "thoughtsTokenCount": 70}, {"candidatesTokenCount": 30}), (None, 100, 70)),
+        (({"candidatesTokenCount": 30}, {"thoughtsTokenCount": 7}), (None, 37, 7)),
+        ((TOOLS, {**PROMPT, "candidatesTokenCount": 3}), (29, 3, None)),
+        (({"toolUsePromptTokenCount": 20}, PROMPT), (29, None, None)),
+        ((TOOLS, {**TOOLS, "thoughtsTokenCount": 4}, {**TOOLS, "thoughtsTokenCount": 5}), (29, 5, 5)),
+    ],
+)
+def test_counts_of_gemini_that_come_apart_are_added_up(
+    told: tuple[dict[str, int], ...], expected: tuple[int | None, ...]
+) -> None:
+    chunks = [gemini({"text": "Hi"}, finish=None, usageMetadata=usage) for usage in told]
+    result, error = read("gemini", sse(*chunks, gemini(), done=False))
+    assert error is None
+    usage = result.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens) == expected
+
+
 def test_a_message_whose_counts_grow_from_event_to_event_is_counted_once() -> None:
     start = {"type": "message_start", "message": {**START["message"], "usage": {
         "input_tokens": 9, "cache_read_input_tokens": 40, "cache_creation_input_tokens": 30, "output_tokens": 1}}}  # fmt: skip

@@ -126,7 +126,8 @@ def usage_of(usage: Json) -> Usage:
         reasoning = _first_count(usage, "reasoning_tokens")
     if total is not None and prompt is not None and total > prompt + (completion or 0):
         # xAI and Google leave the thinking out of completion_tokens, but bill it as output
-        reasoning = reasoning or total - prompt - (completion or 0)
+        if completion is not None:
+            reasoning = reasoning or total - prompt - completion
         completion = total - prompt
     return Usage(prompt, completion, cached, written, reasoning)
 

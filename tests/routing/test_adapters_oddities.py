@@ -203,10 +203,9 @@ COUNTS: dict[str, tuple[str, dict[str, Any], tuple[int | None, ...]]] = {
     "xai": ("openai", {"prompt_tokens": 307, "completion_tokens": 26, "total_tokens": 588, "prompt_tokens_details":
             {"cached_tokens": 244}, "completion_tokens_details": {"reasoning_tokens": 255}}, (307, 281, 244, None, 255)),
     "google's imitation, which thought and wrote nothing": (
-        "openai",
-        {"prompt_tokens": 9, "total_tokens": 109},
-        (9, 100, None, None, 100),
-    ),
+        "openai", {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 109}, (9, 100, None, None, 100)),
+    "a total and a prompt, of what may not have thought at all": (
+        "openai", {"prompt_tokens": 10, "total_tokens": 30}, (10, 20, None, None, None)),
     "thinking that is a little more than what was written": (
         "openai", {"prompt_tokens": 43, "completion_tokens": 10, "total_tokens": 53, "completion_tokens_details":
                    {"reasoning_tokens": 11}}, (43, 10, None, None, 11)),

@@ -24,7 +24,8 @@ _STOP_REASONS: dict[str, StopReason] = {
 }
 
 
-_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_WRITTEN = "cache_creation_input_tokens"
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", _WRITTEN)
 
 
 def answers_by_tool(sent: WireRequest) -> bool:
@@ -62,18 +63,19 @@ def _with_compaction(usage: Json) -> Json:
     passes = usage.get("iterations")
     if not isinstance(passes, list):
         return usage
-    whole = dict(usage)
+    whole = {**usage, _WRITTEN: _written(usage)}
     for one in passes:
         if isinstance(one, dict) and one.get("type") == "compaction":
+            told = {**one, _WRITTEN: _written(one)}
             for key in _COUNTS:
-                if (count := get_count(one, key)) is not None:
+                if (count := get_count(told, key)) is not None:
                     whole[key] = (get_count(whole, key) or 0) + count
     return whole
 
 
 def _written(usage: Json) -> int | None:
     """Tokens written to the cache, of all lifetimes; in `cache_creation` each lifetime stands on its own."""
-    written = get_count(usage, "cache_creation_input_tokens")
+    written = get_count(usage, _WRITTEN)
     lifetimes = usage.get("cache_creation")
     if written is not None or not isinstance(lifetimes, dict):
         return written

@@ -214,6 +214,12 @@ COUNTS: dict[str, tuple[str, dict[str, Any], tuple[int | None, ...]]] = {
             {"type": "compaction", "input_tokens": 60000, "output_tokens": 500, "cache_read_input_tokens": 70},
             {"type": "message", "input_tokens": 600, "output_tokens": 1300, "cache_read_input_tokens": 20}]},
         (60690, 1800, 90, None, None)),
+    "anthropic's summary, and what was written to the cache by its lifetimes alone": (
+        "anthropic", {"input_tokens": 6, "output_tokens": 3, "cache_creation": {"ephemeral_5m_input_tokens": 70},
+                      "iterations": [{"type": "compaction", "input_tokens": 100, "output_tokens": 5,
+                                      "cache_creation_input_tokens": 0},
+                                     {"type": "compaction", "cache_creation": {"ephemeral_1h_input_tokens": 20}}]},
+        (196, 8, None, 90, None)),
     "anthropic's other passes are in its totals": (
         "anthropic", {"input_tokens": 412, "output_tokens": 264, "iterations": [
             {"type": "message", "input_tokens": 408, "output_tokens": 0},

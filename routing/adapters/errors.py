@@ -108,6 +108,11 @@ _OVERFLOW = re.compile(
 )
 # which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
 _NOT_SO_LONG = re.compile(r"required for long context", re.IGNORECASE)
+# a refusal may also name the context that a key may not use; only what is exceeded is too long
+_EXCEEDED = re.compile(
+    r"exceed|too (?:long|large|many)|(?:longer|more) than|must be <|reduce the length", re.IGNORECASE
+)
+_DENIED_CODES = frozenset({"permission_error", "permission_denied", "permission-denied"})
 _OVERFLOW_CODES = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "string_too_long"}
     | {"tokens_limit_reached", "token_limit_exceeded"}
@@ -131,7 +136,9 @@ _FILTER_CODES = frozenset(
     | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked"}
 )
 _FILTER = re.compile(
-    r"input was flagged|requires moderation|violat\w{1,5} .{0,40}(?:guideline|polic)|content filtering policy|"
+    r"input was flagged|requires moderation|content filtering policy|"
+    r"content .{0,20}violat\w{1,5} .{0,40}(?:guideline|polic)|"
+    r"violat\w{1,5} .{0,40}\b(?:content|usage|acceptable use|safety|moderation|community)\b.{0,40}(?:guideline|polic)|"
     r"result of our safety system|unsafe or sensitive content",
     re.IGNORECASE,
 )
@@ -227,7 +234,10 @@ def classify(status: int, detail: Detail) -> ErrorKind:
 def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
     if status in (401, 404, 429):
         return bool(_NOT_SO_LONG.search(message))
-    return bool(codes & _OVERFLOW_CODES or _OVERFLOW.search(message))
+    if codes & _OVERFLOW_CODES:
+        return True
+    is_denied = status == 403 or bool(codes & _DENIED_CODES)
+    return bool(_OVERFLOW.search(message) and (not is_denied or _EXCEEDED.search(message)))
 
 
 def _meant(status: int, message: str) -> int:

@@ -92,8 +92,17 @@ _WORDS = re.compile(
     r"(?:(?:try again|retry)(?: again)? (?:in|after)|please wait) (?:about )?((?:[0-9][0-9.]*\s*[a-z]+\s*)+)",
     re.IGNORECASE,
 )
-_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)")
-_UNIT_SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+_UNITS = (
+    ("ms msec msecs millis millisecond milliseconds", 0.001),
+    ("s sec secs second seconds", 1.0),
+    ("m min mins minute minutes", 60.0),
+    ("h hr hrs hour hours", 3_600.0),
+    ("d day days", 86_400.0),
+    ("w week weeks", 604_800.0),
+    ("month months", 2_592_000.0),
+)
+_UNIT_SECONDS = {name: seconds for names, seconds in _UNITS for name in names.split()}
 
 
 def _in_words(message: str) -> float | None:
@@ -104,6 +113,6 @@ def _in_words(message: str) -> float | None:
 
 def parse_duration(text: str) -> float | None:
     """ "6m0s", "20ms", "48.9s", "1 seconds" -> seconds."""
-    parts: Iterable[tuple[str, str]] = _UNIT.findall(text[:40])
-    seconds = [float(amount) * _UNIT_SECONDS[unit] for amount, unit in parts]
+    parts: Iterable[tuple[str, str]] = _AMOUNT.findall(text[:40].lower())
+    seconds = [float(amount) * _UNIT_SECONDS[unit] for amount, unit in parts if unit in _UNIT_SECONDS]
     return bounded(sum(seconds)) if seconds else None

@@ -123,6 +123,10 @@ def test_no_body_is_too_odd(body: Any) -> None:
                "is 8192", "type": "invalid_request_error", "code": "context_length_exceeded"}, "context_overflow"),
         (400, {"message": "too many tokens: size limit exceeded by 280 tokens", "id": "i"}, "context_overflow"),
         (503, {"message": "Too many tokens, please wait before trying again."}, "overloaded"),
+        (403, {"error": {"message": "Your prompt exceeds the context window of this model"}}, "context_overflow"),
+        (403, {"error": {"message": "You do not have access to the 1M context window"}}, "auth"),
+        (200, {"error": {"type": "permission_error", "message": "Context length of 1M tokens is not enabled for you"}},
+         "auth"),
         # money
         (403, {"code": "permission-denied", "error": "Your newly created team doesn't have any credits yet."}, "quota"),
         (429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "quota"),
@@ -153,6 +157,11 @@ def test_no_body_is_too_odd(body: Any) -> None:
         (400, {"error": "The model has crashed without additional information. (Exit code: 1844)"}, "server"),
         (400, {"error": {"message": "Failed to load model \"qwen\". Error: insufficient resources"}}, "server"),
         (403, {"error": {"message": "requires moderation. Your input was flagged", "code": 403}}, "content_filter"),
+        (400, {"error": {"message": "Your prompt violates our content policy"}}, "content_filter"),
+        (400, {"error": {"message": "This is a violation of the provider's Acceptable Use Policy."}}, "content_filter"),
+        (400, {"error": {"message": "The content may violate our guidelines."}}, "content_filter"),
+        (400, {"error": {"message": "Your tool schema violates the JSON policy"}}, "bad_request"),
+        (400, {"error": {"message": "temperature violates model guidelines"}}, "bad_request"),
         # others
         (429, {"error": {"message": "overloaded, try again later", "type": "engine_overloaded_error"}}, "overloaded"),
         (500, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "overloaded"),
@@ -182,7 +191,18 @@ def test_a_long_message_is_shortened_to_one_line() -> None:
     assert "\n" not in message
 
 
-HOSTILE = ["violat", "violating ", "model ", "validation error:", "token count ", "try again in 1", "1a", "<", "<title>", "9"]
+HOSTILE = [
+    "violat",
+    "violating ",
+    "model ",
+    "validation error:",
+    "token count ",
+    "try again in 1",
+    "1a",
+    "<",
+    "<title>",
+    "9",
+]
 
 
 @pytest.mark.parametrize("words", HOSTILE)
@@ -236,6 +256,9 @@ NOW = 1_790_000_000
         ({}, {"error": {"message": "m", "details": [{"@type": "RetryInfo", "retryDelay": "48.5s"}]}}, 48.5),
         ({}, {"error": {"message": "Rate limit reached. Please try again in 6m1.5s. Visit …"}}, 361.5),
         ({}, {"error": {"message": "max RPM: 3, please try again after 1 seconds"}}, 1),
+        ({}, {"error": {"message": "Please try again in 5 Minutes."}}, 300),
+        ({}, {"error": {"message": "Please try again in 1 month."}}, 86400),
+        ({}, {"error": {"message": "Please try again in 3 steps."}}, None),
         ({}, {"error": {"message": "slow down"}}, None),
     ],
 )  # fmt: skip
@@ -249,7 +272,8 @@ def test_overload_may_name_its_time_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("6m0s", 360), ("20ms", 0.02), ("1 seconds", 1), ("x", None), ("", None)]
+    ("text", "seconds"),
+    [("6m0s", 360), ("20ms", 0.02), ("1 seconds", 1), ("1h2m3.5s", 3723.5), ("2 hrs", 7200), ("x", None), ("", None)],
 )
 def test_durations_are_read(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == seconds

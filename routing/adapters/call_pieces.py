@@ -10,6 +10,8 @@ from routing.adapters.wire import Json, call_id, get_dict, get_str, protocol_err
 from routing.types import Delta
 
 _LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
+_LONGEST_NAME = 1_000  # characters
+_MOST_CALLS = 1_000
 
 
 @dataclass(slots=True)
@@ -19,6 +21,21 @@ class _Call:
     name: str
     told: bool = False
     arguments: list[str] = field(default_factory=list)
+    size: int = 0  # characters of the arguments
+    is_named_again: bool = False  # after its arguments
+
+    def named(self, name: str) -> str:
+        """Its name with one more piece, which may tell it anew from the beginning."""
+        return name if name.startswith(self.name) else self.name + name
+
+    def is_whole(self) -> bool:
+        """True for arguments that nothing can be added to: what follows them with a name is another call."""
+        if not self.arguments or self.size > _LONGEST_LOOKED_AT or not self.arguments[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(orjson.loads("".join(self.arguments)), dict)
+        except orjson.JSONDecodeError:
+            return False
 
 
 class CallPieces:
@@ -34,21 +51,24 @@ class CallPieces:
         function = get_dict(piece, "function")
         identity, name, arguments = get_str(piece, "id"), get_str(function, "name"), arguments_text(function)
         number = self._number_of(piece.get("index"), identity, name)
+        if number is not None and not identity and self._is_another(self._calls[number], name, arguments):
+            number, name = None, name or self._calls[number].name
         if number is None:
             if not (identity or name or arguments):  # a place kept for a call that may not come
                 return
-            self._tell_named(out)
-            number = len(self._calls)
-            self._calls.append(_Call(piece.get("index"), identity, name))
+            number = self._begin(_Call(piece.get("index"), identity, name), out)
         call = self._calls[number]
         if arguments:
             call.arguments.append(arguments)
+            call.size += len(arguments)
         if call.told:
             if arguments:
                 out.append(Delta(tool_index=number, tool_arguments=arguments))
             return
         call.identity = call.identity or identity
-        call.name = name if name.startswith(call.name) else call.name + name
+        call.name = call.named(name)
+        if len(call.name) > _LONGEST_NAME:
+            raise protocol_error(f"the name of a tool call is longer than {_LONGEST_NAME} characters")
         if call.name and call.arguments:
             self._tell(number, out)
         elif name or arguments:  # a sign of life all the same
@@ -69,11 +89,15 @@ class CallPieces:
                 self._tell(number, out)
         return bool(self._calls)
 
-    def _tell_named(self, out: list[Delta]) -> None:
-        """Another call begins: those before it have their names."""
+    def _begin(self, another: _Call, out: list[Delta]) -> int:
+        """The number of another call. Those before it have their names now, and are told."""
+        if len(self._calls) >= _MOST_CALLS:
+            raise protocol_error(f"the answer calls more than {_MOST_CALLS} tools")
         for number, call in enumerate(self._calls):
             if call.name and not call.told:
                 self._tell(number, out)
+        self._calls.append(another)
+        return len(self._calls) - 1
 
     def _tell(self, number: int, out: list[Delta]) -> None:
         call = self._calls[number]
@@ -91,10 +115,24 @@ class CallPieces:
                 return number
             # an id that changes from piece to piece of one call (seen in vLLM) comes without a name
             if server_index is not None and server_index == call.server_index and not (call.name and identity and name):
-                return None if name and call.name and not identity and _is_whole(call.arguments) else number
+                return number
         if self._calls and server_index is None and not identity and not name:
             return len(self._calls) - 1
         return None
+
+    def _is_another(self, call: _Call, name: str, arguments: str) -> bool:
+        """True if a piece without an id, which came in the place of `call`, begins a call of its own."""
+        if not call.name:
+            return False
+        if call.arguments:
+            if name == call.name and not arguments and call.is_whole():  # told anew, or for arguments that follow
+                call.is_named_again = True
+                return False
+            return bool(name or (call.is_named_again and arguments.strip())) and call.is_whole()
+        if not name or name == call.name:
+            return False
+        tools = [get_str(get_dict(tool, "function"), "name") for tool in (self._sent.body or {}).get("tools", ())]
+        return call.name in tools and not any(tool.startswith(call.named(name)) for tool in tools)
 
 
 def arguments_text(function: Json) -> str:
@@ -103,13 +141,3 @@ def arguments_text(function: Json) -> str:
     if isinstance(arguments, (dict, list)):
         return orjson.dumps(arguments).decode()
     return get_str(function, "arguments")
-
-
-def _is_whole(pieces: list[str]) -> bool:
-    """True for arguments that nothing can be added to: what follows them with a name is another call."""
-    if not pieces or not pieces[-1].rstrip().endswith("}") or sum(map(len, pieces)) > _LONGEST_LOOKED_AT:
-        return False
-    try:
-        return isinstance(orjson.loads("".join(pieces)), dict)
-    except orjson.JSONDecodeError:
-        return False

@@ -41,6 +41,7 @@ def piece(index: int | None = 0, identity: str | None = None, name: str | None =
 
 
 DONE = chunk("tool_calls")
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("now", "now_in_utc", "weather")]
 # what comes in the chunks, and the calls (id, name, arguments) that it makes
 CALLS: dict[str, tuple[list[Any], tuple[tuple[str, str, str], ...]]] = {
     "a name in two pieces": ([piece(0, "c1", "wea"), piece(0, None, "ther"), piece(0, None, None, CITY), DONE],
@@ -66,15 +67,48 @@ CALLS: dict[str, tuple[list[Any], tuple[tuple[str, str, str], ...]]] = {
     "no arguments at all, twice": ([piece(0, "c1", "now"), piece(1, "c2", "then"), DONE],
                                    (("c1", "now", "{}"), ("c2", "then", "{}"))),
     "a place kept for a call": ([piece(0), piece(0, "c1", "weather", CITY), DONE], (("c1", "weather", CITY),)),
+    "a name told again after the arguments": (
+        [piece(0, None, "weather", CITY), piece(0, None, "weather"), piece(0, None, "weather"), DONE],
+        (("call_", "weather", CITY),)),
+    "a name told again for other arguments": (
+        [piece(0, None, "weather"), piece(0, None, None, CITY), piece(0, None, "weather"), piece(0, None, None, "{}"), DONE],
+        (("call_", "weather", CITY), ("call_", "weather", "{}"))),
+    "another name after the arguments": (
+        [piece(0, None, "weather", CITY), piece(0, None, "now"), DONE],
+        (("call_", "weather", CITY), ("call_", "now", "{}"))),
+    "names of tools without arguments in one place": (
+        [piece(0, None, "now"), piece(0, None, "now"), piece(0, None, "weather"), DONE],
+        (("call_", "now", "{}"), ("call_", "weather", "{}"))),
+    "a name that begins with that of another tool": (
+        [piece(0, None, "now"), piece(0, None, "_in_"), piece(0, None, "utc"), DONE], (("call_", "now_in_utc", "{}"),)),
     "a call after the end was told": ([chunk("stop", content=""), piece(0, "c1", "now")], (("c1", "now", "{}"),)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("chunks", "expected"), CALLS.values(), ids=CALLS)
 def test_a_call_is_put_together_from_its_pieces(chunks: list[Any], expected: tuple[tuple[str, str, str], ...]) -> None:
-    result, error = read("openai", sse(chunk(role="assistant", content=""), *chunks))
+    sent = WireRequest("POST", "x", body={"tools": TOOLS})
+    deltas, error = run_decoder(
+        lambda: CODECS["openai"]().chat_stream(sent), [sse(chunk(role="assistant", content=""), *chunks)]
+    )
     assert error is None
-    assert tuple((call.id, call.name, call.arguments) for call in result.tool_calls) == expected
+    assembler = Assembler()
+    for delta in deltas:
+        assembler.add(delta)
+    calls = assembler.result().tool_calls
+    assert tuple((call.id[:5], call.name, call.arguments) for call in calls) == expected
+    assert len({call.id for call in calls}) == len(calls)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [[piece(0, "c1", f"{n}" * 300) for n in range(4)], [piece(n, f"c{n}", "now") for n in range(1001)]],
+    ids=["name", "calls"],
+)
+def test_what_no_model_calls_is_refused(chunks: list[Any]) -> None:
+    _, error = read("openai", sse(chunk(role="assistant", content=""), *chunks, DONE))
+    assert error is not None
+    assert error.kind == "protocol"
 
 
 def test_a_call_is_told_once_its_name_is_known_for_sure() -> None:

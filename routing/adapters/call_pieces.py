@@ -52,7 +52,8 @@ class CallPieces:
         identity, name, arguments = get_str(piece, "id"), get_str(function, "name"), arguments_text(function)
         number = self._number_of(piece.get("index"), identity, name)
         if number is not None and not identity and self._is_another(self._calls[number], name, arguments):
-            number, name = None, name or self._calls[number].name
+            name = name or self._calls[number].name
+            number = None
         if number is None:
             if not (identity or name or arguments):  # a place kept for a call that may not come
                 return

@@ -1,5 +1,7 @@
 """Reading messages of Anthropic's API: content blocks, usage, and the stream of events."""
 
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 import orjson
@@ -132,6 +134,30 @@ def _required(block: Json, key: str) -> str:
     return value
 
 
+@dataclass(slots=True)
+class _Echo:
+    """A text that message_start told, and that its block may tell once more, piece by piece."""
+
+    text: str
+    heard: int = 0  # characters of it so far
+    is_over: bool = False
+
+    def new(self, piece: str) -> str:
+        """What of the next piece was not told. What turns out to be another text is told from its beginning."""
+        if self.is_over:
+            return piece
+        if self.text.startswith(piece, self.heard):
+            self.heard += len(piece)
+            return ""
+        self.is_over = True
+        rest = self.text[self.heard :]
+        return piece[len(rest) :] if piece.startswith(rest) else self.text[: self.heard] + piece
+
+    def left(self) -> str:
+        """What a block told that ends within the text: only the whole of it is the same text."""
+        return "" if self.is_over or self.heard == len(self.text) else self.text[: self.heard]
+
+
 class MessageDecoder(EventDecoder):
     """message_start … message_stop, with pings and errors in between."""
 
@@ -144,6 +170,10 @@ class MessageDecoder(EventDecoder):
         self._blocks: dict[int, str] = {}  # type of each open block
         self._calls: dict[int, int] = {}  # block index -> our tool index
         self._silent_calls: dict[int, str] = {}  # calls without arguments so far -> the input they began with
+        # what message_start holds, as block ~i, and block i may tell again
+        self._echoes: dict[tuple[int, str], _Echo] = {}
+        self._sealed: set[str] = set()  # signatures, and thinking that is not shown
+        self._early_calls: dict[str, int] = {}  # id -> block
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         event = load_object(data, "an event of the stream")
@@ -166,11 +196,13 @@ class MessageDecoder(EventDecoder):
     def on_end(self, out: list[Delta]) -> None:
         if self._stop_reason is None:
             raise self.cut()
+        self._stop_early(out)
         self.done = True
 
     def _end(self, out: list[Delta]) -> None:
         if not self._started:
             raise protocol_error("the stream holds no message")
+        self._stop_early(out)
         if not self._ended:
             out.append(Delta(stop_reason=self._stop_reason, usage=self.usage))
         self.done = True
@@ -186,44 +218,92 @@ class MessageDecoder(EventDecoder):
         self.usage = usage_of(get_dict(message, "usage"))
         out.append(Delta(model=get_str(message, "model"), response_id=get_str(message, "id")))
         blocks = get_dicts(message, "content")
-        for number, block in enumerate(blocks, 1):  # what was written before the stream began
-            self._block_start(block, -number, out)
-            self._block_stop(-number, out)
+        for index, block in enumerate(blocks):  # what was written before the stream began
+            self._early_block(block, index, out)
         if blocks and (reason := get_str(message, "stop_reason")):
             self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
+
+    def _early_block(self, block: Json, index: int, out: list[Delta]) -> None:
+        self._block_start(block, ~index, out)
+        kind = self._blocks[~index]
+        if kind in ("text", "thinking"):
+            self._echoes[index, kind] = _Echo(get_str(block, kind))
+        if kind == "thinking" and (signature := get_str(block, "signature")):
+            self._sealed.add(signature)
+        elif kind == "redacted_thinking":
+            self._sealed.add(get_str(block, "data"))
+        elif kind in ("tool_use", "answer") and (identity := get_str(block, "id")):
+            self._early_calls[identity] = ~index  # it stays open
+            return
+        self._block_stop(~index, out)
+
+    def _stop_early(self, out: list[Delta], before: float = inf) -> None:
+        """The calls that message_start holds and that were not told again, up to a block, are whole."""
+        while self._early_calls:
+            identity, index = next(iter(self._early_calls.items()))
+            if ~index >= before:
+                return
+            del self._early_calls[identity]
+            self._block_stop(index, out)
 
     def _block_start(self, block: Json, index: int, out: list[Delta]) -> None:
         kind = get_str(block, "type")
         self._blocks[index] = kind
-        if kind == "text" and block.get("text"):
-            out.append(Delta(text=get_str(block, "text")))
-        elif kind == "thinking" and (block.get("thinking") or block.get("signature")):
-            out.append(Delta(reasoning=get_str(block, "thinking"), reasoning_signature=get_str(block, "signature")))
+        self._stop_early(out, before=index)
+        if kind == "text":
+            self._text(get_str(block, "text"), index, out)
+        elif kind == "thinking":
+            self._thinking(get_str(block, "thinking"), get_str(block, "signature"), index, out)
         elif kind == "redacted_thinking":
-            out.append(Delta(reasoning=get_str(block, "data"), reasoning_redacted=True))
+            if (data := get_str(block, "data")) not in self._sealed:
+                out.append(Delta(reasoning=data, reasoning_redacted=True))
         elif kind == "tool_use":
-            self._silent_calls[index] = orjson.dumps(get_dict(block, "input"), option=orjson.OPT_NON_STR_KEYS).decode()
             self._tool_start(block, index, out)
 
     def _tool_start(self, block: Json, index: int, out: list[Delta]) -> None:
+        given = orjson.dumps(get_dict(block, "input"), option=orjson.OPT_NON_STR_KEYS).decode()
+        early = self._early_calls.pop(get_str(block, "id"), None)
+        if early is not None:
+            self._tell_again(early, index, given)
+            return
+        self._silent_calls[index] = given
         if self._by_tool and block.get("name") == ANSWER_TOOL:
             self._blocks[index] = "answer"
             return
         number = self._calls[index] = len(self._calls)
         out.append(Delta(tool_index=number, tool_id=_required(block, "id"), tool_name=_required(block, "name")))
 
+    def _tell_again(self, early: int, index: int, given: str) -> None:
+        """The block of a call that message_start began: its arguments come here."""
+        before = self._silent_calls.pop(early, "{}")
+        self._silent_calls[index] = before if given == "{}" else given
+        if early in self._calls:
+            self._calls[index] = self._calls.pop(early)
+        else:
+            self._blocks[index] = "answer"
+
+    def _text(self, text: str, index: int, out: list[Delta]) -> None:
+        if self._echoes and (echo := self._echoes.get((index, "text"))):
+            text = echo.new(text)
+        if text:
+            out.append(Delta(text=text))
+
+    def _thinking(self, thinking: str, signature: str, index: int, out: list[Delta]) -> None:
+        if self._echoes and (echo := self._echoes.get((index, "thinking"))):
+            thinking = echo.new(thinking)
+        if signature in self._sealed:
+            signature = ""
+        if thinking or signature:
+            out.append(Delta(reasoning=thinking, reasoning_signature=signature))
+
     def _delta(self, delta: Json, index: int, out: list[Delta]) -> None:
         match delta.get("type"):
             case "text_delta":
-                text = get_str(delta, "text")
-                if text:
-                    out.append(Delta(text=text))
+                self._text(get_str(delta, "text"), index, out)
             case "thinking_delta":
-                thinking = get_str(delta, "thinking")
-                if thinking:
-                    out.append(Delta(reasoning=thinking))
+                self._thinking(get_str(delta, "thinking"), "", index, out)
             case "signature_delta":
-                out.append(Delta(reasoning_signature=get_str(delta, "signature")))
+                self._thinking("", get_str(delta, "signature"), index, out)
             case "input_json_delta":
                 self._arguments(get_str(delta, "partial_json"), index, out)
 
@@ -241,8 +321,14 @@ class MessageDecoder(EventDecoder):
         if index in self._silent_calls:
             self._arguments(self._silent_calls.pop(index), index, out)
         self._blocks.pop(index, None)
+        if self._echoes:
+            for kind in ("text", "thinking"):
+                if echo := self._echoes.pop((index, kind), None):
+                    left = echo.left()
+                    out += [Delta(text=left) if kind == "text" else Delta(reasoning=left)] if left else []
 
     def _message_delta(self, event: Json, out: list[Delta]) -> None:
+        self._stop_early(out)
         usage = get_dict(event, "usage")
         self.usage = usage_of(usage, self.usage)
         delta = get_dict(event, "delta")

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
+from routing.adapters.anthropic_answers import ANSWER_TOOL
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
-from routing.types import ProviderError, Text, ToolCall, Usage
+from routing.types import ProviderError, Reasoning, Text, ToolCall, Usage
 from tests.routing.adapters_support import run_decoder
 from tests.routing.test_adapters_dialects import (
     CITY,
@@ -268,6 +269,71 @@ def test_tokens_are_counted_once_and_all(kind: str, usage: dict[str, Any], expec
         body = json.dumps({"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage}).encode()
     result, _ = read(kind, body)
     assert counts(result.usage) == expected
+
+
+HELLO = {"type": "text", "text": "Hello"}
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+HIDDEN = {"type": "redacted_thinking", "data": "aGlkZGVu"}
+WEATHER = {"type": "tool_use", "id": "c1", "name": "weather", "input": NAMES}
+OSLO = ToolCall("c1", "weather", CITY)
+
+
+def texts(*pieces: str) -> list[Any]:
+    return [{"type": "text_delta", "text": text} for text in pieces]
+
+
+# what message_start holds, the blocks that are streamed after it, and the answer that both make
+BEGUN: dict[str, tuple[list[Any], list[Any], tuple[Any, ...]]] = {
+    "text told again": ([HELLO], block(0, {"type": "text", "text": ""}, *texts("Hel", "lo")), (Text("Hello"),)),
+    "told again whole": ([HELLO], block(0, HELLO), (Text("Hello"),)),
+    "told again and continued": (
+        [HELLO], block(0, {"type": "text", "text": ""}, *texts("Hell", "o you", "!")), (Text("Hello you!"),)),
+    "continued": ([HELLO], block(0, {"type": "text", "text": ""}, *texts(" ", "Hello")), (Text("Hello Hello"),)),
+    "continued alike": (
+        [HELLO], block(0, {"type": "text", "text": ""}, *texts("He", "ron")), (Text("HelloHeron"),)),
+    "continued with its own beginning": (
+        [HELLO], block(0, {"type": "text", "text": ""}, *texts("H", "e")), (Text("HelloHe"),)),
+    "a block of its own": ([HELLO], block(1, {"type": "text", "text": ""}, *texts("Hello")), (Text("HelloHello"),)),
+    "thinking told again": (
+        [THOUGHT, HIDDEN, HELLO],
+        [*block(0, {"type": "thinking", "thinking": ""}, {"type": "thinking_delta", "thinking": "Hm."},
+                {"type": "signature_delta", "signature": "c2ln"}), *block(1, HIDDEN), *block(2, HELLO)],
+        (Reasoning("Hm.", "c2ln"), Reasoning("aGlkZGVu", redacted=True), Text("Hello"))),
+    "a call told again": (
+        [HELLO, {**WEATHER, "input": {}}],
+        [*block(0, HELLO), *block(1, {**WEATHER, "input": {}}, {"type": "input_json_delta", "partial_json": CITY})],
+        (Text("Hello"), OSLO)),
+    "calls before another": (
+        [WEATHER, {**WEATHER, "id": "c2", "input": {}}], block(2, HELLO),
+        (ToolCall("c1", "weather", '{"city":"Oslo"}'), ToolCall("c2", "weather", "{}"), Text("Hello"))),
+    "calls told again whole": (
+        [WEATHER, {**WEATHER, "id": "c2"}], [*block(0, WEATHER), *block(1, {**WEATHER, "id": "c2"})],
+        (ToolCall("c1", "weather", '{"city":"Oslo"}'), ToolCall("c2", "weather", '{"city":"Oslo"}'))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("begun", "streamed", "expected"), BEGUN.values(), ids=BEGUN)
+def test_what_a_message_begins_with_is_told_once(begun: list[Any], streamed: list[Any], expected: Any) -> None:
+    start = {"type": "message_start", "message": {**START["message"], "content": begun}}
+    result, error = read("anthropic", events(start, *streamed, *ended("end_turn")))
+    assert error is None
+    assert result.parts == expected
+
+
+def test_an_answer_by_tool_that_a_message_begins_with_is_told_once() -> None:
+    tool = {"type": "tool_use", "id": "c1", "name": ANSWER_TOOL, "input": {}}
+    sent = WireRequest("POST", "x", body={"tool_choice": {"type": "tool", "name": ANSWER_TOOL}})
+    arguments = {"type": "input_json_delta", "partial_json": CITY}
+    for begun, streamed, expected in (
+        (tool, block(0, tool, arguments), CITY),
+        ({**tool, "input": NAMES}, [], '{"city":"Oslo"}'),
+        ({**tool, "input": NAMES, "id": None}, [], '{"city":"Oslo"}'),
+    ):
+        start = {"type": "message_start", "message": {**START["message"], "content": [begun]}}
+        body = events(start, *streamed, *ended("tool_use"))
+        deltas, error = run_decoder(lambda: CODECS["anthropic"]().chat_stream(sent), [body])
+        assert error is None
+        assert "".join(delta.text for delta in deltas) == expected
 
 
 def test_a_server_that_streams_unasked_is_read_as_a_whole() -> None:

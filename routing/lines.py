@@ -20,6 +20,7 @@ Row = list[bytes | None]
 # These statements' plans do not depend on their values: planning them anew would cost more than running them. They
 # are made while tables may still be empty, and kept: none may read a whole table, however small it looks by then.
 PREPARE_SESSION = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+CONNECT_SECONDS = 10.0  # to all addresses that a name has
 GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
@@ -76,7 +77,8 @@ class Line:
 
     async def _connected(self) -> database.Connection:
         if self._connection is None:
-            connection = await database.connect()
+            async with asyncio.timeout(CONNECT_SECONDS):
+                connection = await database.connect()
             self._loop = asyncio.get_running_loop()
             self._connection, self._socket = connection, connection.pgconn.socket
             (await database.pool()).keep(self)

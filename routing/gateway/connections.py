@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             another_language = self._received == len(data) and not data.startswith(b"HTTP/")
             self._fail(Broken("protocol", "the answer is not HTTP", unbilled=another_language))
         if self.head is None and self._received > MAX_HEAD_BYTES:  # a first read may hold much of the body, too
@@ -119,24 +119,29 @@ class Connection(asyncio.Protocol):
     # --- the parser's side ---
 
     def on_headers_complete(self) -> None:
+        if self.complete:  # what follows an answer is nobody's
+            self.close()
+            return
         status = self._parser.get_status_code()
         if status >= 200:
             raw = self._raw_headers
             self._headers = {name.decode("latin-1").lower(): raw[name].decode("latin-1") for name in raw}
             self.head = (status, self._headers)
             if self._streaming:
-                self._limit = MAX_STREAM_BYTES
+                self._limit = MAX_STREAM_BYTES if status < 300 else MAX_ANSWER_BYTES
                 self._wake()
         self._raw_headers.clear()
 
     def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return
         self._body.append(body)
         self._buffered += len(body)
         if self._streaming:
             self._wake()
 
     def on_message_complete(self) -> None:
-        if self.head is not None:
+        if self.head is not None and not self.complete:
             self._keep_alive = self._parser.should_keep_alive()
             self.complete = True
             self._wake()

@@ -198,11 +198,11 @@ class Exchange:
     async def read(self) -> WireResponse:
         """The whole answer. Raises ProviderError."""
         assert self._connection is not None
-        connection = self._connection
+        pieces = []
         try:
-            while not connection.complete:
-                await connection.news()
-            body = connection.taken()
+            while piece := await self._connection.next_chunk():
+                pieces.append(piece)
+            body = b"".join(pieces)
             return WireResponse(
                 self.status, self.headers, body if self._unpacker is None else self._unpacker.whole(body)
             )

@@ -257,6 +257,12 @@ class Load:
     def wait_for(self, answers: int, seconds: float = 60) -> None:
         until(lambda: len(self.told) >= answers, seconds, lambda: f"{len(self.told)} answers")
 
+    def wait_for_sent_after(self, moment: float, answers: int, seconds: float = 60) -> None:
+        def answered() -> int:
+            return sum(one.sent_at > moment for one in list(self.told))
+
+        until(lambda: answered() >= answers, seconds, lambda: f"{answered()} answers")
+
 
 # --- workers ---------------------------------------------------------------------------------------
 

@@ -135,6 +135,7 @@ def test_the_loss_of_the_first_provider_under_load_reaches_no_client(
         lose(here)
         lost_at = time.time()
         load.wait_for(len(load.told) + 4 * CLIENTS)
+        load.wait_for_sent_after(lost_at + 1, CLIENTS)
     failed = [one for one in load.told if one.problem and not one.began]
     assert failed == []
     # A stream of which a piece was out when its provider died cannot be taken over by anybody.

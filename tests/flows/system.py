@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,6 +22,13 @@ STOP_SECONDS = 60.0
 T = TypeVar("T")
 _ADDRESS = re.compile(r"Ziggie answers at (http://\S+?)/ ")
 _LOGIN = re.compile(r"Staff login, shown only now: (\S+) / (\S+)")
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    """Some of them may die with the first ones."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 class System:
@@ -78,10 +85,12 @@ class System:
 
     def kill_all(self) -> None:
         """kill -9 of every process at once, as a power cut would."""
-        for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        _kill(self.processes())
         self.process.wait(STOP_SECONDS)
+
+    def kill_those_of(self, words: str) -> None:
+        """kill -9 of our processes whose command line holds `words`."""
+        _kill(self.processes_of(words))
 
     def processes(self) -> list[psutil.Process]:
         top = psutil.Process(self.process.pid)

@@ -106,8 +106,7 @@ def test_a_worker_killed_in_mid_analysis_costs_neither_the_video_nor_a_second_ch
     world.anthropic.queue(slow)
     video = post_video(world.system, world.key, priority="high")
     until(world.calls, 60, world.system.output)
-    for process in world.system.processes_of("manage.py worker"):
-        process.send_signal(signal.SIGKILL)
+    world.system.kill_those_of("manage.py worker")
     body = analysed(world.system, world.key, video["id"], 150)
     assert body["state"] == "analysed"
     assert world.calls() == ["cloud", "cloud"]
@@ -137,8 +136,7 @@ def test_a_killed_database_in_mid_analysis_is_restarted_and_the_work_finished(wo
 
 
 def test_a_killed_web_server_is_back_and_the_page_answers(world: World) -> None:
-    for process in world.system.processes_of("daphne"):
-        process.kill()
+    world.system.kill_those_of("daphne")
     with world.system.client(world.key) as client:
         assert client.get("/healthz").status_code == 200
 

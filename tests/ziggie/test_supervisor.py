@@ -127,7 +127,12 @@ def members(note: Path) -> list[int]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def test_output_bears_the_name_of_its_program_and_keeps_its_lines(start: Callable[..., Running]) -> None:
@@ -284,7 +289,8 @@ def test_a_database_that_is_killed_comes_back_while_supervised(start: Callable[.
     assert embedded.is_running(home), "the supervisor holds it"
     for process in psutil.process_iter(["cmdline"]):  # keeper and server
         if data in (process.info["cmdline"] or []):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     running.wait_for("the embedded database has gone")
     wait_until(lambda: embedded.is_running(home))
     assert running.stop() == 0

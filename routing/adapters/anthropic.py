@@ -11,9 +11,9 @@ from typing import Any
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.gemini_answers import SIGNATURE_MARK
 from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
     Json,
     arguments_object,
     base_url,

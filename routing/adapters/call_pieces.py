@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from routing.adapters.base import WireRequest
-from routing.adapters.wire import Json, call_id, get_dict, get_str, protocol_error
+from routing.adapters.wire import SIGNATURE_MARK, Json, call_id, get_dict, get_str, protocol_error
 from routing.types import Delta
 
 _LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
@@ -23,6 +23,7 @@ class _Call:
     arguments: list[str] = field(default_factory=list)
     size: int = 0  # characters of the arguments
     is_named_again: bool = False  # after its arguments
+    signature: str = ""  # Google's
 
     def named(self, name: str) -> str:
         """Its name with one more piece, which may tell it anew from the beginning."""
@@ -59,6 +60,7 @@ class CallPieces:
                 return
             number = self._begin(_Call(piece.get("index"), identity, name), out)
         call = self._calls[number]
+        call.signature = call.signature or google_signature(piece)
         if arguments:
             call.arguments.append(arguments)
             call.size += len(arguments)
@@ -105,6 +107,8 @@ class CallPieces:
         call.told = True
         identity = call.identity = call.identity or call_id(self._sent, number)
         arguments = "".join(call.arguments)
+        if call.signature:
+            out.append(Delta(reasoning_signature=call.signature))
         out.append(Delta(tool_index=number, tool_id=identity, tool_name=call.name, tool_arguments=arguments))
 
     def _number_of(self, server_index: Any, identity: str, name: str) -> int | None:
@@ -134,6 +138,14 @@ class CallPieces:
             return False
         tools = [get_str(get_dict(tool, "function"), "name") for tool in (self._sent.body or {}).get("tools", ())]
         return call.name in tools and not any(tool.startswith(call.named(name)) for tool in tools)
+
+
+def google_signature(holder: Json) -> str:
+    """The signature that a call from Google's imitation of OpenAI's API bears, marked as it travels here; else ""."""
+    value: Any = holder
+    for key in ("extra_content", "google", "thought_signature"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return SIGNATURE_MARK + value if value and isinstance(value, str) else ""
 
 
 def arguments_text(function: Json) -> str:

@@ -4,7 +4,6 @@ Gemini signs its calls of tools and wants the signatures back. They travel as th
 part before the call, marked so that no other provider is sent one.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +11,7 @@ from urllib.parse import quote
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
-from routing.adapters.gemini_answers import SIGNATURE_MARK, ContentDecoder, read_content
+from routing.adapters.gemini_answers import ContentDecoder, read_content
 from routing.adapters.prompting import (
     in_efforts,
     in_prompt,
@@ -22,6 +21,8 @@ from routing.adapters.prompting import (
     with_instruction,
 )
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
+    UNSIGNED,
     Json,
     arguments_object,
     base_url,
@@ -36,6 +37,7 @@ from routing.adapters.wire import (
     load_object,
     loads,
     protocol_error,
+    signs,
 )
 from routing.types import (
     ChatRequest,
@@ -67,9 +69,7 @@ _GENERATION = {
 }
 _NATIVE_GENERATION = frozenset({"topP", "topK", "presencePenalty", "frequencyPenalty", "thinkingConfig"})
 _NATIVE = frozenset({"safetySettings"})
-_THINKING_LEVELS = re.compile(r"gemini-(?:[3-9]|\d\d)")  # earlier ones think within a budget of tokens
 _BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576}
-_UNSIGNED = "skip_thought_signature_validator"  # Google's own word for calls that another model made
 _TASK_TYPES: dict[EmbedPurpose, str] = {"document": "RETRIEVAL_DOCUMENT", "query": "RETRIEVAL_QUERY"}
 
 
@@ -179,7 +179,7 @@ class GeminiCodec:
         effort = request.reasoning_effort
         if not effort:
             return
-        if _THINKING_LEVELS.search(model.name):
+        if signs(model):
             generation["thinkingConfig"] = {"thinkingLevel": "minimal" if effort == "none" else effort}
         elif effort in _BUDGETS:
             generation["thinkingConfig"] = {"thinkingBudget": _BUDGETS[effort]}
@@ -198,7 +198,7 @@ class GeminiCodec:
                 raise UnsupportedByProvider(f"{key} is not a parameter of the Gemini API")
 
     def _conversation(self, request: ChatRequest, model: ModelSpec) -> Json:
-        body: Json = {"contents": self._contents(request, signs=bool(_THINKING_LEVELS.search(model.name)))}
+        body: Json = {"contents": self._contents(request, signs=signs(model))}
         system = [part for turn in request.messages if turn.role == "system" for part in _system_texts(turn)]
         if system:
             body["systemInstruction"] = {"parts": [{"text": text} for text in system]}
@@ -281,11 +281,13 @@ def _parts(turn: Message, names: Mapping[str, str], *, signs: bool) -> list[Json
         if not block:
             continue
         if isinstance(part, ToolCall) and signs and not signature and not _signed(encoded):
-            signature = _UNSIGNED
+            signature = UNSIGNED
         if signature:
             block["thoughtSignature"] = signature
             signature = ""
         encoded.append(block)
+    if signature:  # of the text before it: a stream tells it last
+        encoded.append({"text": "", "thoughtSignature": signature})
     return encoded
 
 

@@ -23,6 +23,8 @@ from routing.adapters.prompting import (
     with_instruction,
 )
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
+    UNSIGNED,
     Json,
     base_url,
     bearer_headers,
@@ -41,6 +43,7 @@ from routing.adapters.wire import (
     merge_extra,
     protocol_error,
     shortened,
+    signs,
 )
 from routing.types import (
     ChatRequest,
@@ -65,6 +68,7 @@ from ziggie.values import replace
 # o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
 _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
 _OPENAIS_OWN = re.compile(r"^(?:openai/)?(?:o\d|gpt-\d|chatgpt)", re.IGNORECASE)
+_IS_GOOGLES = re.compile(r"^https?://[^/]*\.googleapis\.com(?:[:/]|$)")
 _REFUSED = frozenset({"context_management"})  # Anthropic's own
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID_CHARACTERS = 40
@@ -234,12 +238,12 @@ class OpenAICodec:
             ):  # nearly all, without looking for more
                 turns.append({"role": turn.role, "content": first.text})
             else:
-                turns += self._turn(turn, model.provider)
+                turns += self._turn(turn, model)
         if "mistral.ai" in model.provider.base_url:
             _shorten_ids(turns, 9)
         return turns
 
-    def _turn(self, turn: Message, provider: ProviderSpec) -> list[Json]:
+    def _turn(self, turn: Message, model: ModelSpec) -> list[Json]:
         turns: list[Json] = [
             {
                 "role": "tool",
@@ -252,20 +256,20 @@ class OpenAICodec:
         if all(isinstance(part, ToolResult) for part in turn.parts) and turns:
             return turns
         if turn.role == "assistant":
-            said = self._assistant(turn, provider)
+            said = self._assistant(turn, model)
         else:
             said = {"role": "user" if turn.role == "tool" else turn.role, "content": self._content(turn)}
-        if turn.name and "mistral.ai" not in provider.base_url:
+        if turn.name and "mistral.ai" not in model.provider.base_url:
             said["name"] = turn.name
         return [*turns, said]
 
-    def _assistant(self, turn: Message, provider: ProviderSpec) -> Json:
+    def _assistant(self, turn: Message, model: ModelSpec) -> Json:
         if any(isinstance(part, Image) for part in turn.parts):
             raise UnsupportedByProvider("an image in an assistant's turn")
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
         text = joined_text(turn)
         # OpenAI says null of a turn that only calls; of the servers that people run themselves some refuse that
-        nothing = "" if provider.location is Source.LOCAL else None
+        nothing = "" if model.provider.location is Source.LOCAL else None
         encoded: Json = {"role": "assistant", "content": text if text or not calls else nothing}
         if calls:
             encoded["tool_calls"] = [
@@ -276,8 +280,10 @@ class OpenAICodec:
                 }
                 for call in calls
             ]
+            if "gemini" in model.name.lower():
+                _sign(encoded["tool_calls"], turn, model)
         thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted)
-        if thinking and provider.options.get("send_reasoning"):
+        if thinking and model.provider.options.get("send_reasoning"):
             encoded["reasoning_content"] = thinking
         return encoded
 
@@ -334,6 +340,22 @@ def _shorten_ids(turns: list[Json], length: int) -> None:
         for holder, key in [(turn, "tool_call_id"), *((call, "id") for call in turn.get("tool_calls", ()))]:
             if key in holder and not (len(holder[key]) == length and holder[key].isalnum()):
                 holder[key] = digest(holder[key])[:length]
+
+
+def _sign(calls: list[Json], turn: Message, model: ModelSpec) -> None:
+    """Gives Gemini its signatures back, as Google's imitation of this API has them. Later models refuse a turn whose
+    first call has none."""
+    signature, place = "", 0
+    for part in turn.parts:
+        if isinstance(part, Reasoning) and part.signature.startswith(SIGNATURE_MARK):
+            signature = part.signature.removeprefix(SIGNATURE_MARK)
+        elif isinstance(part, ToolCall):
+            if not place and not signature and _IS_GOOGLES.search(model.provider.base_url) and signs(model):
+                signature = UNSIGNED
+            if signature:
+                calls[place]["extra_content"] = {"google": {"thought_signature": signature}}
+            signature = ""
+            place += 1
 
 
 def tool_result_text(result: ToolResult) -> str:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from routing.adapters.base import WireRequest
-from routing.adapters.call_pieces import CallPieces, arguments_text
+from routing.adapters.call_pieces import CallPieces, arguments_text, google_signature
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
@@ -170,6 +170,8 @@ def _details(usage: Json, *keys: str) -> Json:
     return {}
 
 
+_THOUGHT, _THOUGHT_ENDS = "<thought>", "</thought>"
+
 # --- a complete choice -----------------------------------------------------------------------------
 
 
@@ -193,9 +195,13 @@ def read_choice(
     return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
 
 
-def read_content(message: Json) -> tuple[str, str]:
-    """(text, reasoning) of a message or a delta; content may be a text or a list of blocks."""
+def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
+    """(text, reasoning) of a message or a delta; content may be a text or a list of blocks. `begun`: the deltas before
+    held thinking as content."""
     content = message.get("content")
+    if "extra_content" in message and isinstance(content, str) and is_thought(message, begun=begun):
+        thought, _, said = content.removeprefix(_THOUGHT).partition(_THOUGHT_ENDS)
+        return said, thought
     reasoning = get_str(message, "reasoning_content") or _text_or_nothing(message.get("reasoning"))
     if content is None:
         return "", reasoning
@@ -212,17 +218,28 @@ def read_content(message: Json) -> tuple[str, str]:
     return text, reasoning
 
 
+def is_thought(message: Json, *, begun: bool) -> bool:
+    """True where Google's imitation of this API has thinking in the content: it says so, and puts it between tags, of
+    which the last begins the text that follows. It says so, too, of texts that are none."""
+    google = get_dict(message, "extra_content").get("google")
+    flagged = isinstance(google, dict) and google.get("thought") is True
+    return flagged and (begun or get_str(message, "content").startswith(_THOUGHT))
+
+
 def _text_or_nothing(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _calls(message: Json, sent: WireRequest) -> list[ToolCall]:
-    calls = []
+def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
+    """The calls, each after what signs it."""
+    calls: list[Reasoning | ToolCall] = []
     for number, call in enumerate(get_dicts(message, "tool_calls")):
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
+        if signature := google_signature(call):
+            calls.append(Reasoning("", signature))
         calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments_text(function) or "{}"))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
@@ -284,6 +301,7 @@ class ChatDecoder(EventDecoder):
         self._calls = CallPieces(sent)
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
+        self._thinks_aloud = False  # its thinking comes as content
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
@@ -295,7 +313,7 @@ class ChatDecoder(EventDecoder):
             if name != b"error":
                 raise
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
-        if self._introduced and (text := _plain_text(chunk)):
+        if self._introduced and not self._thinks_aloud and (text := _plain_text(chunk)):
             out.append(Delta(text))
             return
         choices = get_dicts(chunk, "choices")
@@ -331,9 +349,13 @@ class ChatDecoder(EventDecoder):
     def _choice(self, choice: Json, out: list[Delta]) -> None:
         # Perplexity's chunks hold both: the piece, and as a message all that was written so far
         delta = get_dict(choice, "message" if choice.get("delta") is None else "delta")
-        text, reasoning = read_content(delta)
+        text, reasoning = read_content(delta, begun=self._thinks_aloud)
         refusal = get_str(delta, "refusal")
         text = text or get_str(choice, "text")
+        if self._thinks_aloud and text:
+            text = text.removeprefix(_THOUGHT_ENDS)
+        if "extra_content" in delta or text:
+            self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
         if text or reasoning:
             out.append(Delta(text=text, reasoning=reasoning))
         if refusal:

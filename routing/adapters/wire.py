@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import json
 import math
+import re
 import struct
 import sys
 from collections.abc import Callable, Mapping
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 import orjson
 
 from routing.adapters.base import WireRequest
-from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
+from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
 LONGEST_COUNT = 10  # digits
+SIGNATURE_MARK = "gemini:"  # of what Google signed: it goes back to Google alone
+UNSIGNED = "skip_thought_signature_validator"  # Google's own word for calls that another model made
 MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
 
 
@@ -182,6 +185,14 @@ def _wrong(key: str, expected: str, value: Any) -> ProviderError:
 
 
 # --- parts of a request ----------------------------------------------------------------------------
+
+_SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
+
+
+def signs(model: ModelSpec) -> bool:
+    """True for the Gemini models that sign their calls of tools, and think at levels; earlier ones think within a
+    budget of tokens."""
+    return _SIGNS.search(model.name) is not None
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from routing.adapters.call_pieces import google_signature
 from routing.gateway.reading import (
     MAX_IMAGES,
     MAX_MESSAGES,
@@ -156,7 +157,7 @@ def _message(row: Json, place: int) -> Message:
     if role == "assistant":
         thinking = text(row, "reasoning_content", f"{where}.", default="")
         parts[:0] = [Reasoning(thinking)] if thinking else []
-        parts += [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(_calls(row, where))]
+        parts += _calls(row, where)
         if isinstance(row.get("refusal"), str) and not parts:
             parts.append(Text(row["refusal"]))
         if row.get("function_call") is not None:
@@ -173,8 +174,14 @@ def _name(row: Json, where: str) -> str:
     return name
 
 
-def _calls(row: Json, where: str) -> list[Json]:
-    return objects(row, "tool_calls", f"{where}.", most=MAX_PARTS)
+def _calls(row: Json, where: str) -> list[Part]:
+    """The calls of a turn, each after what Google signed it with."""
+    parts: list[Part] = []
+    for place, call in enumerate(objects(row, "tool_calls", f"{where}.", most=MAX_PARTS)):
+        signature = google_signature(call)
+        parts += [Reasoning("", signature)] if signature else []
+        parts.append(_call(call, f"{where}.tool_calls[{place}]"))
+    return parts
 
 
 def _call(call: Json, where: str) -> ToolCall:

@@ -11,7 +11,7 @@ from typing import Any
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
+from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, refuse_logprobs, with_instruction
 from routing.adapters.wire import (
     SIGNATURE_MARK,
     Json,
@@ -78,6 +78,7 @@ class AnthropicCodec:
     ) -> WireRequest:
         limit = max_output_tokens or model.max_output_tokens or DEFAULT_OUTPUT_TOKENS
         body: Json = {"model": model.name, "max_tokens": limit, "stream": stream}
+        refuse_logprobs(request, "Anthropic's API")
         request = self._structured(request, model, body)
         price = model.price  # without a price for what is written to a cache, no budget could hold it
         marks = price is not None and price.cache_write_usd_per_mtok is not None

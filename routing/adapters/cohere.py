@@ -8,7 +8,7 @@ from routing.adapters.cohere_answers import CohereDecoder, read_message, read_us
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.openai import content_block, tool_definition, tool_result_text
-from routing.adapters.prompting import in_prompt, joined_text, structured_output, with_instruction
+from routing.adapters.prompting import in_prompt, joined_text, refuse_logprobs, structured_output, with_instruction
 from routing.adapters.prompting import schema_instruction as in_words
 from routing.adapters.wire import (
     Json,
@@ -57,6 +57,7 @@ class CohereCodec:
         calls: tuple[str, ...] = ()
         if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
             request, calls = as_answer(request)
+        refuse_logprobs(request, "Cohere's API")
         request = self._structured(request, model, body)
         body["messages"] = [encoded for turn in request.messages for encoded in self._turn(turn)]
         self._tools(request, body)

@@ -96,6 +96,8 @@ class GeminiCodec:
             body["generationConfig"] = generation
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         sent = self._request(model.provider, "POST", f"/{_path(model)}:{method}", body)
+        if request.logprobs is not None:
+            sent = replace(sent, logprobs=True)
         return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -176,6 +178,9 @@ class GeminiCodec:
             generation["stopSequences"] = list(request.stop)
         if request.seed is not None:
             generation["seed"] = request.seed
+        if request.logprobs is not None:
+            generation["responseLogprobs"] = True
+            generation |= {"logprobs": request.logprobs} if request.logprobs else {}
         effort = request.reasoning_effort
         if not effort:
             return

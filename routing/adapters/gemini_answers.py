@@ -6,6 +6,7 @@ from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, make_error
+from routing.adapters.logprobs import of_candidate, refuse_silence
 from routing.adapters.partial_arguments import PartialArguments
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
@@ -102,6 +103,7 @@ class _Reader:
         self._calls = 0
         self._open: tuple[Delta, PartialArguments] | None = None  # a call of which more pieces are to come
         self._mean_logprob: float | None = None
+        self._told_logprobs = False
 
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
@@ -119,8 +121,11 @@ class _Reader:
         if not candidates:
             return
         candidate = candidates[0]
-        for part in get_dicts(get_dict(candidate, "content"), "parts"):
+        parts, before = get_dicts(get_dict(candidate, "content"), "parts"), len(out)
+        for part in parts:
             self._part(part, out)
+        if self._sent.logprobs:
+            self._read_logprobs(candidate, out, before)
         average = get_number(candidate, "avgLogprobs")
         self._mean_logprob = average if average is not None else self._mean_logprob
         finish = get_str(candidate, "finishReason")
@@ -139,6 +144,19 @@ class _Reader:
         if finish in _FILTERED:
             return "content_filter"
         return "tool_calls" if self._calls else "stop"
+
+    def _read_logprobs(self, candidate: Json, out: list[Delta], before: int) -> None:
+        """They come beside the parts, which `out` holds from `before` on, and go out with the first text."""
+        logprobs = of_candidate(candidate)
+        self._told_logprobs = self._told_logprobs or bool(logprobs)
+        place = next((n for n in range(before, len(out)) if out[n].text), None)
+        if place is not None and not self._told_logprobs:
+            del out[before:]
+            refuse_silence(self._sent, logprobs, has_text=True, usage=self.usage)
+        elif place is not None:
+            out[place] = replace(out[place], logprobs=logprobs)
+        elif logprobs:
+            out.append(Delta(logprobs=logprobs))
 
     def _part(self, part: Json, out: list[Delta]) -> None:
         signature = get_str(part, "thoughtSignature")

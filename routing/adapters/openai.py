@@ -13,6 +13,7 @@ from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.logprobs import of_choice, refuse_silence
 from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage, stop_sequence_of
 from routing.adapters.prompting import (
     in_efforts,
@@ -96,10 +97,14 @@ class OpenAICodec:
         self._tools(request, body)
         if request.extra.get("n") not in (None, 1):
             raise UnsupportedByProvider("n: one call gives one answer")
+        if request.logprobs is not None:
+            body["logprobs"] = True
+            body |= {"top_logprobs": request.logprobs} if request.logprobs else {}
         if request.end_user:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_neutral)
-        return self._request(model.provider, "POST", "/chat/completions", body)
+        sent = self._request(model.provider, "POST", "/chat/completions", body)
+        return sent if request.logprobs is None else replace(sent, logprobs=True)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         try:
@@ -115,6 +120,8 @@ class OpenAICodec:
             raise protocol_error("the answer holds no choices")
         usage = read_usage(answer, choices[0])
         parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
+        logprobs = of_choice(choices[0]) if sent.logprobs else ()
+        refuse_silence(sent, logprobs, has_text=any(isinstance(part, Text) for part in parts), usage=usage)
         return ChatResult(
             parts=parts,
             stop_reason=stop_reason,
@@ -123,6 +130,7 @@ class OpenAICodec:
             model=get_str(answer, "model"),
             response_id=get_str(answer, "id"),
             mean_logprob=mean_logprob,
+            logprobs=logprobs,
         )
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:

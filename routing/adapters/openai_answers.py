@@ -7,6 +7,7 @@ from routing.adapters.call_pieces import CallPieces, arguments_text, google_sign
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
+from routing.adapters.logprobs import of_choice, refuse_silence
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
@@ -302,6 +303,7 @@ class ChatDecoder(EventDecoder):
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
         self._thinks_aloud = False  # its thinking comes as content
+        self._told_logprobs = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
@@ -313,7 +315,8 @@ class ChatDecoder(EventDecoder):
             if name != b"error":
                 raise
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
-        if self._introduced and not self._thinks_aloud and (text := _plain_text(chunk)):
+        is_plain = self._introduced and not self._thinks_aloud and not self.sent.logprobs
+        if is_plain and (text := _plain_text(chunk)):
             out.append(Delta(text))
             return
         choices = get_dicts(chunk, "choices")
@@ -356,13 +359,12 @@ class ChatDecoder(EventDecoder):
             text = text.removeprefix(_THOUGHT_ENDS)
         if "extra_content" in delta or text:
             self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
-        if text or reasoning:
-            out.append(Delta(text=text, reasoning=reasoning))
+        logprobs = self._read_logprobs(choice, has_text=bool(text or refusal))
+        if text or reasoning or (logprobs and not refusal):
+            out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
         if refusal:
             self._refused = True
-            out.append(Delta(refusal, refuses=True))
-        if choice.get("logprobs"):
-            self._logprobs += _logprobs(choice)
+            out.append(Delta(refusal, refuses=True, logprobs=() if text else logprobs))
         calls = get_dicts(delta, "tool_calls")
         for call in calls:
             self._calls.add(call, out)
@@ -373,6 +375,17 @@ class ChatDecoder(EventDecoder):
             _refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
             self._stop(finish, out, stop_sequence_of(choice, self.sent))
+
+    def _read_logprobs(self, choice: Json, *, has_text: bool) -> tuple[Json, ...]:
+        """Those that the caller asked for. The first text shows whether the server tells any."""
+        if choice.get("logprobs"):
+            self._logprobs += _logprobs(choice)
+        if not self.sent.logprobs:
+            return ()
+        told = of_choice(choice)
+        self._told_logprobs = self._told_logprobs or bool(told)
+        refuse_silence(self.sent, told, has_text=has_text and not self._told_logprobs)
+        return told
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         has_calls = self._calls.end(out)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, message
+from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, UnsupportedByProvider, message
 from ziggie.values import replace
 
 StructuredOutput = Literal["schema", "object", "tool", "prompt"]
@@ -94,6 +94,12 @@ def in_efforts(request: ChatRequest) -> ChatRequest:
     if effort != "none":
         effort = request.reasoning_effort or effort
     return replace(request, extra=others, reasoning_effort=effort)
+
+
+def refuse_logprobs(request: ChatRequest, api: str) -> None:
+    """Raises UnsupportedByProvider if log probabilities are asked for."""
+    if request.logprobs is not None:
+        raise UnsupportedByProvider(f"logprobs: {api} tells none, or not as they are asked for")
 
 
 def joined_text(turn: Message) -> str:

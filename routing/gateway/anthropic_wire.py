@@ -55,7 +55,8 @@ _READ = frozenset(
     {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}
     | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
 )
-_REFUSED = ("container", "mcp_servers")
+# What this gateway does not do, and what would come back in a shape that this API's answers have no place for.
+_REFUSED = ("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio")
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
 # They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.

@@ -1,7 +1,8 @@
 """PURE: our answers, whole and streamed, and errors as OpenAI's chat completions API tells them."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -58,10 +59,15 @@ def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
     elif message["content"] is None and not refusal:
         message["content"] = ""
     finish = "stop" if refusal else _FINISH[result.stop_reason]  # as OpenAI ends a refusal that is told as one
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    logprobs = _logprobs(result.logprobs, refused=bool(refusal)) if result.logprobs else None
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish}
     return orjson.dumps(
         {**_head(call_id, model, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
     )
+
+
+def _logprobs(told: Sequence[Mapping[str, Any]], *, refused: bool) -> Json:
+    return {"content": None, "refusal": told} if refused else {"content": told, "refusal": None}
 
 
 def _head(call_id: str, model: str, kind: str) -> Json:
@@ -116,7 +122,7 @@ class StreamEncoder:
         for delta in deltas:
             if delta.reasoning_signature and delta.reasoning_signature.startswith(SIGNATURE_MARK):
                 self._signature = delta.reasoning_signature
-            if delta.is_output:
+            if delta.is_output or delta.logprobs:
                 pieces.append(self._chunk(delta))
         return b"".join(pieces)
 
@@ -140,7 +146,11 @@ class StreamEncoder:
                 piece |= _signed(self._signature)
                 self._signature = ""
             said["tool_calls"] = [piece]
-        return self._head + orjson.dumps(said) + self._tail
+        tail = self._tail
+        if delta.logprobs:
+            told = orjson.dumps(_logprobs(delta.logprobs, refused=delta.refuses))
+            tail = tail.replace(b'"logprobs":null', b'"logprobs":' + told, 1)
+        return self._head + orjson.dumps(said) + tail
 
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
         finish = b"stop" if self._refused else _FINISH[stop_reason].encode()

@@ -33,6 +33,7 @@ from routing.gateway.reading import (
 )
 from routing.types import (
     ChatRequest,
+    Hints,
     Image,
     Message,
     Part,
@@ -44,6 +45,7 @@ from routing.types import (
     ToolResult,
 )
 from ziggie.errors import TooLarge
+from ziggie.values import replace
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -64,6 +66,7 @@ _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", 
 _DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
+SINGLE = "single"  # the pattern of one answer by one model
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -86,6 +89,9 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
+    logprobs = _logprobs(body)
+    if logprobs is not None:
+        said = _by_one_model(said)
     output = _response_format(mapping(body, "response_format"))
     tools = _tools(body)
     request = ChatRequest(
@@ -100,6 +106,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         tool_choice=chosen_tool(_tool_choice(body.get("tool_choice")), tools),
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
         reasoning_effort=effort(body, "reasoning_effort"),
+        logprobs=logprobs,
         end_user=text(body, "user", default=""),
         extra=passed_through(body, _READ),
         api_key_id=api_key_id,
@@ -124,16 +131,29 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
     for key in _REFUSED:
         if body.get(key) is not None:
             unsupported(key)
-    if flag(body, "logprobs"):
-        unsupported("logprobs")
-    if whole(body, "top_logprobs", least=0, most=20):
-        unsupported("top_logprobs")
     if flag(body, "store"):
         unsupported("store", "is not supported: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
         unsupported("modalities", "other than text are not supported by this gateway")
     if whole(body, "n", least=1, most=128) not in (None, 1):
         unsupported("n", "must be 1: one call gives one answer")
+
+
+def _logprobs(body: Json) -> int | None:
+    """How many likely tokens to name beside each of the answer; None: nothing of that kind."""
+    beside = whole(body, "top_logprobs", least=0, most=20)
+    if flag(body, "logprobs"):
+        return beside or 0
+    if beside:
+        refuse("top_logprobs", "needs logprobs: true")
+    return None
+
+
+def _by_one_model(said: Hints) -> Hints:
+    """Only what one model wrote as it stands has probabilities of its own."""
+    if said.pattern not in ("", SINGLE):
+        unsupported("logprobs", f"and the pattern {said.pattern!r} do not go together")
+    return replace(said, pattern=SINGLE)
 
 
 def _message(row: Json, place: int) -> Message:

@@ -102,6 +102,8 @@ CHAT = _object(
         "nullable": True,
     },
     parallel_tool_calls=FLAG,
+    logprobs=FLAG,
+    top_logprobs={"type": "integer", "minimum": 0, "maximum": 20, "nullable": True},
     response_format=_may(_object("type", type=_one_of("text", "json_object", "json_schema"), json_schema=_may(SCHEMA))),
     user=_may(STRING),
     metadata=_may({"type": "object", "additionalProperties": STRING}),

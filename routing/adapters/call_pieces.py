@@ -72,7 +72,7 @@ class CallPieces:
         call.name = call.named(name)
         if len(call.name) > _LONGEST_NAME:
             raise protocol_error(f"the name of a tool call is longer than {_LONGEST_NAME} characters")
-        if call.name and call.arguments:
+        if call.name and call.arguments and self._is_sure(call.name):
             self._tell(number, out)
         elif name or arguments:  # a sign of life all the same
             out.append(Delta(held=name + arguments))
@@ -85,7 +85,8 @@ class CallPieces:
                 continue
             if not call.name:
                 raise protocol_error("a tool call has no name")
-            call.arguments.append("{}")
+            if not call.arguments:
+                call.arguments.append("{}")
             if call.told:
                 out.append(Delta(tool_index=number, tool_arguments="{}"))
             else:
@@ -97,10 +98,18 @@ class CallPieces:
         if len(self._calls) >= _MOST_CALLS:
             raise protocol_error(f"the answer calls more than {_MOST_CALLS} tools")
         for number, call in enumerate(self._calls):
-            if call.name and not call.told:
+            if call.name and not call.told and self._is_sure(call.name):
                 self._tell(number, out)
         self._calls.append(another)
         return len(self._calls) - 1
+
+    def _is_sure(self, name: str) -> bool:
+        """False for a name that may be the beginning of a tool's: servers may go on with it behind arguments."""
+        tools = self._tools()
+        return name in tools or not any(tool.startswith(name) for tool in tools)
+
+    def _tools(self) -> list[str]:
+        return [get_str(get_dict(tool, "function"), "name") for tool in (self._sent.body or {}).get("tools", ())]
 
     def _tell(self, number: int, out: list[Delta]) -> None:
         call = self._calls[number]
@@ -136,7 +145,7 @@ class CallPieces:
             return bool(name or (call.is_named_again and arguments.strip())) and call.is_whole()
         if not name or name == call.name:
             return False
-        tools = [get_str(get_dict(tool, "function"), "name") for tool in (self._sent.body or {}).get("tools", ())]
+        tools = self._tools()
         return call.name in tools and not any(tool.startswith(call.named(name)) for tool in tools)
 
 

@@ -168,6 +168,8 @@ _INVALID = re.compile(
     r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format",
     re.DOTALL,
 )
+# which mlx-lm says with 404
+_NOT_TAKEN = re.compile(r"content type is supported", re.IGNORECASE)
 # Groq says 498 of a full tier, Cohere of a word that it does not allow
 _FULL = re.compile(r"capacity|flex", re.IGNORECASE)
 _CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
@@ -242,7 +244,7 @@ def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
 
 def _meant(status: int, message: str) -> int:
     """The status that servers would have sent that confuse a wrong request and a broken server."""
-    if status >= 500 and _INVALID.search(message):
+    if (status >= 500 and _INVALID.search(message)) or (status == 404 and _NOT_TAKEN.search(message)):
         return 400
     if status == 498 and _FULL.search(message):
         return 503

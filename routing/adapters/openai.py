@@ -14,7 +14,8 @@ from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, Stre
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.logprobs import of_choice, refuse_silence
-from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage, stop_sequence_of
+from routing.adapters.openai_answers import ChatDecoder, read_choice, stop_sequence_of
+from routing.adapters.openai_usage import read_usage
 from routing.adapters.prompting import (
     in_efforts,
     in_prompt,

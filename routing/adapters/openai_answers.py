@@ -2,17 +2,19 @@
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from routing.adapters.base import WireRequest
 from routing.adapters.call_pieces import CallPieces, arguments_text, google_signature
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
 from routing.adapters.logprobs import of_choice, refuse_silence
+from routing.adapters.openai_usage import later, read_usage
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
     call_id,
-    get_count,
     get_dict,
     get_dicts,
     get_number,
@@ -86,91 +88,6 @@ def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> No
         raise make_error(kind, f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
-_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
-_WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
-
-# --- usage -----------------------------------------------------------------------------------------
-
-
-def read_usage(answer: Json, choice: Json) -> Usage | None:
-    """Usage wherever a server puts it: at the top, in `choices[0]` (Moonshot's streams), in `x_groq`, or as
-    llama.cpp's `timings`. None: not reported."""
-    for holder in (answer, choice, answer.get("x_groq")):
-        usage = holder.get("usage") if isinstance(holder, dict) else None
-        if usage and isinstance(usage, dict):
-            return usage_of(usage)
-    timings = answer.get("timings")
-    return _usage_of_timings(timings) if isinstance(timings, dict) else None
-
-
-def usage_of(usage: Json) -> Usage:
-    """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter, Alibaba and Google's imitation."""
-    prompt = _first_count(usage, "prompt_tokens", "input_tokens")
-    completion = _first_count(usage, "completion_tokens", "output_tokens")
-    total = get_count(usage, "total_tokens")
-    if _PLAIN.issuperset(usage) and prompt is not None and completion is not None and total == prompt + completion:
-        return Usage(prompt, completion)  # what most servers say that people run themselves
-    inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
-    outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
-    cached = _first_count(inputs, "cached_tokens") if inputs else None
-    if cached is None:
-        cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-    written = _first_count(inputs, *_WRITTEN) if inputs else None
-    if written is None:
-        written = _first_count(usage, "cache_creation_input_tokens")
-    # proxies to Anthropic that count as it does, by its names: what it cached stands apart
-    apart = (get_count(usage, "cache_read_input_tokens") or 0) + (get_count(usage, "cache_creation_input_tokens") or 0)
-    if prompt is not None and apart > prompt:
-        prompt += apart
-    reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
-    if reasoning is None:
-        reasoning = _first_count(usage, "reasoning_tokens")
-    if total is not None and prompt is not None and total > prompt + (completion or 0):
-        # xAI and Google leave the thinking out of completion_tokens, but bill it as output
-        if completion is not None:
-            reasoning = reasoning or total - prompt - completion
-        completion = total - prompt
-    return Usage(prompt, completion, cached, written, reasoning)
-
-
-def _later(told: Usage | None, before: Usage | None) -> Usage | None:
-    """Usage told again in one stream: counts are totals, and what a later chunk leaves out or says 0 of still holds."""
-    if told is None or before is None:
-        return told or before
-    return Usage(
-        _known(told.input_tokens, before.input_tokens),
-        _known(told.output_tokens, before.output_tokens),
-        _known(told.cached_input_tokens, before.cached_input_tokens),
-        _known(told.cache_write_tokens, before.cache_write_tokens),
-        _known(told.reasoning_tokens, before.reasoning_tokens),
-    )
-
-
-def _known(told: int | None, before: int | None) -> int | None:
-    return told if told or before is None else before
-
-
-def _usage_of_timings(timings: Json) -> Usage | None:
-    evaluated, cached = get_count(timings, "prompt_n"), get_count(timings, "cache_n")
-    if evaluated is None:
-        return None
-    return Usage(evaluated + (cached or 0), get_count(timings, "predicted_n"), cached)
-
-
-def _first_count(holder: Json, *keys: str) -> int | None:
-    for key in keys:
-        if key in holder and (count := get_count(holder, key)) is not None:
-            return count
-    return None
-
-
-def _details(usage: Json, *keys: str) -> Json:
-    for key in keys:
-        if isinstance(details := usage.get(key), dict):
-            return details
-    return {}
-
-
 _THOUGHT, _THOUGHT_ENDS = "<thought>", "</thought>"
 
 # --- a complete choice -----------------------------------------------------------------------------
@@ -187,6 +104,8 @@ def read_choice(
     text, reasoning = read_content(message or {"content": choice.get("text")})
     refusal = get_str(message, "refusal")
     calls = _calls(message, sent)
+    if not (text or refusal or calls) and is_answer(reasoning, finish, sent):
+        text, reasoning = reasoning.strip(), ""
     parts: list[Part] = []
     if reasoning:
         parts.append(Reasoning(reasoning))
@@ -197,8 +116,8 @@ def read_choice(
 
 
 def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
-    """(text, reasoning) of a message or a delta; content may be a text or a list of blocks. `begun`: the deltas before
-    held thinking as content."""
+    """(text, reasoning) of a message or a delta; content may be a text, a list of blocks, or the JSON that was asked
+    for as an object (Cloudflare). `begun`: the deltas before held thinking as content."""
     content = message.get("content")
     if "extra_content" in message and isinstance(content, str) and is_thought(message, begun=begun):
         thought, _, said = content.removeprefix(_THOUGHT).partition(_THOUGHT_ENDS)
@@ -208,15 +127,35 @@ def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
         return "", reasoning
     if isinstance(content, str):
         return content, reasoning
+    if isinstance(content, dict):
+        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS).decode(), reasoning
     text = ""
     for block in get_dicts(message, "content"):
-        if block.get("type") == "thinking":
-            thinking = block.get("thinking")
-            blocks = get_dicts(block, "thinking") if isinstance(thinking, list) else [{"text": thinking}]
-            reasoning += "".join(get_str(item, "text") for item in blocks)
-        else:
-            text += get_str(block, "text")
+        thinking = _thinking_of(block)
+        reasoning += thinking or ""
+        text += get_str(block, "text") if thinking is None else ""
     return text, reasoning
+
+
+def is_answer(reasoning: str, finish: str, sent: WireRequest) -> bool:
+    """True for the JSON that was asked for, where the server takes all that the model wrote for thinking: LM Studio
+    holds the thinking to the schema, too, and vLLM's parsers look for its end in vain."""
+    if finish != "stop" or not reasoning or "response_format" not in (sent.body or {}):
+        return False
+    try:
+        return isinstance(orjson.loads(reasoning), dict | list)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _thinking_of(block: Json) -> str | None:
+    """The thinking in a block of Mistral's ("thinking") or Databricks' ("reasoning"); None for another block."""
+    key = {"thinking": "thinking", "reasoning": "summary"}.get(get_str(block, "type"))
+    if key is None:
+        return None
+    told = block.get(key)
+    blocks = get_dicts(block, key) if isinstance(told, list) else [{"text": told}]
+    return "".join(get_str(item, "text") for item in blocks)
 
 
 def is_thought(message: Json, *, begun: bool) -> bool:
@@ -231,10 +170,16 @@ def _text_or_nothing(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def called(message: Json) -> list[Json]:
+    """The calls in a message or delta, of which text-generation-inference streams one without a list around it."""
+    calls = message.get("tool_calls")
+    return [calls] if isinstance(calls, dict) else get_dicts(message, "tool_calls")
+
+
 def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
     """The calls, each after what signs it."""
     calls: list[Reasoning | ToolCall] = []
-    for number, call in enumerate(get_dicts(message, "tool_calls")):
+    for number, call in enumerate(called(message)):
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
@@ -279,6 +224,8 @@ def _plain_text(chunk: Json) -> str:
     return text if isinstance(text, str) else ""
 
 
+_SPEAKS = frozenset({"delta", "message", "text"})
+
 # --- the stream ------------------------------------------------------------------------------------
 
 
@@ -304,6 +251,8 @@ class ChatDecoder(EventDecoder):
         self._logprobs: list[float] = []
         self._thinks_aloud = False  # its thinking comes as content
         self._told_logprobs = False
+        self._thought: list[str] | None = [] if "response_format" in (sent.body or {}) else None  # until there is text
+        self._looks_closely = self._has_to_look()
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
@@ -315,17 +264,16 @@ class ChatDecoder(EventDecoder):
             if name != b"error":
                 raise
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
-        is_plain = self._introduced and not self._thinks_aloud and not self.sent.logprobs
-        if is_plain and (text := _plain_text(chunk)):
+        if self._introduced and not self._looks_closely and (text := _plain_text(chunk)):
             out.append(Delta(text))
             return
         choices = get_dicts(chunk, "choices")
         choice = choices[0] if choices else {}
-        self.usage = _later(read_usage(chunk, choice), self.usage)
+        self.usage = later(read_usage(chunk, choice), self.usage)
         failed = _failed(name, chunk)
         if failed is not None:
             raise error_from_event(failed, self.sent, usage=self.usage)
-        if not self._introduced and (choices or chunk.get("model")):  # Azure's first chunk tells nothing
+        if not self._introduced and (chunk.get("model") or _SPEAKS.intersection(choice) or choice.get("finish_reason")):
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
         if choice:
@@ -352,20 +300,9 @@ class ChatDecoder(EventDecoder):
     def _choice(self, choice: Json, out: list[Delta]) -> None:
         # Perplexity's chunks hold both: the piece, and as a message all that was written so far
         delta = get_dict(choice, "message" if choice.get("delta") is None else "delta")
-        text, reasoning = read_content(delta, begun=self._thinks_aloud)
-        refusal = get_str(delta, "refusal")
-        text = text or get_str(choice, "text")
-        if self._thinks_aloud and text:
-            text = text.removeprefix(_THOUGHT_ENDS)
-        if "extra_content" in delta or text:
-            self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
-        logprobs = self._read_logprobs(choice, has_text=bool(text or refusal))
-        if text or reasoning or (logprobs and not refusal):
-            out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
-        if refusal:
-            self._refused = True
-            out.append(Delta(refusal, refuses=True, logprobs=() if text else logprobs))
-        calls = get_dicts(delta, "tool_calls")
+        self._words(choice, delta, out)
+        self._looks_closely = self._has_to_look()
+        calls = called(delta)
         for call in calls:
             self._calls.add(call, out)
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
@@ -375,6 +312,34 @@ class ChatDecoder(EventDecoder):
             _refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
             self._stop(finish, out, stop_sequence_of(choice, self.sent))
+
+    def _has_to_look(self) -> bool:
+        """False where a chunk of plain text needs no more than to be handed on."""
+        return self._thinks_aloud or self.sent.logprobs or self._thought is not None
+
+    def _words(self, choice: Json, delta: Json, out: list[Delta]) -> None:
+        text, reasoning = read_content(delta, begun=self._thinks_aloud)
+        refusal = get_str(delta, "refusal")
+        text = text or get_str(choice, "text")
+        if self._thinks_aloud and text:
+            text = text.removeprefix(_THOUGHT_ENDS)
+        if "extra_content" in delta or text:
+            self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
+        logprobs = self._read_logprobs(choice, has_text=bool(text or refusal))
+        if self._thought is not None:
+            self._keep_thought(reasoning, has_text=bool(text or refusal))
+        if text or reasoning or (logprobs and not refusal):
+            out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
+        if refusal:
+            self._refused = True
+            out.append(Delta(refusal, refuses=True, logprobs=() if text else logprobs))
+
+    def _keep_thought(self, reasoning: str, *, has_text: bool) -> None:
+        """What is thought before any text may turn out to be the answer."""
+        if has_text:
+            self._thought = None
+        elif reasoning and self._thought is not None:
+            self._thought.append(reasoning)
 
     def _read_logprobs(self, choice: Json, *, has_text: bool) -> tuple[Json, ...]:
         """Those that the caller asked for. The first text shows whether the server tells any."""
@@ -389,6 +354,8 @@ class ChatDecoder(EventDecoder):
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         has_calls = self._calls.end(out)
+        if self._thought and not has_calls and is_answer(thought := "".join(self._thought), finish, self.sent):
+            out.append(Delta(thought.strip()))
         self._stop_reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
         mean = _mean(self._logprobs)
         out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))

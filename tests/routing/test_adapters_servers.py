@@ -1,0 +1,186 @@
+"""What single servers make of OpenAI's and Anthropic's APIs: answers as their recordings and reports show them."""
+# ruff: noqa: E501 - answers are written as they come
+
+import json
+from typing import Any
+
+import pytest
+
+from routing.adapters import CODECS
+from routing.adapters.assembly import Assembler
+from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.errors import error_from_response
+from routing.adapters.rewording import again
+from routing.types import ChatResult, ProviderError, Tool
+from tests.routing.adapters_support import ask, provider, run_decoder
+from tests.routing.test_adapters_dialects import (
+    CITY,
+    START,
+    Read,
+    block,
+    chunk,
+    completion,
+    ended,
+    events,
+    sse,
+)
+
+FORMAT = {"response_format": {"type": "json_schema"}}
+TOOLS = {"tools": [{"type": "function", "function": {"name": name}} for name in ("now", "lookup", "lookup_all")]}
+
+
+def read(kind: str, body: bytes, asked: dict[str, Any]) -> ChatResult:
+    codec, sent = CODECS[kind](), WireRequest("POST", "x", body=asked)
+    if not body.startswith((b"data:", b"event:", b":")):
+        return codec.decode_chat(WireResponse(200, {}, body), sent)
+    results = []
+    for size in (1, 11, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        deltas, error = run_decoder(lambda: codec.chat_stream(sent), pieces)
+        if error is not None:
+            raise error
+        assembler = Assembler()
+        for delta in deltas:
+            assembler.add(delta)
+        results.append(assembler.result())
+    assert results[0] == results[1] == results[2]
+    return results[0]
+
+
+def part(index: int, name: str | None, arguments: str, identity: str | None = None) -> dict[str, Any]:
+    return {"index": index, "id": identity, "function": {"name": name, "arguments": arguments}}
+
+
+def annotation(finish: str | None = None) -> dict[str, Any]:
+    choice = {
+        "content_filter_offsets": {"check_offset": 9},
+        "content_filter_results": {},
+        "finish_reason": finish,
+        "index": 0,
+    }
+    return {"choices": [choice], "created": 0, "id": "", "model": "", "object": ""}
+
+
+HELD = [{"type": "text", "text": "Hi"}]
+THOUGHT = {
+    "type": "reasoning",
+    "summary": [{"type": "summary_text", "text": "Hm", "signature": "s"}, {"type": "summary_text", "text": "."}],
+}
+
+ANSWERS: dict[str, tuple[str, bytes, dict[str, Any], Read]] = {
+    "cloudflare: the JSON as an object": (
+        "openai", completion({"content": {"city": "Oslo"}, "refusal": None}), FORMAT, Read('{"city":"Oslo"}')),
+    "databricks: thinking in a block": (
+        "openai", completion({"content": [THOUGHT, *HELD]}), {}, Read("Hi", "Hm.")),
+    "databricks: thinking in a block, streamed": (
+        "openai", sse(chunk(role="assistant", content=[THOUGHT]), chunk("stop", content=HELD)), {}, Read("Hi", "Hm.")),
+    "text-generation-inference: one call without a list": (
+        "openai", sse(*(chunk(role="assistant", tool_calls={"index": 0, "id": "c1", "type": "function", "function":
+            {"name": "weather", "arguments": text}}) for text in ('{"city"', ': "Oslo"}')), chunk("tool_calls")), {},
+        Read(calls=(("c1", "weather", CITY),), stop="tool_calls")),
+    "a name that goes on behind the arguments, two calls at once": (
+        "openai", sse(chunk(tool_calls=[part(0, "look", '{"n":', "a"), part(1, "lookup", '{"n":', "b")]),
+            chunk(tool_calls=[part(1, None, "2}"), part(0, "up", "1}")]), chunk("tool_calls")), TOOLS,
+        Read(calls=(("a", "lookup", '{"n":1}'), ("b", "lookup", '{"n":2}')), stop="tool_calls")),
+    "a tool whose name begins another's": (
+        "openai", sse(chunk(tool_calls=[part(0, "lookup", '{"n":', "a")]), chunk(tool_calls=[part(0, None, "1}")]),
+            chunk("tool_calls")), TOOLS, Read(calls=(("a", "lookup", '{"n":1}'),), stop="tool_calls")),
+    "a half name is all there is": (
+        "openai", sse(chunk(tool_calls=[part(0, "loo", '{"n":1}', "a")]), chunk("tool_calls")), TOOLS,
+        Read(calls=(("a", "loo", '{"n":1}'),), stop="tool_calls")),
+    "vllm: a named function ends with stop": (
+        "openai", sse(chunk(tool_calls=[part(0, "now", "{}", "a")]), chunk("stop")), TOOLS,
+        Read(calls=(("a", "now", "{}"),), stop="tool_calls")),
+    "lm studio: the JSON as thinking": (
+        "openai", completion({"content": "", "reasoning_content": ' {"city": "Oslo"}\n'}), FORMAT, Read('{"city": "Oslo"}')),
+    "lm studio: the JSON as thinking, streamed": (
+        "openai", sse(chunk(role="assistant", reasoning_content='{"city": '), chunk(reasoning_content='"Oslo"}'), chunk("stop")),
+        FORMAT, Read('{"city": "Oslo"}', '{"city": "Oslo"}')),
+    "thinking of JSON, and then the answer": (
+        "openai", sse(chunk(role="assistant", reasoning_content="{}"), chunk(content="[1]"), chunk("stop")), FORMAT, Read("[1]", "{}")),
+    "thinking that was cut is no answer": (
+        "openai", completion({"content": "", "reasoning_content": "[1]"}, "length"), FORMAT, Read("", "[1]", stop="length")),
+    "thinking is no answer where no JSON was asked for": (
+        "openai", completion({"content": "", "reasoning_content": "[1]"}), {}, Read("", "[1]")),
+    "mlx-vlm: the same thinking under two names": (
+        "openai", sse(chunk(role="assistant", content=None, reasoning="Hm.", reasoning_content="Hm.", tool_calls=None),
+            {**chunk("stop", content="Hi"), "usage": None}), {}, Read("Hi", "Hm.")),
+    "azure: verdicts before, within and behind the answer": (
+        "openai", sse({"choices": [], "id": "", "model": "", "prompt_filter_results": []}, annotation(), chunk(content="Hi"),
+            annotation(), chunk("stop"), annotation(), {"id": "1", "model": "m", "choices": [], "usage":
+            {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}}), {}, Read("Hi", usage=(9, 2, None, None))),
+    "azure: a verdict that ends the answer": (
+        "openai", sse(chunk(content="Hi"), annotation("content_filter")), {}, Read("Hi", stop="content_filter")),
+    "an input as a text": (
+        "anthropic", json.dumps({"type": "message", "content": [{"type": "tool_use", "id": "c1", "name": "weather", "input": CITY},
+            {"type": "tool_use", "id": "c2", "name": "now", "input": ""}], "stop_reason": "tool_use", "usage": {}}).encode(), {},
+        Read(calls=(("c1", "weather", CITY), ("c2", "now", "{}")), stop="tool_calls")),
+    "an input as a text, streamed": (
+        "anthropic", events(START, *block(0, {"type": "tool_use", "id": "c1", "name": "weather", "input": ""},
+            {"type": "input_json_delta", "partial_json": CITY}), *block(1, {"type": "tool_use", "id": "c2", "name": "now", "input": ""}),
+            *ended("tool_use")), {}, Read(calls=(("c1", "weather", CITY), ("c2", "now", "{}")), stop="tool_calls", usage=(9, 5, None, None))),
+    "an end in the other API's words": (
+        "anthropic", events(START, *block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Hi"}), ended("end_turn")[0])
+        + b"data: [DONE]\n\n", {}, Read("Hi", usage=(9, 5, None, None))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "body", "asked", "expected"), ANSWERS.values(), ids=ANSWERS)
+def test_a_servers_own_shape_is_read_for_what_it_says(
+    kind: str, body: bytes, asked: dict[str, Any], expected: Read
+) -> None:
+    result = read(kind, body, asked)
+    reasoning = "".join(part.text for part in result.parts if hasattr(part, "signature"))
+    assert (result.text, reasoning, result.stop_reason) == (expected.text, expected.reasoning, expected.stop)
+    assert sorted((call.id, call.name, call.arguments) for call in result.tool_calls) == sorted(expected.calls)
+    usage = result.usage
+    counts = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.reasoning_tokens)
+    assert counts == expected.usage
+
+
+def test_an_answer_bears_the_name_of_its_model_behind_chunks_without_one() -> None:
+    assert read("openai", sse(annotation(), chunk(content="Hi"), chunk("stop")), {}).model == "m"
+
+
+@pytest.mark.parametrize("done", [b"data: [DONE]\n\n", b""])
+def test_a_message_that_ends_before_its_reason_is_cut(done: bytes) -> None:
+    body = events(START, *block(0, {"type": "text", "text": "Hi"})) + done
+    with pytest.raises(ProviderError) as caught:
+        read("anthropic", body, {})
+    assert caught.value.kind == "cut"
+
+
+REFUSALS: dict[str, tuple[int, Any, str]] = {
+    "mlx-lm: takes no images": (404, {"error": "Only 'text' content type is supported."}, "bad_request"),
+    "mlx-lm: no such model": (404, {"error": "Repository Not Found for url: https://huggingface.co/api/models/x."}, "not_found"),
+    "mlx-vlm: what is wrong with the body": (422, {"detail": [{"type": "list_type", "loc": ["body", "messages"], "msg":
+        "Input should be a valid list", "input": "hi"}]}, "bad_request"),
+    "mlx-vlm: too long": (400, {"detail": "Protected conversation exceeds the available context budget."}, "context_overflow"),
+    "vllm: a limit beyond the model's": (400, {"error": {"message": "max_tokens=300000 cannot be greater than "
+        "max_model_len=max_total_tokens=262144", "type": "BadRequestError", "param": "max_tokens", "code": 400}}, "bad_request"),
+    "vllm: no parser of tool calls": (400, {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice and '
+        "--tool-call-parser to be set", "type": "BadRequestError", "param": None, "code": 400}}, "bad_request"),
+    "groq: a call that came out wrong": (400, {"error": {"message": "Tool choice is required, but model did not call a tool", "type":
+        "invalid_request_error", "code": "tool_use_failed", "failed_generation": "maybe"}}, "bad_request"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), REFUSALS.values(), ids=REFUSALS)
+def test_a_servers_own_refusal_is_understood(status: int, body: Any, kind: str) -> None:
+    sent = WireRequest("POST", "x", body={})
+    assert error_from_response(WireResponse(status, {}, json.dumps(body).encode()), sent).kind == kind
+
+
+def test_a_server_that_cannot_have_one_tool_chosen_is_given_that_tool_alone() -> None:
+    words = "Invalid tool_choice type: 'object'. Supported string values: none, auto, required"
+    refusal = ProviderError("bad_request", words, retryable=False, status=400)
+    tools = (Tool("look", "", {}), Tool("weather", "", {}))
+    asked = ask(tools=tools, tool_choice="weather")
+    row = provider("openai")
+    another = again(asked, refusal, row, streamed=True)
+    assert another is not None
+    reworded, streamed = another
+    assert (reworded.tools, reworded.tool_choice, streamed) == (tools[1:], "required", True)
+    assert again(reworded, refusal, row, streamed=True) is None
+    assert again(asked, refusal, row, streamed=True, began=True) is None
+    assert again(ask(tools=tools, tool_choice="auto"), refusal, row, streamed=True) is None

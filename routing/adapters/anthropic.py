@@ -11,7 +11,14 @@ from typing import Any
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, refuse_logprobs, with_instruction
+from routing.adapters.prompting import (
+    JSON_ONLY,
+    StructuredOutput,
+    effort_of,
+    in_prompt,
+    refuse_logprobs,
+    with_instruction,
+)
 from routing.adapters.wire import (
     SIGNATURE_MARK,
     Json,
@@ -170,7 +177,7 @@ class AnthropicCodec:
         # a tool's input is always an object, one forced tool leaves no room for the caller's own, and
         # the API allows no forced tool while the model thinks
         schema = request.json_schema or {}
-        if how == "tool" and (request.tools or request.reasoning_effort or schema.get("type") != "object"):
+        if how == "tool" and (request.tools or effort_of(request) or schema.get("type") != "object"):
             return "prompt"
         return how
 
@@ -183,8 +190,8 @@ class AnthropicCodec:
             body["temperature"] = request.temperature
         if request.stop:
             body["stop_sequences"] = list(request.stop)
-        if request.reasoning_effort:
-            self._think(request.reasoning_effort, model, body, is_said="thinking" in request.extra)
+        if effort := effort_of(request):
+            self._think(effort, model, body, is_said="thinking" in request.extra)
 
     def _think(self, effort: str, model: ModelSpec, body: Json, *, is_said: bool) -> None:
         """`is_said`: the caller says in this API's words how to think, and with `effort` how much to write at all."""

@@ -8,7 +8,14 @@ from routing.adapters.cohere_answers import CohereDecoder, read_message, read_us
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.openai import content_block, tool_definition, tool_result_text
-from routing.adapters.prompting import in_prompt, joined_text, refuse_logprobs, structured_output, with_instruction
+from routing.adapters.prompting import (
+    effort_of,
+    in_prompt,
+    joined_text,
+    refuse_logprobs,
+    structured_output,
+    with_instruction,
+)
 from routing.adapters.prompting import schema_instruction as in_words
 from routing.adapters.wire import (
     Json,
@@ -143,8 +150,8 @@ class CohereCodec:
             "stop_sequences": list(request.stop) or None,
         }
         body |= {key: value for key, value in given.items() if value is not None}
-        if request.reasoning_effort:
-            body["thinking"] = {"type": "disabled" if request.reasoning_effort in ("none", "minimal") else "enabled"}
+        if effort := effort_of(request):
+            body["thinking"] = {"type": "disabled" if effort in ("none", "minimal") else "enabled"}
 
     def _tools(self, request: ChatRequest, body: Json) -> None:
         if not request.tools:

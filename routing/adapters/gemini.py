@@ -13,6 +13,7 @@ from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.gemini_answers import ContentDecoder, read_content
 from routing.adapters.prompting import (
+    effort_of,
     in_efforts,
     in_prompt,
     joined_text,
@@ -181,7 +182,7 @@ class GeminiCodec:
         if request.logprobs is not None:
             generation["responseLogprobs"] = True
             generation |= {"logprobs": request.logprobs} if request.logprobs else {}
-        effort = request.reasoning_effort
+        effort = effort_of(request)
         if not effort:
             return
         if signs(model):

@@ -25,7 +25,7 @@ from routing.adapters.ollama_context import (
     refuse_truncated,
 )
 from routing.adapters.openai import tool_definition, tool_result_text
-from routing.adapters.prompting import images, in_efforts, in_prompt, joined_text, structured_output
+from routing.adapters.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.sse import NDJSONSplitter
 from routing.adapters.wire import (
     Json,
@@ -241,7 +241,7 @@ class OllamaCodec:
         body["tools"] = [tool_definition(tool) for tool in request.tools]
 
     def _think(self, request: ChatRequest, model: ModelSpec, body: Json) -> None:
-        effort = request.reasoning_effort
+        effort = effort_of(request)
         if not effort:
             return
         if _KNOWS_LEVELS.search(model.name):

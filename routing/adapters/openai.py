@@ -90,18 +90,19 @@ class OpenAICodec:
         request = self._structured(_thinking(request, model), model, body)
         body |= {"model": model.name, "messages": self._messages(request, model), "stream": stream}
         options = model.provider.options
-        if stream and options.get("stream_usage", "mistral.ai" not in model.provider.base_url):
+        is_mistral = "mistral.ai" in model.provider.base_url  # which refuses what it does not know
+        if stream and options.get("stream_usage", not is_mistral):
             body["stream_options"] = {"include_usage": True}
         if max_output_tokens is not None:
             body[self._max_tokens_field(model)] = max_output_tokens
-        self._sampling(request, body)
+        self._sampling(request, body, seed="random_seed" if is_mistral else "seed")
         self._tools(request, body)
         if request.extra.get("n") not in (None, 1):
             raise UnsupportedByProvider("n: one call gives one answer")
         if request.logprobs is not None:
             body["logprobs"] = True
             body |= {"top_logprobs": request.logprobs} if request.logprobs else {}
-        if request.end_user:
+        if request.end_user and not is_mistral:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_neutral)
         sent = self._request(model.provider, "POST", "/chat/completions", body)
@@ -217,13 +218,13 @@ class OpenAICodec:
             return in_prompt(request)  # the API refuses JSON mode unless the prompt speaks of JSON
         return request
 
-    def _sampling(self, request: ChatRequest, body: Json) -> None:
+    def _sampling(self, request: ChatRequest, body: Json, *, seed: str) -> None:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.stop:
             body["stop"] = list(request.stop)
         if request.seed is not None:
-            body["seed"] = request.seed
+            body[seed] = request.seed
         if request.reasoning_effort:
             body["reasoning_effort"] = request.reasoning_effort
 

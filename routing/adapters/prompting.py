@@ -80,9 +80,16 @@ def thinking_effort(thinking: Any) -> str:
             return "none"
         case "adaptive":
             return "medium"
+        case "enabled" if budget is None:  # as DeepSeek and Z.ai have it
+            return "medium"
         case "enabled" if isinstance(budget, int):
             return next((effort for effort, most in _EFFORTS if budget <= most), "high")
     return ""
+
+
+def effort_of(request: ChatRequest) -> str:
+    """How much to think; "" where the request leaves it to the model, in so many words ("default", Groq's) or not."""
+    return "" if request.reasoning_effort == "default" else request.reasoning_effort
 
 
 def in_efforts(request: ChatRequest) -> ChatRequest:

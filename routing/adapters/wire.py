@@ -289,6 +289,7 @@ _NEUTRAL: dict[str, Any] = {
     "store": False,
     "service_tier": "auto",
     "verbosity": "medium",
+    "speed": "standard",
 }
 
 
@@ -359,5 +360,6 @@ _PRICED_APART: dict[str, tuple[str, ...]] = {
     "preset": (),
     "route": (),
     "mcp_servers": (),
+    "fallbacks": (),
     "container": (),
 }

@@ -93,7 +93,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     if logprobs is not None:
         said = _by_one_model(said)
     output = _response_format(mapping(body, "response_format"))
-    tools = _tools(body)
+    tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
         messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
         model=model(body),
@@ -103,7 +103,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         stop=stops(body.get("stop"), "stop"),
         seed=whole(body, "seed", least=-(2**63), most=2**63 - 1),
         tools=tools,
-        tool_choice=chosen_tool(_tool_choice(body.get("tool_choice")), tools),
+        tool_choice=chosen_tool(choice, tools),
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
         reasoning_effort=effort(body, "reasoning_effort"),
         logprobs=logprobs,
@@ -278,6 +278,23 @@ def _tools(body: Json) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
+def _allowed(body: Json, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
+    """The tools that the model may call, and the choice among them. Those that it may not (`allowed_tools`) are not
+    named to it: few APIs could be told."""
+    value = body.get("tool_choice")
+    if not isinstance(value, dict) or value.get("type") != "allowed_tools":
+        return tools, _tool_choice(value)
+    where = "tool_choice.allowed_tools."
+    allowed = mapping(value, "allowed_tools", "tool_choice.")
+    mode = text(allowed, "mode", where)
+    if mode not in ("auto", "required"):
+        refuse(f"{where}mode", "must be auto or required")
+    named = {_tool_choice(row) for row in objects(allowed, "tools", where, most=MAX_TOOLS)}
+    if not named or not named <= {tool.name for tool in tools}:
+        refuse(f"{where}tools", "must name some of the tools")
+    return tuple(tool for tool in tools if tool.name in named), mode
+
+
 def _tool_choice(value: Any) -> str:
     if value is None:
         return ""
@@ -285,7 +302,7 @@ def _tool_choice(value: Any) -> str:
         return str(value)
     if isinstance(value, dict) and value.get("type") == "function":
         return tool_name(mapping(value, "function", "tool_choice."), "tool_choice.function.")
-    return refuse("tool_choice", "must be auto, none, required or one function")
+    return refuse("tool_choice", "must be auto, none, required, one function or allowed_tools")
 
 
 def _response_format(value: Json) -> Json:

@@ -12,7 +12,7 @@ from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import error_from_response
 from routing.adapters.rewording import again
 from routing.types import ChatResult, ProviderError, Tool
-from tests.routing.adapters_support import ask, provider, run_decoder
+from tests.routing.adapters_support import ask, model, provider, run_decoder
 from tests.routing.test_adapters_dialects import (
     CITY,
     START,
@@ -184,3 +184,12 @@ def test_a_server_that_cannot_have_one_tool_chosen_is_given_that_tool_alone() ->
     assert again(reworded, refusal, row, streamed=True) is None
     assert again(asked, refusal, row, streamed=True, began=True) is None
     assert again(ask(tools=tools, tool_choice="auto"), refusal, row, streamed=True) is None
+
+
+def test_mistral_is_asked_in_its_own_words_alone() -> None:
+    """It refuses what it does not know."""
+    asked = ask(seed=7, end_user="ada")
+    for address, expected in (("https://api.mistral.ai/v1", {"random_seed"}), ("https://x.test/v1", {"seed", "user"})):
+        row = model(provider("openai", address), "some-model")
+        sent = CODECS["openai"]().encode_chat(asked, row, max_output_tokens=9, stream=False)
+        assert set(sent.body or {}) & {"seed", "random_seed", "user"} == expected

@@ -162,6 +162,35 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
         "--tool-call-parser to be set", "type": "BadRequestError", "param": None, "code": 400}}, "bad_request"),
     "groq: a call that came out wrong": (400, {"error": {"message": "Tool choice is required, but model did not call a tool", "type":
         "invalid_request_error", "code": "tool_use_failed", "failed_generation": "maybe"}}, "bad_request"),
+    "groq: terms": (400, {"error": {"message": "The model `m` requires terms acceptance.", "code": "model_terms_required"}}, "auth"),
+    "zhipu: no money": (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}, "quota"),
+    "zhipu: what it will not read": (400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}, "content_filter"),
+    "zhipu: no such model": (400, {"error": {"code": "1211", "message": "模型不存在，请检查模型代码。"}}, "not_found"),
+    "zhipu: too long": (400, {"error": {"code": "1261", "message": "Prompt 超长"}}, "context_overflow"),
+    "zhipu: too much at once": (429, {"error": {"code": "1302", "message": "您当前使用该API的并发数过高"}}, "rate_limited"),
+    "siliconflow: no money": (403, {"code": 30001, "message": "Sorry, your account balance is insufficient", "data": None}, "quota"),
+    "siliconflow: too long": (400, {"code": 20015, "message": "length of prompt_tokens (40000) must be less than max_seq_len (32768)."}, "context_overflow"),
+    "ark: no money": (403, {"error": {"code": "AccountOverdueError", "message": "your account has an overdue balance.", "type": "Forbidden"}}, "quota"),
+    "ark: the limit that was set": (429, {"error": {"code": "SetLimitExceeded", "message": "Your account [2] has reached the set inference "
+        "limit for the [m] model", "type": "TooManyRequests"}}, "quota"),
+    "ark: what it will not read": (400, {"error": {"code": "InputTextSensitiveContentDetected", "message": "The request failed because the "
+        "input text may contain sensitive information.", "type": "BadRequest"}}, "content_filter"),
+    "ark: too long": (400, {"error": {"code": "InvalidParameter", "message": "Total tokens of image and text exceed max message tokens."}},
+        "context_overflow"),
+    "ark: too long for its numbers": (400, {"error": {"code": "InvalidParameter", "message": "Input length 131073 exceeds the maximum length"}},
+        "context_overflow"),
+    "stepfun: blocked": (451, {"error": {"message": "The content you provided is blocked.", "type": "censorship_blocked"}}, "content_filter"),
+    "fireworks: suspended": (412, {"error": {"code": "PRECONDITION_FAILED", "message": "Account x is suspended, possibly due to reaching the "
+        "monthly spending limit"}}, "quota"),
+    "cloudflare: the day's free ones": (429, {"errors": [{"message": "you have used up your daily free allocation of 10,000 neurons",
+        "code": 4006}], "success": False}, "quota"),
+    "cohere: the month's free calls": (429, {"message": "You are using a Trial key, which is limited to 1000 API calls / month."}, "quota"),
+    "cohere: the minute's": (429, {"message": "You are using a Trial key, which is limited to 10 API calls / minute."}, "rate_limited"),
+    "bedrock: the day's": (429, {"message": "Too many tokens per day, please wait before trying again."}, "quota"),
+    "bedrock: the minute's": (429, {"message": "Too many tokens, please wait before trying again."}, "rate_limited"),
+    "lm studio: nothing loaded": (400, {"error": "No models loaded. Please load a model in the developer page."}, "not_found"),
+    "text-generation-inference: too long": (422, {"error": "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000",
+        "error_type": "validation"}, "context_overflow"),
 }  # fmt: skip
 
 

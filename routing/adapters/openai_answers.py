@@ -11,6 +11,7 @@ from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
 from routing.adapters.logprobs import of_choice, refuse_silence
 from routing.adapters.openai_usage import later, read_usage
+from routing.adapters.plain_answers import plain_text
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
@@ -22,7 +23,18 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
-from routing.types import Delta, ErrorKind, Part, ProviderError, Reasoning, StopReason, Text, ToolCall, Usage
+from routing.types import (
+    ChatResult,
+    Delta,
+    ErrorKind,
+    Part,
+    ProviderError,
+    Reasoning,
+    StopReason,
+    Text,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
@@ -91,6 +103,29 @@ def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> No
 _THOUGHT, _THOUGHT_ENDS = "<thought>", "</thought>"
 
 # --- a complete choice -----------------------------------------------------------------------------
+
+
+def read_result(answer: Json, sent: WireRequest) -> ChatResult:
+    """Raises ProviderError."""
+    choices = get_dicts(answer, "choices")
+    if not choices:
+        if holds_error(answer):
+            raise error_from_event(answer, sent)
+        raise protocol_error("the answer holds no choices")
+    usage = read_usage(answer, choices[0])
+    parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
+    logprobs = of_choice(choices[0]) if sent.logprobs else ()
+    refuse_silence(sent, logprobs, has_text=any(isinstance(part, Text) for part in parts), usage=usage)
+    return ChatResult(
+        parts=parts,
+        stop_reason=stop_reason,
+        stop_sequence=stop_sequence_of(choices[0], sent),
+        usage=usage or Usage(),
+        model=get_str(answer, "model"),
+        response_id=get_str(answer, "id"),
+        mean_logprob=mean_logprob,
+        logprobs=logprobs,
+    )
 
 
 def read_choice(
@@ -206,24 +241,6 @@ def _mean(numbers: list[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _plain_text(chunk: Json) -> str:
-    """The text of a chunk that holds nothing else, as nearly all do; "" for any other chunk.
-
-    It is what the chunk's full reading would give, at a third of the time.
-    """
-    choices = chunk.get("choices")
-    if chunk.get("usage") or chunk.get("error") or "timings" in chunk or not isinstance(choices, list):
-        return ""
-    choice = choices[0] if len(choices) == 1 else None
-    if not isinstance(choice, dict) or choice.get("finish_reason") or choice.get("logprobs") or "usage" in choice:
-        return ""
-    delta = choice.get("delta")
-    if not isinstance(delta, dict) or len(delta) > 1:
-        return ""
-    text = delta.get("content")
-    return text if isinstance(text, str) else ""
-
-
 _SPEAKS = frozenset({"delta", "message", "text"})
 
 # --- the stream ------------------------------------------------------------------------------------
@@ -264,7 +281,7 @@ class ChatDecoder(EventDecoder):
             if name != b"error":
                 raise
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
-        if self._introduced and not self._looks_closely and (text := _plain_text(chunk)):
+        if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
             out.append(Delta(text))
             return
         choices = get_dicts(chunk, "choices")

@@ -1,9 +1,9 @@
 """What a chat completion has used, in all the dialects of OpenAI's API."""
 
+from routing.adapters.plain_answers import plain_usage
 from routing.adapters.wire import Json, get_count
 from routing.types import Usage
 
-_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 
 
@@ -20,11 +20,11 @@ def read_usage(answer: Json, choice: Json) -> Usage | None:
 
 def usage_of(usage: Json) -> Usage:
     """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter, Alibaba and Google's imitation."""
+    if (plain := plain_usage(usage)) is not None:
+        return plain
     prompt = _first_count(usage, "prompt_tokens", "input_tokens")
     completion = _first_count(usage, "completion_tokens", "output_tokens")
     total = get_count(usage, "total_tokens")
-    if _PLAIN.issuperset(usage) and prompt is not None and completion is not None and total == prompt + completion:
-        return Usage(prompt, completion)  # what most servers say that people run themselves
     inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
     outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
     cached = _first_count(inputs, "cached_tokens") if inputs else None

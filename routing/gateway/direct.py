@@ -11,7 +11,8 @@ from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Hea
 from routing.gateway.leaving import COMMENT, CONTINUE
 
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
+_line = b": ".join  # of a header: a comprehension takes five times as long
 CLOSE = b"connection: close\r\n"
 COMMENT_CHUNK = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)
 
@@ -179,9 +180,9 @@ class DirectHttp(Http):
             headers = [header for header in headers if header != END_CONNECTION]
         if self.rates:
             headers = [*headers, *self.rates]
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        lines = b"\r\n".join([STATUS_LINES[status], *map(_line, headers)])
         ending = b"\r\n" if self.keep_alive and not self._connection.is_stopping else CLOSE + b"\r\n"
-        return STATUS_LINES[status] + lines + framing + ending
+        return b"%b\r\n%b%b" % (lines, framing, ending)
 
     def _end(self) -> None:
         """The answer is whole. The rest of a body that nobody read is passed over, so that the client hears us out."""

@@ -70,7 +70,9 @@ _GENERATION = {
 }
 _NATIVE_GENERATION = frozenset({"topP", "topK", "presencePenalty", "frequencyPenalty", "thinkingConfig"})
 _NATIVE = frozenset({"safetySettings"})
-_BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576}
+# of tokens, in which earlier models think; levels are what later ones know. Neither goes further than "high".
+_BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
+_LEVELS = {"none": "minimal", "xhigh": "high", "max": "high"}
 _TASK_TYPES: dict[EmbedPurpose, str] = {"document": "RETRIEVAL_DOCUMENT", "query": "RETRIEVAL_QUERY"}
 
 
@@ -186,7 +188,7 @@ class GeminiCodec:
         if not effort:
             return
         if signs(model):
-            generation["thinkingConfig"] = {"thinkingLevel": "minimal" if effort == "none" else effort}
+            generation["thinkingConfig"] = {"thinkingLevel": _LEVELS.get(effort, effort)}
         elif effort in _BUDGETS:
             generation["thinkingConfig"] = {"thinkingBudget": _BUDGETS[effort]}
         else:

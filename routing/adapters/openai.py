@@ -38,6 +38,7 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
+    is_idle,
     is_neutral,
     load_object,
     load_rows,
@@ -69,6 +70,8 @@ from ziggie.values import replace
 # o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
 _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
 _OPENAIS_OWN = re.compile(r"^(?:openai/)?(?:o\d|gpt-\d|chatgpt)", re.IGNORECASE)
+# whose servers refuse what they do not know, also where it changes no answer
+_REFUSE_UNKNOWN = re.compile(r"^https?://[^/]*\.(?:mistral\.ai|groq\.com|cerebras\.ai)(?:[:/]|$)")
 _IS_GOOGLES = re.compile(r"^https?://[^/]*\.googleapis\.com(?:[:/]|$)")
 _REFUSED = frozenset({"context_management"})  # Anthropic's own
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
@@ -103,7 +106,8 @@ class OpenAICodec:
             body |= {"top_logprobs": request.logprobs} if request.logprobs else {}
         if request.end_user and not is_mistral:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
-        merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_neutral)
+        leave = is_idle if _REFUSE_UNKNOWN.search(model.provider.base_url) else _is_neutral
+        merge_extra(body, request.extra, refuse=_REFUSED, leave=leave)
         sent = self._request(model.provider, "POST", "/chat/completions", body)
         return sent if request.logprobs is None else replace(sent, logprobs=True)
 

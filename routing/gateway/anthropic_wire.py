@@ -60,10 +60,11 @@ _READ = frozenset(
 _REFUSED = ("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio")
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
-# They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.
+# They change how Claude thinks and how its answer comes, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
-    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management)-[a-z0-9-]{1,64}"
+    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management|effort"
+    r"|structured-outputs)-[a-z0-9-]{1,64}"
 )
 _MAX_BETAS = 10
 # Edits that leave things out of a prompt. One that has it summarised would be paid beyond what was held.

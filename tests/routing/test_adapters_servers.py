@@ -222,3 +222,30 @@ def test_mistral_is_asked_in_its_own_words_alone() -> None:
         row = model(provider("openai", address), "some-model")
         sent = CODECS["openai"]().encode_chat(asked, row, max_output_tokens=9, stream=False)
         assert set(sent.body or {}) & {"seed", "random_seed", "user"} == expected
+
+
+@pytest.mark.parametrize(
+    "address", ["https://api.groq.com/openai/v1", "https://api.mistral.ai/v1", "https://api.cerebras.ai/v1"]
+)
+def test_what_changes_no_answer_is_kept_from_servers_that_would_refuse_it(address: str) -> None:
+    idle = {"prompt_cache_key": "a", "safety_identifier": "b", "service_tier": "default", "verbosity": "medium"}
+    for base_url, expected in ((address, set()), ("https://x.test/v1", idle.keys() - {"verbosity"})):
+        row = model(provider("openai", base_url), "some-model")
+        sent = CODECS["openai"]().encode_chat(ask(extra=idle), row, max_output_tokens=9, stream=False)
+        assert idle.keys() & (sent.body or {}).keys() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "effort", "expected"),
+    [
+        ("gemini-3-pro", "max", {"thinkingLevel": "high"}),
+        ("gemini-3-pro", "none", {"thinkingLevel": "minimal"}),
+        ("gemini-3-pro", "low", {"thinkingLevel": "low"}),
+        ("gemini-2.5-pro", "xhigh", {"thinkingBudget": 24576}),
+    ],
+)
+def test_gemini_thinks_as_far_as_it_can(name: str, effort: str, expected: Any) -> None:
+    sent = CODECS["gemini"]().encode_chat(
+        ask(reasoning_effort=effort), model("gemini", name), max_output_tokens=9, stream=False
+    )
+    assert (sent.body or {})["generationConfig"]["thinkingConfig"] == expected

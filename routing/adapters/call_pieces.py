@@ -29,6 +29,14 @@ class _Call:
         """Its name with one more piece, which may tell it anew from the beginning."""
         return name if name.startswith(self.name) else self.name + name
 
+    def take(self, arguments: str) -> str:
+        """One more piece; returns what is to be told of it. `null` for all of them says that there are none."""
+        if not arguments or (not self.arguments and arguments.strip() == "null"):
+            return ""
+        self.arguments.append(arguments)
+        self.size += len(arguments)
+        return arguments
+
     def is_whole(self) -> bool:
         """True for arguments that nothing can be added to: what follows them with a name is another call."""
         if not self.arguments or self.size > _LONGEST_LOOKED_AT or not self.arguments[-1].rstrip().endswith("}"):
@@ -61,9 +69,7 @@ class CallPieces:
             number = self._begin(_Call(piece.get("index"), identity, name), out)
         call = self._calls[number]
         call.signature = call.signature or google_signature(piece)
-        if arguments:
-            call.arguments.append(arguments)
-            call.size += len(arguments)
+        arguments = call.take(arguments)
         if call.told:
             if arguments:
                 out.append(Delta(tool_index=number, tool_arguments=arguments))
@@ -155,6 +161,12 @@ def google_signature(holder: Json) -> str:
     for key in ("extra_content", "google", "thought_signature"):
         value = value.get(key) if isinstance(value, dict) else None
     return SIGNATURE_MARK + value if value and isinstance(value, str) else ""
+
+
+def whole_arguments(function: Json) -> str:
+    """The arguments of a call that came in one piece; none are an empty object."""
+    text = arguments_text(function)
+    return text if text.strip() not in ("", "null") else "{}"
 
 
 def arguments_text(function: Json) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from routing.adapters.base import WireRequest
-from routing.adapters.call_pieces import CallPieces, arguments_text, google_signature
+from routing.adapters.call_pieces import CallPieces, google_signature, whole_arguments
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
@@ -44,6 +44,8 @@ _STOP_REASONS: dict[str, StopReason] = {
     "max_tokens": "length",
     "model_length": "length",
     "model_context_window_exceeded": "length",
+    "max_length": "length",
+    "max_output_tokens": "length",
     "tool_calls": "tool_calls",
     "tool_call": "tool_calls",
     "function_call": "tool_calls",
@@ -51,6 +53,12 @@ _STOP_REASONS: dict[str, StopReason] = {
     "content_filter": "content_filter",
     "sensitive": "content_filter",
     "safety": "content_filter",
+    "recitation": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "spii": "content_filter",
+    "refusal": "content_filter",
+    "guardrail_intervened": "content_filter",
 }
 
 
@@ -221,10 +229,10 @@ def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
             raise protocol_error("a tool call has no name")
         if signature := google_signature(call):
             calls.append(Reasoning("", signature))
-        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments_text(function) or "{}"))
+        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, whole_arguments(function)))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
-        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), arguments_text(legacy) or "{}"))
+        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), whole_arguments(legacy)))
     return calls
 
 

@@ -252,13 +252,23 @@ def _sniff(data: str) -> str:
 
 def arguments_object(arguments: str, name: str) -> Json:
     """A tool call's arguments as an object, for the APIs that want it so."""
-    try:
-        value = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
+    value = read_arguments(arguments)
+    if value is None:
         raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
     return value
+
+
+def read_arguments(arguments: str) -> Json | None:
+    """The object that a model wrote as a call's arguments: also as JSON in JSON, and `null` for none. None for what is
+    no object."""
+    try:
+        value = orjson.loads(arguments or "{}")
+        if isinstance(value, str):
+            value = orjson.loads(value or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    value = {} if value is None else value
+    return value if isinstance(value, dict) else None
 
 
 def call_id(sent: WireRequest, number: int) -> str:

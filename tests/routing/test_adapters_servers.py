@@ -11,7 +11,8 @@ from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import error_from_response
 from routing.adapters.rewording import again
-from routing.types import ChatResult, ProviderError, Tool
+from routing.gateway import anthropic_answers
+from routing.types import ChatRequest, ChatResult, Message, ProviderError, Tool, UnsupportedByProvider, message
 from tests.routing.adapters_support import ask, model, provider, run_decoder
 from tests.routing.test_adapters_dialects import (
     CITY,
@@ -249,3 +250,63 @@ def test_gemini_thinks_as_far_as_it_can(name: str, effort: str, expected: Any) -
         ask(reasoning_effort=effort), model("gemini", name), max_output_tokens=9, stream=False
     )
     assert (sent.body or {})["generationConfig"]["thinkingConfig"] == expected
+
+
+def test_events_without_blank_lines_between_them_are_events_all_the_same() -> None:
+    chunks = [chunk(role="assistant", content=""), chunk(content="Hi"), chunk("stop", content=" you")]
+    body = "".join(f"data: {json.dumps(one)}\n" for one in chunks).encode() + b"data: [DONE]\n"
+    for ending in (b"\n", b"\r\n"):
+        assert read("openai", body.replace(b"\n", ending), {}).text == "Hi you"
+    told = [START, *block(0, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Hi"}), *ended("end_turn")]
+    body = "".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n" for one in told).encode()
+    assert read("anthropic", body, {}).text == "Hi"
+
+
+def test_json_over_several_lines_of_an_event_is_one_event() -> None:
+    lines = json.dumps(chunk("stop", content="Hi", role="assistant"), indent=1).split("\n")
+    body = "".join(f"data: {line}\n" for line in lines) + "\n"
+    assert read("openai", body.encode(), {}).text == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("finish", "expected"),
+    [
+        ("max_length", "length"),
+        ("MAX_OUTPUT_TOKENS", "length"),
+        ("PROHIBITED_CONTENT", "content_filter"),
+        ("eos", "stop"),
+    ],
+)
+def test_an_ending_is_known_by_its_other_names(finish: str, expected: str) -> None:
+    assert read("openai", completion({"content": "Hi"}, finish), {}).stop_reason == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("null", {}),
+        ("", {}),
+        ('""', {}),
+        (json.dumps(CITY), {"city": "Oslo"}),
+        ("[1]", None),
+        ("{bad", None),
+        ("7", None),
+    ],
+)
+def test_arguments_are_the_object_that_a_model_meant(arguments: str, expected: Any) -> None:
+    """No arguments as `null`, and JSON in JSON."""
+    result = read(
+        "openai", completion({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}), {}
+    )
+    streamed = read("openai", sse(chunk("tool_calls", tool_calls=[part(0, "f", arguments, "c")])), {})
+    assert streamed.tool_calls[0].arguments == ("{}" if arguments in ("", "null") else arguments)
+    told = json.loads(anthropic_answers.encode_result(result, call_id="1", model="m"))["content"][0]["input"]
+    assert told == ({"arguments": arguments} if expected is None else expected)
+    turns = (message("user", "a"), Message("assistant", result.parts))
+    row = model("gemini", "gemini-2.5-pro")
+    if expected is None:
+        with pytest.raises(UnsupportedByProvider):
+            CODECS["gemini"]().encode_chat(ChatRequest(turns), row, max_output_tokens=9, stream=False)
+    else:
+        sent = CODECS["gemini"]().encode_chat(ChatRequest(turns), row, max_output_tokens=9, stream=False)
+        assert (sent.body or {})["contents"][1]["parts"][0]["functionCall"]["args"] == expected

@@ -340,7 +340,8 @@ def _image_source(image: Image) -> Json:
 
 
 def tool_definition(tool: Tool) -> Json:
-    definition: Json = {"name": tool.name, "input_schema": tool.parameters or {"type": "object", "properties": {}}}
+    schema = {"type": "object", **(tool.parameters or {"properties": {}})}  # the API wants its type said
+    definition: Json = {"name": tool.name, "input_schema": schema}
     if tool.description:
         definition["description"] = tool.description
     if tool.strict:

@@ -52,6 +52,7 @@ from routing.types import (
     ProviderSpec,
     Reasoning,
     Text,
+    Tool,
     ToolCall,
     ToolResult,
     UnsupportedByProvider,
@@ -213,11 +214,7 @@ class GeminiCodec:
         if request.tools:
             if request.parallel_tool_calls is False:
                 raise UnsupportedByProvider("parallel_tool_calls: Gemini cannot be kept from several calls at once")
-            declarations = [
-                {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
-                for tool in request.tools
-            ]
-            body["tools"] = [{"functionDeclarations": declarations}]
+            body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
             choice = _tool_choice(request.tool_choice)
             if choice:
                 body["toolConfig"] = {"functionCallingConfig": choice}
@@ -266,6 +263,12 @@ def _system_texts(turn: Message) -> list[str]:
         raise UnsupportedByProvider("a system message that is not text")
     text = joined_text(turn)
     return [text] if text else []
+
+
+def _declaration(tool: Tool) -> Json:
+    """One without parameters has no schema: an empty one says that anything may be given."""
+    declaration: Json = {"name": tool.name, "description": tool.description}
+    return {**declaration, "parametersJsonSchema": tool.parameters} if tool.parameters else declaration
 
 
 def _tool_choice(choice: str) -> Json:

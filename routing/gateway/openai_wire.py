@@ -175,7 +175,7 @@ def _message(row: Json, place: int) -> Message:
     else:
         parts = _parts(row, where, role)
     if role == "assistant":
-        thinking = text(row, "reasoning_content", f"{where}.", default="")
+        thinking = text(row, "reasoning_content", f"{where}.", default="") or _thought(row)
         parts[:0] = [Reasoning(thinking)] if thinking else []
         parts += _calls(row, where)
         if isinstance(row.get("refusal"), str) and not parts:
@@ -185,6 +185,12 @@ def _message(row: Json, place: int) -> Message:
         if row.get("audio") is not None:
             unsupported(f"{where}.audio")
     return Message(role, tuple(parts), _name(row, where))
+
+
+def _thought(row: Json) -> str:
+    """Thinking under its other name."""
+    thought = row.get("reasoning")
+    return thought if isinstance(thought, str) else ""
 
 
 def _name(row: Json, where: str) -> str:
@@ -222,7 +228,7 @@ def _parts(row: Json, where: str, role: Role) -> list[Part]:
 def _part(part: Json, where: str, role: Role) -> Part:
     kind = part.get("type")
     if kind == "text":
-        return Text(text(part, "text", f"{where}."))
+        return Text(text(part, "text", f"{where}."), _mark(part))
     if kind == "refusal" and role == "assistant":
         return Text(text(part, "refusal", f"{where}."))
     if kind == "image_url" and role == "user":
@@ -230,6 +236,13 @@ def _part(part: Json, where: str, role: Role) -> Part:
     if kind in ("input_audio", "file", "image_url"):
         unsupported(f"{where}.type", f"{kind} is not supported here")
     return refuse(f"{where}.type", "must be text or image_url")
+
+
+def _mark(holder: Json) -> bool:
+    """Whether the prompt up to here is to be cached by who keeps what is marked, in the words that OpenAI's clients
+    have for Claude."""
+    control = holder.get("cache_control")
+    return isinstance(control, dict) and control.get("type") == "ephemeral"
 
 
 def _image(part: Json, where: str) -> Image:
@@ -273,6 +286,7 @@ def _tools(body: Json) -> tuple[Tool, ...]:
                 description=text(function, "description", f"{where}.function.", default=""),
                 parameters=schema(function.get("parameters"), f"{where}.function.parameters"),
                 strict=bool(flag(function, "strict", f"{where}.function.")),
+                cache_mark=_mark(row),
             )
         )
     return tuple(tools)

@@ -6,6 +6,8 @@ import anthropic
 import openai
 import pytest
 
+from routing import snapshot
+from routing.models import Price
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import (
     MODELS,
@@ -244,3 +246,39 @@ def test_a_document_that_is_none_or_is_to_be_cited_is_refused(gateway: Gateway, 
     with pytest.raises(anthropic.BadRequestError, match=rf"content\[0\]\.(?:source\.)?{param}"):
         anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=turns)
     assert not gateway.anthropic.calls
+
+
+# --- words that OpenAI's clients have for other houses -----------------------------------------------
+
+
+def test_openais_clients_mark_what_claude_is_to_cache(gateway: Gateway) -> None:
+    Price.objects.filter(model__slug="claude").update(cache_write_usd_per_mtok="3.75")
+    snapshot.forget()
+    mark = {"cache_control": {"type": "ephemeral"}}
+    system = [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **mark}]
+    look = [{"type": "text", "text": "Look.", **mark}]
+    turns: Any = [{"role": "system", "content": system}, {"role": "user", "content": look}]
+    for model in MODELS:
+        openai_client(gateway).chat.completions.create(model=model, messages=turns, tools=[{**OPENAI_TOOL, **mark}])
+    body = gateway.anthropic.calls[-1].json
+    marked = [body["system"][1], body["tools"][0], body["messages"][0]["content"][0]]
+    assert all(block["cache_control"] == mark["cache_control"] for block in marked)
+    for server in servers(gateway):
+        assert server is gateway.anthropic or b"cache_control" not in server.calls[-1].body
+
+
+def test_thinking_is_understood_under_its_other_name(gateway: Gateway) -> None:
+    turns: Any = [*TURNS, {"role": "assistant", "content": "Hello.", "reasoning": "Greet them."}, *TURNS]
+    openai_client(gateway).chat.completions.create(model="llama", messages=turns)
+    assert gateway.ollama.calls[-1].json["messages"][1]["thinking"] == "Greet them."
+
+
+def test_a_tool_without_parameters_is_told_as_each_house_wants_it(gateway: Gateway) -> None:
+    bare: Any = {"type": "function", "function": {"name": "now"}}
+    loose: Any = {"type": "function", "function": {"name": "at", "parameters": {"properties": {"zone": {}}}}}
+    for model in ("claude", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=TURNS, tools=[bare, loose])
+    schemas = [tool["input_schema"] for tool in gateway.anthropic.calls[-1].json["tools"]]
+    assert schemas == [{"type": "object", "properties": {}}, {"type": "object", "properties": {"zone": {}}}]
+    first, second = gateway.gemini.calls[-1].json["tools"][0]["functionDeclarations"]
+    assert ("parametersJsonSchema" in first, "parametersJsonSchema" in second) == (False, True)

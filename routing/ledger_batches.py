@@ -16,7 +16,7 @@ from ziggie.values import Value
 
 RESERVE: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
-FROM ledger_reserve($1::json, $2::bigint[], $3::bigint[], coalesce($4::timestamptz, now()))
+FROM ledger_reserve($1::json, $2::integer, $3::bigint[], $4::bigint[], coalesce($5::timestamptz, now()))
 """
 DRAW: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
@@ -89,7 +89,8 @@ async def reserve(line: Line, requests: list[Request], *, again: bool) -> list[H
         budgets = sorted(wanted)
         amounts = array_text([wanted[budget] for budget in budgets])
         operations = encode([_request_json(request) for request in batch])
-        rows = await line.execute(RESERVE, operations, array_text(budgets), amounts, _moment(at))
+        calls = b"%d" % len(batch)
+        rows = await line.execute(RESERVE, operations, calls, array_text(budgets), amounts, _moment(at))
         outcomes += map(_outcome, batch, rows) if len(rows) == len(batch) else _all_held(batch, *rows)
     return outcomes
 

@@ -28,6 +28,7 @@ from routing.adapters.wire import (
     is_idle,
     load_object,
     protocol_error,
+    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,
@@ -103,10 +104,9 @@ class CohereCodec:
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
         answer = self._object(response, sent)
-        vectors = get_vectors(get_dict(answer, "embeddings").get("float"))
-        expected = len((sent.body or {}).get("texts", vectors))
-        if len(vectors) != expected:
-            raise protocol_error(f"{len(vectors)} embeddings for {expected} texts")
+        told = answer.get("embeddings")  # of the API's first version a list
+        vectors = get_vectors(told if isinstance(told, list) else get_dict(answer, "embeddings").get("float"))
+        refuse_other_number(vectors, (sent.body or {}).get("texts"))
         return Embeddings(vectors, read_usage(get_dict(answer, "meta")))
 
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:

@@ -38,6 +38,7 @@ from routing.adapters.wire import (
     load_object,
     loads,
     protocol_error,
+    refuse_other_number,
     signs,
 )
 from routing.types import (
@@ -128,10 +129,9 @@ class GeminiCodec:
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
         answer = self._object(response, sent)
-        rows = get_dicts(answer, "embeddings")
-        expected = len((sent.body or {}).get("requests", rows))
-        if len(rows) != expected:
-            raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
+        alone = get_dict(answer, "embedding")  # of a request for one
+        rows = [alone] if alone else get_dicts(answer, "embeddings")
+        refuse_other_number(rows, (sent.body or {}).get("requests"))
         read = get_count(get_dict(answer, "usageMetadata"), "promptTokenCount")
         return Embeddings(get_vectors([row.get("values") for row in rows]), Usage(input_tokens=read))
 

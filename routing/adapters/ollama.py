@@ -43,6 +43,7 @@ from routing.adapters.wire import (
     is_idle,
     load_object,
     protocol_error,
+    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,
@@ -168,10 +169,9 @@ class OllamaCodec:
         answer = load_object(response.body)
         if answer.get("error"):
             raise error_from_event(answer, sent)
-        vectors = get_vectors(answer.get("embeddings"))
-        expected = len((sent.body or {}).get("input", vectors))
-        if len(vectors) != expected:
-            raise protocol_error(f"{len(vectors)} embeddings for {expected} texts")
+        alone = answer.get("embedding")  # as /api/embeddings has it
+        vectors = get_vectors(answer.get("embeddings") if alone is None else [alone])
+        refuse_other_number(vectors, (sent.body or {}).get("input"))
         usage = Usage(input_tokens=get_count(answer, "prompt_eval_count"))
         return Embeddings(tuple(map(_unit, vectors)), usage, get_str(answer, "model"))
 

@@ -44,6 +44,7 @@ from routing.adapters.wire import (
     load_rows,
     merge_extra,
     protocol_error,
+    refuse_other_number,
     shortened,
     signs,
 )
@@ -141,9 +142,7 @@ class OpenAICodec:
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
         answer = self._object(response, sent)
         rows = get_dicts(answer, "data")
-        expected = len((sent.body or {}).get("input", rows))
-        if len(rows) != expected:
-            raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
+        refuse_other_number(rows, (sent.body or {}).get("input"))
         rows = sorted(rows, key=lambda row: get_number(row, "index") or 0)
         vectors = get_vectors([row.get("embedding") for row in rows])
         usage = read_usage(answer, {}) or Usage()

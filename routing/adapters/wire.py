@@ -8,7 +8,7 @@ import math
 import re
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -169,6 +169,15 @@ def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     if not all(math.isfinite(number) for vector in vectors for number in vector):
         raise protocol_error("the embeddings hold something that is not a finite number")
     return vectors
+
+
+def refuse_other_number(vectors: Sized, asked: Any) -> None:
+    """Raises ProviderError if these are not the vectors of all that was `asked`: a list of texts or of lists of tokens,
+    or one of them by itself."""
+    alone = isinstance(asked, str) or (isinstance(asked, list) and bool(asked) and isinstance(asked[0], int))
+    expected = 1 if alone else len(asked) if isinstance(asked, list) else len(vectors)
+    if len(vectors) != expected:
+        raise protocol_error(f"{len(vectors)} embeddings for {expected} texts")
 
 
 def _packed(vector: Any) -> list[float]:

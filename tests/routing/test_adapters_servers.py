@@ -310,3 +310,24 @@ def test_arguments_are_the_object_that_a_model_meant(arguments: str, expected: A
     else:
         sent = CODECS["gemini"]().encode_chat(ChatRequest(turns), row, max_output_tokens=9, stream=False)
         assert (sent.body or {})["contents"][1]["parts"][0]["functionCall"]["args"] == expected
+
+
+VECTORS: dict[str, tuple[str, Any, Any, int]] = {
+    "openai: one text": ("openai", {"data": [{"index": 0, "embedding": [1, 0]}]}, {"input": "Hello"}, 1),
+    "openai: the tokens of one text": ("openai", {"data": [{"index": 0, "embedding": [1, 0]}]}, {"input": [5, 6, 7]}, 1),
+    "openai: tokens of two texts": ("openai", {"data": [{"index": n, "embedding": [1, 0]} for n in (0, 1)]}, {"input": [[5], [6, 7]]}, 2),
+    "ollama: one text": ("ollama", {"embeddings": [[1, 0]]}, {"input": "Hello"}, 1),
+    "ollama: in the older way": ("ollama", {"embedding": [1, 0]}, {"prompt": "Hello"}, 1),
+    "gemini: one text": ("gemini", {"embedding": {"values": [1, 0]}}, {"content": {"parts": [{"text": "Hello"}]}}, 1),
+    "cohere: its first version": ("cohere", {"embeddings": [[1, 0], [0, 1]], "texts": ["a", "b"]}, {"texts": ["a", "b"]}, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "answer", "asked", "expected"), VECTORS.values(), ids=VECTORS)
+def test_vectors_are_counted_as_they_were_asked_for(kind: str, answer: Any, asked: Any, expected: int) -> None:
+    response = WireResponse(200, {}, json.dumps(answer).encode())
+    found = CODECS[kind]().decode_embed(response, WireRequest("POST", "x", body=asked))
+    assert len(found.vectors) == expected
+    more = {key: ["a", "b", "c"] for key in ("input", "texts", "requests")}
+    with pytest.raises(ProviderError, match="embeddings for"):
+        CODECS[kind]().decode_embed(response, WireRequest("POST", "x", body=more))

@@ -115,7 +115,8 @@ class CallPieces:
         return name in tools or not any(tool.startswith(name) for tool in tools)
 
     def _tools(self) -> list[str]:
-        return [get_str(get_dict(tool, "function"), "name") for tool in (self._sent.body or {}).get("tools", ())]
+        tools = (self._sent.body or {}).get("tools") or ()
+        return [get_str(get_dict(tool, "function"), "name") for tool in tools]
 
     def _tell(self, number: int, out: list[Delta]) -> None:
         call = self._calls[number]

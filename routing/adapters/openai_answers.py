@@ -180,10 +180,15 @@ def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
     return text, reasoning
 
 
+def _asks_for_json(sent: WireRequest) -> bool:
+    asked = (sent.body or {}).get("response_format")
+    return isinstance(asked, dict) and asked.get("type") in ("json_schema", "json_object")
+
+
 def is_answer(reasoning: str, finish: str, sent: WireRequest) -> bool:
     """True for the JSON that was asked for, where the server takes all that the model wrote for thinking: LM Studio
     holds the thinking to the schema, too, and vLLM's parsers look for its end in vain."""
-    if finish != "stop" or not reasoning or "response_format" not in (sent.body or {}):
+    if finish != "stop" or not reasoning or not _asks_for_json(sent):
         return False
     try:
         return isinstance(orjson.loads(reasoning), dict | list)
@@ -276,7 +281,7 @@ class ChatDecoder(EventDecoder):
         self._logprobs: list[float] = []
         self._thinks_aloud = False  # its thinking comes as content
         self._told_logprobs = False
-        self._thought: list[str] | None = [] if "response_format" in (sent.body or {}) else None  # until there is text
+        self._thought: list[str] | None = [] if _asks_for_json(sent) else None  # until there is text
         self._looks_closely = self._has_to_look()
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:

@@ -252,6 +252,21 @@ def test_gemini_thinks_as_far_as_it_can(name: str, effort: str, expected: Any) -
     assert (sent.body or {})["generationConfig"]["thinkingConfig"] == expected
 
 
+def test_what_a_request_leaves_empty_is_no_trouble_for_its_answer() -> None:
+    asked = {"tools": None, "response_format": None, "stop": None, "messages": None, "options": None}
+    calls = sse(chunk(tool_calls=[part(0, "f", CITY)]), chunk("tool_calls"))
+    assert [call.name for call in read("openai", calls, asked).tool_calls] == ["f"]
+    thought = completion({"content": "", "reasoning_content": "[1]"})
+    assert read("openai", thought, {"response_format": {"type": "text"}}).text == ""
+    told = {"model": "m", "message": {"content": "Hi"}, "done": True, "prompt_eval_count": 9}
+    assert read("ollama", json.dumps(told).encode(), asked).text == "Hi"
+    turns = [{"role": "assistant", "tool_calls": []}, {"role": "user", "content": "Hello?"}]
+    cut = {"options": {"num_ctx": 9}, "messages": turns}
+    with pytest.raises(ProviderError) as caught:
+        read("ollama", json.dumps(told).encode(), cut)
+    assert caught.value.kind == "context_overflow"
+
+
 def test_events_without_blank_lines_between_them_are_events_all_the_same() -> None:
     chunks = [chunk(role="assistant", content=""), chunk(content="Hi"), chunk("stop", content=" you")]
     body = "".join(f"data: {json.dumps(one)}\n" for one in chunks).encode() + b"data: [DONE]\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.prompting import (
     JSON_ONLY,
@@ -257,7 +258,7 @@ class AnthropicCodec:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
         answer = load_object(response.body)
-        if answer.get("type") == "error" or answer.get("error"):
+        if answer.get("type") == "error" or answer.get("error") or ("content" not in answer and holds_error(answer)):
             raise error_from_event(answer, sent)
         return answer
 

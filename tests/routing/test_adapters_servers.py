@@ -201,6 +201,21 @@ def test_a_servers_own_refusal_is_understood(status: int, body: Any, kind: str) 
     assert error_from_response(WireResponse(status, {}, json.dumps(body).encode()), sent).kind == kind
 
 
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"code": 1113, "msg": "Insufficient balance or no resource package.", "success": False}, "quota"),
+        ({"code": 500, "msg": "404 NOT_FOUND", "success": False}, "server"),
+        ({"error_code": 17, "error_msg": "Too many requests"}, "rate_limited"),
+    ],
+)
+def test_a_failure_that_comes_as_a_success_is_told_for_what_it_is(kind: str, body: Any, expected: str) -> None:
+    with pytest.raises(ProviderError) as caught:
+        read(kind, json.dumps(body).encode(), {})
+    assert caught.value.kind == expected
+
+
 def test_a_server_that_cannot_have_one_tool_chosen_is_given_that_tool_alone() -> None:
     words = "Invalid tool_choice type: 'object'. Supported string values: none, auto, required"
     refusal = ProviderError("bad_request", words, retryable=False, status=400)

@@ -107,8 +107,9 @@ class OpenAICodec:
             body |= {"top_logprobs": request.logprobs} if request.logprobs else {}
         if request.end_user and not is_mistral:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
-        leave = is_idle if _REFUSE_UNKNOWN.search(model.provider.base_url) else _is_neutral
-        merge_extra(body, request.extra, refuse=_REFUSED, leave=leave)
+        if request.extra:
+            leave = is_idle if _REFUSE_UNKNOWN.search(model.provider.base_url) else _is_neutral
+            merge_extra(body, request.extra, refuse=_REFUSED, leave=leave)
         sent = self._request(model.provider, "POST", "/chat/completions", body)
         return sent if request.logprobs is None else replace(sent, logprobs=True)
 

@@ -95,6 +95,9 @@ class AnthropicCodec:
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_idle)
+        thinking = body.get("thinking")
+        if isinstance(thinking, Mapping) and thinking.get("type") == "enabled" and _goes_on_without_thinking(body):
+            del body["thinking"]
         betas = request.extra.get("anthropic_beta")
         return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
 
@@ -208,6 +211,8 @@ class AnthropicCodec:
             body["output_config"] = {**body.get("output_config", {}), "effort": effort}
             body |= {} if is_said else {"thinking": {"type": "adaptive"}}
             return
+        if _is_forced(body) or _goes_on_without_thinking(body):
+            return
         budget = min(_BUDGETS[effort], body["max_tokens"] - 1024)
         if budget < 1024:
             raise UnsupportedByProvider("reasoning needs max_tokens of at least 2048 here")
@@ -306,6 +311,21 @@ def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
     if marks and not isinstance(part, Reasoning) and part.cache_mark:
         block["cache_control"] = {"type": "ephemeral"}
     return block
+
+
+def _is_forced(body: Json) -> bool:
+    """True where a tool must be called, which the API does not have together with a budget of thinking."""
+    return (body.get("tool_choice") or {}).get("type") in ("any", "tool")
+
+
+def _goes_on_without_thinking(body: Json) -> bool:
+    """True for the results of calls before which nothing was thought, or nothing that came back signed: another model
+    made them, or the caller's API has no place for signatures. The API refuses to think on within such a turn, and
+    thinks again in the next."""
+    turns = body["messages"]
+    if len(turns) < 2 or turns[-1]["role"] != "user" or turns[-1]["content"][0]["type"] != "tool_result":
+        return False
+    return turns[-2]["content"][0]["type"] not in ("thinking", "redacted_thinking")
 
 
 def _is_idle(key: str, value: Any) -> bool:

@@ -91,8 +91,9 @@ class Entry(Value):
 
 
 def is_wanted(request: ChatRequest, plan: Plan) -> bool:
-    """A rule must say how long. A temperature that nobody set is the provider's own, which is above 0."""
-    if not plan.options.cache_ttl_seconds:
+    """A rule must say how long. A temperature that nobody set is the provider's own, which is above 0. What is kept
+    has no log probabilities."""
+    if not plan.options.cache_ttl_seconds or request.logprobs is not None:
         return False
     return request.temperature == 0 or plan.options.cache_any_temperature
 

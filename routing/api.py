@@ -9,7 +9,6 @@ from drf_spectacular.utils import extend_schema, inline_serializer
 from pydantic import BaseModel, create_model
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
-from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -30,6 +29,7 @@ from routing.routing_file import apply_document
 from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import Conflict, InvalidInput, NotFound
+from ziggie.pagination import Cursor
 
 NAME = "the request"
 
@@ -47,13 +47,11 @@ def body_of(request: Request) -> dict[str, Any]:
     return dict(request.data)
 
 
-class ByName(CursorPagination):
-    """By slug, A to Z; `?page_size=` up to 500."""
+class ByName(Cursor):
+    """By slug, A to Z."""
 
     ordering = "slug"
     page_size = 100
-    page_size_query_param = "page_size"
-    max_page_size = 500
 
 
 class Rows(GenericAPIView[Any]):

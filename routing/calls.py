@@ -194,6 +194,7 @@ async def _hold(
                 context=receipts.context(request, planned.plan),
                 envelope_id=request.envelope_id,
                 meanwhile=meanwhile and partial(meanwhile, planned.plan),
+                is_new=request.call_id is None,
             )
             break
         except BudgetExceeded:

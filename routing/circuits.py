@@ -6,20 +6,24 @@ was wrong, nothing is read or written.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from routing import database
 from routing.handover import beside, owned
 from routing.types import ANSWERED, ErrorKind, ModelSpec, ProviderError, ProviderSpec
 from ziggie import live
 from ziggie.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 60.0  # a probe whose process died blocks nobody for longer
 LONGEST_COOL_DOWN_SECONDS = 300.0
@@ -182,7 +186,7 @@ async def record_failure(
 
     A refusal of this one request, or an answer that does not fit it, counts as a success: somebody answered.
     `model` is None for a check of the provider itself, which then bears all the blame; `threshold` says then how
-    many checks must fail.
+    many checks must fail. What cannot be written down while the database is away is forgotten.
     """
     if error.kind in ANSWERED:
         await record_success(provider, model)
@@ -204,11 +208,11 @@ async def record_failure(
         "longest": LONGEST_COOL_DOWN_SECONDS,
         "seconds": trouble.seconds,
     }
-    async with database.connection() as connection:
-        row = await (await connection.execute(FAIL, parameters)).fetchone()
-        if row is None:  # open already, or its first failure ever
-            await connection.execute(NEW, parameters)
-            row = await (await connection.execute(FAIL, parameters)).fetchone()
+    try:
+        row = await _failed(parameters)
+    except (Unavailable, psycopg.Error) as away:
+        logger.warning("a failure of %s is not counted: %s", provider.slug, type(away).__name__)
+        return
     key = (provider.id, slug)
     if row is None or row[0] != "open":
         remember(_known.failed(key))
@@ -217,16 +221,31 @@ async def record_failure(
     await _tell(provider, slug, state="open", reason=reason_of(error), version=row[1])
 
 
+async def _failed(parameters: dict[str, Any]) -> TupleRow | None:
+    """The circuit's state, and since when; None if it was open already."""
+    async with database.connection() as connection:
+        row = await (await connection.execute(FAIL, parameters)).fetchone()
+        if row is None:  # open already, or its first failure ever
+            await connection.execute(NEW, parameters)
+            row = await (await connection.execute(FAIL, parameters)).fetchone()
+    return row
+
+
 async def record_success(provider: ProviderSpec, model: ModelSpec | None) -> None:
-    """Closes what was being tried and forgets lone failures. Free where nothing was wrong."""
+    """Closes what was being tried and forgets lone failures. Free where nothing was wrong. An answer that is there is
+    given whether or not this can be written down."""
     if not _known.unclean:
         return
     slugs = [slug for slug in dict.fromkeys(("", model.slug if model else "")) if (provider.id, slug) in _known.unclean]
     if not slugs:
         return
-    async with database.connection() as connection:
-        cursor = await connection.execute(SUCCEED, {"provider": provider.id, "models": slugs})
-        closed = await cursor.fetchall()
+    try:
+        async with database.connection() as connection:
+            cursor = await connection.execute(SUCCEED, {"provider": provider.id, "models": slugs})
+            closed = await cursor.fetchall()
+    except (Unavailable, psycopg.Error) as away:
+        logger.warning("an answer of %s is not counted: %s", provider.slug, type(away).__name__)
+        return
     for slug, version, state_before in closed:
         remember(_known.closed((provider.id, slug)))
         if state_before != "closed":

@@ -50,6 +50,7 @@ class Lane(Generic[Item, Result]):
     are few and large and do not keep up those for which somebody waits; one for which somebody does begins at once
     (`hurry`). `repair` makes an item that the database refuses as data acceptable. An item whose waiter gave up is
     dropped while it still queues, unless the lane is `steadfast`; if it was done all the same, `orphaned` is told.
+    `given_up` is told of an item for which the server was away for too long: it may have been done or not.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Lane(Generic[Item, Result]):
         gather_seconds: float = 0.0,
         repair: Callable[[Item], Item] | None = None,
         orphaned: Callable[[Result], None] | None = None,
+        given_up: Callable[[Item], None] | None = None,
         steadfast: bool = False,
     ) -> None:
         self._run = run
@@ -74,6 +76,7 @@ class Lane(Generic[Item, Result]):
         self._repair = repair
         self._steadfast = steadfast
         self._orphaned = orphaned
+        self._given_up = given_up
         self._waiting: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -216,9 +219,13 @@ class Lane(Generic[Item, Result]):
         """The entries that wait on; the others fail with Unavailable. One whose waiter gave up is tried again like
         them: it may have been done although the server did not say so, and then has to be undone."""
         now = asyncio.get_running_loop().time()
-        for _, future, deadline in batch:
-            if deadline <= now and not future.done():
+        for item, future, deadline in batch:
+            if deadline > now:
+                continue
+            if not future.done():
                 unavailable = Unavailable("the ledger's database does not answer")
                 unavailable.__cause__ = error
                 future.set_exception(unavailable)
+            if self._given_up is not None:
+                self._given_up(item)
         return [entry for entry in batch if entry[2] > now and (entry[1].cancelled() or not entry[1].done())]

@@ -52,7 +52,7 @@ WORLD: LiteralString = (
 )
 COUNT: LiteralString = """
 INSERT INTO routing_providerday AS d (provider_id, day, requests)
-VALUES (%(provider)s, (now() AT TIME ZONE %(time_zone)s)::date, 1)
+SELECT id, (now() AT TIME ZONE %(time_zone)s)::date, 1 FROM routing_provider WHERE id = %(provider)s
 ON CONFLICT (provider_id, day) DO UPDATE SET requests = d.requests + 1 WHERE d.requests < %(limit)s
 RETURNING requests
 """

@@ -69,6 +69,7 @@ async def reserve(
     at: datetime | None = None,
     envelope_id: UUID | None = None,
     meanwhile: Callable[[], None] | None = None,
+    is_new: bool = False,
 ) -> Hold:
     """Holds `amounts` (budget id -> micro-dollars, the worst case) in each budget's current period, all or none.
 
@@ -78,6 +79,7 @@ async def reserve(
     Reserving the same id again returns the hold that is there. `at` is the time that counts, now if None. A hold is
     renewed while this process lives and has neither settled nor released it, up to some hours (keeping.py).
     `meanwhile` is called, if the database is asked at all, once it has been; it must not raise.
+    `is_new`: nobody else ever asks for this id, so that a hold of which nobody heard in time is given back.
     While more calls have ended than are settled at once it waits: what is to be written takes memory.
     Raises BudgetExceeded naming the budget, Conflict for an envelope's call that has been answered and settled,
     InvalidInput for an impossible amount, Unavailable.
@@ -91,7 +93,7 @@ async def reserve(
     if (envelope_id is not None) != (ENVELOPE in wanted):
         raise InvalidInput("a call of an envelope takes of its limit, and no other call does")
     seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
-    request = Request(call_id, wanted, seconds, context, at, envelope_id)
+    request = Request(call_id, wanted, seconds, context, at, envelope_id, is_new)
     lane = lanes.reserving if envelope_id is None else lanes.drawing
     begins_at_once = lane.is_idle
     admission = lane.submit(request)
@@ -221,12 +223,14 @@ class _Lanes:
             patience_seconds=RESERVE_PATIENCE_SECONDS,
             repair=_repaired_request,
             orphaned=_give_back,
+            given_up=_give_up,
         )
         self.drawing: Lane[Request, Hold | Refusal] = Lane(
             ledger_batches.draw,
             patience_seconds=RESERVE_PATIENCE_SECONDS,
             repair=_repaired_request,
             orphaned=_give_back,
+            given_up=_give_up,
         )
         self.ending: Lane[Ending, bool] = Lane(
             ledger_batches.end,
@@ -263,6 +267,21 @@ def _give_back(outcome: Hold | Refusal) -> None:
         spent = None if outcome.envelope_id is None else 0
         with suppress(Unavailable):  # where too much waits already, the sweep gives it back
             _end(Ending(outcome.call_id, is_free=False, spent_microusd=spent))
+
+
+def _give_up(request: Request) -> None:
+    """It may hold money although the database did not say so in time: then nobody will ever settle it, and the sweep
+    would take it for spent. A call that is sent again under its id may hold that money by now, and keeps it."""
+    if request.is_new:
+        spent = None if request.envelope_id is None else 0
+        with suppress(Unavailable):
+            _end(Ending(request.call_id, is_free=False, spent_microusd=spent)).add_done_callback(_look_away)
+
+
+def _look_away(ended: asyncio.Future[bool]) -> None:
+    """Nobody waits for it, and the sweep comes after it."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def _repaired_request(request: Request) -> Request:

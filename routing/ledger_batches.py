@@ -53,12 +53,15 @@ class Hold(Value):
 
 
 class Request(Value):
+    """`is_new`: nobody else ever asks for this call."""
+
     call_id: UUID
     amounts: Mapping[int, int]
     expires_in_seconds: float
     context: Mapping[str, Any]
     at: datetime | None
     envelope_id: UUID | None = None
+    is_new: bool = False
 
 
 class Refusal(Value):

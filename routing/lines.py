@@ -22,6 +22,7 @@ Row = list[bytes | None]
 # are made while tables may still be empty, and kept: none may read a whole table, however small it looks by then.
 PREPARE_SESSION = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
 CONNECT_SECONDS = 10.0  # to all addresses that a name has
+LOOK_SECONDS = 0.5  # of a socket that has failed uvloop calls the reader once, and the last words come before the end
 GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
@@ -47,6 +48,7 @@ class Line:
         self._answer: asyncio.Future[pq.abc.PGresult] | None = None
         self._last: pq.abc.PGresult | None = None
         self._is_full = False  # the socket takes no more for now
+        self._timer: asyncio.TimerHandle | None = None
 
     async def execute(self, statement: LiteralString, *parameters: bytes | None) -> list[Row]:
         """The rows of a statement with $1, $2, …
@@ -69,6 +71,8 @@ class Line:
         connection, self._connection = self._connection, None
         answer, self._answer = self._answer, None
         self._prepared, self._is_full = {}, False
+        if self._timer is not None:
+            self._timer.cancel()
         if connection is not None:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
@@ -84,6 +88,7 @@ class Line:
             self._connection, self._socket = connection, connection.pgconn.socket
             (await database.pool()).keep(self)
             self._loop.add_reader(self._socket, self._hear)
+            self._look_later()
             await self._say(connection.pgconn, lambda: connection.pgconn.send_query(PREPARE_SESSION.encode()))
         return self._connection
 
@@ -120,6 +125,15 @@ class Line:
         elif self._is_full and not is_full:
             self._loop.remove_writer(self._socket)
         self._is_full = is_full
+
+    def _look_later(self) -> None:
+        self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Reads what there is, whoever has been told of it or not."""
+        self._hear()
+        if self._connection is not None:
+            self._look_later()
 
     def _hear(self) -> None:
         """Something can be read: a part of an answer, or that the server has gone."""

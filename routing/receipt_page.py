@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
-from routing import calibration
+from routing import calibration, rows
 from routing.ledger_rows import TOKEN_COUNTS
-from routing.models import Price, RoutedCall, RoutingSettings, StoredBody, UsageRecord
+from routing.models import Price, RoutedCall, StoredBody, UsageRecord
 from routing.owners import owners_of
 from ziggie.models import ApiKey
 
@@ -34,20 +35,38 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """An attempt of the receipt with its usage record, None where that was removed. `tier`: the request was so long
-    that it paid the price above so many input tokens."""
+    """An attempt of the receipt with its usage record, None where that was removed, and the price that it paid.
+    `tier`: the request was so long that it paid the price above so many input tokens."""
 
     attempt: Mapping[str, Any]
     started_at: datetime | None
     record: UsageRecord | None
+    price: Price | None = None
     tier: int | None = None
 
     @property
     def further_tokens(self) -> list[str]:
-        """Tokens that have a price of their own, or that nobody sees."""
+        """Tokens that have a price of their own, or that nobody sees: what the provider told, also where it told 0."""
         used = self.attempt["usage"]
         names = {"cached_input_tokens": "cached", "cache_write_tokens": "written", "reasoning_tokens": "reasoning"}
-        return [f"{used[name]} {said}" for name, said in names.items() if used.get(name)]
+        return [f"{used[name]} {said}" for name, said in names.items() if used.get(name) is not None]
+
+    @property
+    def paid_at(self) -> str:
+        """Dollars per million tokens in and out, as the record's price has them for so long a request."""
+        if self.price is None:
+            return ""
+        tiers: list[dict[str, Any]] = self.price.input_tiers
+        tier = next((each for each in tiers if each["above_input_tokens"] == self.tier), {})
+        names = ("input_usd_per_mtok", "output_usd_per_mtok")
+        figures = [rows.money(Decimal(tier.get(name) or getattr(self.price, name))) for name in names]
+        return f"${figures[0]} / ${figures[1]} a million"
+
+    @property
+    def estimated(self) -> str:
+        """What of the figures we worked out ourselves, in words."""
+        names = {name.replace("_", " ").removesuffix(" tokens") for name in self.attempt["usage"].get("estimated", ())}
+        return ", ".join(sorted(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +90,6 @@ def context_of(call: RoutedCall) -> dict[str, Any]:
         "features": features(call.features),
         "attempts": tried,
         "money": _money(call, list(records.values())),
-        "baseline_model": RoutingSettings.objects.values_list("baseline_model", flat=True).first() or "",
         "findings": findings(call.findings or {}),
         "confidence": confidence(call),
         "outcomes": _outcomes(call),
@@ -119,7 +137,7 @@ def _tried(attempt: Mapping[str, Any], record: UsageRecord | None, prices: Mappi
     input_tokens = attempt["usage"].get("input_tokens") or 0
     above = [tier["above_input_tokens"] for tier in price.input_tiers] if price else []
     tier = max((start for start in above if input_tokens > start), default=None)
-    return Tried(attempt, datetime.fromisoformat(started) if started else None, record, tier)
+    return Tried(attempt, datetime.fromisoformat(started) if started else None, record, price, tier)
 
 
 def _attempt_of(record: UsageRecord) -> dict[str, Any]:

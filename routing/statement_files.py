@@ -1,7 +1,8 @@
 """PURE: providers' exports of what they were used for, read into days and models. All or nothing, within limits.
 
 Known are, as their documentation describes them: Anthropic's usage and cost reports (JSON of the Admin API, CSV of
-the console), OpenAI's usage and costs (JSON of the API, CSV of the dashboard), and a plain table of any origin.
+the console), OpenAI's usage and costs (JSON of the API, CSV of the dashboard), Google's reports and cost tables (CSV),
+and a plain table of any origin.
 """
 
 import csv
@@ -14,6 +15,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from routing import statement_google
 from routing.statement_values import CENT, Row, Wrong, day, model_name, need_dollars, tokens, usd
 from ziggie.errors import InvalidInput
 
@@ -22,6 +24,8 @@ MAX_ROWS = 200_000
 MAX_LINES = 20_000  # days and models together
 MAX_PROBLEMS = 20
 MAX_CELL = 10_000
+MAX_PREAMBLE = 30  # lines before a table's head
+WHOLE = ", one period"  # ends the form of an export whose rows tell of several days at once
 
 
 @dataclass(slots=True)
@@ -40,15 +44,17 @@ class Figures:
 
 @dataclass(slots=True)
 class Export:
-    """`lines` by day (in UTC) and the provider's name of the model, which is "" for what is no model's."""
+    """`lines` by day (in UTC) and the provider's name of the model, which is "" for what is no model's. Where rows tell
+    of several days at once (`spans`), as invoices do, all lines are of the first day, and the form ends with WHOLE."""
 
     form: str
     lines: dict[tuple[date, str], Figures] = field(default_factory=dict)
     days: set[date] = field(default_factory=set)
     rows: int = 0
+    spans: bool = False
 
 
-Item = tuple[date, str, Figures]
+Item = tuple[date, str, Figures] | tuple[date, str, Figures, date]  # the last one: until which day
 Reader = Callable[[Row], Item | None]
 
 
@@ -66,7 +72,15 @@ def read(content: bytes) -> Export:
     export = _read_json(text) if text.lstrip()[0] in "[{" else _read_csv(text)
     if not export.lines:
         raise InvalidInput("the file tells of no use at all")
-    return export
+    return _as_one_period(export) if export.spans else export
+
+
+def _as_one_period(export: Export) -> Export:
+    whole = Export(export.form + WHOLE, days=export.days, rows=export.rows, spans=True)
+    first = min(export.days)
+    for (_, model), figures in export.lines.items():
+        whole.lines.setdefault((first, model), Figures()).add(figures)
+    return whole
 
 
 def _gather(form: str, places: Iterable[tuple[str, Row]], reader: Reader) -> Export:
@@ -91,8 +105,11 @@ def _gather(form: str, places: Iterable[tuple[str, Row]], reader: Reader) -> Exp
     return export
 
 
-def _put(export: Export, day: date, model: str, figures: Figures) -> None:
+def _put(export: Export, day: date, model: str, figures: Figures, until: date | None = None) -> None:
     export.days.add(day)
+    if until is not None and until != day:
+        export.days.add(until)
+        export.spans = True
     if figures == Figures():
         return  # a day on which nothing happened
     if (day, model) not in export.lines and len(export.lines) >= MAX_LINES:
@@ -107,9 +124,41 @@ def _sum(one: Any, other: Any) -> Any:
 # --- what a row of each form says -----------------------------------------------------------------
 
 
+# What a plain table may call its columns: the first that is there counts.
+PLAIN = {
+    "day": ("date", "day", "utc_date", "usage_date", "created_at", "timestamp"),
+    "until": ("end_date", "until"),
+    "model": ("model", "model_permaslug", "slug", "model_name"),
+    "input": ("input_tokens", "prompt_tokens", "tokens_prompt"),
+    "output": ("output_tokens", "completion_tokens", "tokens_completion"),
+    "cost": ("cost_usd", "cost", "cost_total"),
+}
+
+
 def _plain(row: Row) -> Item:
-    figures = Figures(tokens(row, "input_tokens"), tokens(row, "output_tokens"), usd(row, "cost_usd"))
-    return day(row, "date"), model_name(row, "model"), figures
+    named = {what: next((name for name in names if name in row), names[0]) for what, names in PLAIN.items()}
+    need_dollars(row, "currency")
+    figures = Figures(tokens(row, named["input"]), tokens(row, named["output"]), usd(row, named["cost"]))
+    first, model = day(row, named["day"]), model_name(row, named["model"])
+    if row.get(named["until"]) in (None, ""):
+        return first, model, figures
+    last = day(row, named["until"])
+    if last < first:
+        raise Wrong(f"{named['until']} is before {named['day']}")
+    return first, model, figures, last
+
+
+def _openrouter(row: Row) -> Item:
+    """One credit is one dollar."""
+    return _plain({**row, "cost_usd": row["usage"]})
+
+
+def _google(row: Row) -> Item | None:
+    found = statement_google.bill(row)
+    if found is None:
+        return None
+    first, model, read, written, cost, last = found
+    return first, model, Figures(read, written, cost), last
 
 
 def _anthropic_usage(row: Row) -> Item:
@@ -165,49 +214,98 @@ CSV_FORMS: tuple[tuple[str, tuple[str, ...], Reader], ...] = (
     ("Anthropic cost (CSV)", ("usage_date_utc", "cost_usd"), _anthropic_cost_csv),
     ("OpenAI costs (CSV)", ("start_time|start_time_iso", "amount_value"), _openai_costs_csv),
     ("OpenAI usage (CSV)", ("start_time|start_time_iso", "input_tokens"), _openai_usage),
-    ("plain table (CSV)", ("date", "model", "input_tokens|output_tokens|cost_usd"), _plain),
+    ("Google cost table (CSV)", ("sku_description", "service_description", "date|usage_start_date"), _google),
+    ("OpenRouter activity (CSV)", ("date", "slug", "usage", "prompt_tokens"), _openrouter),
+    (
+        "plain table (CSV)",
+        (
+            "|".join(PLAIN["day"]),
+            "|".join(PLAIN["model"]),
+            "|".join([*PLAIN["input"], *PLAIN["output"], *PLAIN["cost"]]),
+        ),
+        _plain,
+    ),
 )
-KNOWN = "date,model,input_tokens,output_tokens,cost_usd, or an export of Anthropic or OpenAI"
+KNOWN = "date,model,input_tokens,output_tokens,cost_usd, or an export of Anthropic, OpenAI or Google"
 
 
 def _read_csv(text: str) -> Export:
     text = re.sub(r"\Asep=.\r?\n", "", text, flags=re.IGNORECASE)  # a spreadsheet's word to itself
-    head_line = text.splitlines()[0] if text else ""
-    delimiter = max(",;\t", key=head_line.count)
     csv.field_size_limit(MAX_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        head = [name.strip().lower() for name in next(reader)]
-    except (csv.Error, StopIteration) as error:
-        raise InvalidInput(f"line 1: {error}") from None
+    before, (delimiter, head, found) = _find_table(text)
     if twice := [name for name in dict.fromkeys(head) if name and head.count(name) > 1]:
-        raise InvalidInput(f"line 1: the column {twice[0][:40]!r} is there twice")
+        raise InvalidInput(f"line {before + 1}: the column {twice[0][:40]!r} is there twice")
+    if found is None:
+        raise InvalidInput(
+            f"line 1: the columns {', '.join(head)[:200]!r} are those of no known export; wanted: {KNOWN}"
+        )
+    form, read_row = found
+    lines = io.StringIO(text, newline="")
+    for _ in range(before + 1):
+        _look_at_preamble(next(lines))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = _csv_rows(reader, head, before=before + 1, has_decimal_commas=delimiter == ";")
+    return _gather(form, rows, read_row)
+
+
+Table = tuple[str, list[str], tuple[str, Reader] | None]  # what stands between cells, the head, what reads its rows
+
+
+def _find_table(text: str) -> tuple[int, Table]:
+    """How many lines stand before the table's head, and the table; the first line's, if none is known."""
+    first: Table | None = None
+    for place, line in zip(range(MAX_PREAMBLE), io.StringIO(text, newline=""), strict=False):
+        table = _table(line, is_first=place == 0)
+        if table[2] is not None:
+            return place, table
+        first = first or table
+    assert first is not None  # the text has a line
+    return 0, first
+
+
+def _table(line: str, *, is_first: bool) -> Table:
+    delimiter = max(",;\t", key=line.count)
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        if is_first:
+            raise InvalidInput(f"line 1: {error}") from None
+        return delimiter, [], None
+    head = [re.sub(r"[ -]+", "_", cell.strip().lower()) for cell in cells]
     for form, columns, read_row in CSV_FORMS:
         if all(any(name in head for name in column.split("|")) for column in columns):
-            return _gather(form, _csv_rows(reader, head, has_decimal_commas=delimiter == ";"), read_row)
-    raise InvalidInput(f"line 1: the columns {', '.join(head)[:200]!r} are those of no known export; wanted: {KNOWN}")
+            return delimiter, head, (form, read_row)
+    return delimiter, head, None
+
+
+def _look_at_preamble(line: str) -> None:
+    """Google says before the table which money it counts in."""
+    match = re.match(r"\s*currency[,;\t]\s*([a-z]{3})\b", line, re.IGNORECASE)
+    if match and match[1].lower() != "usd":
+        raise InvalidInput(f"nothing was loaded: amounts in {match[1]!r}: only US dollars can be compared")
 
 
 _DECIMAL_COMMA = re.compile(r"([^\d,.]{0,6}\d+),(\d+[^\d,.]{0,6})")
 
 
-def _csv_rows(reader: Any, head: list[str], *, has_decimal_commas: bool) -> Iterator[tuple[str, Row]]:
-    """`has_decimal_commas`: semicolons stand between cells where commas stand within numbers."""
+def _csv_rows(reader: Any, head: list[str], *, before: int, has_decimal_commas: bool) -> Iterator[tuple[str, Row]]:
+    """`before` lines have been read. `has_decimal_commas`: semicolons stand between cells where commas stand within
+    numbers."""
     while True:
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise InvalidInput(f"nothing was loaded: line {reader.line_num}: {error}") from None
+            raise InvalidInput(f"nothing was loaded: line {before + reader.line_num}: {error}") from None
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(head):
             problem = f"has {len(cells)} cells, and the head has {len(head)}"
-            raise InvalidInput(f"nothing was loaded: line {reader.line_num}: {problem}")
+            raise InvalidInput(f"nothing was loaded: line {before + reader.line_num}: {problem}")
         if has_decimal_commas:
             cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
-        yield f"line {reader.line_num}", dict(zip(head, cells, strict=True))
+        yield f"line {before + reader.line_num}", dict(zip(head, cells, strict=True))
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -218,7 +316,7 @@ JSON_FORMS: tuple[tuple[str, Callable[[Row], bool], Reader], ...] = (
     ("OpenAI usage", lambda row: str(row.get("object", "")).startswith("organization.usage."), _openai_usage),
     ("Anthropic usage", lambda row: "uncached_input_tokens" in row, _anthropic_usage),
     ("Anthropic cost", lambda row: "amount" in row and "currency" in row, _anthropic_cost),
-    ("plain table", lambda row: "date" in row and "model" in row, _plain),
+    ("plain table", lambda row: all(set(PLAIN[what]) & row.keys() for what in ("day", "model")), _plain),
 )
 
 

@@ -114,6 +114,8 @@ def day(row: Row, *names: str) -> date:
 
 
 def _read_day(text: str) -> date:
+    if re.fullmatch(r"20\d{6}", text):
+        return date.fromisoformat(text)
     if text.isascii() and text.isdigit() and len(text) <= 13:
         return datetime.fromtimestamp(int(text) / (1000 if len(text) > 11 else 1), UTC).date()
     if len(text) == len("2026-01-31"):

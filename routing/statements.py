@@ -14,7 +14,7 @@ from django.db import connection, transaction
 
 from routing import pricing
 from routing.models import LanguageModel, Provider, Statement, StatementLine
-from routing.statement_files import MAX_BYTES, read, stripped
+from routing.statement_files import MAX_BYTES, WHOLE, read, stripped
 from ziggie.errors import Conflict, InvalidInput
 
 __all__ = ["MAX_BYTES", "as_json", "as_text", "compare", "load"]
@@ -84,7 +84,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One day and model. Differences are theirs less ours, None where they do not tell."""
+    """One model on one day, or on all days of an export that tells them in one. Differences are theirs less ours, None
+    where they do not tell."""
 
     day: date
     model: str
@@ -124,14 +125,14 @@ def compare(statement: Statement) -> Report:
     """The statement's lines beside the rollups of the same days."""
     lines = list(statement.lines.all())
     names = _names_of(statement.provider)
-    by_model = any(line.model for line in lines)
+    by_model, spans = any(line.model for line in lines), statement.form.endswith(WHOLE)
     theirs: dict[tuple[date, str], Side] = {}
     for line in lines:
         key = (line.day, names.get(stripped(line.model), line.model))
         theirs[key] = _added(theirs.get(key), Side(line.input_tokens, line.output_tokens, line.cost_microusd))
     ours: dict[tuple[date, str], Side] = {}
     for day, model, *sums in _our_rows(statement):
-        key = (day, names.get(stripped(model), model) if by_model else "")
+        key = (statement.first_day if spans else day, names.get(stripped(model), model) if by_model else "")
         ours[key] = _added(ours.get(key), Side(*sums))
     told = [name for name in Side.__dataclass_fields__ if any(getattr(line, name) is not None for line in lines)]
     keys = sorted(theirs.keys() | ours.keys())

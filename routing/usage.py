@@ -72,17 +72,36 @@ class Sums:
     answered: int
 
 
+Group = tuple[str, Sums, dict[int, int]]  # its key, its sums, its attempts by latency bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All of a period, and by groups, the dearest first; `left_out` are how many more than MAX_GROUPS there are."""
+
+    whole: Sums
+    groups: list[Group]
+    left_out: int
+
+
 def period(since: str, until: str) -> Period:
     """From two dates (midnight at the staff's place; `until` is included) or ISO times, rounded outwards to what
     rollups are made of. Empty: the last 30 days until now. Raises InvalidInput."""
     zone = ZoneInfo(time_zone())
     now = timezone.now()
     end = _moment(until, zone, is_end=True) if until else now
-    begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
-    if begin >= end:
-        raise InvalidInput("from must be before to")
+    try:
+        begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
+    except OverflowError:
+        raise InvalidInput(f"to: {until[:40]!r} is too far away") from None
+    _check_order(begin, end)
     whole = _rollup_start(end, zone)
     return Period(_rollup_start(begin, zone), whole if whole == end else whole + _rollup_width(zone, end))
+
+
+def _check_order(begin: datetime, end: datetime) -> None:
+    if begin >= end:
+        raise InvalidInput("from must be before to")
 
 
 def last_days(days: int) -> Period:
@@ -124,9 +143,14 @@ def totals(during: Period) -> Sums:
         return Sums(*cursor.fetchone())
 
 
-def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int]]]:
-    """Key, sums and attempts by latency bucket of each group, the dearest first. Raises InvalidInput."""
-    rows = group_sums(during, group_by)
+def groups(during: Period, group_by: str) -> list[Group]:
+    """Each group, the dearest first. Raises InvalidInput."""
+    return summary(during, group_by).groups
+
+
+def summary(during: Period, group_by: str) -> Summary:
+    """The whole and its groups. Raises InvalidInput."""
+    whole, rows, left_out = _grouped(during, group_by)
     key = GROUPS[group_by]
     with connection.cursor() as cursor:
         cursor.execute(
@@ -136,20 +160,28 @@ def groups(during: Period, group_by: str) -> list[tuple[str, Sums, dict[int, int
         latencies: dict[str, dict[int, int]] = {}
         for name, place, count in cursor.fetchall():
             latencies.setdefault(name, {})[place] = count
-    return [(name, sums, latencies.get(name, {})) for name, sums in rows]
+    return Summary(whole, [(name, sums, latencies.get(name, {})) for name, sums in rows], left_out)
 
 
 def group_sums(during: Period, group_by: str) -> list[tuple[str, Sums]]:
     """Key and sums of each group, the dearest first. Raises InvalidInput."""
+    return _grouped(during, group_by)[1]
+
+
+def _grouped(during: Period, group_by: str) -> tuple[Sums, list[tuple[str, Sums]], int]:
+    """The whole, its groups and how many of them are left out, by one statement: they add up while calls go on."""
     key = GROUPS.get(group_by)
     if key is None:
         raise InvalidInput(f"group_by must be one of {', '.join(GROUPS)}")
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT {key}, {_SUMS} {_PERIOD} GROUP BY 1 ORDER BY 7 DESC, 2 DESC, 1 LIMIT {MAX_GROUPS}",
+            f"SELECT {key}, {_SUMS}, count(*) OVER () - 1 {_PERIOD} GROUP BY GROUPING SETS (({key}), ())"
+            f" ORDER BY grouping({key}) DESC, 7 DESC, 2 DESC, 1 LIMIT {MAX_GROUPS + 1}",
             _parameters(during),
         )
-        return [(row[0], Sums(*row[1:])) for row in cursor.fetchall()]
+        (_, *whole, found), *rows = cursor.fetchall()
+    named = [(row[0], Sums(*row[1:-1])) for row in rows]
+    return Sums(*whole), named, found - len(named)
 
 
 def latencies(during: Period) -> dict[int, int]:
@@ -202,20 +234,28 @@ FILTERS = ("model", "provider", "source", "outcome", "rule", "task_kind", "agent
 
 
 def records(filters: dict[str, str]) -> QuerySet[UsageRecord]:
-    """Records that match `from`, `to`, `api_key` and FILTERS. Raises InvalidInput."""
-    found = UsageRecord.objects.all()
-    if filters.get("from") or filters.get("to"):
-        during = period(filters.get("from", ""), filters.get("to", ""))
-        found = found.filter(created_at__gte=during.since, created_at__lt=during.until)
+    """Records that match `from`, `to`, `api_key` and FILTERS: a time to the microsecond, and where one of the two is
+    left out, all before or after the other. Raises InvalidInput."""
     chosen = {name: filters[name] for name in FILTERS if filters.get(name)}
     if filters.get("api_key"):
         chosen["api_key_id"] = filters["api_key"]
     if "\0" in "".join(chosen.values()):
         raise InvalidInput("a filter holds a NUL")
     try:
-        return found.filter(**chosen)
+        return UsageRecord.objects.filter(**chosen, **_times(filters))
     except ValidationError:
         raise InvalidInput(f"call_id: {chosen['call_id'][:40]!r} is not an id") from None
+
+
+def _times(filters: dict[str, str]) -> dict[str, datetime]:
+    zone, times = ZoneInfo(time_zone()), dict[str, datetime]()
+    if filters.get("from"):
+        times["created_at__gte"] = _moment(filters["from"], zone, is_end=False)
+    if filters.get("to"):
+        times["created_at__lt"] = _moment(filters["to"], zone, is_end=True)
+    if len(times) == len(("from", "to")):
+        _check_order(times["created_at__gte"], times["created_at__lt"])
+    return times
 
 
 def record_json(record: UsageRecord) -> dict[str, Any]:
@@ -254,6 +294,6 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, list):
         return " ".join(value)
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    text = value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
     is_text = isinstance(value, str) and not value.lstrip("-").replace(".", "", 1).isdigit()
     return f"'{text}" if is_text and text.startswith(_FORMULA) else text

@@ -47,7 +47,7 @@ class RecordsCsv(APIView):
 
 
 class Summary(APIView):
-    """Calls, cost and saving of a period, whole and by group."""
+    """Calls, cost and saving of a period, whole and by group: the 1,000 dearest, and how many are left out."""
 
     @extend_schema(
         parameters=[*PERIOD, OpenApiParameter("group_by", str, enum=list(usage.GROUPS))],
@@ -55,30 +55,31 @@ class Summary(APIView):
     )
     def get(self, request: Request) -> Response:
         during = usage.period(request.query_params.get("from", ""), request.query_params.get("to", ""))
-        sums = usage.totals(during)
-        groups = usage.groups(during, request.query_params.get("group_by", "model"))
+        found = usage.summary(during, request.query_params.get("group_by", "model"))
         return Response(
             {
                 "from": during.since,
                 "to": during.until,
-                "calls": sums.calls,
-                "cost_usd": usd(sums.cost_microusd),
-                "saved_usd": usd(sums.saved_microusd),
-                "groups": [usage.group_json(*group) for group in groups],
+                "calls": found.whole.calls,
+                "cost_usd": usd(found.whole.cost_microusd),
+                "saved_usd": usd(found.whole.saved_microusd),
+                "groups": [usage.group_json(*group) for group in found.groups],
+                "groups_left_out": found.left_out,
             }
         )
 
 
 class Savings(APIView):
-    """What the same tokens would have cost on the baseline model, less what was paid, less electricity."""
+    """What the same tokens would have cost on the baseline model, less what was paid, less electricity. `local_share`
+    is of the calls that a model answered, as on the pages."""
 
     @extend_schema(parameters=PERIOD, responses={200: dict[str, Any]})
     def get(self, request: Request) -> Response:
         during = usage.period(request.query_params.get("from", ""), request.query_params.get("to", ""))
-        sums = usage.totals(during)
-        by_source = {key: group for key, group, _ in usage.groups(during, "source") if key}
-        answered = sum(group.calls for group in by_source.values())
-        local = by_source["local"].calls if "local" in by_source else 0
+        found = usage.summary(during, "source")
+        sums, sources = found.whole, [group for group in found.groups if group[0]]
+        answered = {source: group.answered for source, group, _ in sources}
+        by_models = sum(answered.values()) - answered.get("offline", 0)
         return Response(
             {
                 "from": during.since,
@@ -88,8 +89,8 @@ class Savings(APIView):
                 "cost_usd": usd(sums.cost_microusd),
                 "electricity_usd": usd(sums.energy_microusd),
                 "saved_usd": usd(sums.saved_microusd),
-                "local_share": round(local / answered, 4) if answered else None,
-                "sources": [usage.group_json(key, group, {}) for key, group in by_source.items()],
+                "local_share": round(answered.get("local", 0) / by_models, 4) if by_models else None,
+                "sources": [usage.group_json(*source) for source in sources],
             }
         )
 

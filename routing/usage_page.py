@@ -91,11 +91,11 @@ def presets(chosen: Choice) -> list[dict[str, Any]]:
 def figures(chosen: Choice) -> dict[str, Any]:
     """Totals, groups, chart, budgets and the latest receipts."""
     during = chosen.during
-    totals = usage.totals(during)
+    found = usage.summary(during, chosen.group)
+    totals, groups = found.whole, found.groups
     latencies = usage.latencies(during)
     answered = {key: sums.answered for key, sums in usage.group_sums(during, "source") if key}
     by_models = sum(count for key, count in answered.items() if key != "offline")
-    groups = usage.groups(during, chosen.group)
     if chosen.group == "day":
         groups = sorted(groups, reverse=True)
     return {
@@ -108,6 +108,7 @@ def figures(chosen: Choice) -> dict[str, Any]:
         "p95": usage.percentile(latencies, 0.95),
         "group_name": GROUPS[chosen.group][0],
         "groups": [_group(chosen, *group) for group in groups],
+        "left_out": found.left_out,
         "chart": draw(_amounts(chosen, during)),
         "budgets": [budget | {"percent": _percent(budget)} for budget in balances()],
         "latest": call_search.latest(during, LATEST),

@@ -1,12 +1,39 @@
 """How lists are cut into pages on every endpoint."""
 
+from typing import Any
+from uuid import UUID
+
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
 
 
-class NewestFirstCursor(CursorPagination):
-    """Newest first, by UUIDv7 id; `?page_size=` up to 500."""
+class Cursor(CursorPagination):
+    """`?page_size=` up to 500. A cursor that no page of the list gave is refused before the database sees it."""
+
+    page_size_query_param = "page_size"
+    max_page_size = 500
+
+    def decode_cursor(self, request: Request) -> Any:
+        cursor = super().decode_cursor(request)
+        if cursor is not None and cursor.position is not None and not self.may_be_at(str(cursor.position)):
+            raise NotFound(self.invalid_cursor_message)
+        return cursor
+
+    def may_be_at(self, position: str) -> bool:
+        """Whether the column that orders the list can have this value."""
+        return "\0" not in position
+
+
+class NewestFirstCursor(Cursor):
+    """Newest first, by UUIDv7 id."""
 
     ordering = "-id"
     page_size = 50
-    page_size_query_param = "page_size"
-    max_page_size = 500
+
+    def may_be_at(self, position: str) -> bool:
+        try:
+            UUID(position)
+        except ValueError:
+            return False
+        return True

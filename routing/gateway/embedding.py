@@ -180,6 +180,7 @@ class _Embedding:
             expires_in_seconds=HOLD_SECONDS,
             context={**self._first_asked(), **self._labels()},
             envelope_id=self._request.envelope_id if any(amounts.values()) else None,
+            is_new=True,
         )
         failures: list[dict[str, str]] = []
         kind: type[RoutingError] = Unsupported

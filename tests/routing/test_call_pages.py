@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from django.test import Client
 from django.utils import timezone
 
 from routing import calibration, call_search, service, shadow, snapshot
-from routing.models import Circuit, Provider, ProviderDay, RoutedCall
-from routing.receipt_page import confidence, features, findings
+from routing.models import Circuit, Price, Provider, ProviderDay, RoutedCall
+from routing.receipt_page import Tried, confidence, features, findings
 from routing.types import ChatRequest, Hints, Routed, message
 from tests.installation import Installation, installed
 from tests.routing.pages_support import seen, staff_client
@@ -158,7 +159,8 @@ def test_the_page_of_a_call_shows_what_was_judged_tried_and_paid(here: Installat
     assert "default version 1 Rule system query Pattern single" in shown
     assert "API key game engine" in shown
     assert "Cost $0.0020" in shown
-    assert "On claude-sonnet-4-5 $0.0060" in shown
+    assert "$0.0020 at $1.00 / $5.00 a million baseline $0.0060, electricity $0.0000" in shown
+    assert "On the baseline model $0.0060" in shown
     assert "Complexity 0.5 estimated" in shown
     assert "Context, tokens 2 estimated" in shown
     assert "llama3.2 ollama, local" in shown
@@ -168,6 +170,16 @@ def test_the_page_of_a_call_shows_what_was_judged_tried_and_paid(here: Installat
     assert "claude-haiku-4-5 anthropic, cloud fallback fallback 1" in shown
     assert HOSTILE in shown
     assert HOSTILE not in page.content.decode()
+
+
+def test_an_attempt_shows_a_reported_zero_and_names_what_is_estimated() -> None:
+    used = {"cached_input_tokens": 0, "cache_write_tokens": None, "reasoning_tokens": 7}
+    tried = Tried({"usage": used | {"estimated": ["output_tokens", "cost", "input_tokens"]}}, None, None)
+    assert (tried.further_tokens, tried.estimated) == (["0 cached", "7 reasoning"], "cost, input, output")
+    tiers = [{"above_input_tokens": 200_000, "input_usd_per_mtok": "6", "output_usd_per_mtok": "22.5"}]
+    price = Price(input_usd_per_mtok=Decimal(3), output_usd_per_mtok=Decimal("0.15"), input_tiers=tiers)
+    shown = [Tried({"usage": used}, None, None, price, tier).paid_at for tier in (None, 200_000)]
+    assert shown == ["$3.00 / $0.15 a million", "$6.00 / $22.50 a million"]
 
 
 @real

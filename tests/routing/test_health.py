@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.utils import timezone
 
 from routing import circuits, database, health, snapshot, worlds
@@ -310,6 +311,25 @@ async def test_requests_a_day_end_exactly_at_the_limit(llama: ModelSpec) -> None
     await ProviderDay.objects.aupdate(day=timezone.now().date() - timedelta(days=1))
     assert await call(limited)
     assert not await call(replace(limited, provider=replace(limited.provider, max_requests_per_day=0)))
+
+
+async def test_a_provider_that_was_deleted_while_its_calls_waited_is_asked_no_more(llama: ModelSpec) -> None:
+    limited = replace(llama, provider=replace(llama.provider, id=llama.provider.id + 99, max_requests_per_day=10))
+    assert not await call(limited)
+
+
+async def test_an_answer_does_not_depend_on_its_being_counted(
+    llama: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fail(llama, "server")
+    await database.close()
+    monkeypatch.setitem(connections["default"].settings_dict, "HOST", "/nowhere")
+    await health.record_success(llama.provider, llama)
+    await fail(llama, "server", times=5)
+    monkeypatch.undo()
+    assert (await circuit(llama)).failures == 1, "nothing could be written down"
+    await health.record_success(llama.provider, llama)
+    assert (await circuit(llama)).failures == 0
 
 
 # --- the background check ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.test import Client
 
-from routing import statement_files, statements
+from routing import statement_files, statement_google, statements
 from routing.models import LanguageModel, Provider, Statement, StatementLine
 from routing.statement_files import read
 from tests.routing.books import book
@@ -88,6 +88,22 @@ FORMS: dict[str, tuple[str, str, tuple[int | None, int | None, str | None]]] = {
         "start_time\tend_time\tstart_time_iso\tmodel\tinput_tokens\toutput_tokens\tinput_cached_tokens\n"
         "1778371200\t1778457600\t2026-05-10T00:00:00+00:00\tgpt-4o-2024-08-06\t7\t8\t3\n",
         "gpt-4o-2024-08-06", (7, 8, None)),
+    "Google cost table (CSV)": (
+        "Date,Service description,SKU description,Usage amount,Usage unit,List cost ($),"
+        "Unrounded subtotal ($),Subtotal ($)\n"
+        "2026-05-10,Gemini API,Generate content output token count gemini 2.5 flash short input text,"
+        '"622,403",count,2,1.55,1.6\n'
+        "2026-05-10,Gemini API,Generate_content_cached_input_token_count_gemini_2.5_flash_short_text,"
+        "40,count,2,0.05,0.1\n"
+        "2026-05-10,Gemini API,Generate content input token count Gemini 2.5 Flash input image,2,count,2,0.40,0.4\n"
+        "2026-05-10,Gemini API,Grounding with Google Search for Gemini 2.5 Flash,9,count,2,1,1\n"
+        "2026-05-10,Compute Engine,N2 Instance Core,6.5,hour,7,7,7\n"
+        ",,,,,18,17,17.1\n",
+        "gemini-2.5-flash", (42, 622_403, "3.00")),
+    "OpenRouter activity (CSV)": (
+        "Date,Slug,Usage,BYOK Usage,Requests,Prompt Tokens,Completion Tokens,Reasoning Tokens\n"
+        "2026-05-10 00:00:00,openai/gpt-oss-120b,0.0123,0,2,10389,137,0\n",
+        "openai/gpt-oss-120b", (10_389, 137, "0.0123")),
 }  # fmt: skip
 
 
@@ -100,6 +116,72 @@ def test_every_known_form_is_read(form: str) -> None:
     assert (figures.input_tokens, figures.output_tokens) == (tokens_in, tokens_out)
     assert figures.cost_usd == (None if cost is None else Decimal(cost))
     assert min(export.days) == DAY
+
+
+GOOGLE_INVOICE = (
+    "Invoice number,12345,\nInvoice date,2026-05-31,\nCurrency,USD,\nTotal amount due,$5.72,\n"
+    "Project ID,Service description,SKU description,Credit type,Cost type,Usage start date,Usage end date,Usage amount,"
+    "Usage unit,Unrounded Cost ($),Cost ($)\n"
+    "p,Gemini API,Generate content input token count Gemini 3.1 flash lite text,,Usage,2026-05-01,2026-05-31,"
+    '"6,282,708",count,1.005,1.01\n'
+    "p,Gemini API,Generate content input token count Gemini 3.1 flash lite text,Promotional credit,Usage,2026-05-02,"
+    "2026-05-31,6282708,count,-0.005,-0.01\n"
+    ",,,,Rounding error,,,,,-0.003,-0.00\n,,,,Total,,,,,1,1\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "model", "figures"),
+    [
+        (GOOGLE_INVOICE, "gemini-3.1-flash-lite", (6_282_708, None, "1.000")),
+        (
+            "date,until,model,cost_usd\n2026-05-01,2026-05-31,kimi-k2,12.5\n2026-05-08,,kimi-k2,1\n",
+            "kimi-k2",
+            (None, None, "13.5"),
+        ),
+    ],
+)
+def test_an_invoice_tells_of_many_days_in_one(
+    content: str, model: str, figures: tuple[int | None, int | None, str]
+) -> None:
+    export = read(content.encode())
+    assert export.form.endswith(", one period")
+    assert list(export.lines) == [(date(2026, 5, 1), model)]
+    (told,) = export.lines.values()
+    assert (told.input_tokens, told.output_tokens, str(told.cost_usd)) == figures
+    assert (min(export.days), max(export.days)) == (date(2026, 5, 1), date(2026, 5, 31))
+
+
+@pytest.mark.parametrize(
+    ("sku", "model"),
+    [
+        ("Generate content output token count Gemini 2.5 Pro short output text", "gemini-2.5-pro"),
+        (
+            "Generate_content image output token count for Gemini 2.5 Flash Native Image Generation",
+            "gemini-2.5-flash-image",
+        ),
+        ("Gemini 2.5 Pro Thinking Text Output - Predictions", "gemini-2.5-pro"),
+        ("EmbedContent input token count for gemini-embedding-2 text", "gemini-embedding-2"),
+        ("Veo 3.1 video generation", "Veo 3.1 video generation"),
+    ],
+)
+def test_a_model_of_google_is_known_by_the_words_of_its_sku(sku: str, model: str) -> None:
+    assert statement_google.model(sku) == model
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("utc_date,model,wallet_type,cost,currency", "20260510,m,Paid,0.5,USD"),
+        (
+            "generation_id,created_at,cost_total,tokens_prompt,tokens_completion,model_permaslug",
+            "g,2026-05-10 03:46:57.7,0.5,,,m",
+        ),
+        ("timestamp,model,prompt_tokens,completion_tokens,cost", "2026-05-10T12:00:00Z,m,,,0.5"),
+    ],
+)
+def test_a_plain_table_may_call_its_columns_as_providers_do(columns: str, row: str) -> None:
+    assert read(f"{columns}\n{row}\n".encode()).lines[DAY, "m"].cost_usd == Decimal("0.5")
 
 
 SEMICOLONS = "date;model;input_tokens;output_tokens;cost_usd\n"
@@ -147,6 +229,10 @@ def test_several_pages_are_one_export_and_an_unfinished_one_is_refused() -> None
         ("a,b\n1,2\n", "line 1: the columns 'a, b' are those of no known export"),
         (PLAIN + "2026-05-10,m,1,2,3\n2026-05-10,m,x,2,3\n", "line 3: input_tokens 'x' is no number"),
         (PLAIN + "2026-05-10,m,-1,2,3\n", "line 2: input_tokens '-1'"),
+        (GOOGLE_INVOICE.replace(",USD", ",AUD"), "amounts in 'AUD': only US dollars"),
+        (GOOGLE_INVOICE.replace("Cost ($)", "Cost (€)"), "line 6: has no cost in US dollars"),
+        (GOOGLE_INVOICE.replace("05-31,6282708,", "04-31,6282708,"), "line 7: usage_end_date '2026-04-31' is no date"),
+        ("date,until,model,cost_usd\n2026-05-10,2026-05-09,m,1\n", "line 2: until is before date"),
         (PLAIN + "yesterday,m,1,2,3\n", "line 2: date 'yesterday' is no date"),
         (PLAIN + "0001-01-01,m,1,2,3\n", "line 2: date '0001-01-01' is too far away"),
         (PLAIN + "99999999999,m,1,2,3\n", "line 2: date '99999999999'"),
@@ -255,6 +341,22 @@ def test_tokens_are_compared_one_by_one() -> None:
     report = statements.compare(report.statement)
     assert [line.state for line in report.lines] == ["differs"], "a kept statement sees what came later"
     assert (report.unexplained("input_tokens"), report.unexplained("output_tokens")) == (-1, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
+def test_an_invoice_is_compared_with_all_its_days_at_once() -> None:
+    ours("sonnet", 500_000)
+    ours("sonnet", 400_000, days=3)
+    ours("haiku", 30_000, days=21)
+    ours("sonnet", 7, days=22)
+    statement = load("date,until,model,cost_usd\n2026-05-01,2026-05-31,Claude Sonnet 4.5,1.00\n")
+    report = statements.compare(statement)
+    assert [(line.day.day, line.model, line.state, line.difference("cost_microusd")) for line in report.lines] == [
+        (1, "haiku", "only ours", -30_000),
+        (1, "sonnet", "differs", 100_000),
+    ]
+    assert (statement.form, report.unexplained("cost_microusd")) == ("plain table (CSV), one period", 70_000)
 
 
 @pytest.mark.django_db(transaction=True)

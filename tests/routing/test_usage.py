@@ -34,7 +34,7 @@ def record(model: str, source: str, cost: int, *, at: datetime = NOON, duration_
     async def settle() -> None:
         call_id = uuid7()
         shared: dict[str, Any] = {"created_at": at, "model": model, "provider": "p", "source": source}
-        shared |= {"outcome": "ok", "cost_microusd": cost}
+        shared |= {"outcome": columns.pop("outcome", "ok"), "cost_microusd": cost}
         call = CallRow(id=call_id, rule="r", **shared, **columns)
         row = UsageRow(
             attempt=1,
@@ -89,11 +89,16 @@ def test_savings_tell_baseline_cost_and_the_local_share(staff: Client) -> None:
         ("llama", "local", 0),
         ("llama", "local", 0),
         ("llama", "local", 0),
+        ("offline", "offline", 0),
     ]:
         record(model, source, cost)
+    record("llama", "local", 0, outcome="abandoned")
     body = staff.get("/api/savings?from=2026-05-10&to=2026-05-10").json()
-    assert (body["baseline_usd"], body["cost_usd"], body["saved_usd"]) == ("0.004000", "0.000400", "0.003600")
-    assert body["local_share"] == 0.75
+    assert (body["baseline_usd"], body["cost_usd"], body["saved_usd"]) == ("0.006000", "0.000400", "0.005600")
+    assert body["local_share"] == 0.75, "of what a model answered"
+    assert {source["key"]: source["p50_ms"] for source in body["sources"]} == dict.fromkeys(
+        ("cloud", "local", "offline"), 99
+    )
 
 
 def test_records_are_listed_filtered_paged_and_exported(staff: Client) -> None:
@@ -109,6 +114,45 @@ def test_records_are_listed_filtered_paged_and_exported(staff: Client) -> None:
     rows = list(csv.DictReader(io.StringIO(body)))
     assert [row["cost_usd"] for row in rows] == [f"0.00000{number}" for number in range(5)]
     assert rows[0]["creator"] == "'=cmd()"
+
+
+def test_records_of_a_time_are_those_of_that_time_to_the_second(staff: Client) -> None:
+    for minute in range(5):
+        record("gpt", "cloud", minute, at=NOON + timedelta(minutes=minute))
+    found = {
+        query: [row["cost_usd"][-1] for row in staff.get(f"/api/usage/records?{query}").json()["results"]]
+        for query in (
+            "from=2026-05-10T12:31:00Z&to=2026-05-10T14:33:00%2B02:00",
+            "from=2026-05-10T12:33:00Z",
+            "to=2026-05-10T12:31:00Z",
+            "to=2026-12-31",
+            "to=0001-01-01",
+        )
+    }
+    assert list(found.values()) == [["2", "1"], ["4", "3"], ["0"], ["4", "3", "2", "1", "0"], []]
+    for wrong in ("from=2026-05-10&to=2026-05-09", "from=x", "to=9999-12-31"):
+        assert staff.get(f"/api/usage/records?{wrong}").status_code == 400
+    assert staff.get("/api/usage/summary?to=0001-01-01").status_code == 400
+
+
+@pytest.mark.parametrize("cursor", ["garbage", "cD0wMTliLi4u", "cD0lMDA="])
+def test_a_cursor_that_no_page_gave_is_refused(staff: Client, cursor: str) -> None:
+    for path in ("usage/records", "routing/models") if cursor != "cD0wMTliLi4u" else ("usage/records",):
+        answer = staff.get(f"/api/{path}?cursor={cursor}")
+        assert (answer.status_code, answer.json()["error"]["message"]) == (404, "Invalid cursor")
+
+
+def test_a_summary_of_too_many_groups_says_how_many_are_left_out(staff: Client, monkeypatch: Any) -> None:
+    monkeypatch.setattr(usage, "MAX_GROUPS", 3)
+    for number in range(5):
+        record(f"model {number}", "cloud", number)
+    query = "from=2026-05-10&to=2026-05-10"
+    body = staff.get(f"/api/usage/summary?{query}").json()
+    assert [group["key"] for group in body["groups"]] == ["model 4", "model 3", "model 2"]
+    assert (body["calls"], body["cost_usd"], body["groups_left_out"]) == (5, "0.000010", 2)
+    assert "2 more that cost less are not shown" in staff.get(f"/usage/?{query}").content.decode()
+    body = staff.get("/api/usage/summary?from=2026-04-10&to=2026-04-10").json()
+    assert (body["calls"], body["cost_usd"], body["groups"], body["groups_left_out"]) == (0, "0.000000", [], 0)
 
 
 def test_an_export_without_a_record_has_its_head(staff: Client, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,7 +142,7 @@ def test_the_figures_alone_are_served_for_a_page_that_sits_open(admin_client: Cl
     assert found
     figures = admin_client.get(found[1].replace("&amp;", "&")).content.decode()
     assert "<html" not in figures
-    assert figure(re.sub(r"\s+", " ", figures), "Cost") == "$0.0003"
+    assert figure(re.sub(r"\s+", " ", figures), "Cost") == "$0.000250"
 
 
 @books

@@ -14,7 +14,9 @@ register = template.Library()
 def usd(microusd: int) -> str:
     """Micro-dollars as dollars; small amounts keep their digits, since a call costs fractions of a cent."""
     dollars = microusd / 1_000_000
-    return f"{dollars:.2f}" if abs(dollars) >= 1 else f"{dollars:.4f}"
+    if abs(dollars) >= 1:
+        return f"{dollars:.2f}"
+    return f"{dollars:.6f}" if microusd % 100 else f"{dollars:.4f}"
 
 
 @register.filter

@@ -1,0 +1,91 @@
+"""A database that does what it is told and cannot be heard: nothing stays held for a call that was refused."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from django.db import connections
+
+from routing import database, ledger
+from routing.models import Budget, BudgetPeriod, Reservation
+from routing.types import PolicySpec, SettingsSpec, Snapshot
+from ziggie.errors import Unavailable
+from ziggie.ids import uuid7
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Between:
+    """Passes on what client and database say. While it is `deaf` it takes no new client, and ends a connection instead
+    of passing an answer on."""
+
+    def __init__(self) -> None:
+        self.deaf = False
+        self._real = connections["default"].settings_dict["HOST"]
+        self._port = connections["default"].settings_dict["PORT"] or "5432"
+
+    @asynccontextmanager
+    async def standing(self, folder: Path) -> AsyncIterator[None]:
+        server = await asyncio.start_unix_server(self._serve, folder / f".s.PGSQL.{self._port}")
+        async with server:
+            yield
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.deaf:
+            answers, words = await asyncio.open_unix_connection(f"{self._real}/.s.PGSQL.{self._port}")
+            asking = asyncio.create_task(self._pass_on(reader, words, is_answer=False))
+            await self._pass_on(answers, writer, is_answer=True)
+            asking.cancel()
+        writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(65536):
+                if is_answer and self.deaf:
+                    break
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+
+def counters() -> tuple[int, int]:
+    period = BudgetPeriod.objects.get()
+    return period.settled_microusd, period.held_microusd
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_hold_that_was_not_heard_of_in_time_is_given_back_unless_its_call_may_come_again(
+    monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    monkeypatch.setattr(ledger, "RESERVE_PATIENCE_SECONDS", 0.3)
+    cloud = Budget.objects.create(slug="cloud", limit_microusd=1000).pk
+    known = Snapshot(1, {}, PolicySpec(1, "default", 1, ()), (), SettingsSpec(), {})
+
+    async def hold(amount: int) -> ledger.Hold:
+        return await ledger.reserve(uuid7(), {cloud: amount}, known, expires_in_seconds=60, context={}, is_new=is_new)
+
+    async def work(folder: Path) -> tuple[int, int]:
+        between = Between()
+        async with between.standing(folder):
+            real = database.connection_parameters()["host"]
+            monkeypatch.setitem(connections["default"].settings_dict, "HOST", str(folder))
+            await hold(1)
+            between.deaf = True
+            with pytest.raises(Unavailable):
+                await hold(600)
+            monkeypatch.setitem(connections["default"].settings_dict, "HOST", real)
+            held_meanwhile = await asyncio.to_thread(counters)
+            between.deaf = False
+            monkeypatch.setitem(connections["default"].settings_dict, "HOST", str(folder))
+            await ledger.drain()
+            await database.close()
+        monkeypatch.setitem(connections["default"].settings_dict, "HOST", real)
+        return held_meanwhile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket must be short
+        assert asyncio.run(work(Path(folder))) == (0, 601)
+    assert counters() == (0, 1 if is_new else 601)
+    assert Reservation.objects.count() == (1 if is_new else 2)

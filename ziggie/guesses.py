@@ -145,6 +145,11 @@ def networks(given: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(entry, strict=False) for entry in given)
 
 
+def is_proxy(peer: str) -> bool:
+    """Whether it is one of ours, behind which are many callers."""
+    return bool(settings.TRUSTED_PROXIES) and _is_among(peer, networks(tuple(settings.TRUSTED_PROXIES)))
+
+
 def _is_among(address: str, trusted: tuple[IPv4Network | IPv6Network, ...]) -> bool:
     try:
         return any(ip_address(address) in network for network in trusted)

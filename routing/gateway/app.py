@@ -50,6 +50,10 @@ SETTLE_SECONDS = 10.0  # for the books of calls that a stop has cut
 class MethodNotAllowed(ZiggieError):
     code, http_status = "method_not_allowed", 405
 
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"this endpoint takes {allowed}")
+        self.allowed = allowed
+
 
 class Internal(ZiggieError):
     code, http_status = "internal", 500
@@ -119,7 +123,7 @@ def _endpoint(http: Http) -> Endpoint:
         raise NotFound("there is no such endpoint")
     method, endpoint = found
     if http.method != method:
-        raise MethodNotAllowed(f"this endpoint takes {method}")
+        raise MethodNotAllowed(method)
     return endpoint
 
 
@@ -138,6 +142,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allowed.encode()))
     if isinstance(error, OverLimit):
         http.rates = dialect.rates(error.standing)
     if status in CLOSING:

@@ -10,6 +10,7 @@ BETAS = "anthropic_beta"  # among the hints: a header that says how a request is
 MAX_KNOWN_BYTES = 2_048  # a head longer than this is read each time
 MAX_KNOWN = 2_048
 END = b"\r\n\r\n"
+MAX_DIGITS = 20  # of a length; none that is longer comes this far
 # What makes a request's end, or the connection's, depend on more than content-length.
 UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer"})
 
@@ -40,7 +41,7 @@ def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) ->
         elif name == b"x-api-key":
             api_key = said.decode("latin-1").strip()
         elif name == b"content-length":
-            length = int(said) if said.isdigit() and len(said) < 16 else 0
+            length = int(said) if said.isdigit() and len(said) <= MAX_DIGITS else 0
         elif name == b"x-forwarded-for":  # several such headers are one list
             forwarded += ("," if forwarded else "") + said.decode("latin-1")
         elif name == b"content-encoding":

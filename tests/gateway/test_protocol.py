@@ -13,7 +13,7 @@ import pytest
 from django.core.management import call_command
 
 from routing import snapshot
-from routing.gateway import http, keys, protocol
+from routing.gateway import http, keys, outgoing, protocol
 from routing.gateway.direct import DirectHttp
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway, wait_until
@@ -256,7 +256,7 @@ def test_a_request_behind_one_whose_answer_ended_the_connection_is_neither_serve
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 1_000)
-    monkeypatch.setattr(protocol, "LINGER_SECONDS", 3.0)
+    monkeypatch.setattr(outgoing, "LINGER_SECONDS", 3.0)
     large = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: 2000\r\n\r\n"
     with connected(gateway) as client:
         client.sendall(large.encode())

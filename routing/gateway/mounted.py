@@ -65,7 +65,7 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
 
     def make_room(self) -> None:
         """For a connection that may be of more use."""
-        self.transport.abortConnection()
+        self.transport.loseConnection()
 
     def gives_up_its_place(self) -> None:
         """To others that need one: it has become another kind of connection, which is not counted."""

@@ -25,6 +25,7 @@ from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_
 
 MAX_HEAD_BYTES = 64 * 1024  # also of what is no body between two pieces of one, and behind the last
 SLICE_BYTES = 8 * 1024  # read at a time: the shortest requests, of 18 bytes each, would fill the memory otherwise
+UNREAD_BYTES = 64 * 1024  # behind a request that came too early; until then it is heard when the client leaves
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
 VERSIONS = frozenset({"1.0", "1.1"})
@@ -125,6 +126,8 @@ class Connection(Outgoing, ABC):
         for start in range(0, len(data), SLICE_BYTES):
             if self._early:
                 self._unread = data[start:]
+                if len(self._unread) > UNREAD_BYTES:
+                    self.pause_reading()
                 return
             if not self._is_deaf:
                 self._read(data[start : start + SLICE_BYTES])
@@ -175,13 +178,14 @@ class Connection(Outgoing, ABC):
     def eof_received(self) -> bool:
         """The client sends no more. What has come whole is answered, and of the rest it hears that it is not all."""
         self._flush()
-        if self._reading is not None or self._head_bytes > 0:
+        if not self._early and (self._reading is not None or self._head_bytes > 0):
             self._give_up(400)
-        last = self._early[-1] if self._early else self._current
+        last = self._current
         if last is None or self._has_parted or self._transport.is_closing():
             self._watch_taking()  # the transport closes once all is taken
             return False
-        last.keep_alive = last.keep_alive and self._refusing is not None
+        if not self._early:  # else it is looked at again once what came behind them is read
+            last.keep_alive = last.keep_alive and self._refusing is not None
         if self._leaving is None:
             client = self._transport.get_extra_info("socket")
             self._leaving = Watch(client, knock=self._knock, leave=self._transport.abort)
@@ -277,7 +281,6 @@ class Connection(Outgoing, ABC):
             self._current = request
         else:
             self._early.append(request)
-            self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
@@ -312,8 +315,8 @@ class Connection(Outgoing, ABC):
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        has_room = self._room is None or self._current is not None
-        if has_room and not self._early and self._leaving is None and not self._transport.is_closing():
+        has_room = (self._room is None or self._current is not None) and len(self._unread) <= UNREAD_BYTES
+        if has_room and self._leaving is None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:
@@ -340,6 +343,8 @@ class Connection(Outgoing, ABC):
             self._current = self._early.popleft()
             self._begin(self._current)
             self._read_on(b"")
+            if self._leaving is not None:
+                self.eof_received()
             self.resume_reading()
         elif self._refusing is not None:
             self._give_up(self._refusing)

@@ -99,7 +99,7 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         self._expect_no_more()
 
     def writeConnectionLost(self) -> None:
-        """Only we close our half alone, and we do not."""
+        """Our half: the client has been told that this is the end."""
 
     def requestDone(self, request: Any) -> None:
         super().requestDone(request)  # the next one begins, with what has come of it
@@ -283,6 +283,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             return
         self._forget_deadline()
         self.channel.transport.write(refusal(error, self._address))
+        self.channel.transport.loseWriteConnection()
         reactor.callLater(LINGER_SECONDS, self._close)
 
     def _close(self) -> None:

@@ -23,7 +23,7 @@ from routing.gateway.app import wind_up
 from routing.gateway.crowd import TOLD_SECONDS, crowd
 from routing.gateway.http import RequestTimeout
 from routing.gateway.leaving import COMMENT, Prelude, Watch
-from routing.gateway.paths import origin_form
+from routing.gateway.paths import asked_for, origin_form
 from routing.gateway.refusals import UNREAD, refusal
 from routing.gateway.sockets import allow_many, untaken
 from ziggie.errors import TooLarge, ZiggieError
@@ -45,6 +45,7 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
     _taking: Any = None
     _leaving: Watch | None = None  # once the client sends no more
     _kept_waiting = 0.0  # seconds for which a client kept its answer waiting
+    _line = b""  # the last one of a head
     told = 0  # letters of the next answer that are written already
 
     def connectionMade(self) -> None:
@@ -149,13 +150,18 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         self._kept_waiting = 0.0
         super().writeHeaders(version[begun:], code, reason, headers)
 
+    def lineReceived(self, line: bytes) -> None:
+        self._line = line
+        super().lineReceived(line)
+
     def lineLengthExceeded(self, line: bytes) -> None:
+        self._line = line
         self._respondToBadRequestAndDisconnect(UNREAD[431])
 
     def _respondToBadRequestAndDisconnect(self, error: ZiggieError = UNREAD[400]) -> None:
         if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
             error = UNREAD[431]
-        self.transport.write(refusal(error, origin_form(getattr(self, "_path", b""))))
+        self.transport.write(refusal(error, getattr(self, "_path", b"") or asked_for(self._line)))
         self.loseConnection()
 
     def _watch_taking(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -166,6 +167,64 @@ def test_no_second_request_is_smuggled_in(served: Gateway) -> None:
     body = b"0\r\n\r\n" + hidden
     answer = exchange(served, head(served, f"content-length: {len(body)}", "transfer-encoding: chunked") + body)
     assert b'"owned_by"' not in answer
+
+
+@pytest.mark.parametrize("framing", [
+    b"0\r\n" + b"a: b\r\n" * 20_000, b"0\r\na: " + b"b" * 200_000, b"1;a=" + b"b" * 200_000
+], ids=["many trailers", "a long trailer", "a long extension"])  # fmt: skip
+@pytest.mark.parametrize(("key", "statuses"), [("", (b"431",)), ("zg_wrong", (b"401", b"431"))])
+def test_what_stands_beside_a_body_has_a_limit(
+    gateway: Gateway, key: str, statuses: tuple[bytes, ...], framing: bytes
+) -> None:
+    given = dataclasses.replace(gateway, key=key or gateway.key)
+    answer = exchange(given, head(given, "transfer-encoding: chunked") + b"1\r\n{\r\n" + framing)
+    (status,) = re.findall(rb"HTTP/1.1 (\d+)", answer)  # either may be first, and nothing is said after it
+    assert status in statuses
+    assert is_alive(gateway)
+
+
+def test_what_stands_behind_a_body_says_nothing(served: Gateway) -> None:
+    once_served(served)
+    body = asked()
+    sent = head(served, "transfer-encoding: chunked", "connection: close") + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    answer = exchange(served, sent + b"x-api-key: zg_wrong\r\nx-ziggie-agent-level: L9\r\n\r\n")
+    assert read(answer)[0] == 200
+
+
+def test_a_body_may_come_in_chunks_of_one_byte(served: Gateway) -> None:
+    once_served(served)
+    body = asked(messages=[{"role": "user", "content": "x" * 20_000}])
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    answer = exchange(served, head(served, "transfer-encoding: chunked", "connection: close") + chunks + b"0\r\n\r\n")
+    assert read(answer)[0] == 200
+    assert served.openai.calls[-1].json["messages"][0]["content"] == "x" * 20_000
+
+
+def test_the_rest_of_a_body_that_nobody_wants_is_not_passed_over_without_end(gateway: Gateway) -> None:
+    where, chunk = urlsplit(gateway.url), b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    nobody = dataclasses.replace(gateway, key="zg_wrong")
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+        client.sendall(head(nobody, "transfer-encoding: chunked"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 401")
+        with pytest.raises(ConnectionError):
+            client.sendall(chunk * 200)
+
+
+def test_a_whole_address_may_be_asked_for(served: Gateway) -> None:
+    once_served(served)
+    body = asked()
+    lines = f"content-length: {len(body)}", "connection: close"
+    assert read(exchange(served, head(served, *lines, path="http://x/v1/messages?beta=true") + body))[0] == 200
+    status, _, said = read(exchange(served, head(served, *lines, path="http://x/v1/messages") + b" " * len(body)))
+    assert (status, json.loads(said)["type"]) == (400, "error")
+
+
+@pytest.mark.parametrize(("verb", "path", "allowed"), [
+    ("OPTIONS", CHAT, "POST"), ("GET", MESSAGES, "POST"), ("DELETE", "/v1/models", "GET"),
+])  # fmt: skip
+def test_another_method_hears_which_one_is_taken(served: Gateway, verb: str, path: str, allowed: str) -> None:
+    status, headers, _ = read(exchange(served, BadRequest("", (), b"", verb=verb).encoded(path, served.key)))
+    assert (status, headers["allow"]) == (405, allowed)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing(served: Gateway) -> None:

@@ -135,6 +135,17 @@ def test_who_has_gone_is_noticed_and_the_call_ends(either: Gateway, stream: bool
     assert not Circuit.objects.filter(failures__gt=0).exists()
 
 
+def test_who_has_gone_after_several_requests_is_charged_for_none_that_had_not_begun(either: Gateway) -> None:
+    gate = threading.Event()
+    either.openai.default = Reply("Nobody hears it.", after=gate)
+    with connected(either) as client:
+        client.sendall(asked(either) * 3 + asked(either)[:-5])
+        wait_until(lambda: len(either.openai.calls) == 1)
+    assert [call.outcome for call in either.settled(1)] == ["cancelled"]
+    gate.set()
+    assert len(either.openai.calls) == 1
+
+
 def test_who_leaves_a_stream_that_is_silent_is_noticed(either: Gateway) -> None:
     either.openai.default = Reply("Some words, and then nothing more.", fault="stall", fault_after=2)
     with connected(either) as client:

@@ -8,7 +8,7 @@ from routing.types import Routed
 from ziggie.errors import RoutingError
 from ziggie.ids import uuid7
 
-RECEIPT = "SELECT to_jsonb(c) FROM routing_routedcall c WHERE id = %s"
+RECEIPT = "SELECT to_json(c) FROM routing_routedcall c WHERE id = %s"
 RETRYABLE = ("abandoned", "cancelled")
 
 

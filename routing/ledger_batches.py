@@ -16,7 +16,7 @@ from ziggie.values import Value
 
 RESERVE: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
-FROM ledger_reserve($1::json, $2::bigint[], coalesce($3::timestamptz, now()))
+FROM ledger_reserve($1::json, $2::bigint[], $3::bigint[], coalesce($4::timestamptz, now()))
 """
 DRAW: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
@@ -80,27 +80,46 @@ class Ending(Value):
 
 
 async def reserve(line: Line, requests: list[Request], *, again: bool) -> list[Hold | Refusal]:
-    return await _admitted(line, RESERVE, requests)
+    """An admission that was committed before is answered with what it holds."""
+    outcomes: list[Hold | Refusal] = []
+    for at, batch in _at_one_time(requests):
+        wanted: dict[int, int] = {}
+        for request in batch:
+            for budget, amount in request.amounts.items():
+                wanted[budget] = wanted.get(budget, 0) + amount
+        budgets = sorted(wanted)
+        amounts = array_text([wanted[budget] for budget in budgets])
+        operations = encode([_request_json(request) for request in batch])
+        rows = await line.execute(RESERVE, operations, array_text(budgets), amounts, _moment(at))
+        outcomes += map(_outcome, batch, rows) if len(rows) == len(batch) else _all_held(batch, *rows)
+    return outcomes
 
 
 async def draw(line: Line, requests: list[Request], *, again: bool) -> list[Hold | Refusal]:
     """The same for calls of envelopes."""
-    return await _admitted(line, DRAW, requests)
-
-
-async def _admitted(line: Line, statement: LiteralString, requests: list[Request]) -> list[Hold | Refusal]:
-    """An admission that was committed before is answered with what it holds."""
     outcomes: list[Hold | Refusal] = []
-    for at, group in groupby(requests, key=lambda request: request.at):
-        batch = list(group)
+    for at, batch in _at_one_time(requests):
         budgets = sorted({budget for request in batch for budget in request.amounts} - {ENVELOPE})
         operations = encode([_request_json(request) for request in batch])
-        outcomes += map(_outcome, batch, await line.execute(statement, operations, array_text(budgets), _moment(at)))
+        outcomes += map(_outcome, batch, await line.execute(DRAW, operations, array_text(budgets), _moment(at)))
     return outcomes
 
 
+def _at_one_time(requests: list[Request]) -> Iterator[tuple[datetime | None, list[Request]]]:
+    for at, group in groupby(requests, key=lambda request: request.at):
+        yield at, list(group)
+
+
+def _all_held(batch: list[Request], row: Row) -> Iterator[Hold]:
+    """Of the one row that stands for all of them."""
+    every = dict(zip(integers(row[0]), integers(row[1]), strict=True))
+    for request in batch:
+        held = every if len(request.amounts) == len(every) else {budget: every[budget] for budget in request.amounts}
+        yield Hold(request.call_id, request.amounts, held)
+
+
 def _outcome(request: Request, row: Row) -> Hold | Refusal:
-    """The statements give a row for each operation, in their order."""
+    """Of the row of its operation."""
     held_budgets, periods, refused_by, left = row
     if refused_by is not None:
         return Refusal(int(refused_by), None if left is None else int(left))

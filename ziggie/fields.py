@@ -41,3 +41,14 @@ class EncryptedTextField(models.TextField):  # type: ignore[type-arg]
 
     def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
         return decrypt(value) if value else ""
+
+
+class WrittenJSONField(models.JSONField):
+    """JSON that is only ever read whole, kept as it was written: PostgreSQL's json, which costs a fraction of jsonb
+    to write. It cannot be compared, and containment and indexes are not for it."""
+
+    def db_type(self, connection: Any) -> str:
+        return "json"
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> Any:
+        return value  # the driver has read it already

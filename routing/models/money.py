@@ -7,6 +7,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from routing.models.configuration import choices
+from ziggie.fields import WrittenJSONField
 from ziggie.ids import uuid7
 
 
@@ -116,7 +117,7 @@ class Reservation(models.Model):
     drawn_microusd = ArrayField(models.BigIntegerField(), null=True, help_text="What of each amount the envelope held.")
     taken_microusd = models.BigIntegerField(null=True, help_text="What the call takes of its envelope's limit.")
     expires_at = models.DateTimeField()
-    context = models.JSONField(default=dict)
+    context = WrittenJSONField(default=dict)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from ziggie.fields import WrittenJSONField
 from ziggie.ids import uuid7
 
 
@@ -18,10 +19,10 @@ class RoutedCall(models.Model):
     policy_version = models.PositiveIntegerField()
     rule = models.CharField(max_length=100)
     pattern = models.CharField(max_length=10)
-    features = models.JSONField()
-    candidates = models.JSONField()
-    request = models.JSONField(default=dict, help_text="What the decision needs to be made again; no texts.")
-    attempts = models.JSONField(default=list)
+    features = WrittenJSONField()
+    candidates = WrittenJSONField()
+    request = WrittenJSONField(default=dict, help_text="What the decision needs to be made again; no texts.")
+    attempts = WrittenJSONField(default=list)
     outcome = models.CharField(max_length=30)
     error = models.TextField(blank=True)
     model = models.CharField(max_length=100, blank=True)

@@ -84,8 +84,8 @@ def test_no_request_sees_half_of_a_change_under_load(here: Replicas) -> None:
     assert [one.problem for one in load.told if one.problem] == []
     ids = [one.headers["x-ziggie-request-id"] for one in load.told]
     receipts = (
-        "SELECT policy, rule, cost_microusd, array(SELECT DISTINCT a->>'model' FROM jsonb_array_elements(attempts) a),"
-        " jsonb_array_length(attempts) FROM routing_routedcall WHERE id = ANY(%s::uuid[])"
+        "SELECT policy, rule, cost_microusd, array(SELECT DISTINCT a->>'model' FROM json_array_elements(attempts) a),"
+        " json_array_length(attempts) FROM routing_routedcall WHERE id = ANY(%s::uuid[])"
     )
     until(lambda: len(here.system.rows(receipts, ids)) == len(ids), 60)  # their books are written beside the answers
     rows = here.system.rows(receipts, ids)

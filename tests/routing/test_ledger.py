@@ -548,6 +548,33 @@ def test_operations_that_arrive_together_share_transactions() -> None:
     assert UsageRollup.objects.get().attempts == 500
 
 
+def test_calls_of_one_batch_hold_each_in_its_own_budgets_known_ones_and_refused_ones_among_them() -> None:
+    """What fits as a whole goes another way than what does not: each call gets the same either way."""
+    wide, narrow, soft = budget("wide", 1000).id, budget("narrow", 100).id, budget("soft", 10, hard=False).id
+    known, again = snapshot(), uuid7()
+
+    async def work() -> list[Any]:
+        await hold({wide: 1}, known)  # all that is asked while this one is on its way goes together
+        before = await hold({soft: 20}, known, call_id=again)
+        fit = [{wide: 10, soft: 7}, {narrow: 60}, {wide: 5, narrow: 5, soft: 5}]
+        asked = [hold(amounts, known) for amounts in fit]
+        held = await asyncio.gather(*asked, hold({soft: 20}, known, call_id=again))
+        assert [set(one.periods) for one in held] == [*map(set, fit), {soft}]
+        assert held[-1] == before
+        mixed = ({narrow: 30}, {narrow: 10, soft: 1}, {narrow: 5, wide: 1})
+        return await asyncio.gather(*(hold(amounts, known) for amounts in mixed), return_exceptions=True)
+
+    first, refused, last = run(work())
+    assert (set(first.periods), set(last.periods)) == ({narrow}, {narrow, wide})
+    assert isinstance(refused, BudgetExceeded)
+    assert (counters("wide"), counters("narrow"), counters("soft")) == ((0, 17, 0), (0, 100, 0), (0, 32, 0))
+    sums = dict.fromkeys(BudgetPeriod.objects.values_list("id", flat=True), 0)
+    for row in Reservation.objects.all():
+        for period, amount in zip(row.period_ids, row.amounts_microusd, strict=True):
+            sums[period] += amount
+    assert sums == dict(BudgetPeriod.objects.values_list("id", "held_microusd"))
+
+
 def test_lost_connections_are_replaced_and_nothing_is_done_twice() -> None:
     cloud, known = budget(limit=10**9).id, snapshot()
     kill = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -1,0 +1,263 @@
+"""Receipts keep what is only ever read whole as it was written, and a batch of admissions that all fit is one statement.
+
+To turn a receipt's decision and attempts into jsonb was a third of what the database did for a call.
+"""
+
+from importlib import import_module
+
+from django.db import migrations
+
+import ziggie.fields
+
+BEFORE: str = import_module("routing.migrations.0003_ledger").RESERVE
+
+RESERVE = """
+-- Admits each operation whose amounts all fit, in the order given. `wanted` is what all of them want of each budget,
+-- beside `budget_ids`, which are in order. A row for each: the budgets it holds money of and the periods it holds it
+-- in; or the budget that refused it, with what is left there. Where all of them fit and none is known, which is the
+-- usual case, one row for all.
+-- An id that holds already is answered with what it holds, so that a repeated request does no harm.
+CREATE FUNCTION ledger_reserve(operations json, budget_ids bigint[], wanted bigint[], at timestamptz)
+RETURNS TABLE (held_budgets bigint[], held_periods bigint[], refused_by bigint, left_microusd bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    operation record;
+    charged bigint[];
+    periods bigint[];
+    room bigint[];  -- null: a soft budget
+    added bigint[];
+    amounts bigint[];
+    budgets_held_before bigint[];
+    periods_held_before bigint[];
+    place integer;
+    fits boolean;
+BEGIN
+    -- The periods as they mostly are: there, and true to their budgets. Locked in order of budget id.
+    SELECT array_agg(p.budget_id), array_agg(p.id), array_agg(p.room) INTO charged, periods, room FROM (
+        SELECT p.budget_id, p.id,
+               CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END AS room
+        FROM routing_budget b JOIN routing_budgetperiod p ON p.budget_id = b.id
+        WHERE b.id = ANY(budget_ids) AND p.starts_at <= at AND (p.ends_at IS NULL OR p.ends_at > at)
+          AND p.period = b.period AND p.limit_microusd = b.limit_microusd AND p.hard = b.hard
+        ORDER BY p.budget_id, p.starts_at FOR UPDATE OF p
+    ) AS p;
+    IF charged IS DISTINCT FROM budget_ids THEN
+        SELECT array_agg(p.budget_id), array_agg(p.id),
+               array_agg(CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END)
+        INTO charged, periods, room FROM ledger_periods(budget_ids, at) p;
+    END IF;
+    added := array_fill(0::bigint, ARRAY[coalesce(cardinality(periods), 0)]);
+
+    fits := charged = budget_ids;
+    FOR i IN 1 .. coalesce(cardinality(charged), 0) LOOP
+        fits := fits AND coalesce(room[i] >= wanted[i], true);
+    END LOOP;
+    IF fits THEN
+        WITH held AS (
+            INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
+            SELECT o.id, CASE WHEN o.budgets = charged THEN periods ELSE ARRAY(
+                       SELECT periods[array_position(charged, budget)]
+                       FROM unnest(o.budgets) WITH ORDINALITY AS one(budget, place) ORDER BY place) END,
+                   o.amounts, now() + make_interval(secs => o.expires_in_seconds), o.context, now()
+            FROM json_to_recordset(operations) AS o(
+                id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json)
+            ON CONFLICT DO NOTHING RETURNING period_ids, amounts_microusd
+        ), line AS (
+            SELECT line.period, sum(line.amount)::bigint AS amount
+            FROM held, unnest(held.period_ids, held.amounts_microusd) AS line(period, amount) GROUP BY line.period
+        )
+        SELECT array_agg(coalesce(line.amount, 0) ORDER BY one.place) INTO added
+        FROM unnest(periods) WITH ORDINALITY AS one(id, place) LEFT JOIN line ON line.period = one.id;
+    END IF;
+    IF fits AND added = wanted THEN
+        held_budgets := charged; held_periods := periods;
+        RETURN NEXT;
+    ELSE
+        FOR operation IN SELECT * FROM json_to_recordset(operations) AS o(
+            id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json
+        ) LOOP
+            held_budgets := '{}'; held_periods := '{}'; amounts := '{}';
+            refused_by := NULL; left_microusd := NULL;
+            FOR i IN 1 .. coalesce(cardinality(operation.budgets), 0) LOOP
+                place := array_position(charged, operation.budgets[i]);
+                CONTINUE WHEN place IS NULL;  -- the budget was deleted meanwhile
+                IF room[place] - added[place] < operation.amounts[i] THEN
+                    refused_by := operation.budgets[i];
+                    left_microusd := greatest(room[place] - added[place], 0);
+                    EXIT;
+                END IF;
+                held_budgets := held_budgets || charged[place];
+                held_periods := held_periods || periods[place];
+                amounts := amounts || operation.amounts[i];
+            END LOOP;
+            IF refused_by IS NULL THEN
+                INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
+                VALUES (operation.id, held_periods, amounts,
+                        now() + make_interval(secs => operation.expires_in_seconds), operation.context, now())
+                ON CONFLICT DO NOTHING;
+                IF FOUND THEN
+                    FOR i IN 1 .. cardinality(amounts) LOOP
+                        place := array_position(periods, held_periods[i]);
+                        added[place] := added[place] + amounts[i];
+                    END LOOP;
+                    RETURN NEXT;
+                    CONTINUE;
+                END IF;
+            END IF;
+            SELECT array_agg(p.budget_id), array_agg(p.id) INTO budgets_held_before, periods_held_before
+            FROM routing_reservation r, routing_budgetperiod p
+            WHERE r.id = operation.id AND p.id = ANY(r.period_ids) HAVING count(*) > 0;
+            IF FOUND THEN
+                refused_by := NULL; held_budgets := budgets_held_before; held_periods := periods_held_before;
+                PERFORM ledger_prolong(operation.id, operation.expires_in_seconds);
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+    UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + d.amount
+    FROM unnest(periods, added) AS d(id, amount) WHERE p.id = d.id AND d.amount > 0;
+END $$;
+"""
+
+SETTLE = """
+-- Ends holds and writes receipts. `held` are calls whose reservation must still be there, `free` calls that held
+-- nothing, whose receipt must not be there unless it tells of an earlier failure. A held call without a receipt among `calls` is released.
+-- A charge goes to `period`, or where that is null to the current period of `budget`.
+-- Returns the ids that ended here; the others had ended before, and nothing is written for them.
+CREATE OR REPLACE FUNCTION ledger_settle(held uuid[], free uuid[], charges json, calls json, records json, at timestamptz)
+RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    ended uuid[];
+    line_periods bigint[];
+    line_amounts bigint[];
+    unheld bigint[];
+    periods bigint[];
+    freed bigint[];
+    charged bigint[];
+    written uuid[];
+    again uuid[];
+    zone text := coalesce((SELECT time_zone FROM routing_routingsettings WHERE id = 1), 'UTC');
+BEGIN
+    -- Every look by id compares with one array: joins and ORs tempt the planner to read whole tables, dead rows included.
+    PERFORM r.id FROM routing_reservation r WHERE r.id = ANY(held) ORDER BY r.id FOR UPDATE;
+    WITH gone AS (
+        DELETE FROM routing_reservation r WHERE r.id = ANY(held) RETURNING r.id, r.period_ids, r.amounts_microusd
+    )
+    SELECT coalesce(array_agg(DISTINCT gone.id), '{}'), array_agg(line.period), array_agg(line.amount)
+    INTO ended, line_periods, line_amounts
+    FROM gone LEFT JOIN LATERAL unnest(gone.period_ids, gone.amounts_microusd) AS line(period, amount) ON true;
+
+    -- A call sent again after a failure keeps its id: its receipt is continued, its attempts counted on.
+    SELECT array_agg(r.id) INTO again FROM routing_routedcall r WHERE r.id = ANY(ended || free);
+    IF again IS NOT NULL THEN
+        SELECT json_agg(jsonb_set(one.record, '{attempt}', to_jsonb((one.record->>'attempt')::integer + coalesce((
+            SELECT max(u.attempt) FROM routing_usagerecord u WHERE u.call_id = (one.record->>'call_id')::uuid), 0))))
+        INTO records FROM json_array_elements(records) element, LATERAL (SELECT element::jsonb AS record) one;
+    END IF;
+    WITH receipt AS (
+        INSERT INTO routing_routedcall AS r
+        SELECT c.* FROM json_populate_recordset(NULL::routing_routedcall, calls) c
+        WHERE c.id = ANY(ended) OR c.id = ANY(free)
+        ON CONFLICT (id) DO UPDATE SET
+            created_at = excluded.created_at, policy = excluded.policy, policy_version = excluded.policy_version,
+            rule = excluded.rule, pattern = excluded.pattern, features = excluded.features,
+            candidates = excluded.candidates, request = excluded.request,
+            attempts = (r.attempts::jsonb || excluded.attempts::jsonb)::json,
+            outcome = excluded.outcome, error = excluded.error, model = excluded.model, provider = excluded.provider,
+            source = excluded.source, cache = excluded.cache, reserved_microusd = excluded.reserved_microusd,
+            cost_microusd = r.cost_microusd + excluded.cost_microusd,
+            saved_microusd = r.saved_microusd + excluded.saved_microusd, duration_ms = excluded.duration_ms,
+            bodies = excluded.bodies, findings = excluded.findings, paid_by = ledger_paid(r.paid_by, excluded.paid_by)
+        WHERE r.id = ANY(ended) OR (r.outcome <> 'ok' AND r.created_at < excluded.created_at)
+        RETURNING r.*
+    ), record AS (
+        INSERT INTO routing_usagerecord SELECT u.* FROM json_populate_recordset(NULL::routing_usagerecord, records) u
+        WHERE u.call_id IN (SELECT id FROM receipt) RETURNING *
+    ), fact AS (
+        SELECT created_at, model, provider, source, rule, task_kind, agent_level, creator, api_key_id,
+               (id <> ALL(coalesce(again, '{}')))::integer AS calls, (outcome = 'ok')::integer AS answered, 0 AS attempts, 0 AS succeeded,
+               0 AS input_tokens, 0 AS output_tokens, 0 AS cached_input_tokens, 0 AS cost, 0 AS baseline,
+               0 AS energy, 0 AS saved, 0 AS energy_wh, NULL::integer AS duration_ms
+        FROM receipt
+        UNION ALL
+        SELECT created_at, model, provider, source, rule, task_kind, agent_level, creator, api_key_id,
+               0, 0, 1, (outcome = 'ok')::integer,
+               coalesce(input_tokens, 0), coalesce(output_tokens, 0), coalesce(cached_input_tokens, 0),
+               cost_microusd, baseline_microusd, energy_microusd, saved_microusd, energy_wh, duration_ms
+        FROM record
+    ), rollup AS (
+        INSERT INTO routing_usagerollup AS r (
+            hour, model, provider, source, rule, task_kind, agent_level, creator, api_key_id,
+            calls, answered, attempts, succeeded, input_tokens, output_tokens, cached_input_tokens,
+            cost_microusd, baseline_microusd, energy_microusd, saved_microusd, energy_wh, duration_ms, latency)
+        SELECT ledger_rollup_start(created_at, zone), model, provider, source, rule, task_kind, agent_level, creator,
+            api_key_id, sum(calls), sum(answered), sum(attempts), sum(succeeded), sum(input_tokens),
+            sum(output_tokens), sum(cached_input_tokens), sum(cost), sum(baseline), sum(energy), sum(saved),
+            sum(energy_wh), coalesce(sum(duration_ms), 0), ledger_latency(array_agg(duration_ms))
+        FROM fact GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+        ON CONFLICT (hour, model, provider, source, rule, task_kind, agent_level, creator, api_key_id)
+        DO UPDATE SET calls = r.calls + excluded.calls, answered = r.answered + excluded.answered,
+            attempts = r.attempts + excluded.attempts, succeeded = r.succeeded + excluded.succeeded,
+            input_tokens = r.input_tokens + excluded.input_tokens,
+            output_tokens = r.output_tokens + excluded.output_tokens,
+            cached_input_tokens = r.cached_input_tokens + excluded.cached_input_tokens,
+            cost_microusd = r.cost_microusd + excluded.cost_microusd,
+            baseline_microusd = r.baseline_microusd + excluded.baseline_microusd,
+            energy_microusd = r.energy_microusd + excluded.energy_microusd,
+            saved_microusd = r.saved_microusd + excluded.saved_microusd,
+            energy_wh = r.energy_wh + excluded.energy_wh,
+            duration_ms = r.duration_ms + excluded.duration_ms,
+            latency = ledger_added(r.latency, excluded.latency)
+    )
+    SELECT coalesce(array_agg(id), '{}') INTO written FROM receipt;
+    ended := ended || ARRAY(SELECT w FROM unnest(written) w WHERE w = ANY(free));
+
+    SELECT array_agg(DISTINCT c.budget) INTO unheld
+    FROM json_to_recordset(charges) AS c(call uuid, budget bigint, period bigint)
+    WHERE c.period IS NULL AND c.call = ANY(ended);
+    SELECT array_agg(period), array_agg(freed), array_agg(charged) INTO periods, freed, charged FROM (
+        SELECT period, sum(freed)::bigint AS freed, sum(charged)::bigint AS charged FROM (
+            SELECT line.period, line.amount AS freed, 0 AS charged
+            FROM unnest(line_periods, line_amounts) AS line(period, amount)
+            UNION ALL
+            SELECT coalesce(c.period, p.id), 0, c.amount
+            FROM json_to_recordset(charges) AS c(call uuid, budget bigint, period bigint, amount bigint)
+            LEFT JOIN ledger_periods(unheld, at) p ON c.period IS NULL AND p.budget_id = c.budget
+            WHERE c.call = ANY(ended)
+        ) AS change GROUP BY period
+    ) AS change;
+    PERFORM p.id FROM routing_budgetperiod p WHERE p.id = ANY(periods) ORDER BY p.budget_id, p.id FOR UPDATE;
+    UPDATE routing_budgetperiod p
+    SET held_microusd = p.held_microusd - change.freed,
+        settled_microusd = p.settled_microusd + change.charged,
+        overrun_microusd = CASE WHEN p.hard THEN greatest(0, p.settled_microusd + change.charged
+            + p.held_microusd - change.freed - p.limit_microusd) ELSE 0 END
+    FROM unnest(periods, freed, charged) AS change(period, freed, charged) WHERE p.id = change.period;
+    RETURN QUERY SELECT unnest(ended);
+END $$;
+"""
+
+
+def _as_written(model: str, name: str, **options: object) -> migrations.AlterField:
+    return migrations.AlterField(model, name, ziggie.fields.WrittenJSONField(**options))
+
+
+class Migration(migrations.Migration):
+    dependencies = [("routing", "0013_waiting_work_and_edits")]
+    operations = [
+        _as_written("RoutedCall", "features"),
+        _as_written("RoutedCall", "candidates"),
+        _as_written(
+            "RoutedCall", "request", default=dict, help_text="What the decision needs to be made again; no texts."
+        ),
+        _as_written("RoutedCall", "attempts", default=list),
+        _as_written("Reservation", "context", default=dict),
+        migrations.RunSQL(
+            "DROP FUNCTION ledger_reserve(json, bigint[], timestamptz);" + RESERVE,
+            "DROP FUNCTION ledger_reserve(json, bigint[], bigint[], timestamptz);"
+            + BEFORE[BEFORE.index("-- Admits each operation") :],
+        ),
+        migrations.RunSQL(SETTLE, migrations.RunSQL.noop),  # it serves both kinds of columns
+    ]

@@ -154,6 +154,10 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         self._line = line
         super().lineReceived(line)
 
+    def _send100Continue(self) -> None:
+        if not self.requests[-1].is_refused:
+            super()._send100Continue()
+
     def lineLengthExceeded(self, line: bytes) -> None:
         self._line = line
         self._respondToBadRequestAndDisconnect(UNREAD[431])
@@ -204,7 +208,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         self.has_begun = False  # all of its head is there
         self._prelude: Prelude | None = None
         self._received = 0
-        self._is_refused = False
+        self.is_refused = False
         self._is_whole = False
         self._deadline: Any = reactor.callLater(HEAD_SECONDS, self._too_slow, HEAD_SECONDS)
         self.channel.request_has_begun()
@@ -224,15 +228,15 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
 
     def handleContentChunk(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > self._most and not self._is_refused:
+        if self._received > self._most and not self.is_refused:
             self._refuse(TooLarge(f"a body may have at most {self._most} bytes"))
-        if not self._is_refused:
+        if not self.is_refused:
             super().handleContentChunk(data)
 
     def process(self) -> Any:
         self._is_whole = True
         self._forget_deadline()
-        if self._is_refused:
+        if self.is_refused:
             return None
         channel = self.channel
         self.uri: bytes = origin_form(self.uri)
@@ -247,7 +251,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         super().connectionLost(reason)
 
     def sends_no_more(self) -> None:
-        if not self._is_whole and not self._is_refused:
+        if not self._is_whole and not self.is_refused:
             self._refuse(UNREAD[400])
             self.channel.loseConnection()
 
@@ -284,7 +288,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
 
     def _refuse(self, error: ZiggieError) -> None:
         """Answers in the words of the API that was called, and closes."""
-        self._is_refused = True
+        self.is_refused = True
         if self.channel is None:
             return
         self._forget_deadline()

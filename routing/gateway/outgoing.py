@@ -48,6 +48,10 @@ class Outgoing(asyncio.Protocol):
         drop_at_close(self._transport.get_extra_info("socket"))
         self._transport.abort()
 
+    def make_room(self) -> None:
+        """Ends the connection, on which nothing is asked, for one that may be of more use."""
+        self._close()
+
     def _flush(self) -> None:
         if self._unsent:
             self.write(b"".join(self._unsent))

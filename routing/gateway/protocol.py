@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from routing.gateway.crowd import TOLD_SECONDS, crowd
 from routing.gateway.direct import DirectHttp
-from routing.gateway.heads import Head, KnownHeads, read_head
+from routing.gateway.heads import Head, KnownHeads, is_long_head, only_framing, read_head
 from routing.gateway.http import UNDER_WAY, Headers, Http
 from routing.gateway.leaving import Watch
 from routing.gateway.outgoing import Outgoing
@@ -72,10 +72,12 @@ class Connection(Outgoing, ABC):
         self._idle_since = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self.is_stopping = False
         self._has_place = True
         self._is_deaf = False  # what comes now is not read: the last answer is out, or will be the last one
         self._leaving: Watch | None = None  # once the client sends no more
+        self._to_go_on = b""  # what a new parser is told of a request that the last one would not read on
+        self._goes_on = False  # it is being told so
         self._wrong = 400  # what is said of what the parser stops at
         self._refusing: int | None = None  # what that which came after the last request is answered with, in its turn
 
@@ -95,7 +97,7 @@ class Connection(Outgoing, ABC):
         self._idle_timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._look_whether_idle)
 
     def _find_no_place(self) -> None:
-        self._stopping = True
+        self.is_stopping = True
         if self._crowd.turn_away(self):
             self._head_timer = self._loop.call_later(TOLD_SECONDS, self._close)
         else:
@@ -106,13 +108,9 @@ class Connection(Outgoing, ABC):
         """Whether nothing is asked on it, and nothing of an answer is on its way."""
         return self._current is None and not self._unsent and not self._transport.get_write_buffer_size()
 
-    def make_room(self) -> None:
-        """For a connection that may be of more use."""
-        self._close()
-
     def data_received(self, data: bytes) -> None:
         self._whole = b""
-        if self._current is None and not self._in_message and self._head_bytes == 0 and not self._stopping:
+        if self._current is None and not self._in_message and self._head_bytes == 0 and not self.is_stopping:
             known = known_heads.find(data)
             if known is not None:
                 self._serve_known(*known)
@@ -135,15 +133,16 @@ class Connection(Outgoing, ABC):
     def _read(self, data: bytes) -> None:
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and self._is_long_head(data):
+            if self._head_bytes > MAX_HEAD_BYTES and is_long_head(self._head_bytes, data, MAX_HEAD_BYTES):
                 self._url = self._url or asked_for(data)
                 self._give_up(431)
                 return
         self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._stopping = True  # no other protocol is spoken here: this request is the last one
+        except httptools.HttpParserUpgrade as at:
+            self._read_without_upgrade(data[at.args[0] :])
+            return
         except httptools.HttpParserError:
             self._url = self._url or asked_for(data)
             self._give_up(self._wrong)
@@ -154,6 +153,17 @@ class Connection(Outgoing, ABC):
             self._start_head_timer()
         elif self._reading is not None and self._reading is self._current and self._reading.running is None:
             self._begin(self._reading)  # its body is still on its way
+
+    def _read_without_upgrade(self, data: bytes) -> None:
+        """No other protocol is spoken here: what follows is the request's body, as if it had not asked for one. Java's
+        client does so, unasked, with the first request of a connection."""
+        head, self._to_go_on = self._to_go_on, b""
+        if not head:
+            self.is_stopping = True  # CONNECT: nothing can follow that is understood
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self._goes_on = True
+        self._read(head + data)
 
     def _serve_known(self, head: Head, body: bytes) -> None:
         """A request that the parser need not see."""
@@ -169,11 +179,6 @@ class Connection(Outgoing, ABC):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-    def _is_long_head(self, data: bytes) -> bool:
-        """Much has come, most of which may be a body. A head that ends between two reads is left to the parser."""
-        end = data.find(b"\r\n\r\n")
-        return self._head_bytes - len(data) + end > MAX_HEAD_BYTES if end >= 0 else data[:1] not in (b"\r", b"\n")
 
     def eof_received(self) -> bool:
         """The client sends no more. What has come whole is answered, and of the rest it hears that it is not all."""
@@ -215,7 +220,7 @@ class Connection(Outgoing, ABC):
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
         self._watch_taking()
-        if self._current is None and not self._stopping:
+        if self._current is None and not self.is_stopping:
             self._wait_for_room()
 
     def resume_writing(self) -> None:
@@ -223,7 +228,7 @@ class Connection(Outgoing, ABC):
         if self._transport.is_closing():
             return  # what is left must be taken, too
         self._forget_taking()
-        if self._current is None and not self._stopping:
+        if self._current is None and not self.is_stopping:
             self._go_on()
             self.resume_reading()
 
@@ -234,7 +239,7 @@ class Connection(Outgoing, ABC):
 
     def shutdown(self) -> None:
         """The server stops: what is under way is finished."""
-        self._stopping = True
+        self.is_stopping = True
         if self._current is None:
             self._flush()
             self._close()
@@ -242,12 +247,15 @@ class Connection(Outgoing, ABC):
     # --- the parser's side ---
 
     def on_message_begin(self) -> None:
+        if self._goes_on:
+            return
         self._in_message = True
         self._head_bytes = max(self._head_bytes, 1)  # it may begin within what ended another one
         self._url, self._headers, self._expects_continue = b"", [], False
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
+        if not self._goes_on:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_bytes < 0:  # behind a body, where it says nothing that is needed
@@ -258,6 +266,9 @@ class Connection(Outgoing, ABC):
             self._expects_continue = True
 
     def on_headers_complete(self) -> None:
+        if self._goes_on:
+            self._goes_on = False
+            return
         self._head_bytes, self._framing_bytes = -1, 0
         self._stop_head_timer()
         version = self._parser.get_http_version()
@@ -273,10 +284,12 @@ class Connection(Outgoing, ABC):
             self,
             head,
             self._address,
-            keep_alive=self._parser.should_keep_alive() and not self._stopping,
+            keep_alive=self._parser.should_keep_alive() and not self.is_stopping,
             may_chunk=version == "1.1",
             expects_continue=self._expects_continue,
         )
+        if self._parser.should_upgrade() and head.method != "CONNECT":
+            self._to_go_on = only_framing(self._headers)
         if self._current is None:
             self._current = request
         else:
@@ -288,6 +301,8 @@ class Connection(Outgoing, ABC):
             self._reading.take(body)
 
     def on_message_complete(self) -> None:
+        if self._to_go_on:
+            return
         self._head_bytes = 0
         self._in_message = False
         request, self._reading = self._reading, None
@@ -306,10 +321,6 @@ class Connection(Outgoing, ABC):
 
     # --- the exchange's side ---
 
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping
-
     def pause_reading(self) -> None:
         if self._leaving is None:
             self._transport.pause_reading()
@@ -325,8 +336,8 @@ class Connection(Outgoing, ABC):
         self._current = None
         self._idle_since = self._loop.time()
         self._state.total_requests += 1
-        if not request.keep_alive or self._stopping:
-            self._is_deaf = self._stopping = True
+        if not request.keep_alive or self.is_stopping:
+            self._is_deaf = self.is_stopping = True
             self._flush()
             if request.is_whole:
                 self._close()
@@ -368,7 +379,7 @@ class Connection(Outgoing, ABC):
         unanswered = self._current or self._reading
         if unanswered is None or not unanswered.started:
             self.write(self.refusal(status, self._url))
-        self._is_deaf = self._stopping = True
+        self._is_deaf = self.is_stopping = True
         self._part()
         if self._current is not None:
             self._current.lose_client()

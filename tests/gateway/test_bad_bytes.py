@@ -136,6 +136,50 @@ def test_a_client_that_asks_first_is_told_to_go_on(served: Gateway) -> None:
     assert b"200 OK" in received
 
 
+@pytest.mark.parametrize("framing", ["length", "chunks", "nothing"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_client_that_would_rather_speak_another_protocol_is_answered_in_this_one(
+    served: Gateway, framing: str, pieces: int
+) -> None:
+    """As Java's client asks for HTTP/2 with its first request."""
+    once_served(served)
+    body, asks = asked(), ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAB")
+    if framing == "length":
+        first, then = head(served, f"content-length: {len(body)}", *asks), body
+    elif framing == "chunks":
+        first, then = head(served, "transfer-encoding: chunked", *asks), b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        first, then = head(served, *asks).replace(b"POST " + CHAT.encode(), b"GET /v1/models"), b""
+    last = head(served, "content-length: 2", "connection: close") + b"{}"
+    where = urlsplit(served.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+        for piece in [first, then + last] if pieces == 2 else [first + then + last]:
+            client.sendall(piece)
+            time.sleep(0.05)
+        received = b""
+        while chunk := client.recv(65536):
+            received += chunk
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"400"]
+
+
+@pytest.mark.parametrize("length", [10, 100 << 20])
+def test_who_asks_whether_to_send_a_body_that_is_not_wanted_hears_no_more_than_that(
+    served: Gateway, length: int
+) -> None:
+    nobody = served if length > 10 else dataclasses.replace(served, key="zg_wrong")
+    where = urlsplit(served.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+        client.sendall(head(nobody, f"content-length: {length}", "expect: 100-continue"))
+        answer = client.recv(65536)
+        if length == 10 and answer.startswith(b"HTTP/1.1 100"):  # daphne reads bodies before it looks at keys
+            client.sendall(b" " * length)
+            answer = client.recv(65536)
+        client.shutdown(socket.SHUT_WR)
+        while chunk := client.recv(65536):
+            answer += chunk
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"413" if length > 10 else b"401"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_http_1_0_is_answered_and_closed(served: Gateway, stream: bool) -> None:
     if stream and not hasattr(server, "GatewayConnection"):

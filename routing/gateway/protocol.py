@@ -373,7 +373,8 @@ class Connection(Outgoing, ABC):
         if self._current is not None and self._current.is_whole:
             if self._reading is not None:  # it waits in vain for its turn
                 self._early.pop()
-            self._is_deaf, self._refusing = True, status
+                self._reading = None
+            self._is_deaf, self._refusing = True, self._refusing or status
             return
         self._flush()
         unanswered = self._current or self._reading

@@ -245,6 +245,20 @@ def test_what_cannot_be_read_behind_a_request_is_refused_behind_its_answer(
     assert [receipt.outcome for receipt in gateway.settled(1)] == ["ok"]
 
 
+def test_what_cannot_be_read_behind_a_request_is_refused_once_though_its_client_sends_no_more(
+    gateway: Gateway,
+) -> None:
+    behind = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    with connected(gateway) as client:
+        with being_answered(gateway, client):
+            client.sendall(behind)
+            time.sleep(0.2)
+            client.shutdown(socket.SHUT_WR)
+            time.sleep(0.2)
+        assert statuses(read_all(client)) == [200, 400]
+    assert [receipt.outcome for receipt in gateway.settled(1)] == ["ok"]
+
+
 def test_what_comes_behind_a_request_that_is_to_be_the_last_is_neither_served_nor_in_its_way(gateway: Gateway) -> None:
     with connected(gateway) as client:
         client.sendall(request(gateway, headers="connection: close\r\n") + request(gateway))

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import orjson
 from django.db.models import F, Q
 from django.utils import timezone
+from msgspec import to_builtins
 
 from routing import batch_money, envelopes, health, receipts, rules, snapshot
 from routing.adapters import claude_batches
@@ -191,8 +192,9 @@ def _take(item: _Due, batch: ProviderBatch, stake: dict[int, int]) -> bool:
     fence = queue.claim(BatchItem.objects.all(), item.row.pk, waiting=Q(state="queued", call_id=item.row.call_id))
     if fence is None:
         return False
+    decision = receipts.decision(item.request, item.demand, item.plan, item.seen)
     sent = {
-        "decision": receipts.decision(item.request, item.demand, item.plan, item.seen),
+        "decision": to_builtins(decision, order="deterministic"),
         "model": item.candidate.model.slug,
         "max_output_tokens": item.candidate.max_output_tokens,
         "amounts": {str(budget): amount for budget, amount in stake.items()},

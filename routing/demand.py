@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from routing.tokens import estimate_tokens
 from routing.types import BudgetFit, ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
@@ -127,21 +126,13 @@ def upper_bound_tokens(request: ChatRequest) -> int:
     return measure(request).input_at_most
 
 
-_FIELDS = Demand.__struct_fields__
 _SETS = ("needs", "estimated")
 
 
-def to_json(demand: Demand) -> dict[str, Any]:
-    """For the receipt. `from_json(to_json(d)) == d`."""
-    kept = asdict(demand)
-    for name in _SETS:
-        kept[name] = sorted(kept[name])
-    return kept
-
-
 def from_json(kept: Mapping[str, Any]) -> Demand:
-    """What else the receipt keeps there is passed over. Raises TypeError for a receipt that lacks a field."""
-    known: dict[str, Any] = {name: kept[name] for name in _FIELDS if name in kept}
+    """A receipt's. What else is kept there is passed over. Raises TypeError for a receipt that lacks a field."""
+    kept = kept.get("demand", kept)  # older receipts have its fields beside the circumstances
+    known: dict[str, Any] = {name: kept[name] for name in Demand.__struct_fields__ if name in kept}
     sets: dict[str, Any] = {name: frozenset(known[name]) for name in _SETS if name in known}
     return Demand(**(known | sets))
 

@@ -20,7 +20,7 @@ from routing import database, ledger_batches
 from routing.coalescing import Lane
 from routing.keeping import keeper
 from routing.ledger_batches import Ending, Hold, Refusal, Request
-from routing.ledger_rows import CallRow, UsageRow, abandoned_call, scrubbed
+from routing.ledger_rows import CallRow, UsageRow, Written, abandoned_call, scrubbed
 from routing.loops import OfLoop
 from routing.types import ENVELOPE, BudgetState, Snapshot
 from ziggie.errors import BudgetExceeded, Conflict, InvalidInput, Unavailable
@@ -164,7 +164,7 @@ def settle_soon(
             lines.append((budget, hold.periods.get(budget), charge))
             call.paid_by[str(budget)] = charge
     spent = None if hold.envelope_id is None else charges.get(ENVELOPE, 0)
-    ending = Ending(hold.call_id, hold.is_free, call, records, lines, at, spent)
+    ending = Ending(hold.call_id, hold.is_free, Written.of(call, records), lines, at, spent)
     return (lanes.ending if spent is None else lanes.ending_drawn).submit(ending, hurry=hurry)
 
 
@@ -270,9 +270,7 @@ def _repaired_request(request: Request) -> Request:
 
 
 def _repaired_ending(ending: Ending) -> Ending:
-    if ending.call is None:
-        return ending
-    return replace(ending, call=ending.call.fitting(), records=[record.fitting() for record in ending.records])
+    return ending if ending.written is None else replace(ending, written=ending.written.fitting())
 
 
 def _swept(row: TupleRow) -> Ending:
@@ -286,7 +284,7 @@ def _swept(row: TupleRow) -> Ending:
     charges = [(budget, period, min(cost, amount)) for budget, period, amount in lines]
     call.paid_by = {str(budget): amount for budget, _, amount in charges if budget is not None and amount}
     spent = None if envelope_id is None else cost
-    return Ending(call_id, is_free=False, call=call, records=records, charges=charges, spent_microusd=spent)
+    return Ending(call_id, is_free=False, written=Written.of(call, records), charges=charges, spent_microusd=spent)
 
 
 def _refused(refusal: Refusal, wanted: Mapping[int, int], snapshot: Snapshot) -> BudgetExceeded | Conflict:

@@ -9,14 +9,14 @@ from uuid import UUID
 from msgspec import field
 from msgspec.json import encode
 
-from routing.ledger_rows import CallRow, UsageRow
+from routing.ledger_rows import Written
 from routing.lines import Line, Row, array_text, integers
 from routing.types import ENVELOPE
 from ziggie.values import Value
 
 RESERVE: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
-FROM ledger_reserve($1::json, $2::bigint[], $3::bigint[], coalesce($4::timestamptz, now()))
+FROM ledger_reserve($1::json, $2::integer, $3::bigint[], $4::bigint[], coalesce($5::timestamptz, now()))
 """
 DRAW: LiteralString = """
 SELECT held_budgets, held_periods, refused_by, left_microusd
@@ -67,13 +67,12 @@ class Refusal(Value):
 
 
 class Ending(Value):
-    """How a call ends. Without `call` it is released. Charges are (budget id, period id, micro-dollars).
+    """How a call ends. Without `written` it is released. Charges are (budget id, period id, micro-dollars).
     `spent_microusd` is what a call of an envelope cost in all, None for the others."""
 
     call_id: UUID
     is_free: bool
-    call: CallRow | None = None
-    records: Sequence[UsageRow] = ()
+    written: Written | None = None
     charges: Sequence[tuple[int | None, int | None, int]] = ()
     at: datetime | None = None
     spent_microusd: int | None = None
@@ -90,7 +89,8 @@ async def reserve(line: Line, requests: list[Request], *, again: bool) -> list[H
         budgets = sorted(wanted)
         amounts = array_text([wanted[budget] for budget in budgets])
         operations = encode([_request_json(request) for request in batch])
-        rows = await line.execute(RESERVE, operations, array_text(budgets), amounts, _moment(at))
+        calls = b"%d" % len(batch)
+        rows = await line.execute(RESERVE, operations, calls, array_text(budgets), amounts, _moment(at))
         outcomes += map(_outcome, batch, rows) if len(rows) == len(batch) else _all_held(batch, *rows)
     return outcomes
 
@@ -172,6 +172,8 @@ def _by_time(endings: list[Ending]) -> Iterator[tuple[datetime | None, list[Endi
 async def _results(line: Line, endings: list[Ending], ended: set[bytes | None], *, again: bool) -> list[bool]:
     if again:
         ended |= await _ended_before(line, endings)
+    if len(ended) == len(endings):  # nearly always
+        return [True] * len(endings)
     results = []
     for ending in endings:
         call_id = str(ending.call_id).encode()
@@ -189,7 +191,7 @@ async def _ended_before(line: Line, endings: list[Ending]) -> set[bytes | None]:
 
 def _microseconds(ending: Ending) -> int | None:
     """Of its receipt, since 1970; no two processes write the same receipt within one."""
-    return None if ending.call is None else round(ending.call.created_at.timestamp() * 1_000_000)
+    return None if ending.written is None else round(ending.written.created_at.timestamp() * 1_000_000)
 
 
 def _endings_parameters(batch: list[Ending]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
@@ -198,12 +200,11 @@ def _endings_parameters(batch: list[Ending]) -> tuple[bytes, bytes, bytes, bytes
         for ending in batch
         for budget, period, amount in ending.charges
     ]
-    calls = [ending.call for ending in batch if ending.call is not None]
-    records = [row.belong_to(ending.call) for ending in batch if ending.call is not None for row in ending.records]
+    written = [ending.written for ending in batch if ending.written is not None]
     return (
         array_text([ending.call_id for ending in batch if not ending.is_free]),
         array_text([ending.call_id for ending in batch if ending.is_free]),
         encode(charges),
-        encode(calls),
-        encode(records),
+        b"[%b]" % b",".join([one.call for one in written]),
+        b"[%b]" % b",".join([one.records for one in written if one.records]),
     )

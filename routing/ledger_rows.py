@@ -5,20 +5,21 @@ the database refused is repaired.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any, ClassVar, Self
+from functools import cache, partial
+from typing import Any
 from uuid import UUID
 
 from django.db import models
 from msgspec import Struct, field
+from msgspec.json import decode, encode
 from msgspec.structs import asdict
 
 from routing.models import RoutedCall, UsageRecord
-from routing.types import Attempt
+from routing.types import Attempt, Features
 from ziggie.ids import uuid7
-from ziggie.values import replace
+from ziggie.values import Value
 
 MAX_INTEGER = 2**31 - 1
 TOKEN_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -28,20 +29,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Row(Struct):
-    _model: ClassVar[type[models.Model]]
-
-    def fitting(self) -> Self:
-        """The same row with NUL and lone surrogates gone, texts cut and numbers kept within their columns."""
-        limits = _limits(self._model)
-        changed = {name: _fit(value, limits.get(name)) for name, value in asdict(self).items()}
-        return replace(self, **changed)
-
-
-class CallRow(_Row):
+class CallRow(Struct):
     """A receipt: one RoutedCall. `outcome` is "ok" or an error's code."""
-
-    _model: ClassVar = RoutedCall
 
     id: UUID
     rule: str
@@ -50,9 +39,9 @@ class CallRow(_Row):
     policy: str = ""
     policy_version: int = 0
     pattern: str = "single"
-    features: Mapping[str, Any] = field(default_factory=dict)
+    features: Features | Mapping[str, Any] = field(default_factory=dict)
     candidates: Sequence[Mapping[str, Any]] = ()
-    request: Mapping[str, Any] = field(default_factory=dict)
+    request: Struct | Mapping[str, Any] = field(default_factory=dict)
     attempts: Sequence[Attempt] = ()
     error: str = ""
     model: str = ""
@@ -73,10 +62,8 @@ class CallRow(_Row):
     paid_by: dict[str, int] = field(default_factory=dict)  # filled by the ledger
 
 
-class UsageRow(_Row):
+class UsageRow(Struct):
     """One attempt: one UsageRecord."""
-
-    _model: ClassVar = UsageRecord
 
     attempt: int  # from 1
     model: str
@@ -92,7 +79,7 @@ class UsageRow(_Row):
     cached_input_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
-    estimated: Sequence[str] = ()
+    estimated: Collection[str] = ()
     price_id: int | None = None
     cost_microusd: int = 0
     baseline_microusd: int = 0
@@ -111,13 +98,45 @@ class UsageRow(_Row):
     run_id: str = ""
     api_key_id: str = ""
 
-    def belong_to(self, call: CallRow) -> Self:
-        """The same row with all its columns."""
+    def belong_to(self, call: CallRow) -> None:
+        """Fills all its columns."""
         self.id = self.id or uuid7()
         self.call_id = call.id
         self.rule, self.task_kind, self.agent_level = call.rule, call.task_kind, call.agent_level
         self.creator, self.run_id, self.api_key_id = call.creator, call.run_id, call.api_key_id
-        return self
+
+
+class Written(Value):
+    """A receipt and its records as JSON, the records with commas between them. What waits to be settled is some hundred
+    calls, whose objects would take ten times the memory, and keep it from those that come after them."""
+
+    call: bytes
+    records: bytes
+    created_at: datetime
+
+    @classmethod
+    def of(cls, call: CallRow, records: Sequence[UsageRow]) -> "Written":
+        for record in records:
+            record.belong_to(call)
+        try:
+            return cls(_json(call), b",".join(map(_json, records)), call.created_at)
+        except UnicodeEncodeError:  # lone surrogates
+            plain = [_json(scrubbed(row)) for row in (call, *records)]
+            return cls(plain[0], b",".join(plain[1:]), call.created_at)
+
+    def fitting(self) -> "Written":
+        """The same with NUL gone, texts cut and numbers kept within their columns."""
+        call = _fitted(decode(self.call), RoutedCall)
+        records = [_json(_fitted(record, UsageRecord)) for record in decode(b"[%b]" % self.records)]
+        return Written(_json(call), b",".join(records), self.created_at)
+
+
+_json = partial(encode, order="deterministic")
+
+
+def _fitted(row: Mapping[str, Any], model: type[models.Model]) -> dict[str, Any]:
+    limits = _limits(model)
+    return {name: _fit(value, limits.get(name)) for name, value in row.items()}
 
 
 def abandoned_call(

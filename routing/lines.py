@@ -11,6 +11,7 @@ from typing import LiteralString
 from uuid import UUID
 
 import psycopg
+from msgspec.json import encode
 from psycopg import pq
 from psycopg.errors import error_from_result
 
@@ -26,7 +27,7 @@ GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 def array_text(values: Iterable[int | UUID]) -> bytes:
     """An array parameter."""
-    return f"{{{','.join(map(str, values))}}}".encode()
+    return b"{%b}" % encode(list(values))[1:-1]
 
 
 def integers(array: bytes | None) -> list[int]:

@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from routing import pricing
 from routing.attempts import Answer, Walk
 from routing.budgets import budgets_in_scope
-from routing.demand import Demand, to_json
+from routing.demand import Demand
 from routing.ledger_rows import CallRow, UsageRow
 from routing.rerun import Circumstances
 from routing.types import (
@@ -40,7 +40,14 @@ CACHE = "cache"  # the role of an answer that was there already
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 
 
-Decision = dict[str, Any]  # the receipt's columns that are known once a call is planned
+Decision = dict[str, Any]  # the receipt's columns that are known once a call is planned; msgspec makes JSON of them
+
+
+class Asked(Value):
+    """All that a decision depended on beside the policy (rerun.py)."""
+
+    demand: Demand
+    circumstances: Circumstances
 
 
 def context(request: ChatRequest, plan: Plan) -> dict[str, Any]:
@@ -58,12 +65,12 @@ def context(request: ChatRequest, plan: Plan) -> dict[str, Any]:
 
 
 def decision(request: ChatRequest, demand: Demand, plan: Plan, circumstances: Circumstances) -> Decision:
-    """What was decided, why, and for whom; and all that the decision depended on (rerun.py)."""
+    """What was decided, why, and for whom; and all that the decision depended on."""
     return {
         **_basics(request, plan),
-        "features": features_json(plan.features),
+        "features": plan.features,
         "candidates": candidates_json(plan),
-        "request": {**to_json(demand), "circumstances": circumstances},
+        "request": Asked(demand, circumstances),
     }
 
 
@@ -237,7 +244,7 @@ def _usage_row(attempt: Attempt, snapshot: Snapshot, *, serves: Usage | None) ->
         usage.cached_input_tokens,
         usage.cache_write_tokens,
         usage.reasoning_tokens,
-        sorted(usage.estimated),
+        usage.estimated,
         model.price.id if model.price else None,
         attempt.cost_microusd,
         baseline,
@@ -284,19 +291,50 @@ def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
     )
 
 
-def event(row: CallRow, records: list[UsageRow]) -> UsageRecorded:
+class Outline(Value):
+    """What is told of a settled call, without holding all that was written of it."""
+
+    call_id: UUID
+    model: str
+    provider: str
+    source: str
+    cost_microusd: int
+    saved_microusd: int
+    input_tokens: int
+    output_tokens: int
+    duration_ms: int
+    task_kind: str
+
+
+def outline(books: Books) -> Outline:
+    row = books.call
+    return Outline(  # by place: see ziggie/values.py
+        row.id,
+        row.model,
+        row.provider,
+        row.source,
+        row.cost_microusd,
+        row.saved_microusd,
+        sum([record.input_tokens or 0 for record in books.records]),
+        sum([record.output_tokens or 0 for record in books.records]),
+        row.duration_ms,
+        row.task_kind,
+    )
+
+
+def event(call: Outline) -> UsageRecorded:
     """The live event of a settled call."""
     return {
-        "call_id": str(row.id),
-        "model": row.model,
-        "provider": row.provider,
-        "source": row.source,
-        "cost_usd": pricing.usd(row.cost_microusd),
-        "saved_usd": pricing.usd(row.saved_microusd),
-        "input_tokens": sum(record.input_tokens or 0 for record in records),
-        "output_tokens": sum(record.output_tokens or 0 for record in records),
-        "seconds": row.duration_ms / 1000,
-        "task_kind": row.task_kind,
+        "call_id": str(call.call_id),
+        "model": call.model,
+        "provider": call.provider,
+        "source": call.source,
+        "cost_usd": pricing.usd(call.cost_microusd),
+        "saved_usd": pricing.usd(call.saved_microusd),
+        "input_tokens": call.input_tokens,
+        "output_tokens": call.output_tokens,
+        "seconds": call.duration_ms / 1000,
+        "task_kind": call.task_kind,
     }
 
 

@@ -158,7 +158,7 @@ async def _conduct(call: OpenCall) -> Routed:
 
 async def _settle(call: OpenCall, books: receipts.Books) -> None:
     if await settle(call, books):
-        event = receipts.event(books.call, books.records)
+        event = receipts.event(receipts.outline(books))
         await live.apublish("usage", "usage.recorded", version=1, data=event)
 
 

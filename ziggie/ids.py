@@ -2,10 +2,12 @@
 
 import os
 import struct
-import time
 import uuid
 from collections import deque
 from datetime import datetime
+from time import time_ns
+
+from msgspec import to_builtins
 
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
@@ -13,22 +15,24 @@ _AT_ONCE = 512
 
 _chances: deque[int] = deque()  # asked of the system in bulk: it costs a system call
 os.register_at_fork(after_in_child=_chances.clear)
+_UUID, _UNKNOWN = uuid.UUID, uuid.SafeUUID.unknown
+_new, _set = object.__new__, object.__setattr__
 
 
 def uuid7() -> uuid.UUID:
     """A new UUIDv7 (RFC 9562): milliseconds, 12 bits of what lies below them, 62 random bits."""
-    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    milliseconds, nanoseconds = divmod(time_ns(), 1_000_000)
     below = (nanoseconds * 4096 // 1_000_000) << 64
-    return _made(milliseconds << 80 | _VERSION | below | _VARIANT | _chance() >> 2)
-
-
-def _made(number: int) -> uuid.UUID:
-    """The UUID of a number that is known to be one: its own constructor looks at six ways to say it, which takes
-    longer than all the rest."""
-    made = object.__new__(uuid.UUID)
-    object.__setattr__(made, "int", number)
-    object.__setattr__(made, "is_safe", uuid.SafeUUID.unknown)
+    made = _new(_UUID)  # its own constructor looks at six ways to say a number, which takes longer than all the rest
+    _set(made, "int", milliseconds << 80 | _VERSION | below | _VARIANT | _chance() >> 2)
+    _set(made, "is_safe", _UNKNOWN)
     return made
+
+
+def id_text(made: uuid.UUID) -> str:
+    """str(made), in a fifth of the time."""
+    text: str = to_builtins(made)
+    return text
 
 
 def _chance() -> int:

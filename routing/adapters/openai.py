@@ -11,9 +11,9 @@ from typing import Any
 
 from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
-from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.openai_answers import ChatDecoder, read_choice, read_usage, stop_sequence_of
+from routing.adapters.openai_answers import ChatDecoder, read_result, read_usage
+from routing.adapters.plain_answers import plain_result
 from routing.adapters.prompting import (
     in_efforts,
     in_prompt,
@@ -104,22 +104,7 @@ class OpenAICodec:
             if is_stream(response):  # from a server that knows nothing else
                 return assembled(self.chat_stream(sent), response.body)
             raise
-        choices = get_dicts(answer, "choices")
-        if not choices:
-            if holds_error(answer):
-                raise error_from_event(answer, sent)
-            raise protocol_error("the answer holds no choices")
-        usage = read_usage(answer, choices[0])
-        parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
-        return ChatResult(
-            parts=parts,
-            stop_reason=stop_reason,
-            stop_sequence=stop_sequence_of(choices[0], sent),
-            usage=usage or Usage(),
-            model=get_str(answer, "model"),
-            response_id=get_str(answer, "id"),
-            mean_logprob=mean_logprob,
-        )
+        return plain_result(answer) or read_result(answer, sent)
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
         return error_from_response(response, sent)

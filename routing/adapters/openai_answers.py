@@ -7,6 +7,7 @@ from routing.adapters.call_pieces import CallPieces, arguments_text
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
+from routing.adapters.plain_answers import plain_text, plain_usage
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
@@ -19,7 +20,18 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
-from routing.types import Delta, ErrorKind, Part, ProviderError, Reasoning, StopReason, Text, ToolCall, Usage
+from routing.types import (
+    ChatResult,
+    Delta,
+    ErrorKind,
+    Part,
+    ProviderError,
+    Reasoning,
+    StopReason,
+    Text,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
@@ -85,7 +97,6 @@ def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> No
         raise make_error(kind, f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
-_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 
 # --- usage -----------------------------------------------------------------------------------------
@@ -104,11 +115,11 @@ def read_usage(answer: Json, choice: Json) -> Usage | None:
 
 def usage_of(usage: Json) -> Usage:
     """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter, Alibaba and Google's imitation."""
+    if (plain := plain_usage(usage)) is not None:
+        return plain
     prompt = _first_count(usage, "prompt_tokens", "input_tokens")
     completion = _first_count(usage, "completion_tokens", "output_tokens")
     total = get_count(usage, "total_tokens")
-    if _PLAIN.issuperset(usage) and prompt is not None and completion is not None and total == prompt + completion:
-        return Usage(prompt, completion)  # what most servers say that people run themselves
     inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
     outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
     cached = _first_count(inputs, "cached_tokens") if inputs else None
@@ -171,6 +182,26 @@ def _details(usage: Json, *keys: str) -> Json:
 
 
 # --- a complete choice -----------------------------------------------------------------------------
+
+
+def read_result(answer: Json, sent: WireRequest) -> ChatResult:
+    """Raises ProviderError."""
+    choices = get_dicts(answer, "choices")
+    if not choices:
+        if holds_error(answer):
+            raise error_from_event(answer, sent)
+        raise protocol_error("the answer holds no choices")
+    usage = read_usage(answer, choices[0])
+    parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
+    return ChatResult(
+        parts=parts,
+        stop_reason=stop_reason,
+        stop_sequence=stop_sequence_of(choices[0], sent),
+        usage=usage or Usage(),
+        model=get_str(answer, "model"),
+        response_id=get_str(answer, "id"),
+        mean_logprob=mean_logprob,
+    )
 
 
 def read_choice(
@@ -243,24 +274,6 @@ def _mean(numbers: list[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _plain_text(chunk: Json) -> str:
-    """The text of a chunk that holds nothing else, as nearly all do; "" for any other chunk.
-
-    It is what the chunk's full reading would give, at a third of the time.
-    """
-    choices = chunk.get("choices")
-    if chunk.get("usage") or chunk.get("error") or "timings" in chunk or not isinstance(choices, list):
-        return ""
-    choice = choices[0] if len(choices) == 1 else None
-    if not isinstance(choice, dict) or choice.get("finish_reason") or choice.get("logprobs") or "usage" in choice:
-        return ""
-    delta = choice.get("delta")
-    if not isinstance(delta, dict) or len(delta) > 1:
-        return ""
-    text = delta.get("content")
-    return text if isinstance(text, str) else ""
-
-
 # --- the stream ------------------------------------------------------------------------------------
 
 
@@ -295,7 +308,7 @@ class ChatDecoder(EventDecoder):
             if name != b"error":
                 raise
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
-        if self._introduced and (text := _plain_text(chunk)):
+        if self._introduced and (text := plain_text(chunk)):
             out.append(Delta(text))
             return
         choices = get_dicts(chunk, "choices")

@@ -28,6 +28,7 @@ from routing.gateway.streams import streams
 from routing.pricing import usd
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, StopReason, Usage
 from ziggie.errors import Forbidden, RoutingError, Unavailable, ZiggieError
+from ziggie.ids import id_text
 from ziggie.values import replace, value
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     )
     answer = await _walked(http, call, admission)
     try:
-        name = str(call.id)
+        name = id_text(call.id)
         body = dialect.encode(answer.result, name, answer.candidate.model.slug)
         cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
         headers = call_headers(call, name, answer.candidate, dialect)
@@ -285,19 +286,19 @@ def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException
         logger.exception("the books of call %s could not be closed; the sweep will settle it", call.id)
     else:
         _settling.add(settling)
-        settling.add_done_callback(partial(_tell, books))
+        settling.add_done_callback(partial(_tell, receipts.outline(books)))
 
 
-def _tell(books: receipts.Books, settling: asyncio.Future[bool]) -> None:
+def _tell(call: receipts.Outline, settling: asyncio.Future[bool]) -> None:
     """Nobody waits for a settlement: the log is where its failure is seen."""
     _settling.discard(settling)
     error = None if settling.cancelled() else settling.exception()
     if isinstance(error, Unavailable):
-        logger.warning("call %s could not be settled now; the sweep will settle it", books.call.id)
+        logger.warning("call %s could not be settled now; the sweep will settle it", call.call_id)
     elif error is not None:
-        logger.error("call %s could not be settled; the sweep will settle it", books.call.id, exc_info=error)
+        logger.error("call %s could not be settled; the sweep will settle it", call.call_id, exc_info=error)
     elif not settling.cancelled() and settling.result():
-        feed().tell(books)
+        feed().tell(call)
 
 
 def beside(work: Coroutine[Any, Any, None]) -> None:

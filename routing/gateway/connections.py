@@ -4,6 +4,8 @@ import asyncio
 import math
 import time
 from collections import deque
+from functools import lru_cache
+from operator import methodcaller
 
 import httptools
 
@@ -16,6 +18,14 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
+
+
+_text = methodcaller("decode", "latin-1")
+
+
+@lru_cache(maxsize=64)  # a server sends the same ones again and again
+def _names(raw: tuple[bytes, ...]) -> tuple[str, ...]:
+    return tuple([name.decode("latin-1").lower() for name in raw])
 
 
 class Broken(Exception):
@@ -125,7 +135,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             raw = self._raw_headers
-            self._headers = {name.decode("latin-1").lower(): raw[name].decode("latin-1") for name in raw}
+            self._headers = dict(zip(_names(tuple(raw)), map(_text, raw.values()), strict=True))
             self.head = (status, self._headers)
             if self._streaming:
                 self._limit = MAX_STREAM_BYTES if status < 300 else MAX_ANSWER_BYTES

@@ -14,7 +14,8 @@ from routing.gateway.leaving import COMMENT, CONTINUE, Prelude
 SMALL_BYTES = 1024  # pieces of a body that are smaller are put together: each would take more memory than it holds
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
 VERSION = b"HTTP/1.1"
-STATUS_LINES = {status.value: b"%b %d %b\r\n" % (VERSION, status, status.phrase.encode()) for status in HTTPStatus}
+STATUS_LINES = {status.value: b"%b %d %b" % (VERSION, status, status.phrase.encode()) for status in HTTPStatus}
+_line = b": ".join  # of a header: a comprehension takes five times as long
 CLOSE = b"connection: close\r\n"
 COMMENT_CHUNK = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)
 
@@ -201,9 +202,9 @@ class DirectHttp(Http):
             headers = [header for header in headers if header != END_CONNECTION]
         if self.rates:
             headers = [*headers, *self.rates]
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        lines = b"\r\n".join([STATUS_LINES[status], *map(_line, headers)])
         ending = b"\r\n" if self.keep_alive and not self._connection.is_stopping else CLOSE + b"\r\n"
-        head = STATUS_LINES[status] + lines + framing + ending
+        head = b"%b\r\n%b%b" % (lines, framing, ending)
         return head if self._prelude is None else head[self._prelude.length :]
 
     def _end(self) -> None:

@@ -12,12 +12,13 @@ import ziggie.fields
 BEFORE: str = import_module("routing.migrations.0003_ledger").RESERVE
 
 RESERVE = """
--- Admits each operation whose amounts all fit, in the order given. `wanted` is what all of them want of each budget,
--- beside `budget_ids`, which are in order. A row for each: the budgets it holds money of and the periods it holds it
--- in; or the budget that refused it, with what is left there. Where all of them fit and none is known, which is the
--- usual case, one row for all.
+-- Admits each operation whose amounts all fit, in the order given; they are `calls` in number. `wanted` is what all of
+-- them want of each budget, beside `budget_ids`, which are in order. A row for each: the budgets it holds money of and
+-- the periods it holds it in; or the budget that refused it, with what is left there. Where all of them fit and none
+-- is known, which is the usual case, one row for all.
 -- An id that holds already is answered with what it holds, so that a repeated request does no harm.
-CREATE FUNCTION ledger_reserve(operations json, budget_ids bigint[], wanted bigint[], at timestamptz)
+CREATE FUNCTION ledger_reserve(
+    operations json, calls integer, budget_ids bigint[], wanted bigint[], at timestamptz)
 RETURNS TABLE (held_budgets bigint[], held_periods bigint[], refused_by bigint, left_microusd bigint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -32,6 +33,7 @@ DECLARE
     periods_held_before bigint[];
     place integer;
     fits boolean;
+    admitted integer := 0;
 BEGIN
     -- The periods as they mostly are: there, and true to their budgets. Locked in order of budget id.
     SELECT array_agg(p.budget_id), array_agg(p.id), array_agg(p.room) INTO charged, periods, room FROM (
@@ -54,26 +56,29 @@ BEGIN
         fits := fits AND coalesce(room[i] >= wanted[i], true);
     END LOOP;
     IF fits THEN
-        WITH held AS (
-            INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
-            SELECT o.id, CASE WHEN o.budgets = charged THEN periods ELSE ARRAY(
-                       SELECT periods[array_position(charged, budget)]
-                       FROM unnest(o.budgets) WITH ORDINALITY AS one(budget, place) ORDER BY place) END,
-                   o.amounts, now() + make_interval(secs => o.expires_in_seconds), o.context, now()
-            FROM json_to_recordset(operations) AS o(
-                id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json)
-            ON CONFLICT DO NOTHING RETURNING period_ids, amounts_microusd
-        ), line AS (
-            SELECT line.period, sum(line.amount)::bigint AS amount
-            FROM held, unnest(held.period_ids, held.amounts_microusd) AS line(period, amount) GROUP BY line.period
-        )
-        SELECT array_agg(coalesce(line.amount, 0) ORDER BY one.place) INTO added
-        FROM unnest(periods) WITH ORDINALITY AS one(id, place) LEFT JOIN line ON line.period = one.id;
+        INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
+        SELECT o.id, CASE WHEN o.budgets = charged THEN periods ELSE ARRAY(
+                   SELECT periods[array_position(charged, budget)]
+                   FROM unnest(o.budgets) WITH ORDINALITY AS one(budget, place) ORDER BY place) END,
+               o.amounts, now() + make_interval(secs => o.expires_in_seconds), o.context, now()
+        FROM json_to_recordset(operations) AS o(
+            id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json)
+        ON CONFLICT DO NOTHING;
+        GET DIAGNOSTICS admitted = ROW_COUNT;
     END IF;
-    IF fits AND added = wanted THEN
-        held_budgets := charged; held_periods := periods;
+    IF admitted = calls THEN
+        added := wanted; held_budgets := charged; held_periods := periods;
         RETURN NEXT;
     ELSE
+        IF admitted > 0 THEN  -- the others hold already: what these hold is counted, and each is answered below
+            SELECT array_agg(coalesce(line.amount, 0) ORDER BY one.place) INTO added
+            FROM unnest(periods) WITH ORDINALITY AS one(id, place) LEFT JOIN (
+                SELECT line.period, sum(line.amount)::bigint AS amount
+                FROM routing_reservation r, unnest(r.period_ids, r.amounts_microusd) AS line(period, amount)
+                WHERE r.id IN (SELECT o.id FROM json_to_recordset(operations) AS o(id uuid))
+                  AND r.xmin = pg_current_xact_id()::xid GROUP BY line.period
+            ) AS line ON line.period = one.id;
+        END IF;
         FOR operation IN SELECT * FROM json_to_recordset(operations) AS o(
             id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json
         ) LOOP
@@ -115,8 +120,11 @@ BEGIN
             RETURN NEXT;
         END LOOP;
     END IF;
-    UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + d.amount
-    FROM unnest(periods, added) AS d(id, amount) WHERE p.id = d.id AND d.amount > 0;
+    FOR i IN 1 .. coalesce(cardinality(periods), 0) LOOP
+        IF added[i] > 0 THEN
+            UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + added[i] WHERE p.id = periods[i];
+        END IF;
+    END LOOP;
 END $$;
 """
 
@@ -256,7 +264,7 @@ class Migration(migrations.Migration):
         _as_written("Reservation", "context", default=dict),
         migrations.RunSQL(
             "DROP FUNCTION ledger_reserve(json, bigint[], timestamptz);" + RESERVE,
-            "DROP FUNCTION ledger_reserve(json, bigint[], bigint[], timestamptz);"
+            "DROP FUNCTION ledger_reserve(json, integer, bigint[], bigint[], timestamptz);"
             + BEFORE[BEFORE.index("-- Admits each operation") :],
         ),
         migrations.RunSQL(SETTLE, migrations.RunSQL.noop),  # it serves both kinds of columns

@@ -100,7 +100,7 @@ def test_decisions_of_earlier_versions_are_made_by_their_own_version(here: Insta
 def test_a_receipt_that_was_tampered_with_is_found(here: Installation) -> None:
     routed = ask(hints=QUESTION)
     call = RoutedCall.objects.get()
-    call.request["task_kind"] = "analysis"
+    call.request["demand"]["task_kind"] = "analysis"
     call.save()
     report = replay.check()
     assert report["different"] == 1

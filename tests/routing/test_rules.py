@@ -1,7 +1,8 @@
 import pytest
+from msgspec import to_builtins
 
 from routing.budgets import budgets_in_scope
-from routing.demand import from_json, measure, to_json
+from routing.demand import from_json, measure
 from routing.roles import WRAPPING_TOKENS
 from routing.rules import decide, plan
 from routing.types import (
@@ -645,9 +646,10 @@ def test_a_kept_demand_gives_the_same_decision_again_without_the_texts() -> None
     )
     for number in range(50):
         request = ask(f"secret {number} strategy", json_object=True, run_id=None, api_key_id="k", agent_level="L2")
-        kept = to_json(measure(request))
+        kept = to_builtins(measure(request))
         assert "secret" not in str(kept)
-        assert decide(from_json(kept), config, HEALTHY) == plan(request, config, HEALTHY)
+        for receipt in ({"demand": kept, "circumstances": {}}, {**kept, "circumstances": {}}):
+            assert decide(from_json(receipt), config, HEALTHY) == plan(request, config, HEALTHY)
 
 
 def test_tool_results_and_strange_characters_are_measured() -> None:

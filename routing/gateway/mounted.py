@@ -131,9 +131,11 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         super().loseConnection()
         self._watch_taking()
 
-    async def wait_for_room(self) -> None:
-        """Returns once the client takes what it is sent. Who keeps an answer waiting too long is left."""
-        if self.room.is_set():
+    async def wait_for_room(self, *, has_time: bool) -> None:
+        """Returns once the client takes what it is sent. Who keeps a stream of the gateway waiting too long is left; a
+        page's long export, say, has time."""
+        if has_time or self.room.is_set():
+            await self.room.wait()
             return
         began = reactor.seconds()
         most = max(limits.KEPT_WAITING_SECONDS - self._kept_waiting, 0.0)
@@ -325,7 +327,7 @@ def waiting_for_room(handle_reply: Reply) -> Reply:
         await handle_reply(server, protocol, message)
         channel = getattr(protocol, "channel", None)  # of a request that is not over
         if channel is not None:
-            await channel.wait_for_room()
+            await channel.wait_for_room(has_time=not protocol.path.startswith(b"/v1/"))
 
     return reply
 

@@ -21,6 +21,7 @@ from tests.gateway.conftest import Gateway, Serving, wait_until
 from tests.servers.script import Reply
 from tests.ziggie.live_process import database_url, web_server
 from ziggie.checks import check_numbers
+from ziggie.models import create_api_key
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 Limit = Callable[[int, int], None]
@@ -217,3 +218,22 @@ def test_the_web_server_has_the_same_limits(gateway: Gateway) -> None:
             refused(mounted, CHAT)
             refused(mounted, MESSAGES)
         gateway.settled(4)
+
+
+def test_a_live_socket_takes_no_place(gateway: Gateway) -> None:
+    _, key = create_api_key("pages", scopes=["coordinator"])
+    asks = f"GET /ws/live/?topics=usage HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
+    asks += "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    asks += "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    environment = {"DATABASE_URL": database_url(connection.settings_dict), "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
+    limits = {"MAX_CONNECTIONS": "1", "MAX_CONNECTIONS_PER_ADDRESS": "1"}
+    with web_server(environment=environment | limits) as port:
+        mounted = replace(gateway, url=f"http://127.0.0.1:{port}")
+        with ExitStack() as stack:
+            for _ in range(3):
+                live = stack.enter_context(connected(mounted))
+                live.sendall(asks.encode())
+                assert live.recv(65_536).startswith(b"HTTP/1.1 101")
+            with busy(mounted, 1):
+                refused(mounted, CHAT)
+    gateway.settled(1)

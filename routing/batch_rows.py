@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db.models import QuerySet
 
-from routing import kept_requests, receipts
+from routing import kept_answers, kept_requests
 from routing.adapters import claude_batches
 from routing.demand import measure
 from routing.models import BatchItem, RoutedCall
@@ -118,7 +118,7 @@ def batch_result(item_id: UUID) -> BatchResult:
     if row.state != "done":
         return BatchResult(row.state, error=row.error, spent_microusd=row.spent_microusd)
     receipt = RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).values().first()
-    routed = receipts.routed_from_row(receipt) if receipt else None
+    routed = kept_answers.routed_from_row(receipt) if receipt else None
     return BatchResult("done", routed, spent_microusd=row.spent_microusd)
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 import psycopg
 
-from routing import database, kept_requests, receipts
+from routing import database, kept_answers, kept_requests
 from routing.attempts import Answer
 from routing.ledger_rows import scrubbed
 from routing.redaction import NOT_LOOKED_THROUGH, Redactor, TooLong
@@ -45,7 +45,7 @@ async def keep(call_id: UUID, request: ChatRequest, answer: Answer | None, snaps
 def _row(request: ChatRequest, answer: Answer | None, snapshot: Snapshot) -> tuple[str, str | None, int, bool]:
     asked, answered = _redactor(snapshot), _redactor(snapshot)
     question = _json(asked, _plain(kept_requests.to_json(request)))
-    reply = _json(answered, {"parts": receipts.answer_json(answer)["parts"]}) if answer else None
+    reply = _json(answered, {"parts": kept_answers.answer_json(answer)["parts"]}) if answer else None
     return question, reply, asked.found + answered.found, asked.cut or answered.cut
 
 

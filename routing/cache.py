@@ -24,8 +24,10 @@ from msgspec.structs import asdict
 
 from routing import database
 from routing.attempts import Answer, Walk
+from routing.cache_statements import BEAT, CLAIM, EVICT_EXPIRED, EVICT_OLDEST, GIVE_UP, LOOK, READ, RELEASE, STORE
 from routing.handover import owned
-from routing.receipts import answer_json, result_from_json, task_usage
+from routing.kept_answers import answer_json, result_from_json
+from routing.receipts import task_usage
 from routing.types import CacheState, ChatRequest, ChatResult, Plan, Snapshot, Source
 from ziggie.errors import DeadlineExceeded, Unavailable
 from ziggie.values import Value, replace
@@ -41,39 +43,6 @@ MAX_ROWS = 20_000
 MAX_BYTES = 256 * 1024 * 1024
 MAX_ENTRY_BYTES = 1024 * 1024
 EVICT_EVERY = 32  # stores of one process
-
-READ = "SELECT answer FROM routing_cachedanswer WHERE key = %s AND expires_at > now()"
-LOOK = "SELECT answer IS NOT NULL OR expires_at <= now() FROM routing_cachedanswer WHERE key = %s"
-CLAIM = """
-INSERT INTO routing_cachedanswer AS c (key, owner, expires_at, bytes)
-VALUES (%(key)s, %(owner)s, now() + %(lease)s * interval '1 second', 0)
-ON CONFLICT (key) DO UPDATE
-SET owner = excluded.owner, expires_at = excluded.expires_at, bytes = 0, answer = NULL, stored_at = NULL
-WHERE c.expires_at <= now()
-RETURNING owner
-"""
-BEAT = """
-UPDATE routing_cachedanswer SET expires_at = now() + %s * interval '1 second'
-WHERE key = %s AND owner = %s AND answer IS NULL
-"""
-STORE = """
-UPDATE routing_cachedanswer
-SET answer = %s, bytes = %s, stored_at = now(), expires_at = now() + %s * interval '1 second'
-WHERE key = %s AND owner = %s AND answer IS NULL
-"""
-# Its lease ends at once, and one of those who wait takes over.
-GIVE_UP = "UPDATE routing_cachedanswer SET expires_at = now() WHERE key = %s AND owner = %s AND answer IS NULL"
-RELEASE = "DELETE FROM routing_cachedanswer WHERE key = %s AND owner = %s AND answer IS NULL"
-EVICT_EXPIRED = "DELETE FROM routing_cachedanswer WHERE expires_at <= now() - %s * interval '1 second'"
-EVICT_OLDEST = """
-DELETE FROM routing_cachedanswer WHERE key IN (
-    SELECT key FROM (
-        SELECT key, row_number() OVER newest AS place, sum(bytes) OVER newest AS total
-        FROM routing_cachedanswer WHERE answer IS NOT NULL
-        WINDOW newest AS (ORDER BY stored_at DESC, key)
-    ) AS kept WHERE place > %s OR total > %s
-)
-"""
 
 
 class Entry(Value):
@@ -91,8 +60,9 @@ class Entry(Value):
 
 
 def is_wanted(request: ChatRequest, plan: Plan) -> bool:
-    """A rule must say how long. A temperature that nobody set is the provider's own, which is above 0."""
-    if not plan.options.cache_ttl_seconds:
+    """A rule must say how long. A temperature that nobody set is the provider's own, which is above 0. What is kept
+    has no log probabilities."""
+    if not plan.options.cache_ttl_seconds or request.logprobs is not None:
         return False
     return request.temperature == 0 or plan.options.cache_any_temperature
 

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from routing import database, receipts
+from routing import database, kept_answers
 from routing.models import RoutedCall
 from routing.types import Routed
 from ziggie.errors import RoutingError
@@ -20,7 +20,7 @@ async def answered(call_id: UUID) -> Routed | None:
         return None
     row = found[0]
     if row["bodies"]:
-        return receipts.routed_from_row(row)
+        return kept_answers.routed_from_row(row)
     kind = next((kind for kind in RoutingError.__subclasses__() if kind.code == row["outcome"]), RoutingError)
     raise kind(row["error"] or "this call is over and its answer was not kept")
 

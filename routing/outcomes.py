@@ -1,6 +1,10 @@
 """PURE: what the failure of an attempt means for the walk and for the books."""
 
-from routing.types import Outcome, ProviderError
+from http import HTTPStatus
+
+from routing.types import REFUSALS, Outcome, ProviderError
+
+HTTP_OK = HTTPStatus.OK.value
 
 
 def worth_another_try(error: ProviderError) -> bool:
@@ -13,6 +17,8 @@ def was_at_work(error: ProviderError) -> bool:
     what evidently no model has answered, costs nothing."""
     if error.unbilled:
         return False
+    if error.kind in REFUSALS:  # said beside an answer that is not what was asked for
+        return error.status == HTTP_OK
     return error.kind in ("timeout", "cut", "unread", "protocol", "unfit") and (
         error.status is None or error.status < 400
     )

@@ -145,6 +145,8 @@ async def _judged(walk: Walk, draft: Answer, stated: float | None) -> tuple[Answ
 def _with_logprobs(request: ChatRequest, candidate: Candidate) -> ChatRequest:
     """Asks for token probabilities where they are known to be welcome: elsewhere the parameter may be refused."""
     provider = candidate.model.provider
+    if request.logprobs is not None:  # the caller has
+        return request
     if provider.kind == "ollama" or provider.options.get("logprobs"):
         return replace(request, extra={"logprobs": True, **request.extra})
     return request

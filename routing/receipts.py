@@ -1,6 +1,5 @@
 """PURE: what is written down of a routed call, and the way back from there to an answer."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -11,6 +10,7 @@ from routing import pricing
 from routing.attempts import Answer, Walk
 from routing.budgets import budgets_in_scope
 from routing.demand import Demand
+from routing.kept_answers import answer_json
 from routing.ledger_rows import CallRow, UsageRow
 from routing.rerun import Circumstances
 from routing.types import (
@@ -18,18 +18,14 @@ from routing.types import (
     Attempt,
     CacheState,
     ChatRequest,
-    ChatResult,
     Dropped,
     Features,
     ModelSpec,
     Plan,
-    Reasoning,
     Routed,
     Skipped,
     Snapshot,
     Source,
-    Text,
-    ToolCall,
     Usage,
 )
 from ziggie.errors import ZiggieError
@@ -37,7 +33,6 @@ from ziggie.live import UsageRecorded
 from ziggie.values import Value, replace
 
 CACHE = "cache"  # the role of an answer that was there already
-PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 
 
 Decision = dict[str, Any]  # the receipt's columns that are known once a call is planned; msgspec makes JSON of them
@@ -336,73 +331,3 @@ def event(call: Outline) -> UsageRecorded:
         "seconds": call.duration_ms / 1000,
         "task_kind": call.task_kind,
     }
-
-
-# --- an answer that is kept until its caller has it --------------------------------------------
-
-
-def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON; `result_from_json` gives its result back."""
-    kinds = {kind: name for name, kind in PART_KINDS.items()}
-    result = answer.result
-    parts = [{"kind": kinds[type(part)], **asdict(part)} for part in result.parts if type(part) in kinds]
-    return {
-        "parts": parts,
-        "stop_reason": result.stop_reason,
-        "stop_sequence": result.stop_sequence,
-        "model": result.model,
-        "usage": _usage_json(result.usage),
-        "confidence": answer.verdict.confidence,
-        "findings": answer.findings,
-    }
-
-
-def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
-    parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
-    return ChatResult(
-        parts=parts,
-        stop_reason=kept["stop_reason"],
-        stop_sequence=kept["stop_sequence"],
-        usage=_usage_from_json(kept["usage"]),
-        model=kept["model"],
-    )
-
-
-def routed_from_row(row: Mapping[str, Any]) -> Routed:
-    """The answer of a receipt that still keeps it; `row` holds RoutedCall's columns."""
-    kept = row["bodies"]
-    return Routed(
-        result=result_from_json(kept),
-        call_id=str(row["id"]),
-        model=row["model"],
-        provider=row["provider"],
-        source=Source(row["source"]),
-        rule=row["rule"],
-        policy=row["policy"],
-        version=row["policy_version"],
-        attempts=tuple(_attempt_from_json(attempt) for attempt in row["attempts"]),
-        cost_microusd=row["cost_microusd"],
-        saved_microusd=row["saved_microusd"],
-        seconds=row["duration_ms"] / 1000,
-        confidence=kept["confidence"],
-        cache=row["cache"],
-        findings=kept["findings"],
-    )
-
-
-def _usage_json(usage: Usage) -> dict[str, Any]:
-    return asdict(usage) | {"estimated": sorted(usage.estimated)}
-
-
-def _usage_from_json(kept: Mapping[str, Any]) -> Usage:
-    return Usage(**{**kept, "estimated": frozenset(kept["estimated"])})
-
-
-def _attempt_from_json(kept: Mapping[str, Any]) -> Attempt:
-    return Attempt(
-        **{
-            **kept,
-            "started_at": datetime.fromisoformat(kept["started_at"]),
-            "usage": _usage_from_json(kept["usage"]),
-        }
-    )

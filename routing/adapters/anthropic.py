@@ -10,10 +10,18 @@ from typing import Any
 
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.gemini_answers import SIGNATURE_MARK
-from routing.adapters.prompting import JSON_ONLY, StructuredOutput, in_prompt, with_instruction
+from routing.adapters.prompting import (
+    JSON_ONLY,
+    StructuredOutput,
+    effort_of,
+    in_prompt,
+    refuse_logprobs,
+    with_instruction,
+)
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
     Json,
     arguments_object,
     base_url,
@@ -78,6 +86,7 @@ class AnthropicCodec:
     ) -> WireRequest:
         limit = max_output_tokens or model.max_output_tokens or DEFAULT_OUTPUT_TOKENS
         body: Json = {"model": model.name, "max_tokens": limit, "stream": stream}
+        refuse_logprobs(request, "Anthropic's API")
         request = self._structured(request, model, body)
         price = model.price  # without a price for what is written to a cache, no budget could hold it
         marks = price is not None and price.cache_write_usd_per_mtok is not None
@@ -86,6 +95,9 @@ class AnthropicCodec:
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_idle)
+        thinking = body.get("thinking")
+        if isinstance(thinking, Mapping) and thinking.get("type") == "enabled" and _goes_on_without_thinking(body):
+            del body["thinking"]
         betas = request.extra.get("anthropic_beta")
         return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
 
@@ -169,7 +181,7 @@ class AnthropicCodec:
         # a tool's input is always an object, one forced tool leaves no room for the caller's own, and
         # the API allows no forced tool while the model thinks
         schema = request.json_schema or {}
-        if how == "tool" and (request.tools or request.reasoning_effort or schema.get("type") != "object"):
+        if how == "tool" and (request.tools or effort_of(request) or schema.get("type") != "object"):
             return "prompt"
         return how
 
@@ -182,8 +194,8 @@ class AnthropicCodec:
             body["temperature"] = request.temperature
         if request.stop:
             body["stop_sequences"] = list(request.stop)
-        if request.reasoning_effort:
-            self._think(request.reasoning_effort, model, body, is_said="thinking" in request.extra)
+        if effort := effort_of(request):
+            self._think(effort, model, body, is_said="thinking" in request.extra)
 
     def _think(self, effort: str, model: ModelSpec, body: Json, *, is_said: bool) -> None:
         """`is_said`: the caller says in this API's words how to think, and with `effort` how much to write at all."""
@@ -198,6 +210,8 @@ class AnthropicCodec:
         if is_said or not with_budget:
             body["output_config"] = {**body.get("output_config", {}), "effort": effort}
             body |= {} if is_said else {"thinking": {"type": "adaptive"}}
+            return
+        if _is_forced(body) or _goes_on_without_thinking(body):
             return
         budget = min(_BUDGETS[effort], body["max_tokens"] - 1024)
         if budget < 1024:
@@ -249,7 +263,7 @@ class AnthropicCodec:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
         answer = load_object(response.body)
-        if answer.get("type") == "error" or answer.get("error"):
+        if answer.get("type") == "error" or answer.get("error") or ("content" not in answer and holds_error(answer)):
             raise error_from_event(answer, sent)
         return answer
 
@@ -299,6 +313,21 @@ def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
     return block
 
 
+def _is_forced(body: Json) -> bool:
+    """True where a tool must be called, which the API does not have together with a budget of thinking."""
+    return (body.get("tool_choice") or {}).get("type") in ("any", "tool")
+
+
+def _goes_on_without_thinking(body: Json) -> bool:
+    """True for the results of calls before which nothing was thought, or nothing that came back signed: another model
+    made them, or the caller's API has no place for signatures. The API refuses to think on within such a turn, and
+    thinks again in the next."""
+    turns = body["messages"]
+    if len(turns) < 2 or turns[-1]["role"] != "user" or turns[-1]["content"][0]["type"] != "tool_result":
+        return False
+    return turns[-2]["content"][0]["type"] not in ("thinking", "redacted_thinking")
+
+
 def _is_idle(key: str, value: Any) -> bool:
     """What this API alone has is no idle word here: `standard_only` keeps a call out of a tier that may have been
     bought."""
@@ -332,7 +361,8 @@ def _image_source(image: Image) -> Json:
 
 
 def tool_definition(tool: Tool) -> Json:
-    definition: Json = {"name": tool.name, "input_schema": tool.parameters or {"type": "object", "properties": {}}}
+    schema = {"type": "object", **(tool.parameters or {"properties": {}})}  # the API wants its type said
+    definition: Json = {"name": tool.name, "input_schema": schema}
     if tool.description:
         definition["description"] = tool.description
     if tool.strict:

@@ -120,11 +120,19 @@ def _part(block: Json, by_tool: bool) -> Part | None:
         case "redacted_thinking":
             return Reasoning(get_str(block, "data"), redacted=True)
         case "tool_use":
-            arguments = orjson.dumps(get_dict(block, "input"), option=orjson.OPT_NON_STR_KEYS).decode()
+            arguments = _input(block)
             if by_tool and block.get("name") == ANSWER_TOOL:
                 return Text(arguments)
             return ToolCall(_required(block, "id"), _required(block, "name"), arguments)
     return None
+
+
+def _input(block: Json) -> str:
+    """A call's input as JSON text; some compatible servers send it as one."""
+    given = block.get("input")
+    if isinstance(given, str):
+        return given.strip() or "{}"
+    return orjson.dumps(get_dict(block, "input"), option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def _required(block: Json, key: str) -> str:
@@ -176,6 +184,9 @@ class MessageDecoder(EventDecoder):
         self._early_calls: dict[str, int] = {}  # id -> block
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
+        if data.strip() == b"[DONE]":  # as OpenAI's API ends
+            self.on_end(out)
+            return
         event = load_object(data, "an event of the stream")
         match event.get("type") or name.decode("utf-8", "replace"):
             case "content_block_delta":
@@ -261,7 +272,7 @@ class MessageDecoder(EventDecoder):
             self._tool_start(block, index, out)
 
     def _tool_start(self, block: Json, index: int, out: list[Delta]) -> None:
-        given = orjson.dumps(get_dict(block, "input"), option=orjson.OPT_NON_STR_KEYS).decode()
+        given = _input(block)
         early = self._early_calls.pop(get_str(block, "id"), None)
         if early is not None:
             self._tell_again(early, index, given)

@@ -1,6 +1,8 @@
 """Deltas -> one answer and back, for calls that stream on one side only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from routing.adapters.base import StreamDecoder, WireResponse
 from routing.types import (
@@ -37,6 +39,7 @@ class Assembler:
         self.model = ""
         self.response_id = ""
         self.mean_logprob: float | None = None
+        self._logprobs: list[Mapping[str, Any]] = []
 
     def add(self, delta: Delta) -> None:
         if delta.reasoning or delta.reasoning_signature:
@@ -56,6 +59,8 @@ class Assembler:
         self.response_id = delta.response_id or self.response_id
         if delta.mean_logprob is not None:
             self.mean_logprob = delta.mean_logprob
+        if delta.logprobs:
+            self._logprobs += delta.logprobs
 
     def result(self) -> ChatResult:
         self._close()
@@ -71,6 +76,7 @@ class Assembler:
             model=self.model,
             response_id=self.response_id,
             mean_logprob=self.mean_logprob,
+            logprobs=tuple(self._logprobs),
         )
 
     def _add_reasoning(self, delta: Delta) -> None:
@@ -112,7 +118,7 @@ class Assembler:
 
 def deltas_of(result: ChatResult) -> list[Delta]:
     """A complete answer as the deltas of a stream that came all at once."""
-    deltas: list[Delta] = [Delta(model=result.model, response_id=result.response_id)]
+    deltas: list[Delta] = [Delta(model=result.model, response_id=result.response_id, logprobs=result.logprobs)]
     tool_index = 0
     for part in result.parts:
         if isinstance(part, Text):

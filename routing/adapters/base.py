@@ -21,7 +21,8 @@ class WireRequest(Value):
     """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None.
 
     `secret` is the API key that the headers carry: no text that leaves an adapter may show it. `calls` names the
-    tools of which the answer's text is to be a call, where the API knows no other way to have one called.
+    tools of which the answer's text is to be a call, where the API knows no other way to have one called. `logprobs`:
+    the caller wants them for each token, so that an answer without them is none.
     """
 
     method: str
@@ -30,6 +31,7 @@ class WireRequest(Value):
     body: Mapping[str, Any] | None = None
     secret: str = ""
     calls: tuple[str, ...] = ()
+    logprobs: bool = False
 
     def __repr__(self) -> str:
         return f"WireRequest({self.method!r}, {self.url!r})"

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from routing.adapters.base import WireRequest
-from routing.adapters.wire import Json, call_id, get_dict, get_str, protocol_error
+from routing.adapters.wire import SIGNATURE_MARK, Json, call_id, get_dict, get_str, protocol_error
 from routing.types import Delta
 
 _LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
@@ -23,10 +23,19 @@ class _Call:
     arguments: list[str] = field(default_factory=list)
     size: int = 0  # characters of the arguments
     is_named_again: bool = False  # after its arguments
+    signature: str = ""  # Google's
 
     def named(self, name: str) -> str:
         """Its name with one more piece, which may tell it anew from the beginning."""
         return name if name.startswith(self.name) else self.name + name
+
+    def take(self, arguments: str) -> str:
+        """One more piece; returns what is to be told of it. `null` for all of them says that there are none."""
+        if not arguments or (not self.arguments and arguments.strip() == "null"):
+            return ""
+        self.arguments.append(arguments)
+        self.size += len(arguments)
+        return arguments
 
     def is_whole(self) -> bool:
         """True for arguments that nothing can be added to: what follows them with a name is another call."""
@@ -59,9 +68,8 @@ class CallPieces:
                 return
             number = self._begin(_Call(piece.get("index"), identity, name), out)
         call = self._calls[number]
-        if arguments:
-            call.arguments.append(arguments)
-            call.size += len(arguments)
+        call.signature = call.signature or google_signature(piece)
+        arguments = call.take(arguments)
         if call.told:
             if arguments:
                 out.append(Delta(tool_index=number, tool_arguments=arguments))
@@ -70,7 +78,7 @@ class CallPieces:
         call.name = call.named(name)
         if len(call.name) > _LONGEST_NAME:
             raise protocol_error(f"the name of a tool call is longer than {_LONGEST_NAME} characters")
-        if call.name and call.arguments:
+        if call.name and call.arguments and self._is_sure(call.name):
             self._tell(number, out)
         elif name or arguments:  # a sign of life all the same
             out.append(Delta(held=name + arguments))
@@ -83,7 +91,8 @@ class CallPieces:
                 continue
             if not call.name:
                 raise protocol_error("a tool call has no name")
-            call.arguments.append("{}")
+            if not call.arguments:
+                call.arguments.append("{}")
             if call.told:
                 out.append(Delta(tool_index=number, tool_arguments="{}"))
             else:
@@ -95,16 +104,27 @@ class CallPieces:
         if len(self._calls) >= _MOST_CALLS:
             raise protocol_error(f"the answer calls more than {_MOST_CALLS} tools")
         for number, call in enumerate(self._calls):
-            if call.name and not call.told:
+            if call.name and not call.told and self._is_sure(call.name):
                 self._tell(number, out)
         self._calls.append(another)
         return len(self._calls) - 1
+
+    def _is_sure(self, name: str) -> bool:
+        """False for a name that may be the beginning of a tool's: servers may go on with it behind arguments."""
+        tools = self._tools()
+        return name in tools or not any(tool.startswith(name) for tool in tools)
+
+    def _tools(self) -> list[str]:
+        tools = (self._sent.body or {}).get("tools") or ()
+        return [get_str(get_dict(tool, "function"), "name") for tool in tools]
 
     def _tell(self, number: int, out: list[Delta]) -> None:
         call = self._calls[number]
         call.told = True
         identity = call.identity = call.identity or call_id(self._sent, number)
         arguments = "".join(call.arguments)
+        if call.signature:
+            out.append(Delta(reasoning_signature=call.signature))
         out.append(Delta(tool_index=number, tool_id=identity, tool_name=call.name, tool_arguments=arguments))
 
     def _number_of(self, server_index: Any, identity: str, name: str) -> int | None:
@@ -132,8 +152,22 @@ class CallPieces:
             return bool(name or (call.is_named_again and arguments.strip())) and call.is_whole()
         if not name or name == call.name:
             return False
-        tools = [get_str(get_dict(tool, "function"), "name") for tool in (self._sent.body or {}).get("tools", ())]
+        tools = self._tools()
         return call.name in tools and not any(tool.startswith(call.named(name)) for tool in tools)
+
+
+def google_signature(holder: Json) -> str:
+    """The signature that a call from Google's imitation of OpenAI's API bears, marked as it travels here; else ""."""
+    value: Any = holder
+    for key in ("extra_content", "google", "thought_signature"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return SIGNATURE_MARK + value if value and isinstance(value, str) else ""
+
+
+def whole_arguments(function: Json) -> str:
+    """The arguments of a call that came in one piece; none are an empty object."""
+    text = arguments_text(function)
+    return text if text.strip() not in ("", "null") else "{}"
 
 
 def arguments_text(function: Json) -> str:

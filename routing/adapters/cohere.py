@@ -8,7 +8,14 @@ from routing.adapters.cohere_answers import CohereDecoder, read_message, read_us
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.openai import content_block, tool_definition, tool_result_text
-from routing.adapters.prompting import in_prompt, joined_text, structured_output, with_instruction
+from routing.adapters.prompting import (
+    effort_of,
+    in_prompt,
+    joined_text,
+    refuse_logprobs,
+    structured_output,
+    with_instruction,
+)
 from routing.adapters.prompting import schema_instruction as in_words
 from routing.adapters.wire import (
     Json,
@@ -21,6 +28,7 @@ from routing.adapters.wire import (
     is_idle,
     load_object,
     protocol_error,
+    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,
@@ -57,6 +65,7 @@ class CohereCodec:
         calls: tuple[str, ...] = ()
         if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
             request, calls = as_answer(request)
+        refuse_logprobs(request, "Cohere's API")
         request = self._structured(request, model, body)
         body["messages"] = [encoded for turn in request.messages for encoded in self._turn(turn)]
         self._tools(request, body)
@@ -95,10 +104,9 @@ class CohereCodec:
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
         answer = self._object(response, sent)
-        vectors = get_vectors(get_dict(answer, "embeddings").get("float"))
-        expected = len((sent.body or {}).get("texts", vectors))
-        if len(vectors) != expected:
-            raise protocol_error(f"{len(vectors)} embeddings for {expected} texts")
+        told = answer.get("embeddings")  # of the API's first version a list
+        vectors = get_vectors(told if isinstance(told, list) else get_dict(answer, "embeddings").get("float"))
+        refuse_other_number(vectors, (sent.body or {}).get("texts"))
         return Embeddings(vectors, read_usage(get_dict(answer, "meta")))
 
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
@@ -142,8 +150,8 @@ class CohereCodec:
             "stop_sequences": list(request.stop) or None,
         }
         body |= {key: value for key, value in given.items() if value is not None}
-        if request.reasoning_effort:
-            body["thinking"] = {"type": "disabled" if request.reasoning_effort in ("none", "minimal") else "enabled"}
+        if effort := effort_of(request):
+            body["thinking"] = {"type": "disabled" if effort in ("none", "minimal") else "enabled"}
 
     def _tools(self, request: ChatRequest, body: Json) -> None:
         if not request.tools:

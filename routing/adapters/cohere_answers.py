@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _STOP_REASONS: dict[str, StopReason] = {
     "MAX_TOKENS": "length",
+    "ERROR_LIMIT": "length",
     "ERROR_TOXIC": "content_filter",
 }
 _FAILED = frozenset({"ERROR", "TIMEOUT"})

@@ -14,7 +14,7 @@ _DEEPEST = 4  # errors quoted in errors
 _MOST_UNESCAPED = 4_000  # characters; Python reads no number of more than 4,300 digits, not even in &#…;
 
 _INNER = ("error", "errors", "detail")
-_MESSAGES = ("message", "msg", "error_description", "Message")
+_MESSAGES = ("message", "msg", "error_msg", "error_description", "Message")
 _STATUSES = ("code", "status", "status_code", "http_code", "statusCode", "StatusCode")
 _CODES = ("type", "code", "status", "reason", "param", "error_type")
 _WAITS = ("retry_after_seconds", "retry_after", "resets_in_seconds", "estimated_time")
@@ -78,7 +78,8 @@ def detail_of(value: Any, depth: int = 0) -> Detail:
 
 def holds_error(answer: Json) -> bool:
     """True for the body of a 200 without an answer that says what went wrong instead."""
-    return any(answer.get(key) for key in ("error", "detail", "message")) or _failure_of_minimax(answer) is not None
+    says_something = any(answer.get(key) for key in ("error", "detail", "message", "msg", "error_msg"))
+    return says_something or _failure_of_minimax(answer) is not None
 
 
 def _below(value: Json, depth: int) -> Detail:

@@ -103,7 +103,8 @@ _OVERFLOW = re.compile(
     r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
     r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
     r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process|"
-    r"range of input length should be|prompt exceeds|token count .{0,40}exceeds|more than max tokens",
+    r"range of input length should be|prompt exceeds|prompt 超长|token count .{0,40}exceeds|more than max tokens|"
+    r"less than max_seq_len|inputs` must have less than|exceed max message tokens|input length \d{1,9} exceeds",
     re.IGNORECASE,
 )
 # which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
@@ -121,7 +122,8 @@ _QUOTA = re.compile(
     r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
     r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended|"
-    r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached",
+    r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached|balance is insufficient|余额不足|"
+    r"overdue balance|set inference limit|daily free allocation|api calls / month|too many tokens per day",
     re.IGNORECASE,
 )
 # Google says "check your plan and billing details" for a limit that is over in a minute, but this of spent money
@@ -129,22 +131,23 @@ _SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
     | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
-    | {"usage_limit_reached"}
+    | {"usage_limit_reached", "accountoverdueerror"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
-    | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked"}
+    | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked", "censorship_blocked"}
+    | {"sensitivecontentdetected", "inputtextsensitivecontentdetected", "outputtextsensitivecontentdetected"}
 )
 _FILTER = re.compile(
     r"input was flagged|requires moderation|content filtering policy|"
     r"content .{0,20}violat\w{1,5} .{0,40}(?:guideline|polic)|"
     r"violat\w{1,5} .{0,40}\b(?:content|usage|acceptable use|safety|moderation|community)\b.{0,40}(?:guideline|polic)|"
-    r"result of our safety system|unsafe or sensitive content",
+    r"result of our safety system|unsafe or sensitive content|不安全或敏感内容",
     re.IGNORECASE,
 )
 _AUTH = re.compile(
     r"(?:incorrect|invalid|missing|malformed|expired) api key|api key (?:not valid|expired)|no api key|"
-    r"organization has been disabled|location is not supported",
+    r"organization has been (?:disabled|restricted)|requires terms acceptance|location is not supported",
     re.IGNORECASE,
 )
 _AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
@@ -154,7 +157,7 @@ _MISSING_CODES = frozenset(
 )
 _MISSING = re.compile(
     r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist|"
-    r"not a valid model|invalid model (?:id|name)|model .{0,120}decommissioned",
+    r"not a valid model|invalid model (?:id|name)|model .{0,120}decommissioned|no models loaded|模型不存在",
     re.IGNORECASE,
 )
 _OVERLOADED_CODES = frozenset(
@@ -168,6 +171,8 @@ _INVALID = re.compile(
     r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format",
     re.DOTALL,
 )
+# which mlx-lm says with 404
+_NOT_TAKEN = re.compile(r"content type is supported", re.IGNORECASE)
 # Groq says 498 of a full tier, Cohere of a word that it does not allow
 _FULL = re.compile(r"capacity|flex", re.IGNORECASE)
 _CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
@@ -242,7 +247,7 @@ def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
 
 def _meant(status: int, message: str) -> int:
     """The status that servers would have sent that confuse a wrong request and a broken server."""
-    if status >= 500 and _INVALID.search(message):
+    if (status >= 500 and _INVALID.search(message)) or (status == 404 and _NOT_TAKEN.search(message)):
         return 400
     if status == 498 and _FULL.search(message):
         return 503
@@ -264,7 +269,7 @@ def _by_words(status: int, codes: frozenset[str], message: str) -> ErrorKind | N
 def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
     if codes & _QUOTA_CODES or any("perday" in code for code in codes):
         return True
-    if status not in (200, 400, 402, 403, 429):
+    if status not in (200, 400, 402, 403, 412, 429):
         return False
     return bool(_SPENT.search(message) or ("resource_exhausted" not in codes and _QUOTA.search(message)))
 

@@ -4,7 +4,6 @@ Gemini signs its calls of tools and wants the signatures back. They travel as th
 part before the call, marked so that no other provider is sent one.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -12,8 +11,9 @@ from urllib.parse import quote
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
-from routing.adapters.gemini_answers import SIGNATURE_MARK, ContentDecoder, read_content
+from routing.adapters.gemini_answers import ContentDecoder, read_content
 from routing.adapters.prompting import (
+    effort_of,
     in_efforts,
     in_prompt,
     joined_text,
@@ -22,6 +22,8 @@ from routing.adapters.prompting import (
     with_instruction,
 )
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
+    UNSIGNED,
     Json,
     arguments_object,
     base_url,
@@ -36,6 +38,8 @@ from routing.adapters.wire import (
     load_object,
     loads,
     protocol_error,
+    refuse_other_number,
+    signs,
 )
 from routing.types import (
     ChatRequest,
@@ -49,6 +53,7 @@ from routing.types import (
     ProviderSpec,
     Reasoning,
     Text,
+    Tool,
     ToolCall,
     ToolResult,
     UnsupportedByProvider,
@@ -67,9 +72,9 @@ _GENERATION = {
 }
 _NATIVE_GENERATION = frozenset({"topP", "topK", "presencePenalty", "frequencyPenalty", "thinkingConfig"})
 _NATIVE = frozenset({"safetySettings"})
-_THINKING_LEVELS = re.compile(r"gemini-(?:[3-9]|\d\d)")  # earlier ones think within a budget of tokens
-_BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576}
-_UNSIGNED = "skip_thought_signature_validator"  # Google's own word for calls that another model made
+# of tokens, in which earlier models think; levels are what later ones know. Neither goes further than "high".
+_BUDGETS = {"none": 0, "minimal": 0, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
+_LEVELS = {"none": "minimal", "xhigh": "high", "max": "high"}
 _TASK_TYPES: dict[EmbedPurpose, str] = {"document": "RETRIEVAL_DOCUMENT", "query": "RETRIEVAL_QUERY"}
 
 
@@ -96,6 +101,8 @@ class GeminiCodec:
             body["generationConfig"] = generation
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         sent = self._request(model.provider, "POST", f"/{_path(model)}:{method}", body)
+        if request.logprobs is not None:
+            sent = replace(sent, logprobs=True)
         return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -122,10 +129,9 @@ class GeminiCodec:
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
         answer = self._object(response, sent)
-        rows = get_dicts(answer, "embeddings")
-        expected = len((sent.body or {}).get("requests", rows))
-        if len(rows) != expected:
-            raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
+        alone = get_dict(answer, "embedding")  # of a request for one
+        rows = [alone] if alone else get_dicts(answer, "embeddings")
+        refuse_other_number(rows, (sent.body or {}).get("requests"))
         read = get_count(get_dict(answer, "usageMetadata"), "promptTokenCount")
         return Embeddings(get_vectors([row.get("values") for row in rows]), Usage(input_tokens=read))
 
@@ -176,11 +182,14 @@ class GeminiCodec:
             generation["stopSequences"] = list(request.stop)
         if request.seed is not None:
             generation["seed"] = request.seed
-        effort = request.reasoning_effort
+        if request.logprobs is not None:
+            generation["responseLogprobs"] = True
+            generation |= {"logprobs": request.logprobs} if request.logprobs else {}
+        effort = effort_of(request)
         if not effort:
             return
-        if _THINKING_LEVELS.search(model.name):
-            generation["thinkingConfig"] = {"thinkingLevel": "minimal" if effort == "none" else effort}
+        if signs(model):
+            generation["thinkingConfig"] = {"thinkingLevel": _LEVELS.get(effort, effort)}
         elif effort in _BUDGETS:
             generation["thinkingConfig"] = {"thinkingBudget": _BUDGETS[effort]}
         else:
@@ -198,18 +207,14 @@ class GeminiCodec:
                 raise UnsupportedByProvider(f"{key} is not a parameter of the Gemini API")
 
     def _conversation(self, request: ChatRequest, model: ModelSpec) -> Json:
-        body: Json = {"contents": self._contents(request, signs=bool(_THINKING_LEVELS.search(model.name)))}
+        body: Json = {"contents": self._contents(request, signs=signs(model))}
         system = [part for turn in request.messages if turn.role == "system" for part in _system_texts(turn)]
         if system:
             body["systemInstruction"] = {"parts": [{"text": text} for text in system]}
         if request.tools:
             if request.parallel_tool_calls is False:
                 raise UnsupportedByProvider("parallel_tool_calls: Gemini cannot be kept from several calls at once")
-            declarations = [
-                {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
-                for tool in request.tools
-            ]
-            body["tools"] = [{"functionDeclarations": declarations}]
+            body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in request.tools]}]
             choice = _tool_choice(request.tool_choice)
             if choice:
                 body["toolConfig"] = {"functionCallingConfig": choice}
@@ -260,6 +265,12 @@ def _system_texts(turn: Message) -> list[str]:
     return [text] if text else []
 
 
+def _declaration(tool: Tool) -> Json:
+    """One without parameters has no schema: an empty one says that anything may be given."""
+    declaration: Json = {"name": tool.name, "description": tool.description}
+    return {**declaration, "parametersJsonSchema": tool.parameters} if tool.parameters else declaration
+
+
 def _tool_choice(choice: str) -> Json:
     if not choice:
         return {}
@@ -281,11 +292,13 @@ def _parts(turn: Message, names: Mapping[str, str], *, signs: bool) -> list[Json
         if not block:
             continue
         if isinstance(part, ToolCall) and signs and not signature and not _signed(encoded):
-            signature = _UNSIGNED
+            signature = UNSIGNED
         if signature:
             block["thoughtSignature"] = signature
             signature = ""
         encoded.append(block)
+    if signature:  # of the text before it: a stream tells it last
+        encoded.append({"text": "", "thoughtSignature": signature})
     return encoded
 
 

@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-import orjson
-
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, make_error
+from routing.adapters.logprobs import of_candidate, refuse_silence
+from routing.adapters.partial_arguments import PartialArguments
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
     Json,
     call_id,
     get_count,
@@ -21,11 +22,10 @@ from routing.adapters.wire import (
     protocol_error,
 )
 from routing.types import ChatResult, Delta, ErrorKind, StopReason, Usage
+from ziggie.values import replace
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
-
-SIGNATURE_MARK = "gemini:"
 
 _COUNTS = (
     "promptTokenCount",
@@ -56,6 +56,7 @@ def read_content(chunks: list[Json], sent: WireRequest) -> ChatResult:
     deltas: list[Delta] = []
     for chunk in chunks:
         reader.read(chunk, deltas)
+    reader.close(deltas)
     if reader.stop_reason is None:
         if not any(get_dicts(chunk, "candidates") for chunk in chunks):
             raise protocol_error("the answer holds no candidates")
@@ -100,7 +101,9 @@ class _Reader:
         self._sent = sent
         self._introduced = False
         self._calls = 0
+        self._open: tuple[Delta, PartialArguments] | None = None  # a call of which more pieces are to come
         self._mean_logprob: float | None = None
+        self._told_logprobs = False
 
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
@@ -118,14 +121,18 @@ class _Reader:
         if not candidates:
             return
         candidate = candidates[0]
-        for part in get_dicts(get_dict(candidate, "content"), "parts"):
+        parts, before = get_dicts(get_dict(candidate, "content"), "parts"), len(out)
+        for part in parts:
             self._part(part, out)
+        if self._sent.logprobs:
+            self._read_logprobs(candidate, out, before)
         average = get_number(candidate, "avgLogprobs")
         self._mean_logprob = average if average is not None else self._mean_logprob
         finish = get_str(candidate, "finishReason")
         if finish in _BROKEN:
             raise make_error(_BROKEN[finish], f"the model's answer is broken: {finish}", self._sent, usage=self.usage)
         if finish:
+            self.close(out)
             self.stop_reason = self.stop_for(finish)
 
     def end(self) -> Delta:
@@ -138,25 +145,59 @@ class _Reader:
             return "content_filter"
         return "tool_calls" if self._calls else "stop"
 
+    def _read_logprobs(self, candidate: Json, out: list[Delta], before: int) -> None:
+        """They come beside the parts, which `out` holds from `before` on, and go out with the first text."""
+        logprobs = of_candidate(candidate)
+        self._told_logprobs = self._told_logprobs or bool(logprobs)
+        place = next((n for n in range(before, len(out)) if out[n].text), None)
+        if place is not None and not self._told_logprobs:
+            del out[before:]
+            refuse_silence(self._sent, logprobs, has_text=True, usage=self.usage)
+        elif place is not None:
+            out[place] = replace(out[place], logprobs=logprobs)
+        elif logprobs:
+            out.append(Delta(logprobs=logprobs))
+
     def _part(self, part: Json, out: list[Delta]) -> None:
         signature = get_str(part, "thoughtSignature")
         if signature:
             out.append(Delta(reasoning_signature=SIGNATURE_MARK + signature))
         call = get_dict(part, "functionCall")
         text = get_str(part, "text")
-        if call:
+        if call or (self._open is not None and "functionCall" in part):
             self._call(call, out)
         elif text:
             out.append(Delta(reasoning=text) if part.get("thought") is True else Delta(text=text))
 
     def _call(self, call: Json, out: list[Delta]) -> None:
-        name = get_str(call, "name")
+        """A call, or a piece of one: its arguments come value by value where the request has them streamed. The last
+        piece may be empty."""
+        name, identity = get_str(call, "name"), get_str(call, "id")
+        if self._open is not None and (not name or (identity and identity == self._open[0].tool_id)):
+            if written := self._open[1].add(call):
+                out.append(Delta(held=written))
+            if call.get("willContinue") is not True:
+                self.close(out)
+            return
         if not name:
             raise protocol_error("a tool call has no name")
-        arguments = orjson.dumps(get_dict(call, "args"), option=orjson.OPT_NON_STR_KEYS).decode()
-        identity = get_str(call, "id") or call_id(self._sent, self._calls)
-        out.append(Delta(tool_index=self._calls, tool_id=identity, tool_name=name, tool_arguments=arguments))
+        self.close(out)
+        begun = Delta(tool_index=self._calls, tool_id=identity or call_id(self._sent, self._calls), tool_name=name)
         self._calls += 1
+        arguments = PartialArguments()
+        written = arguments.add(call)
+        self._open = (begun, arguments)
+        if call.get("willContinue") is True:
+            out.append(Delta(held=name + written))
+        else:
+            self.close(out)
+
+    def close(self, out: list[Delta]) -> None:
+        """Tells the open call, if there is one."""
+        if self._open is not None:
+            begun, arguments = self._open
+            self._open = None
+            out.append(replace(begun, tool_arguments=arguments.text()))
 
 
 def _usage(told: dict[str, int]) -> Usage:

@@ -16,6 +16,7 @@ from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, Stre
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
+from routing.adapters.logprobs import entries, refuse_silence
 from routing.adapters.ollama_context import (
     context_size,
     estimate_tokens,
@@ -24,7 +25,7 @@ from routing.adapters.ollama_context import (
     refuse_truncated,
 )
 from routing.adapters.openai import tool_definition, tool_result_text
-from routing.adapters.prompting import images, in_efforts, in_prompt, joined_text, structured_output
+from routing.adapters.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.sse import NDJSONSplitter
 from routing.adapters.wire import (
     Json,
@@ -42,6 +43,7 @@ from routing.adapters.wire import (
     is_idle,
     load_object,
     protocol_error,
+    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,
@@ -106,6 +108,8 @@ class OllamaCodec:
         body["options"] = self._options(request, model, body, max_output_tokens)
         sent = self._request(model.provider, "POST", "/api/chat", body)
         refuse_overflow(sent, stated=request.hints.context_tokens)
+        if request.logprobs is not None:
+            sent = replace(sent, logprobs=True)
         return replace(sent, calls=calls) if calls else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
@@ -126,12 +130,15 @@ class OllamaCodec:
         parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
         if text:
             parts.append(Text(text))
+        logprobs = entries(answer.get("logprobs")) if sent.logprobs else ()
+        refuse_silence(sent, logprobs, has_text=bool(text), usage=usage)
         result = ChatResult(
             parts=(*parts, *calls),
             stop_reason=_stop_reason(answer, has_calls=bool(calls)),
             usage=usage,
             model=get_str(answer, "model"),
             mean_logprob=_mean_logprob(answer),
+            logprobs=logprobs,
         )
         return as_call(result, sent) if sent.calls else result
 
@@ -162,10 +169,9 @@ class OllamaCodec:
         answer = load_object(response.body)
         if answer.get("error"):
             raise error_from_event(answer, sent)
-        vectors = get_vectors(answer.get("embeddings"))
-        expected = len((sent.body or {}).get("input", vectors))
-        if len(vectors) != expected:
-            raise protocol_error(f"{len(vectors)} embeddings for {expected} texts")
+        alone = answer.get("embedding")  # as /api/embeddings has it
+        vectors = get_vectors(answer.get("embeddings") if alone is None else [alone])
+        refuse_other_number(vectors, (sent.body or {}).get("input"))
         usage = Usage(input_tokens=get_count(answer, "prompt_eval_count"))
         return Embeddings(tuple(map(_unit, vectors)), usage, get_str(answer, "model"))
 
@@ -235,7 +241,7 @@ class OllamaCodec:
         body["tools"] = [tool_definition(tool) for tool in request.tools]
 
     def _think(self, request: ChatRequest, model: ModelSpec, body: Json) -> None:
-        effort = request.reasoning_effort
+        effort = effort_of(request)
         if not effort:
             return
         if _KNOWS_LEVELS.search(model.name):
@@ -256,6 +262,9 @@ class OllamaCodec:
                 raise UnsupportedByProvider(f"{key} is not for a caller to say: it changes the server for all others")
             else:
                 raise UnsupportedByProvider(f"{key} is not a parameter of Ollama")
+        if request.logprobs is not None:
+            body["logprobs"] = True
+            body |= {"top_logprobs": request.logprobs} if request.logprobs else {}
         given = {"temperature": request.temperature, "seed": request.seed, "stop": list(request.stop) or None}
         options |= {key: value for key, value in given.items() if value is not None}
         stated = request.hints.context_tokens or 0
@@ -279,6 +288,7 @@ class OllamaDecoder(EventDecoder):
         self._introduced = False
         self._calls = 0
         self._logprobs: list[float] = []
+        self._told_logprobs = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         line = load_object(data, "a line of the stream")
@@ -291,8 +301,11 @@ class OllamaDecoder(EventDecoder):
             self._introduced = True
             out.append(Delta(model=get_str(line, "model")))
         text, reasoning = get_str(message, "content") or get_str(line, "response"), get_str(message, "thinking")
-        if text or reasoning:
-            out.append(Delta(text=text, reasoning=reasoning))
+        logprobs = entries(line.get("logprobs")) if self.sent.logprobs else ()
+        self._told_logprobs = self._told_logprobs or bool(logprobs)
+        refuse_silence(self.sent, logprobs, has_text=bool(text) and not self._told_logprobs)
+        if text or reasoning or logprobs:
+            out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
         for call in tool_calls(message, self._calls, self.sent):
             out.append(
                 Delta(tool_index=self._calls, tool_id=call.id, tool_name=call.name, tool_arguments=call.arguments)

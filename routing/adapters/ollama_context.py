@@ -16,7 +16,7 @@ IMAGE_TOKENS = 1024
 
 
 def _prompt_texts(body: Mapping[str, Any]) -> list[str]:
-    texts = [message["content"] for message in body["messages"]]
+    texts = [message.get("content") or "" for message in body["messages"]]
     texts += [message["thinking"] for message in body["messages"] if "thinking" in message]
     texts += [str(message["tool_calls"]) for message in body["messages"] if "tool_calls" in message]
     if "tools" in body:
@@ -78,7 +78,7 @@ def refuse_truncated(usage: Usage, sent: WireRequest) -> None:
     and one from which earlier turns were dropped is far below any estimate.
     """
     body, evaluated = sent.body or {}, usage.input_tokens
-    size = body.get("options", {}).get("num_ctx")
+    size = (body.get("options") or {}).get("num_ctx")
     if evaluated is None or size is None:
         return
     full = 0 <= size - evaluated <= 1

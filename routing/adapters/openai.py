@@ -12,7 +12,8 @@ from typing import Any
 from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
-from routing.adapters.openai_answers import ChatDecoder, read_result, read_usage
+from routing.adapters.openai_answers import ChatDecoder, read_result
+from routing.adapters.openai_usage import read_usage
 from routing.adapters.plain_answers import plain_result
 from routing.adapters.prompting import (
     in_efforts,
@@ -23,6 +24,8 @@ from routing.adapters.prompting import (
     with_instruction,
 )
 from routing.adapters.wire import (
+    SIGNATURE_MARK,
+    UNSIGNED,
     Json,
     base_url,
     bearer_headers,
@@ -35,12 +38,15 @@ from routing.adapters.wire import (
     get_str,
     get_vectors,
     inline_image,
+    is_idle,
     is_neutral,
     load_object,
     load_rows,
     merge_extra,
     protocol_error,
+    refuse_other_number,
     shortened,
+    signs,
 )
 from routing.types import (
     ChatRequest,
@@ -65,6 +71,9 @@ from ziggie.values import replace
 # o1, o3-mini, gpt-5-mini, openai/gpt-5.2: they refuse max_tokens
 _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))", re.IGNORECASE)
 _OPENAIS_OWN = re.compile(r"^(?:openai/)?(?:o\d|gpt-\d|chatgpt)", re.IGNORECASE)
+# whose servers refuse what they do not know, also where it changes no answer
+_REFUSE_UNKNOWN = re.compile(r"^https?://[^/]*\.(?:mistral\.ai|groq\.com|cerebras\.ai)(?:[:/]|$)")
+_IS_GOOGLES = re.compile(r"^https?://[^/]*\.googleapis\.com(?:[:/]|$)")
 _REFUSED = frozenset({"context_management"})  # Anthropic's own
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID_CHARACTERS = 40
@@ -84,18 +93,25 @@ class OpenAICodec:
         request = self._structured(_thinking(request, model), model, body)
         body |= {"model": model.name, "messages": self._messages(request, model), "stream": stream}
         options = model.provider.options
-        if stream and options.get("stream_usage", "mistral.ai" not in model.provider.base_url):
+        is_mistral = "mistral.ai" in model.provider.base_url  # which refuses what it does not know
+        if stream and options.get("stream_usage", not is_mistral):
             body["stream_options"] = {"include_usage": True}
         if max_output_tokens is not None:
             body[self._max_tokens_field(model)] = max_output_tokens
-        self._sampling(request, body)
+        self._sampling(request, body, seed="random_seed" if is_mistral else "seed")
         self._tools(request, body)
         if request.extra.get("n") not in (None, 1):
             raise UnsupportedByProvider("n: one call gives one answer")
-        if request.end_user:
+        if request.logprobs is not None:
+            body["logprobs"] = True
+            body |= {"top_logprobs": request.logprobs} if request.logprobs else {}
+        if request.end_user and not is_mistral:
             body["user"] = shortened(request.end_user, _USER_CHARACTERS)
-        merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_neutral)
-        return self._request(model.provider, "POST", "/chat/completions", body)
+        if request.extra:
+            leave = is_idle if _REFUSE_UNKNOWN.search(model.provider.base_url) else _is_neutral
+            merge_extra(body, request.extra, refuse=_REFUSED, leave=leave)
+        sent = self._request(model.provider, "POST", "/chat/completions", body)
+        return sent if request.logprobs is None else replace(sent, logprobs=True)
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         try:
@@ -104,7 +120,7 @@ class OpenAICodec:
             if is_stream(response):  # from a server that knows nothing else
                 return assembled(self.chat_stream(sent), response.body)
             raise
-        return plain_result(answer) or read_result(answer, sent)
+        return (None if sent.logprobs else plain_result(answer)) or read_result(answer, sent)
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
         return error_from_response(response, sent)
@@ -127,9 +143,7 @@ class OpenAICodec:
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:
         answer = self._object(response, sent)
         rows = get_dicts(answer, "data")
-        expected = len((sent.body or {}).get("input", rows))
-        if len(rows) != expected:
-            raise protocol_error(f"{len(rows)} embeddings for {expected} texts")
+        refuse_other_number(rows, (sent.body or {}).get("input"))
         rows = sorted(rows, key=lambda row: get_number(row, "index") or 0)
         vectors = get_vectors([row.get("embedding") for row in rows])
         usage = read_usage(answer, {}) or Usage()
@@ -189,13 +203,13 @@ class OpenAICodec:
             return in_prompt(request)  # the API refuses JSON mode unless the prompt speaks of JSON
         return request
 
-    def _sampling(self, request: ChatRequest, body: Json) -> None:
+    def _sampling(self, request: ChatRequest, body: Json, *, seed: str) -> None:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.stop:
             body["stop"] = list(request.stop)
         if request.seed is not None:
-            body["seed"] = request.seed
+            body[seed] = request.seed
         if request.reasoning_effort:
             body["reasoning_effort"] = request.reasoning_effort
 
@@ -219,12 +233,12 @@ class OpenAICodec:
             ):  # nearly all, without looking for more
                 turns.append({"role": turn.role, "content": first.text})
             else:
-                turns += self._turn(turn, model.provider)
+                turns += self._turn(turn, model)
         if "mistral.ai" in model.provider.base_url:
             _shorten_ids(turns, 9)
         return turns
 
-    def _turn(self, turn: Message, provider: ProviderSpec) -> list[Json]:
+    def _turn(self, turn: Message, model: ModelSpec) -> list[Json]:
         turns: list[Json] = [
             {
                 "role": "tool",
@@ -237,20 +251,20 @@ class OpenAICodec:
         if all(isinstance(part, ToolResult) for part in turn.parts) and turns:
             return turns
         if turn.role == "assistant":
-            said = self._assistant(turn, provider)
+            said = self._assistant(turn, model)
         else:
             said = {"role": "user" if turn.role == "tool" else turn.role, "content": self._content(turn)}
-        if turn.name and "mistral.ai" not in provider.base_url:
+        if turn.name and "mistral.ai" not in model.provider.base_url:
             said["name"] = turn.name
         return [*turns, said]
 
-    def _assistant(self, turn: Message, provider: ProviderSpec) -> Json:
+    def _assistant(self, turn: Message, model: ModelSpec) -> Json:
         if any(isinstance(part, Image) for part in turn.parts):
             raise UnsupportedByProvider("an image in an assistant's turn")
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
         text = joined_text(turn)
         # OpenAI says null of a turn that only calls; of the servers that people run themselves some refuse that
-        nothing = "" if provider.location is Source.LOCAL else None
+        nothing = "" if model.provider.location is Source.LOCAL else None
         encoded: Json = {"role": "assistant", "content": text if text or not calls else nothing}
         if calls:
             encoded["tool_calls"] = [
@@ -261,8 +275,10 @@ class OpenAICodec:
                 }
                 for call in calls
             ]
+            if "gemini" in model.name.lower():
+                _sign(encoded["tool_calls"], turn, model)
         thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted)
-        if thinking and provider.options.get("send_reasoning"):
+        if thinking and model.provider.options.get("send_reasoning"):
             encoded["reasoning_content"] = thinking
         return encoded
 
@@ -319,6 +335,22 @@ def _shorten_ids(turns: list[Json], length: int) -> None:
         for holder, key in [(turn, "tool_call_id"), *((call, "id") for call in turn.get("tool_calls", ()))]:
             if key in holder and not (len(holder[key]) == length and holder[key].isalnum()):
                 holder[key] = digest(holder[key])[:length]
+
+
+def _sign(calls: list[Json], turn: Message, model: ModelSpec) -> None:
+    """Gives Gemini its signatures back, as Google's imitation of this API has them. Later models refuse a turn whose
+    first call has none."""
+    signature, place = "", 0
+    for part in turn.parts:
+        if isinstance(part, Reasoning) and part.signature.startswith(SIGNATURE_MARK):
+            signature = part.signature.removeprefix(SIGNATURE_MARK)
+        elif isinstance(part, ToolCall):
+            if not place and not signature and _IS_GOOGLES.search(model.provider.base_url) and signs(model):
+                signature = UNSIGNED
+            if signature:
+                calls[place]["extra_content"] = {"google": {"thought_signature": signature}}
+            signature = ""
+            place += 1
 
 
 def tool_result_text(result: ToolResult) -> str:

@@ -2,17 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from routing.adapters.base import WireRequest
-from routing.adapters.call_pieces import CallPieces, arguments_text
+from routing.adapters.call_pieces import CallPieces, google_signature, whole_arguments
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
-from routing.adapters.plain_answers import plain_text, plain_usage
+from routing.adapters.logprobs import of_choice, refuse_silence
+from routing.adapters.openai_usage import later, read_usage
+from routing.adapters.plain_answers import plain_text
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
     call_id,
-    get_count,
     get_dict,
     get_dicts,
     get_number,
@@ -41,6 +44,8 @@ _STOP_REASONS: dict[str, StopReason] = {
     "max_tokens": "length",
     "model_length": "length",
     "model_context_window_exceeded": "length",
+    "max_length": "length",
+    "max_output_tokens": "length",
     "tool_calls": "tool_calls",
     "tool_call": "tool_calls",
     "function_call": "tool_calls",
@@ -48,6 +53,12 @@ _STOP_REASONS: dict[str, StopReason] = {
     "content_filter": "content_filter",
     "sensitive": "content_filter",
     "safety": "content_filter",
+    "recitation": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "spii": "content_filter",
+    "refusal": "content_filter",
+    "guardrail_intervened": "content_filter",
 }
 
 
@@ -97,89 +108,7 @@ def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> No
         raise make_error(kind, f"the server gave up on its answer: {finish}", sent, usage=usage)
 
 
-_WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
-
-# --- usage -----------------------------------------------------------------------------------------
-
-
-def read_usage(answer: Json, choice: Json) -> Usage | None:
-    """Usage wherever a server puts it: at the top, in `choices[0]` (Moonshot's streams), in `x_groq`, or as
-    llama.cpp's `timings`. None: not reported."""
-    for holder in (answer, choice, answer.get("x_groq")):
-        usage = holder.get("usage") if isinstance(holder, dict) else None
-        if usage and isinstance(usage, dict):
-            return usage_of(usage)
-    timings = answer.get("timings")
-    return _usage_of_timings(timings) if isinstance(timings, dict) else None
-
-
-def usage_of(usage: Json) -> Usage:
-    """Normalises the token dialects of OpenAI, Moonshot, DeepSeek, xAI, OpenRouter, Alibaba and Google's imitation."""
-    if (plain := plain_usage(usage)) is not None:
-        return plain
-    prompt = _first_count(usage, "prompt_tokens", "input_tokens")
-    completion = _first_count(usage, "completion_tokens", "output_tokens")
-    total = get_count(usage, "total_tokens")
-    inputs = _details(usage, "prompt_tokens_details", "input_tokens_details")
-    outputs = _details(usage, "completion_tokens_details", "output_tokens_details")
-    cached = _first_count(inputs, "cached_tokens") if inputs else None
-    if cached is None:
-        cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-    written = _first_count(inputs, *_WRITTEN) if inputs else None
-    if written is None:
-        written = _first_count(usage, "cache_creation_input_tokens")
-    # proxies to Anthropic that count as it does, by its names: what it cached stands apart
-    apart = (get_count(usage, "cache_read_input_tokens") or 0) + (get_count(usage, "cache_creation_input_tokens") or 0)
-    if prompt is not None and apart > prompt:
-        prompt += apart
-    reasoning = _first_count(outputs, "reasoning_tokens") if outputs else None
-    if reasoning is None:
-        reasoning = _first_count(usage, "reasoning_tokens")
-    if total is not None and prompt is not None and total > prompt + (completion or 0):
-        # xAI and Google leave the thinking out of completion_tokens, but bill it as output
-        if completion is not None:
-            reasoning = reasoning or total - prompt - completion
-        completion = total - prompt
-    return Usage(prompt, completion, cached, written, reasoning)
-
-
-def _later(told: Usage | None, before: Usage | None) -> Usage | None:
-    """Usage told again in one stream: counts are totals, and what a later chunk leaves out or says 0 of still holds."""
-    if told is None or before is None:
-        return told or before
-    return Usage(
-        _known(told.input_tokens, before.input_tokens),
-        _known(told.output_tokens, before.output_tokens),
-        _known(told.cached_input_tokens, before.cached_input_tokens),
-        _known(told.cache_write_tokens, before.cache_write_tokens),
-        _known(told.reasoning_tokens, before.reasoning_tokens),
-    )
-
-
-def _known(told: int | None, before: int | None) -> int | None:
-    return told if told or before is None else before
-
-
-def _usage_of_timings(timings: Json) -> Usage | None:
-    evaluated, cached = get_count(timings, "prompt_n"), get_count(timings, "cache_n")
-    if evaluated is None:
-        return None
-    return Usage(evaluated + (cached or 0), get_count(timings, "predicted_n"), cached)
-
-
-def _first_count(holder: Json, *keys: str) -> int | None:
-    for key in keys:
-        if key in holder and (count := get_count(holder, key)) is not None:
-            return count
-    return None
-
-
-def _details(usage: Json, *keys: str) -> Json:
-    for key in keys:
-        if isinstance(details := usage.get(key), dict):
-            return details
-    return {}
-
+_THOUGHT, _THOUGHT_ENDS = "<thought>", "</thought>"
 
 # --- a complete choice -----------------------------------------------------------------------------
 
@@ -193,6 +122,8 @@ def read_result(answer: Json, sent: WireRequest) -> ChatResult:
         raise protocol_error("the answer holds no choices")
     usage = read_usage(answer, choices[0])
     parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
+    logprobs = of_choice(choices[0]) if sent.logprobs else ()
+    refuse_silence(sent, logprobs, has_text=any(isinstance(part, Text) for part in parts), usage=usage)
     return ChatResult(
         parts=parts,
         stop_reason=stop_reason,
@@ -201,6 +132,7 @@ def read_result(answer: Json, sent: WireRequest) -> ChatResult:
         model=get_str(answer, "model"),
         response_id=get_str(answer, "id"),
         mean_logprob=mean_logprob,
+        logprobs=logprobs,
     )
 
 
@@ -215,6 +147,8 @@ def read_choice(
     text, reasoning = read_content(message or {"content": choice.get("text")})
     refusal = get_str(message, "refusal")
     calls = _calls(message, sent)
+    if not (text or refusal or calls) and is_answer(reasoning, finish, sent):
+        text, reasoning = reasoning.strip(), ""
     parts: list[Part] = []
     if reasoning:
         parts.append(Reasoning(reasoning))
@@ -224,40 +158,86 @@ def read_choice(
     return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
 
 
-def read_content(message: Json) -> tuple[str, str]:
-    """(text, reasoning) of a message or a delta; content may be a text or a list of blocks."""
+def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
+    """(text, reasoning) of a message or a delta; content may be a text, a list of blocks, or the JSON that was asked
+    for as an object (Cloudflare). `begun`: the deltas before held thinking as content."""
     content = message.get("content")
+    if "extra_content" in message and isinstance(content, str) and is_thought(message, begun=begun):
+        thought, _, said = content.removeprefix(_THOUGHT).partition(_THOUGHT_ENDS)
+        return said, thought
     reasoning = get_str(message, "reasoning_content") or _text_or_nothing(message.get("reasoning"))
     if content is None:
         return "", reasoning
     if isinstance(content, str):
         return content, reasoning
+    if isinstance(content, dict):
+        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS).decode(), reasoning
     text = ""
     for block in get_dicts(message, "content"):
-        if block.get("type") == "thinking":
-            thinking = block.get("thinking")
-            blocks = get_dicts(block, "thinking") if isinstance(thinking, list) else [{"text": thinking}]
-            reasoning += "".join(get_str(item, "text") for item in blocks)
-        else:
-            text += get_str(block, "text")
+        thinking = _thinking_of(block)
+        reasoning += thinking or ""
+        text += get_str(block, "text") if thinking is None else ""
     return text, reasoning
+
+
+def _asks_for_json(sent: WireRequest) -> bool:
+    asked = (sent.body or {}).get("response_format")
+    return isinstance(asked, dict) and asked.get("type") in ("json_schema", "json_object")
+
+
+def is_answer(reasoning: str, finish: str, sent: WireRequest) -> bool:
+    """True for the JSON that was asked for, where the server takes all that the model wrote for thinking: LM Studio
+    holds the thinking to the schema, too, and vLLM's parsers look for its end in vain."""
+    if finish != "stop" or not reasoning or not _asks_for_json(sent):
+        return False
+    try:
+        return isinstance(orjson.loads(reasoning), dict | list)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _thinking_of(block: Json) -> str | None:
+    """The thinking in a block of Mistral's ("thinking") or Databricks' ("reasoning"); None for another block."""
+    key = {"thinking": "thinking", "reasoning": "summary"}.get(get_str(block, "type"))
+    if key is None:
+        return None
+    told = block.get(key)
+    blocks = get_dicts(block, key) if isinstance(told, list) else [{"text": told}]
+    return "".join(get_str(item, "text") for item in blocks)
+
+
+def is_thought(message: Json, *, begun: bool) -> bool:
+    """True where Google's imitation of this API has thinking in the content: it says so, and puts it between tags, of
+    which the last begins the text that follows. It says so, too, of texts that are none."""
+    google = get_dict(message, "extra_content").get("google")
+    flagged = isinstance(google, dict) and google.get("thought") is True
+    return flagged and (begun or get_str(message, "content").startswith(_THOUGHT))
 
 
 def _text_or_nothing(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _calls(message: Json, sent: WireRequest) -> list[ToolCall]:
-    calls = []
-    for number, call in enumerate(get_dicts(message, "tool_calls")):
+def called(message: Json) -> list[Json]:
+    """The calls in a message or delta, of which text-generation-inference streams one without a list around it."""
+    calls = message.get("tool_calls")
+    return [calls] if isinstance(calls, dict) else get_dicts(message, "tool_calls")
+
+
+def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
+    """The calls, each after what signs it."""
+    calls: list[Reasoning | ToolCall] = []
+    for number, call in enumerate(called(message)):
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
-        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments_text(function) or "{}"))
+        if signature := google_signature(call):
+            calls.append(Reasoning("", signature))
+        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, whole_arguments(function)))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
-        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), arguments_text(legacy) or "{}"))
+        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), whole_arguments(legacy)))
     return calls
 
 
@@ -273,6 +253,8 @@ def _logprobs(choice: Json) -> list[float]:
 def _mean(numbers: list[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
+
+_SPEAKS = frozenset({"delta", "message", "text"})
 
 # --- the stream ------------------------------------------------------------------------------------
 
@@ -297,6 +279,10 @@ class ChatDecoder(EventDecoder):
         self._calls = CallPieces(sent)
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
+        self._thinks_aloud = False  # its thinking comes as content
+        self._told_logprobs = False
+        self._thought: list[str] | None = [] if _asks_for_json(sent) else None  # until there is text
+        self._looks_closely = self._has_to_look()
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
@@ -308,16 +294,16 @@ class ChatDecoder(EventDecoder):
             if name != b"error":
                 raise
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
-        if self._introduced and (text := plain_text(chunk)):
+        if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
             out.append(Delta(text))
             return
         choices = get_dicts(chunk, "choices")
         choice = choices[0] if choices else {}
-        self.usage = _later(read_usage(chunk, choice), self.usage)
+        self.usage = later(read_usage(chunk, choice), self.usage)
         failed = _failed(name, chunk)
         if failed is not None:
             raise error_from_event(failed, self.sent, usage=self.usage)
-        if not self._introduced and (choices or chunk.get("model")):  # Azure's first chunk tells nothing
+        if not self._introduced and (chunk.get("model") or _SPEAKS.intersection(choice) or choice.get("finish_reason")):
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
         if choice:
@@ -344,17 +330,9 @@ class ChatDecoder(EventDecoder):
     def _choice(self, choice: Json, out: list[Delta]) -> None:
         # Perplexity's chunks hold both: the piece, and as a message all that was written so far
         delta = get_dict(choice, "message" if choice.get("delta") is None else "delta")
-        text, reasoning = read_content(delta)
-        refusal = get_str(delta, "refusal")
-        text = text or get_str(choice, "text")
-        if text or reasoning:
-            out.append(Delta(text=text, reasoning=reasoning))
-        if refusal:
-            self._refused = True
-            out.append(Delta(refusal, refuses=True))
-        if choice.get("logprobs"):
-            self._logprobs += _logprobs(choice)
-        calls = get_dicts(delta, "tool_calls")
+        self._words(choice, delta, out)
+        self._looks_closely = self._has_to_look()
+        calls = called(delta)
         for call in calls:
             self._calls.add(call, out)
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
@@ -365,8 +343,49 @@ class ChatDecoder(EventDecoder):
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
             self._stop(finish, out, stop_sequence_of(choice, self.sent))
 
+    def _has_to_look(self) -> bool:
+        """False where a chunk of plain text needs no more than to be handed on."""
+        return self._thinks_aloud or self.sent.logprobs or self._thought is not None
+
+    def _words(self, choice: Json, delta: Json, out: list[Delta]) -> None:
+        text, reasoning = read_content(delta, begun=self._thinks_aloud)
+        refusal = get_str(delta, "refusal")
+        text = text or get_str(choice, "text")
+        if self._thinks_aloud and text:
+            text = text.removeprefix(_THOUGHT_ENDS)
+        if "extra_content" in delta or text:
+            self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
+        logprobs = self._read_logprobs(choice, has_text=bool(text or refusal))
+        if self._thought is not None:
+            self._keep_thought(reasoning, has_text=bool(text or refusal))
+        if text or reasoning or (logprobs and not refusal):
+            out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
+        if refusal:
+            self._refused = True
+            out.append(Delta(refusal, refuses=True, logprobs=() if text else logprobs))
+
+    def _keep_thought(self, reasoning: str, *, has_text: bool) -> None:
+        """What is thought before any text may turn out to be the answer."""
+        if has_text:
+            self._thought = None
+        elif reasoning and self._thought is not None:
+            self._thought.append(reasoning)
+
+    def _read_logprobs(self, choice: Json, *, has_text: bool) -> tuple[Json, ...]:
+        """Those that the caller asked for. The first text shows whether the server tells any."""
+        if choice.get("logprobs"):
+            self._logprobs += _logprobs(choice)
+        if not self.sent.logprobs:
+            return ()
+        told = of_choice(choice)
+        self._told_logprobs = self._told_logprobs or bool(told)
+        refuse_silence(self.sent, told, has_text=has_text and not self._told_logprobs)
+        return told
+
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         has_calls = self._calls.end(out)
+        if self._thought and not has_calls and is_answer(thought := "".join(self._thought), finish, self.sent):
+            out.append(Delta(thought.strip()))
         self._stop_reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
         mean = _mean(self._logprobs)
         out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))

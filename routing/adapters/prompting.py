@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, message
+from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, UnsupportedByProvider, message
 from ziggie.values import replace
 
 StructuredOutput = Literal["schema", "object", "tool", "prompt"]
@@ -80,9 +80,16 @@ def thinking_effort(thinking: Any) -> str:
             return "none"
         case "adaptive":
             return "medium"
+        case "enabled" if budget is None:  # as DeepSeek and Z.ai have it
+            return "medium"
         case "enabled" if isinstance(budget, int):
             return next((effort for effort, most in _EFFORTS if budget <= most), "high")
     return ""
+
+
+def effort_of(request: ChatRequest) -> str:
+    """How much to think; "" where the request leaves it to the model, in so many words ("default", Groq's) or not."""
+    return "" if request.reasoning_effort == "default" else request.reasoning_effort
 
 
 def in_efforts(request: ChatRequest) -> ChatRequest:
@@ -94,6 +101,12 @@ def in_efforts(request: ChatRequest) -> ChatRequest:
     if effort != "none":
         effort = request.reasoning_effort or effort
     return replace(request, extra=others, reasoning_effort=effort)
+
+
+def refuse_logprobs(request: ChatRequest, api: str) -> None:
+    """Raises UnsupportedByProvider if log probabilities are asked for."""
+    if request.logprobs is not None:
+        raise UnsupportedByProvider(f"logprobs: {api} tells none, or not as they are asked for")
 
 
 def joined_text(turn: Message) -> str:

@@ -1,6 +1,7 @@
 """Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
-are told it in words, those that end a stream without a word are asked for the whole, which says what was wrong, and
-Ollama, which counts a prompt's tokens where we estimate them, is asked for the context that it found missing."""
+are told it in words, those that cannot have one tool chosen are given that tool alone, those that end a stream without
+a word are asked for the whole, which says what was wrong, and Ollama, which counts a prompt's tokens where we estimate
+them, is asked for the context that it found missing."""
 
 import re
 
@@ -24,6 +25,9 @@ def again(
     plain = None if began else in_words(request, error)
     if plain is not None:
         return plain, streamed
+    alone = None if began else _with_one_tool(request, error)
+    if alone is not None:
+        return alone, streamed
     counted = _COUNTED.search(error.message)
     if counted and provider.kind == "ollama" and not began and request.hints.context_tokens != int(counted[1]):
         return replace(request, hints=replace(request.hints, context_tokens=int(counted[1]))), streamed
@@ -31,3 +35,12 @@ def again(
     if streamed and own and not began and error.message == EMPTY:
         return request, False
     return None
+
+
+def _with_one_tool(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request with the tool that it has called as its only one, for a server that knows no more than that one has
+    to be (LM Studio)."""
+    if error.kind != "bad_request" or "tool_choice" not in error.message or request.tool_choice == "required":
+        return None
+    chosen = tuple(tool for tool in request.tools if tool.name == request.tool_choice)
+    return replace(request, tools=chosen, tool_choice="required") if chosen else None

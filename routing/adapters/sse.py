@@ -75,6 +75,8 @@ class SSESplitter:
                 self._data.append(line[6:])
                 self._size = len(line)
             elif line:
+                if self._data and self._is_next(line):
+                    events.append(self._dispatch())
                 self._field(line)
             elif self._data:
                 events.append(self._dispatch())
@@ -88,6 +90,14 @@ class SSESplitter:
         if line:
             self._field(line)
         return [self._dispatch()] if self._data else []
+
+    def _is_next(self, line: bytes) -> bool:
+        """True if another event begins though no blank line ended the one before, whose JSON is whole: JSON over
+        several lines never goes on like this."""
+        if not self._data[-1].rstrip().endswith(b"}"):
+            return False
+        name, _, value = line.partition(b":")
+        return name == b"event" or (name == b"data" and value.lstrip().startswith((b"{", b"[DONE]")))
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")

@@ -5,9 +5,10 @@ import binascii
 import hashlib
 import json
 import math
+import re
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 import orjson
 
 from routing.adapters.base import WireRequest
-from routing.types import Image, ProviderError, ProviderSpec, UnsupportedByProvider
+from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
 LONGEST_COUNT = 10  # digits
+SIGNATURE_MARK = "gemini:"  # of what Google signed: it goes back to Google alone
+UNSIGNED = "skip_thought_signature_validator"  # Google's own word for calls that another model made
 MOST_TOKENS = 100_000_000  # no prompt or answer has more, whatever a server says
 
 
@@ -168,6 +171,15 @@ def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     return vectors
 
 
+def refuse_other_number(vectors: Sized, asked: Any) -> None:
+    """Raises ProviderError if these are not the vectors of all that was `asked`: a list of texts or of lists of tokens,
+    or one of them by itself."""
+    alone = isinstance(asked, str) or (isinstance(asked, list) and bool(asked) and isinstance(asked[0], int))
+    expected = 1 if alone else len(asked) if isinstance(asked, list) else len(vectors)
+    if len(vectors) != expected:
+        raise protocol_error(f"{len(vectors)} embeddings for {expected} texts")
+
+
 def _packed(vector: Any) -> list[float]:
     """A vector as OpenAI packs it: the base64 of little-endian 32-bit numbers, which some servers send unasked."""
     try:
@@ -182,6 +194,14 @@ def _wrong(key: str, expected: str, value: Any) -> ProviderError:
 
 
 # --- parts of a request ----------------------------------------------------------------------------
+
+_SIGNS = re.compile(r"gemini-(?:[3-9]|\d\d)")
+
+
+def signs(model: ModelSpec) -> bool:
+    """True for the Gemini models that sign their calls of tools, and think at levels; earlier ones think within a
+    budget of tokens."""
+    return _SIGNS.search(model.name) is not None
 
 
 @lru_cache(maxsize=256)
@@ -241,13 +261,23 @@ def _sniff(data: str) -> str:
 
 def arguments_object(arguments: str, name: str) -> Json:
     """A tool call's arguments as an object, for the APIs that want it so."""
-    try:
-        value = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
+    value = read_arguments(arguments)
+    if value is None:
         raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
     return value
+
+
+def read_arguments(arguments: str) -> Json | None:
+    """The object that a model wrote as a call's arguments: also as JSON in JSON, and `null` for none. None for what is
+    no object."""
+    try:
+        value = orjson.loads(arguments or "{}")
+        if isinstance(value, str):
+            value = orjson.loads(value or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    value = {} if value is None else value
+    return value if isinstance(value, dict) else None
 
 
 def call_id(sent: WireRequest, number: int) -> str:
@@ -278,6 +308,7 @@ _NEUTRAL: dict[str, Any] = {
     "store": False,
     "service_tier": "auto",
     "verbosity": "medium",
+    "speed": "standard",
 }
 
 
@@ -348,5 +379,6 @@ _PRICED_APART: dict[str, tuple[str, ...]] = {
     "preset": (),
     "route": (),
     "mcp_servers": (),
+    "fallbacks": (),
     "container": (),
 }

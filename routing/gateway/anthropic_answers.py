@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from routing.adapters.wire import read_arguments
 from routing.gateway.reading import (
     Json,
 )
@@ -78,11 +79,8 @@ def _encoded(part: Part) -> Json:
 
 def _input(arguments: str) -> Any:
     """A tool call's arguments as the object that this API promises, whatever the model wrote."""
-    try:
-        value = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
-        value = None
-    return value if isinstance(value, dict) else {"arguments": arguments}
+    value = read_arguments(arguments)
+    return {"arguments": arguments} if value is None else value
 
 
 def _usage(usage: Usage) -> Json:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from routing.gateway.documents import KINDS, document_text
 from routing.gateway.heads import BETAS
 from routing.gateway.reading import (
     MAX_IMAGES,
@@ -55,13 +56,15 @@ _READ = frozenset(
     {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}
     | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
 )
-_REFUSED = ("container", "mcp_servers")
+# What this gateway does not do, and what would come back in a shape that this API's answers have no place for.
+_REFUSED = ("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio")
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
-# They change how Claude thinks and how its answer comes in pieces, not what it costs or what it may hold.
+# They change how Claude thinks and how its answer comes, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
-    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management)-[a-z0-9-]{1,64}"
+    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management|effort"
+    r"|structured-outputs)-[a-z0-9-]{1,64}"
 )
 _MAX_BETAS = 10
 # Edits that leave things out of a prompt. One that has it summarised would be paid beyond what was held.
@@ -227,6 +230,8 @@ def _block(block: Json, where: str, role: Role) -> Part:
         case "image", "user":
             image = _image(mapping(block, "source", f"{where}."), where)
             return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
+        case (("document" | "search_result"), "user"):
+            return Text(document_text(block, where), _mark(block, f"{where}."))
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
             called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
@@ -247,15 +252,19 @@ def _tool_result(block: Json, where: str) -> list[Part]:
     if content is None or isinstance(content, str):
         return [ToolResult(call_id, content or "", is_error=failed, cache_mark=mark)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
-    if any(row.get("type") not in ("text", "image") for row in rows):
-        unsupported(f"{where}.content", "must be text or images: it is a tool's result")
-    said = "".join(text(row, "text", f"{where}.content.") for row in rows if row["type"] == "text")
+    if any(row.get("type") not in ("text", "image", *KINDS) for row in rows):
+        unsupported(f"{where}.content", "must be text, images or documents: it is a tool's result")
+    said = "".join(_told(row, f"{where}.content") for row in rows if row["type"] != "image")
     images = [
         replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
         for row in rows
         if row["type"] == "image"
     ]
     return [ToolResult(call_id, said, is_error=failed, cache_mark=mark), *images]
+
+
+def _told(row: Json, where: str) -> str:
+    return document_text(row, where) if row["type"] in KINDS else text(row, "text", f"{where}.")
 
 
 def _image(source: Json, where: str) -> Image:

@@ -1,10 +1,12 @@
 """PURE: our answers, whole and streamed, and errors as OpenAI's chat completions API tells them."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
+from routing.adapters.wire import SIGNATURE_MARK
 from routing.gateway.reading import (
     Json,
 )
@@ -53,22 +55,41 @@ def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
         message["reasoning_content"] = reasoning
     calls = result.tool_calls
     if calls:
-        message["tool_calls"] = [_encoded_call(call) for call in calls]
+        message["tool_calls"] = _encoded_calls(result)
     elif message["content"] is None and not refusal:
         message["content"] = ""
     finish = "stop" if refusal else _FINISH[result.stop_reason]  # as OpenAI ends a refusal that is told as one
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    logprobs = _logprobs(result.logprobs, refused=bool(refusal)) if result.logprobs else None
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish}
     return orjson.dumps(
         {**_head(call_id, model, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
     )
+
+
+def _logprobs(told: Sequence[Mapping[str, Any]], *, refused: bool) -> Json:
+    return {"content": None, "refusal": told} if refused else {"content": told, "refusal": None}
 
 
 def _head(call_id: str, model: str, kind: str) -> Json:
     return {"id": f"chatcmpl-{call_id}", "object": kind, "created": int(time.time()), "model": model}
 
 
-def _encoded_call(call: ToolCall) -> Json:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def _encoded_calls(result: ChatResult) -> list[Json]:
+    calls: list[Json] = []
+    signed: Json = {}
+    for part in result.parts:
+        if isinstance(part, Reasoning) and part.signature.startswith(SIGNATURE_MARK):
+            signed = _signed(part.signature)
+        elif isinstance(part, ToolCall):
+            function = {"name": part.name, "arguments": part.arguments}
+            calls.append({"id": part.id, "type": "function", "function": function, **signed})
+            signed = {}
+    return calls
+
+
+def _signed(signature: str) -> Json:
+    """What a call bears that Gemini signed, where Google's imitation of this API has it: it wants it back."""
+    return {"extra_content": {"google": {"thought_signature": signature.removeprefix(SIGNATURE_MARK)}}}
 
 
 def _usage(usage: Usage) -> Json:
@@ -93,10 +114,17 @@ class StreamEncoder:
         self._tail = b',"logprobs":null,"finish_reason":null}]' + nothing_used + b"}\n\n"
         self._begun = False
         self._refused = False
+        self._signature = ""  # Google's, of the call that comes next
 
     def deltas(self, deltas: Iterable[Delta]) -> bytes:
         """What a client may see of these deltas, as bytes of the stream; empty if that is nothing."""
-        return b"".join([self._chunk(delta) for delta in deltas if delta.is_output])
+        pieces: list[bytes] = []
+        for delta in deltas:
+            if delta.reasoning_signature and delta.reasoning_signature.startswith(SIGNATURE_MARK):
+                self._signature = delta.reasoning_signature
+            if delta.is_output or delta.logprobs:
+                pieces.append(self._chunk(delta))
+        return b"".join(pieces)
 
     def _chunk(self, delta: Delta) -> bytes:
         said: Json = {}
@@ -113,8 +141,16 @@ class StreamEncoder:
         if delta.reasoning and not delta.reasoning_redacted:
             said["reasoning_content"] = delta.reasoning
         if delta.tool_index is not None:
-            said["tool_calls"] = [_call_piece(delta, delta.tool_index)]
-        return self._head + orjson.dumps(said) + self._tail
+            piece = _call_piece(delta, delta.tool_index)
+            if self._signature and delta.tool_id:
+                piece |= _signed(self._signature)
+                self._signature = ""
+            said["tool_calls"] = [piece]
+        tail = self._tail
+        if delta.logprobs:
+            told = orjson.dumps(_logprobs(delta.logprobs, refused=delta.refuses))
+            tail = tail.replace(b'"logprobs":null', b'"logprobs":' + told, 1)
+        return self._head + orjson.dumps(said) + tail
 
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
         finish = b"stop" if self._refused else _FINISH[stop_reason].encode()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from routing.adapters.call_pieces import google_signature
 from routing.gateway.reading import (
     MAX_IMAGES,
     MAX_MESSAGES,
@@ -32,6 +33,7 @@ from routing.gateway.reading import (
 )
 from routing.types import (
     ChatRequest,
+    Hints,
     Image,
     Message,
     Part,
@@ -43,6 +45,7 @@ from routing.types import (
     ToolResult,
 )
 from ziggie.errors import TooLarge
+from ziggie.values import replace
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -63,6 +66,7 @@ _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", 
 _DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
+SINGLE = "single"  # the pattern of one answer by one model
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -85,8 +89,11 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
+    logprobs = _logprobs(body)
+    if logprobs is not None:
+        said = _by_one_model(said)
     output = _response_format(mapping(body, "response_format"))
-    tools = _tools(body)
+    tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
         messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
         model=model(body),
@@ -96,9 +103,10 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         stop=stops(body.get("stop"), "stop"),
         seed=whole(body, "seed", least=-(2**63), most=2**63 - 1),
         tools=tools,
-        tool_choice=chosen_tool(_tool_choice(body.get("tool_choice")), tools),
+        tool_choice=chosen_tool(choice, tools),
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
         reasoning_effort=effort(body, "reasoning_effort"),
+        logprobs=logprobs,
         end_user=text(body, "user", default=""),
         extra=passed_through(body, _READ),
         api_key_id=api_key_id,
@@ -123,16 +131,29 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
     for key in _REFUSED:
         if body.get(key) is not None:
             unsupported(key)
-    if flag(body, "logprobs"):
-        unsupported("logprobs")
-    if whole(body, "top_logprobs", least=0, most=20):
-        unsupported("top_logprobs")
     if flag(body, "store"):
         unsupported("store", "is not supported: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
         unsupported("modalities", "other than text are not supported by this gateway")
     if whole(body, "n", least=1, most=128) not in (None, 1):
         unsupported("n", "must be 1: one call gives one answer")
+
+
+def _logprobs(body: Json) -> int | None:
+    """How many likely tokens to name beside each of the answer; None: nothing of that kind."""
+    beside = whole(body, "top_logprobs", least=0, most=20)
+    if flag(body, "logprobs"):
+        return beside or 0
+    if beside:
+        refuse("top_logprobs", "needs logprobs: true")
+    return None
+
+
+def _by_one_model(said: Hints) -> Hints:
+    """Only what one model wrote as it stands has probabilities of its own."""
+    if said.pattern not in ("", SINGLE):
+        unsupported("logprobs", f"and the pattern {said.pattern!r} do not go together")
+    return replace(said, pattern=SINGLE)
 
 
 def _message(row: Json, place: int) -> Message:
@@ -154,9 +175,9 @@ def _message(row: Json, place: int) -> Message:
     else:
         parts = _parts(row, where, role)
     if role == "assistant":
-        thinking = text(row, "reasoning_content", f"{where}.", default="")
+        thinking = text(row, "reasoning_content", f"{where}.", default="") or _thought(row)
         parts[:0] = [Reasoning(thinking)] if thinking else []
-        parts += [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(_calls(row, where))]
+        parts += _calls(row, where)
         if isinstance(row.get("refusal"), str) and not parts:
             parts.append(Text(row["refusal"]))
         if row.get("function_call") is not None:
@@ -166,6 +187,12 @@ def _message(row: Json, place: int) -> Message:
     return Message(role, tuple(parts), _name(row, where))
 
 
+def _thought(row: Json) -> str:
+    """Thinking under its other name."""
+    thought = row.get("reasoning")
+    return thought if isinstance(thought, str) else ""
+
+
 def _name(row: Json, where: str) -> str:
     name = text(row, "name", f"{where}.", default="")
     if len(name) > MAX_NAME:
@@ -173,8 +200,14 @@ def _name(row: Json, where: str) -> str:
     return name
 
 
-def _calls(row: Json, where: str) -> list[Json]:
-    return objects(row, "tool_calls", f"{where}.", most=MAX_PARTS)
+def _calls(row: Json, where: str) -> list[Part]:
+    """The calls of a turn, each after what Google signed it with."""
+    parts: list[Part] = []
+    for place, call in enumerate(objects(row, "tool_calls", f"{where}.", most=MAX_PARTS)):
+        signature = google_signature(call)
+        parts += [Reasoning("", signature)] if signature else []
+        parts.append(_call(call, f"{where}.tool_calls[{place}]"))
+    return parts
 
 
 def _call(call: Json, where: str) -> ToolCall:
@@ -195,7 +228,7 @@ def _parts(row: Json, where: str, role: Role) -> list[Part]:
 def _part(part: Json, where: str, role: Role) -> Part:
     kind = part.get("type")
     if kind == "text":
-        return Text(text(part, "text", f"{where}."))
+        return Text(text(part, "text", f"{where}."), _mark(part))
     if kind == "refusal" and role == "assistant":
         return Text(text(part, "refusal", f"{where}."))
     if kind == "image_url" and role == "user":
@@ -203,6 +236,13 @@ def _part(part: Json, where: str, role: Role) -> Part:
     if kind in ("input_audio", "file", "image_url"):
         unsupported(f"{where}.type", f"{kind} is not supported here")
     return refuse(f"{where}.type", "must be text or image_url")
+
+
+def _mark(holder: Json) -> bool:
+    """Whether the prompt up to here is to be cached by who keeps what is marked, in the words that OpenAI's clients
+    have for Claude."""
+    control = holder.get("cache_control")
+    return isinstance(control, dict) and control.get("type") == "ephemeral"
 
 
 def _image(part: Json, where: str) -> Image:
@@ -246,9 +286,27 @@ def _tools(body: Json) -> tuple[Tool, ...]:
                 description=text(function, "description", f"{where}.function.", default=""),
                 parameters=schema(function.get("parameters"), f"{where}.function.parameters"),
                 strict=bool(flag(function, "strict", f"{where}.function.")),
+                cache_mark=_mark(row),
             )
         )
     return tuple(tools)
+
+
+def _allowed(body: Json, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
+    """The tools that the model may call, and the choice among them. Those that it may not (`allowed_tools`) are not
+    named to it: few APIs could be told."""
+    value = body.get("tool_choice")
+    if not isinstance(value, dict) or value.get("type") != "allowed_tools":
+        return tools, _tool_choice(value)
+    where = "tool_choice.allowed_tools."
+    allowed = mapping(value, "allowed_tools", "tool_choice.")
+    mode = text(allowed, "mode", where)
+    if mode not in ("auto", "required"):
+        refuse(f"{where}mode", "must be auto or required")
+    named = {_tool_choice(row) for row in objects(allowed, "tools", where, most=MAX_TOOLS)}
+    if not named or not named <= {tool.name for tool in tools}:
+        refuse(f"{where}tools", "must name some of the tools")
+    return tuple(tool for tool in tools if tool.name in named), mode
 
 
 def _tool_choice(value: Any) -> str:
@@ -258,7 +316,7 @@ def _tool_choice(value: Any) -> str:
         return str(value)
     if isinstance(value, dict) and value.get("type") == "function":
         return tool_name(mapping(value, "function", "tool_choice."), "tool_choice.function.")
-    return refuse("tool_choice", "must be auto, none, required or one function")
+    return refuse("tool_choice", "must be auto, none, required, one function or allowed_tools")
 
 
 def _response_format(value: Json) -> Json:

@@ -80,6 +80,8 @@ _TOOL = _object(
     type=_one_of("function"),
     function=_object("name", name=NAME, description=_may(STRING), parameters=_may(SCHEMA), strict=FLAG),
 )
+_CHOSEN = _object("type", "function", type=_one_of("function"), function=_object("name", name=NAME))
+_ALLOWED = _object("mode", "tools", mode=_one_of("auto", "required"), tools=_list(_CHOSEN, minItems=1))
 CHAT = _object(
     "model",
     "messages",
@@ -97,11 +99,14 @@ CHAT = _object(
     tool_choice={
         "oneOf": [
             _one_of("auto", "none", "required"),
-            _object("type", "function", type=_one_of("function"), function=_object("name", name=NAME)),
+            _CHOSEN,
+            _object("type", "allowed_tools", type=_one_of("allowed_tools"), allowed_tools=_ALLOWED),
         ],
         "nullable": True,
     },
     parallel_tool_calls=FLAG,
+    logprobs=FLAG,
+    top_logprobs={"type": "integer", "minimum": 0, "maximum": 20, "nullable": True},
     response_format=_may(_object("type", type=_one_of("text", "json_object", "json_schema"), json_schema=_may(SCHEMA))),
     user=_may(STRING),
     metadata=_may({"type": "object", "additionalProperties": STRING}),

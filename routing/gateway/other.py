@@ -35,14 +35,15 @@ async def models(http: Http, key: Key) -> None:
 
 
 async def model(http: Http, key: Key) -> None:
-    """One of them by its slug, which may hold slashes."""
+    """One of them by its slug, which may hold slashes, or by its wire name."""
     configuration = await snapshot.acurrent()
-    slug = http.path.removeprefix(MODEL_PATH)
-    found = configuration.models.get(slug)
-    owner = "ziggie" if slug == "auto" else found.provider.slug if found and may_ask(found, key) else None
-    if owner is None:
-        raise UnknownModel(f"there is no model named {slug[:100]!r}")
-    await http.respond(200, other_wire.encode_model(slug, owner), [JSON_TYPE, *_request_id(http)])
+    name = http.path.removeprefix(MODEL_PATH)
+    rows = [(model.slug, model.provider.slug) for model in named(name, configuration) if may_ask(model, key)]
+    if name == "auto":
+        rows = [("auto", "ziggie")]
+    if not rows:
+        raise UnknownModel(f"there is no model named {name[:100]!r}")
+    await http.respond(200, other_wire.encode_model(*rows[0]), [JSON_TYPE, *_request_id(http)])
 
 
 def _request_id(http: Http) -> Headers:

@@ -39,8 +39,9 @@ _ESTIMATED = frozenset({"input_tokens", "output_tokens"})
 def answer(request: ChatRequest) -> ChatResult:
     """The whole answer. Pure; takes up to seconds of CPU for a megabyte of prompt, so call it off the event loop.
 
-    Raises UnsupportedByProvider for images and forced tool calls, ProviderError("context_overflow") above
-    MAX_CHARACTERS, ProviderError("bad_request") for a JSON schema that is wrong or that nothing was found for.
+    Raises UnsupportedByProvider for images, forced tool calls and log probabilities,
+    ProviderError("context_overflow") above MAX_CHARACTERS, ProviderError("bad_request") for a JSON schema that is
+    wrong or that nothing was found for.
     """
     texts = _checked(request)
     if request.json_schema is not None:
@@ -110,6 +111,8 @@ def _checked(request: ChatRequest) -> list[str]:
         raise UnsupportedByProvider("the offline model reads no images")
     if request.tool_choice not in ("", "auto", "none"):
         raise UnsupportedByProvider("the offline model calls no tools")
+    if request.logprobs is not None:
+        raise UnsupportedByProvider("logprobs: the offline model has none")
     texts = [text_of(message) for message in request.messages]
     if sum(map(len, texts)) > MAX_CHARACTERS:
         raise ProviderError("context_overflow", f"more than {MAX_CHARACTERS} characters", retryable=False)

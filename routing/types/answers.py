@@ -1,6 +1,7 @@
 """What comes back from a provider: answers, pieces of them, usage, errors."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from routing.types.conversation import Part, StopReason, Text, ToolCall
 from ziggie.values import Value
@@ -20,7 +21,8 @@ class Usage(Value):
 
 
 class ChatResult(Value):
-    """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it."""
+    """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it.
+    `logprobs` are there where the request asks for them, one entry a token in OpenAI's shape (adapters/logprobs.py)."""
 
     parts: tuple[Part, ...]
     stop_reason: StopReason = "stop"
@@ -29,6 +31,7 @@ class ChatResult(Value):
     response_id: str = ""
     stop_sequence: str = ""
     mean_logprob: float | None = None
+    logprobs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -43,7 +46,8 @@ class Delta(Value):
     """One piece of a streamed answer. Text, reasoning and tool arguments are to be appended;
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
     first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
-    there will be no answer. `held` is what the model has just written of something that comes whole in a later delta.
+    there will be no answer. `logprobs` are of the tokens that it brings. `held` is what the model has just written of
+    something that comes whole in a later delta.
     `usage`, `stop_reason` and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
@@ -62,6 +66,7 @@ class Delta(Value):
     mean_logprob: float | None = None
     refuses: bool = False
     held: str = ""
+    logprobs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def is_output(self) -> bool:

@@ -66,6 +66,7 @@ class ChatRequest(Value):
     json_schema_strict: bool | None = None  # None: strict where the schema allows it
     json_object: bool = False
     reasoning_effort: str = ""
+    logprobs: int | None = None  # how many likely tokens to name beside each that was chosen; None: ask for nothing
     end_user: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     accept: Callable[[ChatResult], Verdict] | None = None

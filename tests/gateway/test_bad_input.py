@@ -114,7 +114,7 @@ def test_a_field_of_the_wrong_kind_is_refused_and_named(gateway: Gateway, path: 
     "change",
     [
         {"n": 3},
-        {"logprobs": True},
+        {"top_logprobs": 3},
         {"functions": [{}]},
         {"modalities": ["audio"]},
         {"response_format": {"type": "xml"}},

@@ -197,3 +197,23 @@ def test_a_server_that_is_too_slow_is_left_with_a_word_on_what_to_do(gateway: Ga
     gateway.settled(1)
     record = UsageRecord.objects.get()
     assert (record.outcome, record.error) == ("timeout", words)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_that_has_to_be_called_is_the_only_one_where_none_can_be_chosen(own: Gateway, stream: bool) -> None:
+    """LM Studio knows no more than that some tool is to be called."""
+    own.openai.dialect = "openai"
+    refusal = Reply(status=400, body={"error": "Invalid tool_choice type: 'object'. Supported: none, auto, required"})
+    own.openai.queue(refusal, Reply("", calls=(Call("weather", {"city": "Oslo"}),)))
+    other = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+    chosen = {"type": "function", "function": {"name": "weather"}}
+    answer = openai_client(own).chat.completions.create(
+        model="gpt", messages=QUESTION, tools=[other, OPENAI_TOOL], tool_choice=chosen, stream=stream
+    )
+    said = [c.choices[0].delta for c in answer] if stream else [answer.choices[0].message]
+    names = [call.function.name for piece in said for call in piece.tool_calls or () if call.id]
+    assert names == ["weather"]
+    asked = own.openai.calls[-1].json
+    assert ([tool["function"]["name"] for tool in asked["tools"]], asked["tool_choice"]) == (["weather"], "required")
+    own.settled(1)
+    assert UsageRecord.objects.count() == 1

@@ -6,8 +6,19 @@ import anthropic
 import openai
 import pytest
 
+from routing import snapshot
+from routing.models import Price
 from tests.gateway.conftest import Gateway
-from tests.gateway.test_clients import MODELS, QUESTION, anthropic_client, openai_client, servers
+from tests.gateway.test_clients import (
+    MODELS,
+    OPENAI_TOOL,
+    QUESTION,
+    anthropic_client,
+    openai_client,
+    servers,
+    set_reply,
+)
+from tests.servers.script import Reply
 
 TURNS: Any = QUESTION
 
@@ -115,3 +126,159 @@ def test_what_a_provider_may_read_of_other_parameters_is_held_for(gateway: Gatew
     assert "Be brief." in gateway.anthropic.calls[-1].json["system"]
     plain, longer = [call.reserved_microusd for call in gateway.settled(2)]
     assert longer >= plain + 10_000 * 3  # microdollars: a token has at least one letter
+
+
+# --- what few APIs have a word for -------------------------------------------------------------------
+
+OTHER_TOOL: Any = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+
+
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_tools_that_may_not_be_called_are_not_named_to_any_model(gateway: Gateway, mode: str) -> None:
+    set_reply(gateway, Reply("{}" if mode == "required" else "Hello."))
+    for model in MODELS:
+        openai_client(gateway).chat.completions.create(
+            model=model, messages=TURNS, tools=[OPENAI_TOOL, OTHER_TOOL], tool_choice=allowed(mode, "weather")
+        )
+    for server in servers(gateway):
+        body = server.calls[-1].body.decode()
+        assert "weather" in body
+        assert '"now"' not in body
+    assert gateway.openai.calls[-1].json["tool_choice"] == mode
+    assert gateway.anthropic.calls[-1].json["tool_choice"] == {"type": "any" if mode == "required" else mode}
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        (allowed("none", "weather"), "tool_choice.allowed_tools.mode"),
+        (allowed("auto"), "tool_choice.allowed_tools.tools"),
+        (allowed("auto", "nothing"), "tool_choice.allowed_tools.tools"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools.mode"),
+    ],
+)
+def test_allowed_tools_that_say_nothing_clear_are_refused(gateway: Gateway, choice: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        openai_client(gateway).chat.completions.create(
+            model="gpt", messages=TURNS, tools=[OPENAI_TOOL], tool_choice=choice
+        )
+    assert refused.value.param == param
+
+
+def test_the_models_own_effort_is_no_reason_to_refuse(gateway: Gateway) -> None:
+    """`default` is Groq's word for it."""
+    for model in MODELS:
+        openai_client(gateway).chat.completions.create(
+            model=model, messages=TURNS, extra_body={"reasoning_effort": "default"}
+        )
+    assert gateway.openai.calls[-1].json["reasoning_effort"] == "default"
+    for server in servers(gateway)[1:]:
+        assert "think" not in server.calls[-1].body.decode()
+
+
+def test_thinking_without_a_budget_is_a_medium_effort(gateway: Gateway) -> None:
+    asked = {"thinking": {"type": "enabled"}}
+    for model in ("llama", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=TURNS, extra_body=asked)
+    assert gateway.ollama.calls[-1].json["think"] is True
+    assert gateway.gemini.calls[-1].json["generationConfig"]["thinkingConfig"] == {"thinkingBudget": 8192}
+
+
+def test_the_usual_speed_goes_to_everybody_and_other_models_to_nobody(gateway: Gateway) -> None:
+    messages = anthropic_client(gateway).messages
+    for model in MODELS:
+        messages.create(model=model, max_tokens=9, messages=TURNS, extra_body={"speed": "standard"})
+        with pytest.raises(anthropic.BadRequestError, match="fallbacks"):
+            messages.create(model=model, max_tokens=9, messages=TURNS, extra_body={"fallbacks": [{"model": "x"}]})
+    assert all(b"speed" not in call.body for server in servers(gateway) for call in server.calls)
+
+
+# --- documents that are texts --------------------------------------------------------------------------
+
+SKY = {"type": "text", "media_type": "text/plain", "data": "The sky is green."}
+TEXTS: dict[str, Any] = {
+    "a text": {"type": "document", "source": SKY, "title": "On <skies>", "context": "A dream."},
+    "blocks": {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": SKY["data"]}]}},
+    "a string": {"type": "document", "source": {"type": "content", "content": SKY["data"]}, "citations": None},
+    "a search result": {
+        "type": "search_result",
+        "source": "https://sky.test",
+        "title": "Skies",
+        "content": [{"type": "text", "text": SKY["data"]}],
+        "citations": {"enabled": False},
+    },
+}
+
+
+@pytest.mark.parametrize("block", TEXTS.values(), ids=TEXTS)
+def test_a_document_that_is_a_text_is_read_by_every_model(gateway: Gateway, block: Any) -> None:
+    asked: Any = [{"role": "user", "content": [block, {"type": "text", "text": "Which colour?"}]}]
+    called = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "Found:"}, block]}
+    told: Any = [*QUESTION, {"role": "assistant", "content": [called]}, {"role": "user", "content": [result]}]
+    for turns in (asked, told):
+        for model in MODELS:
+            anthropic_client(gateway).messages.create(model=model, max_tokens=9, messages=turns)
+        for server in servers(gateway):
+            body = server.calls[-1].body.decode()
+            assert SKY["data"] in body
+            assert all(block[name] in body for name in ("title", "context") if name in block)
+
+
+@pytest.mark.parametrize(
+    ("block", "param"),
+    [
+        ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}}, "source"),
+        ({"type": "document", "source": {"type": "url", "url": "https://x.test/a.pdf"}}, "source"),
+        ({"type": "document", "source": {"type": "file", "file_id": "f"}}, "source"),
+        ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, "content"),
+        ({"type": "document", "source": SKY, "citations": {"enabled": True}}, "citations"),
+        ({"type": "search_result", "source": "x", "title": "y"}, "content"),
+    ],
+)
+def test_a_document_that_is_none_or_is_to_be_cited_is_refused(gateway: Gateway, block: Any, param: str) -> None:
+    turns: Any = [{"role": "user", "content": [block]}]
+    with pytest.raises(anthropic.BadRequestError, match=rf"content\[0\]\.(?:source\.)?{param}"):
+        anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=turns)
+    assert not gateway.anthropic.calls
+
+
+# --- words that OpenAI's clients have for other houses -----------------------------------------------
+
+
+def test_openais_clients_mark_what_claude_is_to_cache(gateway: Gateway) -> None:
+    Price.objects.filter(model__slug="claude").update(cache_write_usd_per_mtok="3.75")
+    snapshot.forget()
+    mark = {"cache_control": {"type": "ephemeral"}}
+    system = [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", **mark}]
+    look = [{"type": "text", "text": "Look.", **mark}]
+    turns: Any = [{"role": "system", "content": system}, {"role": "user", "content": look}]
+    for model in MODELS:
+        openai_client(gateway).chat.completions.create(model=model, messages=turns, tools=[{**OPENAI_TOOL, **mark}])
+    body = gateway.anthropic.calls[-1].json
+    marked = [body["system"][1], body["tools"][0], body["messages"][0]["content"][0]]
+    assert all(block["cache_control"] == mark["cache_control"] for block in marked)
+    for server in servers(gateway):
+        assert server is gateway.anthropic or b"cache_control" not in server.calls[-1].body
+
+
+def test_thinking_is_understood_under_its_other_name(gateway: Gateway) -> None:
+    turns: Any = [*TURNS, {"role": "assistant", "content": "Hello.", "reasoning": "Greet them."}, *TURNS]
+    openai_client(gateway).chat.completions.create(model="llama", messages=turns)
+    assert gateway.ollama.calls[-1].json["messages"][1]["thinking"] == "Greet them."
+
+
+def test_a_tool_without_parameters_is_told_as_each_house_wants_it(gateway: Gateway) -> None:
+    bare: Any = {"type": "function", "function": {"name": "now"}}
+    loose: Any = {"type": "function", "function": {"name": "at", "parameters": {"properties": {"zone": {}}}}}
+    for model in ("claude", "flash"):
+        openai_client(gateway).chat.completions.create(model=model, messages=TURNS, tools=[bare, loose])
+    schemas = [tool["input_schema"] for tool in gateway.anthropic.calls[-1].json["tools"]]
+    assert schemas == [{"type": "object", "properties": {}}, {"type": "object", "properties": {"zone": {}}}]
+    first, second = gateway.gemini.calls[-1].json["tools"][0]["functionDeclarations"]
+    assert ("parametersJsonSchema" in first, "parametersJsonSchema" in second) == (False, True)

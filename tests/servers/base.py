@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -307,6 +307,12 @@ def tokens(value: Any) -> int:
     if isinstance(value, dict):
         return sum(tokens(item) for item in value.values())
     return sum(tokens(item) for item in value) if isinstance(value, list) else 0
+
+
+def logprobs(pieces: Iterable[str], beside: int) -> list[dict[str, Any]]:
+    """Each piece as a token with its log probability and that of the `beside` likeliest ones, as OpenAI tells it."""
+    told = [{"token": piece, "logprob": -0.25, "bytes": list(piece.encode())} for piece in pieces]
+    return [{**one, "top_logprobs": [one, {**one, "token": "x", "logprob": -9.5}][:beside]} for one in told]
 
 
 def input_tokens(reply: Reply, request: Any) -> int:

@@ -68,6 +68,7 @@ class GeminiServer(ProviderServer):
 
     def _answer(self, reply: Reply, request: Any, parts: list[dict[str, Any]], finish: str | None) -> Any:
         candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "index": 0}
+        candidate |= _logprobs([part["text"] for part in parts if "text" in part], request)
         if finish:
             candidate["finishReason"] = finish
         answer = {"candidates": [candidate], "modelVersion": reply.model or "gemini-test", "responseId": "resp_test"}
@@ -78,6 +79,15 @@ class GeminiServer(ProviderServer):
         usage |= {"thoughtsTokenCount": reply.reasoning_tokens} if reply.reasoning_tokens else {}
         usage |= {"cachedContentTokenCount": reply.cached_tokens} if reply.cached_tokens else {}
         return {**answer, "usageMetadata": {**usage, "totalTokenCount": prompt + output + reply.reasoning_tokens}}
+
+
+def _logprobs(texts: list[str], request: Any) -> dict[str, Any]:
+    asked = request.get("generationConfig", {})
+    if not asked.get("responseLogprobs") or not texts:
+        return {}
+    chosen = [{"token": text, "tokenId": 7, "logProbability": -0.25} for text in texts]
+    likeliest = [{"candidates": [one] * asked.get("logprobs", 0)} for one in chosen]
+    return {"logprobsResult": {"chosenCandidates": chosen, "topCandidates": likeliest}}
 
 
 def _calls(reply: Reply) -> list[dict[str, Any]]:

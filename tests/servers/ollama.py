@@ -7,10 +7,10 @@ Versions before 0.12.6 do not know that word (`cuts_in_silence`).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tests.servers.base import ProviderServer, input_tokens, output_tokens, tokens, vector
+from tests.servers.base import ProviderServer, input_tokens, logprobs, output_tokens, tokens, vector
 from tests.servers.http import Exchange
 from tests.servers.script import Received, Reply
 
@@ -28,6 +28,7 @@ class OllamaServer(ProviderServer):
     loaded: tuple[str, ...] = ()
     version = "0.40.2"
     cuts_in_silence = False
+    knows_logprobs = False  # as before 0.12.11
     signed_in = True  # to the cloud that it passes names ending in "cloud" on to
     train_context = 131072
     default_context = 4096
@@ -84,7 +85,8 @@ class OllamaServer(ProviderServer):
             message["thinking"] = reply.reasoning
         if reply.calls:
             message["tool_calls"] = _calls(reply)
-        return {**self._base(reply, request), **_holder(request, message), **self._end(reply, request)}
+        said = {**self._base(reply, request), **_holder(request, message), **self._logprobs(reply.pieces, request)}
+        return {**said, **self._end(reply, request)}
 
     def stream(self, reply: Reply, request: Any) -> Iterator[bytes]:
         base = self._base(reply, request)
@@ -92,11 +94,16 @@ class OllamaServer(ProviderServer):
             thought = {"role": "assistant", "content": "", "thinking": reply.reasoning}
             yield _line({**base, "message": thought, "done": False})
         for piece in reply.pieces:
-            yield _line({**base, **_holder(request, {"role": "assistant", "content": piece}), "done": False})
+            said = {**base, **_holder(request, {"role": "assistant", "content": piece}), "done": False}
+            yield _line(said | self._logprobs([piece], request))
         if reply.calls:
             message = {"role": "assistant", "content": "", "tool_calls": _calls(reply)}
             yield _line({**base, "message": message, "done": False})
         yield _line({**base, **_holder(request, {"role": "assistant", "content": ""}), **self._end(reply, request)})
+
+    def _logprobs(self, pieces: Iterable[str], request: Any) -> dict[str, Any]:
+        asked = self.knows_logprobs and request.get("logprobs")
+        return {"logprobs": logprobs(pieces, request.get("top_logprobs", 0))} if asked else {}
 
     def _base(self, reply: Reply, request: Any) -> dict[str, Any]:
         return {"model": reply.model or request["model"], "created_at": CREATED}

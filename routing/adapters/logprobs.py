@@ -1,0 +1,88 @@
+"""How probable each token of an answer was, in the shapes of several APIs -> entries of OpenAI's chat completions:
+{"token", "logprob", "bytes", "top_logprobs": [{"token", "logprob", "bytes"}]}."""
+
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import Any
+
+from routing.adapters.base import WireRequest
+from routing.adapters.errors import make_error
+from routing.adapters.wire import Json, get_number
+from routing.types import Usage
+
+_NEVER = -9999.0  # as OpenAI says of a token that is most unlikely; JSON has no word for minus infinity
+_NUMBERS = ("logprob", "logProbability")  # Google's is the second
+
+Entries = tuple[Json, ...]
+
+
+def of_choice(choice: Json) -> Entries:
+    """Those of a choice, of the text or of the refusal: `{"content": […]}`, or lists side by side, as Together and
+    llama-cpp-python have them."""
+    told = choice.get("logprobs")
+    if not isinstance(told, dict):
+        return ()
+    listed = told.get("content") or told.get("refusal")
+    return entries(listed) if isinstance(listed, list) else _side_by_side(told)
+
+
+def entries(tokens: Any) -> Entries:
+    """Those of a list of tokens, each with its alternatives in `top_logprobs`, if it has any."""
+    if not isinstance(tokens, list):
+        return ()
+    return tuple(
+        {**_entry(token), "top_logprobs": _alternatives(token.get("top_logprobs"))}
+        for token in tokens
+        if isinstance(token, dict) and isinstance(token.get("token"), str)
+    )
+
+
+def of_candidate(candidate: Json) -> Entries:
+    """Google's: the tokens that were chosen, and the likeliest ones of each place."""
+    told = candidate.get("logprobsResult")
+    chosen = told.get("chosenCandidates") if isinstance(told, dict) else None
+    if not isinstance(told, dict) or not isinstance(chosen, list):
+        return ()
+    likeliest = told.get("topCandidates")
+    rows = [row.get("candidates") if isinstance(row, dict) else None for row in likeliest or ()]
+    rows += [None] * (len(chosen) - len(rows))
+    return tuple(
+        {**_entry(token), "top_logprobs": _alternatives(row)}
+        for token, row in zip(chosen, rows, strict=False)
+        if isinstance(token, dict) and isinstance(token.get("token"), str)
+    )
+
+
+def refuse_silence(sent: WireRequest, told: Collection[Any], *, has_text: bool, usage: Usage | None = None) -> None:
+    """Raises ProviderError for an answer without what the caller asked for: the server has taken no notice, and has
+    what it wrote paid."""
+    if sent.logprobs and has_text and not told:
+        silence = "logprobs: the server tells no log probabilities"
+        raise make_error("bad_request", silence, sent, status=HTTPStatus.OK.value, usage=usage)
+
+
+def _side_by_side(told: Json) -> Entries:
+    tokens, numbers = told.get("tokens"), told.get("token_logprobs")
+    if not isinstance(tokens, list) or not isinstance(numbers, list):
+        return ()
+    likeliest = told.get("top_logprobs")
+    rows = likeliest if isinstance(likeliest, list) else []
+    rows = [*rows, *[None] * (len(tokens) - len(rows))]
+    return tuple(
+        {**_entry({"token": token, "logprob": number}), "top_logprobs": _alternatives(row)}
+        for token, number, row in zip(tokens, numbers, rows, strict=False)
+        if isinstance(token, str)
+    )
+
+
+def _alternatives(row: Any) -> list[Json]:
+    if isinstance(row, dict):  # token -> log probability
+        row = [{"token": token, "logprob": number} for token, number in row.items()]
+    listed = row if isinstance(row, list) else ()
+    return [_entry(token) for token in listed if isinstance(token, dict) and isinstance(token.get("token"), str)]
+
+
+def _entry(token: Json) -> Json:
+    number = next((found for name in _NUMBERS if (found := get_number(token, name)) is not None), _NEVER)
+    given = token.get("bytes")
+    return {"token": token["token"], "logprob": number, "bytes": given if isinstance(given, list) else None}

@@ -1,15 +1,18 @@
-"""Hears of a change of configuration once it is committed. Without it the next poll tells, half a second later."""
+"""Hears of a change of configuration once it is committed. Without it the next poll tells, half a second later. Hears
+also which keys other processes have served, and from where (ziggie/guesses.py)."""
 
 import asyncio
 from collections.abc import Callable
+from typing import LiteralString
 
 import psycopg
 
 from routing import database, snapshot
 from routing.loops import OfLoop
 from ziggie.errors import Unavailable
+from ziggie.guesses import SEEN_CHANNEL, gate
 
-LISTEN = "LISTEN ziggie_config"
+LISTEN: LiteralString = f"LISTEN ziggie_config; LISTEN {SEEN_CHANNEL}"
 AGAIN_SECONDS = 1.0
 
 
@@ -34,8 +37,11 @@ class Ear:
                 try:
                     await connection.execute(LISTEN)
                     self._tell()
-                    async for _ in connection.notifies():
-                        self._tell()
+                    async for told in connection.notifies():
+                        if told.channel == SEEN_CHANNEL:
+                            gate.hear(told.payload)
+                        else:
+                            self._tell()
                 finally:
                     await connection.close()
             except (Unavailable, psycopg.Error):

@@ -53,6 +53,10 @@ def check_numbers(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Chec
         found.append(Error(f"WORKERS={settings.WORKERS} cannot work.", hint=hint, id="ziggie.E002"))
     if not 0 <= settings.PORT <= 65535:
         found.append(Error(f"PORT={settings.PORT} is not a port.", hint="Set PORT from 1 to 65535.", id="ziggie.E003"))
+    for name in ("MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_ADDRESS"):
+        if getattr(settings, name) < 0:
+            hint = f"Set {name} to a number of connections; 0 is what the system allows."
+            found.append(Error(f"{name}={getattr(settings, name)} cannot be.", hint=hint, id="ziggie.E008"))
     return found
 
 

@@ -1,7 +1,8 @@
 """Who guesses API keys, so that guessing is slow wherever it knocks: at the gateway, at REST, at the live socket.
 
 Wrong keys are counted for each address over all processes (rate_take). An address that has tried one is suspect for
-an hour: from then on only keys that have been used from there before are served as ever. Any other, right or wrong,
+an hour: from then on only keys that have been used from there before are served as ever; what one process has served
+is told to the others. Any other, right or wrong,
 counts as a guess before it is looked at, so that nobody learns faster which keys are right than wrong ones may be
 tried; and who shares the address with somebody who guesses goes on working.
 """
@@ -30,6 +31,9 @@ MAX_SEEN = 50_000  # pairs of an address and a key that was used from there
 COUNTERS = uuid.UUID("6f1d3b52-3f0a-5c0e-9d5e-0d6a3f6a1c11")  # the namespace of addresses among the counters
 MAX_HOPS, MAX_FORWARDED = 20, 1_000
 
+SEEN_CHANNEL = "ziggie_seen"  # of pg_notify: which keys were used from where
+TELL = f"SELECT pg_notify('{SEEN_CHANNEL}', %s)"
+MOST_TOLD = 50  # pairs in one message, which has at most 8,000 bytes
 TAKE = "SELECT granted, oldest, at FROM rate_take(%s::json, %s)"
 
 
@@ -48,12 +52,21 @@ class Gate:
         """Whether this key has been used from there before."""
         return key_id is not None and (address, key_id) in self._seen
 
-    def saw(self, address: str, key_id: str) -> None:
-        """A key that was served."""
-        if (address, key_id) not in self._seen:
-            with self._lock:
-                self._seen[address, key_id] = None
-                _bound(self._seen, MAX_SEEN)
+    def saw(self, address: str, key_id: str) -> bool:
+        """A key that was served; whether that is news."""
+        if (address, key_id) in self._seen:
+            return False
+        with self._lock:
+            self._seen[address, key_id] = None
+            _bound(self._seen, MAX_SEEN)
+        return True
+
+    def hear(self, told: str) -> None:
+        """What another process saw: lines of an address and a key's id."""
+        for line in told.splitlines():
+            address, found, key_id = line.partition(" ")
+            if found:
+                self.saw(address, key_id)
 
     def shut_out_for(self, address: str) -> float:
         """Seconds until another guess may be counted, 0 where one may now. The address is suspect from now on."""
@@ -91,8 +104,9 @@ def check(address: str, key_id: str | None) -> None:
         return
     if key_id is None or gate.is_suspect(address):
         _count(address)
-    if key_id is not None:
-        gate.saw(address, key_id)
+    if key_id is not None and gate.saw(address, key_id):
+        with connection.cursor() as cursor:
+            cursor.execute(TELL, [f"{address} {key_id}"])
 
 
 def _count(address: str) -> None:
@@ -143,6 +157,11 @@ def _address(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
 def networks(given: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     """Raises ValueError for an entry that is neither an address nor a network; a system check says so before."""
     return tuple(ip_network(entry, strict=False) for entry in given)
+
+
+def is_proxy(peer: str) -> bool:
+    """Whether it is one of ours, behind which are many callers."""
+    return bool(settings.TRUSTED_PROXIES) and _is_among(peer, networks(tuple(settings.TRUSTED_PROXIES)))
 
 
 def _is_among(address: str, trusted: tuple[IPv4Network | IPv6Network, ...]) -> bool:

@@ -57,6 +57,10 @@ CALLBACK_PRIVATE_NETWORKS: list[str] = env.list("CALLBACK_PRIVATE_NETWORKS", def
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=[HOST, "127.0.0.1", "localhost", "[::1]"])
 # Proxies (addresses or networks) whose X-Forwarded-For is believed; unset, whoever connects is the caller.
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", default=[])
+# Connections of clients that one process has open: in all and from one address; 0 is what the system allows, and half
+# of that (docs/gateway.md).
+MAX_CONNECTIONS = env.int("MAX_CONNECTIONS", default=0)
+MAX_CONNECTIONS_PER_ADDRESS = env.int("MAX_CONNECTIONS_PER_ADDRESS", default=0)
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("HTTPS", default=False)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SESSION_COOKIE_SECURE else None

@@ -44,11 +44,20 @@ ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
 }
 ONE_MODEL: tuple[str, Endpoint] = ("GET", other.model)
 CLOSING = frozenset({408, 413})  # the rest of the request is not read
+RETRY_SECONDS = 1
 SETTLE_SECONDS = 10.0  # for the books of calls that a stop has cut
 
 
 class MethodNotAllowed(ZiggieError):
     code, http_status = "method_not_allowed", 405
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"this endpoint takes {allowed}")
+        self.allowed = allowed
+
+
+class Stopping(Unavailable):
+    code, http_status = "stopping", 503
 
 
 class Internal(ZiggieError):
@@ -105,6 +114,10 @@ async def serve(http: Http) -> None:
             await endpoint(http, await authenticated(http))
     except ClientGone:
         pass
+    except asyncio.CancelledError:
+        if not http.gone:  # the process is about to end
+            await _refuse(http, Stopping("the gateway stops: try again soon"))
+        raise
     except ZiggieError as error:
         await _refuse(http, error)
     except Exception:  # the server must go on whatever one request did
@@ -119,7 +132,7 @@ def _endpoint(http: Http) -> Endpoint:
         raise NotFound("there is no such endpoint")
     method, endpoint = found
     if http.method != method:
-        raise MethodNotAllowed(f"this endpoint takes {method}")
+        raise MethodNotAllowed(method)
     return endpoint
 
 
@@ -138,6 +151,10 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
+    if isinstance(error, Stopping):
+        headers += [(b"retry-after", b"%d" % RETRY_SECONDS), END_CONNECTION]
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allowed.encode()))
     if isinstance(error, OverLimit):
         http.rates = dialect.rates(error.standing)
     if status in CLOSING:

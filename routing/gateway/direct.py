@@ -6,12 +6,15 @@ from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Protocol
 
+from routing.gateway import http as limits
 from routing.gateway.heads import Head
 from routing.gateway.http import END_CONNECTION, MAX_BODY_BYTES, ClientGone, Headers, Http, too_large
-from routing.gateway.leaving import COMMENT, CONTINUE
+from routing.gateway.leaving import COMMENT, CONTINUE, Prelude
 
+SMALL_BYTES = 1024  # pieces of a body that are smaller are put together: each would take more memory than it holds
 READ_AHEAD_BYTES = 256 * 1024  # of a body, before anybody has said that it is wanted
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
+VERSION = b"HTTP/1.1"
+STATUS_LINES = {status.value: b"%b %d %b" % (VERSION, status, status.phrase.encode()) for status in HTTPStatus}
 _line = b": ".join  # of a header: a comprehension takes five times as long
 CLOSE = b"connection: close\r\n"
 COMMENT_CHUNK = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)
@@ -35,6 +38,9 @@ class Carrier(Protocol):
 
     def write_soon(self, data: bytes) -> None: ...
 
+    def leave(self) -> None:
+        """Ends the connection, whatever the client has not taken."""
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -47,6 +53,7 @@ class DirectHttp(Http):
     _is_chunked = False
     _ended = False
     _more: "asyncio.Future[None] | None" = None
+    _prelude: Prelude | None = None
 
     def __init__(
         self,
@@ -67,7 +74,7 @@ class DirectHttp(Http):
         self._connection = connection
         self._may_chunk = may_chunk
         self._expects_continue = expects_continue
-        self._received: list[bytes] = [] if whole is None else [whole]
+        self._received: list[bytes | bytearray] = [] if whole is None else [whole]
         self._size = 0 if whole is None else len(whole)
 
     # --- the connection's side ---
@@ -83,15 +90,25 @@ class DirectHttp(Http):
             self._connection.answered(self)
 
     def take(self, body: bytes) -> None:
-        """A part of the body. What nobody wants any more is let go."""
-        if self._ended:
-            return
+        """A part of the body. What nobody wants any more is let go, but not without end."""
         self._size += len(body)
+        if self._ended:
+            if self._size > 2 * MAX_BODY_BYTES:
+                self._connection.leave()
+            return
         if self._size <= MAX_BODY_BYTES:
-            self._received.append(body)
+            self._keep(body)
         if self._size > READ_AHEAD_BYTES and self._more is None:
             self._connection.pause_reading()
         self._wake()
+
+    def _keep(self, body: bytes) -> None:
+        if len(body) >= SMALL_BYTES or not self._received:
+            self._received.append(body)
+        elif isinstance(last := self._received[-1], bytearray):
+            last += body
+        else:
+            self._received.append(bytearray(body))
 
     def end_body(self) -> None:
         self.is_whole = True
@@ -107,8 +124,10 @@ class DirectHttp(Http):
             return
         if self.started:
             self._connection.write_soon(COMMENT_CHUNK if self._is_chunked else COMMENT)
-        elif self._may_chunk:
-            self._connection.write_soon(CONTINUE)
+        else:
+            if self._prelude is None:
+                self._prelude = Prelude(VERSION, may_continue=self._may_chunk)
+            self._connection.write_soon(self._prelude.next())
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
@@ -168,10 +187,13 @@ class DirectHttp(Http):
     async def _wait_for_room(self) -> None:
         """The connection ends if that takes too long."""
         began = time.monotonic()
+        most = max(limits.KEPT_WAITING_SECONDS - self.kept_waiting, 0.0)
+        leaving = asyncio.get_running_loop().call_later(most, self._connection.leave)
         try:
             while (room := self._connection.room) is not None:
                 await asyncio.shield(room)
         finally:
+            leaving.cancel()
             self.kept_waiting += time.monotonic() - began
 
     def _head(self, status: int, headers: Headers, framing: bytes) -> bytes:
@@ -182,7 +204,8 @@ class DirectHttp(Http):
             headers = [*headers, *self.rates]
         lines = b"\r\n".join([STATUS_LINES[status], *map(_line, headers)])
         ending = b"\r\n" if self.keep_alive and not self._connection.is_stopping else CLOSE + b"\r\n"
-        return b"%b\r\n%b%b" % (lines, framing, ending)
+        head = b"%b\r\n%b%b" % (lines, framing, ending)
+        return head if self._prelude is None else head[self._prelude.length :]
 
     def _end(self) -> None:
         """The answer is whole. The rest of a body that nobody read is passed over, so that the client hears us out."""

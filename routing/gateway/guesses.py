@@ -22,7 +22,8 @@ async def authenticated(http: Http) -> Key:
         if not is_counted:
             await _count(address)
         raise
-    gate.saw(address, key.id)
+    if gate.saw(address, key.id):
+        keys.tell_others(f"{address} {key.id}")
     return key
 
 

@@ -10,6 +10,8 @@ BETAS = "anthropic_beta"  # among the hints: a header that says how a request is
 MAX_KNOWN_BYTES = 2_048  # a head longer than this is read each time
 MAX_KNOWN = 2_048
 END = b"\r\n\r\n"
+MAX_DIGITS = 20  # of a length; none that is longer comes this far
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # What makes a request's end, or the connection's, depend on more than content-length.
 UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"trailer"})
 
@@ -40,7 +42,7 @@ def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) ->
         elif name == b"x-api-key":
             api_key = said.decode("latin-1").strip()
         elif name == b"content-length":
-            length = int(said) if said.isdigit() and len(said) < 16 else 0
+            length = int(said) if said.isdigit() and len(said) <= MAX_DIGITS else 0
         elif name == b"x-forwarded-for":  # several such headers are one list
             forwarded += ("," if forwarded else "") + said.decode("latin-1")
         elif name == b"content-encoding":
@@ -53,6 +55,19 @@ def read_head(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) ->
             hint = name[len(HINT_PREFIX) :].decode("latin-1").replace("-", "_")
             hints[hint] = said.decode("utf-8", "replace")
     return Head(method, path, hints, bearer or api_key, forwarded, speaks_anthropic, length, encoding)
+
+
+def is_long_head(received: int, last: bytes, most: int) -> bool:
+    """Of so many bytes, the last ones with them, most may be a body. A head that ends between two reads is left to the
+    parser."""
+    end = last.find(END)
+    return received - len(last) + end > most if end >= 0 else last[:1] not in (b"\r", b"\n")
+
+
+def only_framing(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A head that says no more than where its body ends, as these say it."""
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] in FRAMING]
+    return b"POST / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n"
 
 
 class KnownHeads:

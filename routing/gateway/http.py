@@ -22,6 +22,7 @@ MAX_BODY_BYTES = 20 * 1024 * 1024
 BODY_SECONDS = 30.0
 SEND_SECONDS = 60.0
 SEND_BYTES = 16 * 1024  # a client that takes less in that time of what waits for it is gone
+KEPT_WAITING_SECONDS = 180.0  # of one stream, in all: who reads slowly keeps a provider's place from others
 WATCH_AFTER_SECONDS = 0.2  # most answers are out before a client could have gone
 JSON_TYPE = (b"content-type", b"application/json")
 UNDER_WAY = "under_way"  # in the server's state: the tasks that answer requests
@@ -106,8 +107,8 @@ class Http(ABC):
 
     @abstractmethod
     async def send_piece(self, piece: bytes, *, last: bool = False) -> None:
-        """Returns once there is room for more. Who takes less than SEND_BYTES in SEND_SECONDS is cut off by the server,
-        and goes away like any other client."""
+        """Returns once there is room for more. Who takes less than SEND_BYTES in SEND_SECONDS, or keeps a stream
+        waiting for KEPT_WAITING_SECONDS, is cut off by the server, and goes away like any other client."""
 
 
 class AsgiHttp(Http):

@@ -10,6 +10,7 @@ from routing import database
 from routing.epochs import ear
 from routing.loops import OfLoop
 from ziggie.errors import Forbidden, Unauthorized
+from ziggie.guesses import MOST_TOLD, TELL
 from ziggie.values import value
 
 CHECK_SECONDS = 0.5
@@ -19,6 +20,7 @@ SCOPE = "gateway"
 USED_RESOLUTION_SECONDS = 60.0
 USED_SECONDS = 3.0  # a use is written down so soon, whether or not another request comes
 USUAL_STREAMS = 4_000
+KEPT_SEEN = 1_000
 
 EPOCH = "SELECT epoch FROM routing_configepoch WHERE id = 1"
 KEYS = """
@@ -55,6 +57,7 @@ class KeyBook:
         self._checked_at = float("-inf")
         self._checking: asyncio.Task[None] | None = None
         self._used: dict[str, float] = {}  # when it was written that a key was used; 0.0 until it is
+        self._seen: list[str] = []  # keys and from where they were used, for the other processes
         self._writing: asyncio.TimerHandle | None = None
         ear().follow(self._expire)
 
@@ -124,9 +127,19 @@ class KeyBook:
                 if used:
                     await connection.execute(USED, (used,))
                     self._used.update(dict.fromkeys(used, asked_at))
+                told = self._seen[:MOST_TOLD]
+                if told:
+                    await connection.execute(TELL, ("\n".join(told),))
+                    del self._seen[: len(told)]
             self._checked_at = asked_at
         finally:
             self._checking = None
+
+    def tell_others(self, seen: str) -> None:
+        """That a key was used from an address for the first time. What is too much at a time is not told."""
+        if len(self._seen) < KEPT_SEEN:
+            self._seen.append(seen)
+            self._write_soon()
 
     async def flush(self) -> None:
         """Writes what is known of uses, for a server that stops. Raises Unavailable."""
@@ -138,13 +151,13 @@ class KeyBook:
 
     def _write_uses(self) -> None:
         self._writing = None
-        if 0.0 in self._used.values():
+        if self._seen or 0.0 in self._used.values():
             self._start_refresh().add_done_callback(self._write_the_rest)
 
     def _write_the_rest(self, check: asyncio.Task[None]) -> None:
         """Later, what a look that failed or had begun before a use has not written."""
         _look_again_later(check)
-        if 0.0 in self._used.values() and not check.cancelled():
+        if (self._seen or 0.0 in self._used.values()) and not check.cancelled():
             self._write_soon()
 
     def _write_soon(self) -> None:

@@ -1,7 +1,8 @@
 """Whether a client that sends no more has gone, or waits for its answer.
 
 On the wire the two look alike until something is written: the system of who has gone answers that nobody is there.
-By RFC 9112 (section 9.6) the end of what a client sends does not mean that it wants no answer.
+By RFC 9112 (section 9.6) the end of what a client sends does not mean that it wants no answer. So it is written what
+says nothing, or not yet: the answer's first letters, which are the same for every answer.
 """
 
 import asyncio
@@ -9,11 +10,31 @@ from collections.abc import Callable
 
 from routing.gateway.sockets import Socket, was_reset
 
-FIRST_LOOK_SECONDS = 1.0  # most answers are out by then
+FIRST_LOOK_SECONDS = 0.01
 LONGEST_SECONDS = 16.0  # between two looks
-# What says nothing: before an answer, and within a stream of server-sent events.
+COMMENT = b":\n\n"  # within a stream of server-sent events
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-COMMENT = b":\n\n"
+
+
+class Prelude:
+    """What may be written before an answer, and of which the answer leaves out what has been."""
+
+    def __init__(self, version: bytes, *, may_continue: bool) -> None:
+        """`version`: how every answer begins; `may_continue`: the client knows interim answers."""
+        self._version = version
+        self._may_continue = may_continue
+        self.length = 0  # of what has been written of the answer
+
+    def next(self) -> bytes:
+        """The next letter; once all are told, an interim answer is made of them. b"" where that is not known."""
+        begin = self.length
+        if begin < len(self._version):
+            self.length += 1
+            return self._version[begin : begin + 1]
+        if not self._may_continue:
+            return b""
+        self.length = 0
+        return CONTINUE[len(self._version) :]
 
 
 class Watch:

@@ -1,8 +1,9 @@
 """What daphne, which serves pages and gateway under one address, takes of a request before anybody looks at it, and
-keeps of an answer that its client does not read; and what it leaves undone at its end.
+keeps of an answer that its client does not read; how many clients it lets in; and what it leaves undone at its end.
 
-By itself daphne reads a body of any size to its end, for as long as that takes, before the application is asked; a byte
-now and then keeps a connection open for ever that never says what it wants; and answers pile up in memory.
+By itself daphne lets everybody in, and reads a body of any size to its end, for as long as that takes, before the
+application is asked; a byte now and then keeps a connection open for ever that never says what it wants; and answers
+pile up in memory.
 """
 
 import asyncio
@@ -19,8 +20,10 @@ from zope.interface import implementer
 
 from routing.gateway import http as limits
 from routing.gateway.app import wind_up
+from routing.gateway.crowd import TOLD_SECONDS, crowd
 from routing.gateway.http import RequestTimeout
-from routing.gateway.leaving import COMMENT, CONTINUE, Watch
+from routing.gateway.leaving import COMMENT, Prelude, Watch
+from routing.gateway.paths import asked_for, origin_form
 from routing.gateway.refusals import UNREAD, refusal
 from routing.gateway.sockets import allow_many, untaken
 from ziggie.errors import TooLarge, ZiggieError
@@ -41,12 +44,33 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
     _deadline: Any = None
     _taking: Any = None
     _leaving: Watch | None = None  # once the client sends no more
+    _kept_waiting = 0.0  # seconds for which a client kept its answer waiting
+    _line = b""  # the last one of a head
+    told = 0  # letters of the next answer that are written already
 
     def connectionMade(self) -> None:
         self.room = asyncio.Event()
         self.room.set()
         super().connectionMade()
-        self._deadline = reactor.callLater(HEAD_SECONDS, self._too_slow)
+        self._crowd = crowd()
+        peer = getattr(self.transport.getPeer(), "host", "")  # a socket in a folder has none
+        self.has_place = self._crowd.enter(self, peer)
+        if not self.has_place and not self._crowd.turn_away(self):
+            self.transport.abortConnection()
+        self._deadline = reactor.callLater(HEAD_SECONDS if self.has_place else TOLD_SECONDS, self._too_slow)
+
+    @property
+    def keeps_a_place(self) -> bool:
+        """Whether nothing is asked on it, and nothing of an answer is on its way."""
+        return not any(request.has_begun for request in self.requests) and not self._waiting
+
+    def make_room(self) -> None:
+        """For a connection that may be of more use."""
+        self.transport.loseConnection()
+
+    def gives_up_its_place(self) -> None:
+        """To others that need one: it has become another kind of connection, which is not counted."""
+        self._crowd.leave(self)
 
     def dataReceived(self, data: bytes) -> None:
         if self._deadline is None and not self.requests:
@@ -60,6 +84,7 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
             self._deadline = None
 
     def connectionLost(self, reason: Any) -> None:
+        self._crowd.leave(self)
         self.request_has_begun()
         self._forget_taking()
         if self._leaving is not None:
@@ -75,7 +100,7 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         self._expect_no_more()
 
     def writeConnectionLost(self) -> None:
-        """Only we close our half alone, and we do not."""
+        """Our half: the client has been told that this is the end."""
 
     def requestDone(self, request: Any) -> None:
         super().requestDone(request)  # the next one begins, with what has come of it
@@ -105,6 +130,45 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
     def loseConnection(self) -> None:
         super().loseConnection()
         self._watch_taking()
+
+    async def wait_for_room(self, *, has_time: bool) -> None:
+        """Returns once the client takes what it is sent. Who keeps a stream of the gateway waiting too long is left; a
+        page's long export, say, has time."""
+        if has_time or self.room.is_set():
+            await self.room.wait()
+            return
+        began = reactor.seconds()
+        most = max(limits.KEPT_WAITING_SECONDS - self._kept_waiting, 0.0)
+        leaving = reactor.callLater(most, self.transport.abortConnection)
+        try:
+            await self.room.wait()
+        finally:
+            self._kept_waiting += reactor.seconds() - began
+            if leaving.active():
+                leaving.cancel()
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        begun, self.told = self.told, 0
+        self._kept_waiting = 0.0
+        super().writeHeaders(version[begun:], code, reason, headers)
+
+    def lineReceived(self, line: bytes) -> None:
+        self._line = line
+        super().lineReceived(line)
+
+    def _send100Continue(self) -> None:
+        if not self.requests[-1].is_refused:
+            super()._send100Continue()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._line = line
+        self._respondToBadRequestAndDisconnect(UNREAD[431])
+
+    def _respondToBadRequestAndDisconnect(self, error: ZiggieError = UNREAD[400]) -> None:
+        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+            error = UNREAD[431]
+        self.transport.write(refusal(error, getattr(self, "_path", b"") or asked_for(self._line)))
+        self.loseConnection()
 
     def _watch_taking(self) -> None:
         if self._taking is None and self._waiting:
@@ -143,38 +207,53 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.has_begun = False  # all of its head is there
+        self._prelude: Prelude | None = None
         self._received = 0
-        self._is_refused = False
+        self.is_refused = False
         self._is_whole = False
         self._deadline: Any = reactor.callLater(HEAD_SECONDS, self._too_slow, HEAD_SECONDS)
         self.channel.request_has_begun()
 
     def gotLength(self, length: int | None) -> None:
+        self.has_begun = True
         self._forget_deadline()
         self._deadline = reactor.callLater(REQUEST_SECONDS, self._too_slow, REQUEST_SECONDS)
         too_long = length is not None and length > self._most
         super().gotLength(0 if too_long else length)
-        if too_long:
+        if not self.channel.has_place:
+            self._refuse(UNREAD[503])
+        elif len(self.requestHeaders.getRawHeaders(b"host", ())) > 1:
+            self._refuse(UNREAD[400])
+        elif too_long:
             self._refuse(TooLarge(f"a body may have at most {self._most} bytes"))
 
     def handleContentChunk(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > self._most and not self._is_refused:
+        if self._received > self._most and not self.is_refused:
             self._refuse(TooLarge(f"a body may have at most {self._most} bytes"))
-        if not self._is_refused:
+        if not self.is_refused:
             super().handleContentChunk(data)
 
     def process(self) -> Any:
         self._is_whole = True
         self._forget_deadline()
-        return None if self._is_refused else super().process()
+        if self.is_refused:
+            return None
+        channel = self.channel
+        self.uri: bytes = origin_form(self.uri)
+        self.path = self.uri.partition(b"?")[0]
+        processing = super().process()
+        if self.transport is None:  # it has gone to a live socket
+            channel.gives_up_its_place()
+        return processing
 
     def connectionLost(self, reason: Any) -> None:
         self._forget_deadline()
         super().connectionLost(reason)
 
     def sends_no_more(self) -> None:
-        if not self._is_whole and not self._is_refused:
+        if not self._is_whole and not self.is_refused:
             self._refuse(UNREAD[400])
             self.channel.loseConnection()
 
@@ -184,13 +263,16 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             kind = self.responseHeaders.getRawHeaders(b"content-type", [b""])[0]
             if kind.startswith(b"text/event-stream"):
                 self.write(COMMENT)
-        elif self.clientproto == b"HTTP/1.1":
-            self.channel.transport.write(CONTINUE)
+        else:
+            version = self.clientproto
+            self._prelude = self._prelude or Prelude(version, may_continue=version == b"HTTP/1.1")
+            self.channel.transport.write(self._prelude.next())
+            self.channel.told = self._prelude.length
 
     @property
     def _address(self) -> bytes:
         """The path that was asked for; known to the channel before it is known to the request."""
-        return getattr(self.channel, "_path", b"") or b""
+        return origin_form(getattr(self.channel, "_path", b"") or b"")
 
     @property
     def _most(self) -> int:
@@ -208,11 +290,12 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
 
     def _refuse(self, error: ZiggieError) -> None:
         """Answers in the words of the API that was called, and closes."""
-        self._is_refused = True
+        self.is_refused = True
         if self.channel is None:
             return
         self._forget_deadline()
         self.channel.transport.write(refusal(error, self._address))
+        self.channel.transport.loseWriteConnection()
         reactor.callLater(LINGER_SECONDS, self._close)
 
     def _close(self) -> None:
@@ -244,7 +327,7 @@ def waiting_for_room(handle_reply: Reply) -> Reply:
         await handle_reply(server, protocol, message)
         channel = getattr(protocol, "channel", None)  # of a request that is not over
         if channel is not None:
-            await channel.room.wait()
+            await channel.wait_for_room(has_time=not protocol.path.startswith(b"/v1/"))
 
     return reply
 

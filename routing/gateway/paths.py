@@ -14,6 +14,14 @@ def asked_for(data: bytes) -> bytes:
     return words[1] if len(words) > 2 else b""
 
 
+def origin_form(url: bytes) -> bytes:
+    """Path and query, also of a whole address, as clients send it to proxies and may send it to any server."""
+    if not url.lower().startswith((b"http://", b"https://")):
+        return url
+    _, found, rest = url.partition(b"://")[2].partition(b"/")
+    return b"/" + rest if found else b"/"
+
+
 @lru_cache(maxsize=256)
 def known_path(url: bytes) -> str:
     """Kept for those that come again and again."""

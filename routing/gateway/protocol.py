@@ -9,31 +9,31 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable
-from typing import Any, cast
+from typing import Any, NoReturn
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from routing.gateway import http as limits
+from routing.gateway.crowd import TOLD_SECONDS, crowd
 from routing.gateway.direct import DirectHttp
-from routing.gateway.heads import Head, KnownHeads, read_head
+from routing.gateway.heads import Head, KnownHeads, is_long_head, only_framing, read_head
 from routing.gateway.http import UNDER_WAY, Headers, Http
 from routing.gateway.leaving import Watch
-from routing.gateway.outlet import outlet
+from routing.gateway.outgoing import Outgoing
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
-from routing.gateway.sockets import drop_at_close, untaken
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024  # also of what is no body between two pieces of one, and behind the last
 SLICE_BYTES = 8 * 1024  # read at a time: the shortest requests, of 18 bytes each, would fill the memory otherwise
+UNREAD_BYTES = 64 * 1024  # behind a request that came too early; until then it is heard when the client leaves
 HEAD_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 30.0
-LINGER_SECONDS = 1.0  # for a client that still sends when it has its answer
+VERSIONS = frozenset({"1.0", "1.1"})
 
 known_heads = KnownHeads()
 
 
-class Connection(asyncio.Protocol, ABC):
+class Connection(Outgoing, ABC):
     """A client's connection. uvicorn makes it, and tells it when the server stops."""
 
     @abstractmethod
@@ -51,18 +51,17 @@ class Connection(asyncio.Protocol, ABC):
         app_state: dict[str, Any],  # also the lifespan's
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._loop = _loop or asyncio.get_running_loop()
-        self._outlet = outlet()
+        super().__init__(_loop or asyncio.get_running_loop())
         self._state = server_state
         app_state[UNDER_WAY] = server_state.tasks
         self._parser = httptools.HttpRequestParser(self)
         self._address = ""
-        self._transport: asyncio.Transport
         # the request that is being read
         self._url = b""
         self._headers: Headers = []
         self._expects_continue = False
         self._head_bytes = 0  # -1 within a body
+        self._framing_bytes = 0  # within a body, since the last byte of it
         self._in_message = False  # the parser is within one, be it in the first letters of its head
         self._whole = b""  # what came in one read, if that began with a message
         self._reading: DirectHttp | None = None
@@ -73,28 +72,45 @@ class Connection(asyncio.Protocol, ABC):
         self._idle_since = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._room: asyncio.Future[None] | None = None  # while the client reads too slowly
-        self._untaken = 0  # bytes, when it was last looked at
-        self._taking_timer: asyncio.TimerHandle | None = None
-        self._unsent: list[bytes] = []
-        self._stopping = False
+        self.is_stopping = False
+        self._has_place = True
         self._is_deaf = False  # what comes now is not read: the last answer is out, or will be the last one
         self._leaving: Watch | None = None  # once the client sends no more
+        self._to_go_on = b""  # what a new parser is told of a request that the last one would not read on
+        self._goes_on = False  # it is being told so
+        self._wrong = 400  # what is said of what the parser stops at
         self._refusing: int | None = None  # what that which came after the last request is answered with, in its turn
 
     # --- the transport's side ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
         self._state.connections.add(self)  # type: ignore[arg-type]  # it has all that uvicorn asks of one
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        self._crowd = crowd()
+        self._has_place = self._crowd.enter(self, self._address)
+        if not self._has_place:
+            self._find_no_place()
+            return
         self._start_head_timer()
         self._idle_timer = self._loop.call_later(KEEP_ALIVE_SECONDS, self._look_whether_idle)
 
+    def _find_no_place(self) -> None:
+        self.is_stopping = True
+        if self._crowd.turn_away(self):
+            self._head_timer = self._loop.call_later(TOLD_SECONDS, self._close)
+        else:
+            self._transport.abort()
+
+    @property
+    def keeps_a_place(self) -> bool:
+        """Whether nothing is asked on it, and nothing of an answer is on its way."""
+        return self._current is None and not self._unsent and not self._transport.get_write_buffer_size()
+
     def data_received(self, data: bytes) -> None:
         self._whole = b""
-        if self._current is None and not self._in_message and self._head_bytes == 0 and not self._stopping:
+        if self._current is None and not self._in_message and self._head_bytes == 0 and not self.is_stopping:
             known = known_heads.find(data)
             if known is not None:
                 self._serve_known(*known)
@@ -108,6 +124,8 @@ class Connection(asyncio.Protocol, ABC):
         for start in range(0, len(data), SLICE_BYTES):
             if self._early:
                 self._unread = data[start:]
+                if len(self._unread) > UNREAD_BYTES:
+                    self.pause_reading()
                 return
             if not self._is_deaf:
                 self._read(data[start : start + SLICE_BYTES])
@@ -115,24 +133,37 @@ class Connection(asyncio.Protocol, ABC):
     def _read(self, data: bytes) -> None:
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and self._is_long_head(data):
+            if self._head_bytes > MAX_HEAD_BYTES and is_long_head(self._head_bytes, data, MAX_HEAD_BYTES):
                 self._url = self._url or asked_for(data)
                 self._give_up(431)
                 return
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._stopping = True  # no other protocol is spoken here: this request is the last one
+        except httptools.HttpParserUpgrade as at:
+            self._read_without_upgrade(data[at.args[0] :])
+            return
         except httptools.HttpParserError:
             self._url = self._url or asked_for(data)
-            self._give_up(400)
+            self._give_up(self._wrong)
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES or (self._head_bytes < 0 and self._framing_bytes > MAX_HEAD_BYTES):
             self._give_up(431)
         elif self._head_bytes > 0 and self._current is None:
             self._start_head_timer()
         elif self._reading is not None and self._reading is self._current and self._reading.running is None:
             self._begin(self._reading)  # its body is still on its way
+
+    def _read_without_upgrade(self, data: bytes) -> None:
+        """No other protocol is spoken here: what follows is the request's body, as if it had not asked for one. Java's
+        client does so, unasked, with the first request of a connection."""
+        head, self._to_go_on = self._to_go_on, b""
+        if not head:
+            self.is_stopping = True  # CONNECT: nothing can follow that is understood
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self._goes_on = True
+        self._read(head + data)
 
     def _serve_known(self, head: Head, body: bytes) -> None:
         """A request that the parser need not see."""
@@ -149,21 +180,17 @@ class Connection(asyncio.Protocol, ABC):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _is_long_head(self, data: bytes) -> bool:
-        """Much has come, most of which may be a body. A head that ends between two reads is left to the parser."""
-        end = data.find(b"\r\n\r\n")
-        return self._head_bytes - len(data) + end > MAX_HEAD_BYTES if end >= 0 else data[:1] not in (b"\r", b"\n")
-
     def eof_received(self) -> bool:
         """The client sends no more. What has come whole is answered, and of the rest it hears that it is not all."""
         self._flush()
-        if self._reading is not None or self._head_bytes > 0:
+        if not self._early and (self._reading is not None or self._head_bytes > 0):
             self._give_up(400)
-        last = self._early[-1] if self._early else self._current
-        if last is None or self._transport.is_closing():
+        last = self._current
+        if last is None or self._has_parted or self._transport.is_closing():
             self._watch_taking()  # the transport closes once all is taken
             return False
-        last.keep_alive = last.keep_alive and self._refusing is not None
+        if not self._early:  # else it is looked at again once what came behind them is read
+            last.keep_alive = last.keep_alive and self._refusing is not None
         if self._leaving is None:
             client = self._transport.get_extra_info("socket")
             self._leaving = Watch(client, knock=self._knock, leave=self._transport.abort)
@@ -175,9 +202,11 @@ class Connection(asyncio.Protocol, ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        for timer in (self._head_timer, self._idle_timer, self._taking_timer):
+        self._crowd.leave(self)
+        for timer in (self._head_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
+        self._forget_taking()
         if self._leaving is not None:
             self._leaving.stop()
             self._leaving = None  # it refers to this object
@@ -191,55 +220,26 @@ class Connection(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
         self._watch_taking()
-        if self._current is None and not self._stopping:
+        if self._current is None and not self.is_stopping:
             self._wait_for_room()
 
     def resume_writing(self) -> None:
         self._make_room()
         if self._transport.is_closing():
             return  # what is left must be taken, too
-        if self._taking_timer is not None:
-            self._taking_timer.cancel()
-            self._taking_timer = None
-        if self._current is None and not self._stopping:
+        self._forget_taking()
+        if self._current is None and not self.is_stopping:
             self._go_on()
             self.resume_reading()
-
-    def _make_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
 
     def _wait_for_room(self) -> None:
         """A client that takes no answers is not asked for more requests."""
         self._stop_head_timer()
         self.pause_reading()
 
-    def _watch_taking(self) -> None:
-        """A client that takes next to nothing of what waits for it is left: a transport that closes waits for ever."""
-        if self._taking_timer is None and self._transport.get_write_buffer_size():
-            self._untaken = self._not_taken()
-            self._taking_timer = self._loop.call_later(limits.SEND_SECONDS, self._look_whether_taken)
-
-    def _look_whether_taken(self) -> None:
-        self._taking_timer = None
-        if self._untaken - self._not_taken() >= limits.SEND_BYTES:
-            self._watch_taking()
-        else:
-            drop_at_close(self._transport.get_extra_info("socket"))
-            self._transport.abort()
-
-    def _not_taken(self) -> int:
-        """Bytes, in the transport and in the system."""
-        return self._transport.get_write_buffer_size() + untaken(self._transport.get_extra_info("socket"))
-
-    def _close(self) -> None:
-        self._transport.close()
-        self._watch_taking()
-
     def shutdown(self) -> None:
         """The server stops: what is under way is finished."""
-        self._stopping = True
+        self.is_stopping = True
         if self._current is None:
             self._flush()
             self._close()
@@ -247,43 +247,62 @@ class Connection(asyncio.Protocol, ABC):
     # --- the parser's side ---
 
     def on_message_begin(self) -> None:
+        if self._goes_on:
+            return
         self._in_message = True
         self._head_bytes = max(self._head_bytes, 1)  # it may begin within what ended another one
         self._url, self._headers, self._expects_continue = b"", [], False
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
+        if not self._goes_on:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_bytes < 0:  # behind a body, where it says nothing that is needed
+            return
         name = name.lower()
         self._headers.append((name, value))
         if name == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = -1
+        if self._goes_on:
+            self._goes_on = False
+            return
+        self._head_bytes, self._framing_bytes = -1, 0
         self._stop_head_timer()
+        version = self._parser.get_http_version()
+        if not self._has_place:
+            self._refuse(503)
+        if version not in VERSIONS:
+            self._refuse(505)
+        if [name for name, _ in self._headers].count(b"host") > 1:  # none is no matter: nothing here depends on it
+            self._refuse(400)
         path = known_path(self._url) if len(self._url) <= COMMON_URL_BYTES else path_of(self._url)
         head = read_head(self._parser.get_method().decode("ascii"), path, self._headers)
         request = self._reading = DirectHttp(
             self,
             head,
             self._address,
-            keep_alive=self._parser.should_keep_alive() and not self._stopping,
-            may_chunk=self._parser.get_http_version() != "1.0",
+            keep_alive=self._parser.should_keep_alive() and not self.is_stopping,
+            may_chunk=version == "1.1",
             expects_continue=self._expects_continue,
         )
+        if self._parser.should_upgrade() and head.method != "CONNECT":
+            self._to_go_on = only_framing(self._headers)
         if self._current is None:
             self._current = request
         else:
             self._early.append(request)
-            self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         if self._reading is not None:
             self._reading.take(body)
 
     def on_message_complete(self) -> None:
+        if self._to_go_on:
+            return
         self._head_bytes = 0
         self._in_message = False
         request, self._reading = self._reading, None
@@ -295,41 +314,20 @@ class Connection(asyncio.Protocol, ABC):
             if request is self._current and request.running is None:
                 self._begin(request)
 
+    def _refuse(self, status: int) -> NoReturn:
+        """Out of the parser, which then reads no further."""
+        self._wrong = status
+        raise httptools.HttpParserError
+
     # --- the exchange's side ---
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping
-
-    @property
-    def room(self) -> "asyncio.Future[None] | None":
-        """To be waited for before more is written."""
-        return self._room
-
-    def write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            if self._room is not None:
-                self._untaken += len(data)
-            self._transport.write(data)
-
-    def write_soon(self, data: bytes) -> None:
-        """Together with what else is written before the event loop turns: what came together goes out together."""
-        if not self._unsent:
-            self._outlet.soon(self._flush)
-        self._unsent.append(data)
-
-    def _flush(self) -> None:
-        if self._unsent:
-            self.write(b"".join(self._unsent))
-            self._unsent.clear()
 
     def pause_reading(self) -> None:
         if self._leaving is None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        has_room = self._room is None or self._current is not None
-        if has_room and not self._early and self._leaving is None and not self._transport.is_closing():
+        has_room = (self._room is None or self._current is not None) and len(self._unread) <= UNREAD_BYTES
+        if has_room and self._leaving is None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def answered(self, request: "DirectHttp") -> None:
@@ -338,13 +336,13 @@ class Connection(asyncio.Protocol, ABC):
         self._current = None
         self._idle_since = self._loop.time()
         self._state.total_requests += 1
-        if not request.keep_alive or self._stopping:
-            self._is_deaf = self._stopping = True
+        if not request.keep_alive or self.is_stopping:
+            self._is_deaf = self.is_stopping = True
             self._flush()
             if request.is_whole:
                 self._close()
             else:
-                self._loop.call_later(LINGER_SECONDS, self._close)
+                self._part()
         else:
             self._go_on()
 
@@ -356,6 +354,8 @@ class Connection(asyncio.Protocol, ABC):
             self._current = self._early.popleft()
             self._begin(self._current)
             self._read_on(b"")
+            if self._leaving is not None:
+                self.eof_received()
             self.resume_reading()
         elif self._refusing is not None:
             self._give_up(self._refusing)
@@ -373,12 +373,17 @@ class Connection(asyncio.Protocol, ABC):
         if self._current is not None and self._current.is_whole:
             if self._reading is not None:  # it waits in vain for its turn
                 self._early.pop()
-            self._is_deaf, self._refusing = True, status
+                self._reading = None
+            self._is_deaf, self._refusing = True, self._refusing or status
             return
         self._flush()
-        if self._current is None or not self._current.started:
+        unanswered = self._current or self._reading
+        if unanswered is None or not unanswered.started:
             self.write(self.refusal(status, self._url))
-        self._close()
+        self._is_deaf = self.is_stopping = True
+        self._part()
+        if self._current is not None:
+            self._current.lose_client()
 
     def _look_whether_idle(self) -> None:
         """One timer a connection, however many requests it serves."""

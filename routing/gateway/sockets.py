@@ -32,6 +32,12 @@ def allow_many() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
+def most_files() -> int:
+    """How many files and sockets this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
+
+
 def untaken(client: Socket) -> int:
     """Bytes that the client's system has not acknowledged; 0 where this system does not tell. Without them a slow
     client would seem to take nothing for as long as a third of these buffers lasts, which are megabytes."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -135,6 +136,50 @@ def test_a_client_that_asks_first_is_told_to_go_on(served: Gateway) -> None:
     assert b"200 OK" in received
 
 
+@pytest.mark.parametrize("framing", ["length", "chunks", "nothing"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_client_that_would_rather_speak_another_protocol_is_answered_in_this_one(
+    served: Gateway, framing: str, pieces: int
+) -> None:
+    """As Java's client asks for HTTP/2 with its first request."""
+    once_served(served)
+    body, asks = asked(), ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAB")
+    if framing == "length":
+        first, then = head(served, f"content-length: {len(body)}", *asks), body
+    elif framing == "chunks":
+        first, then = head(served, "transfer-encoding: chunked", *asks), b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        first, then = head(served, *asks).replace(b"POST " + CHAT.encode(), b"GET /v1/models"), b""
+    last = head(served, "content-length: 2", "connection: close") + b"{}"
+    where = urlsplit(served.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+        for piece in [first, then + last] if pieces == 2 else [first + then + last]:
+            client.sendall(piece)
+            time.sleep(0.05)
+        received = b""
+        while chunk := client.recv(65536):
+            received += chunk
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"400"]
+
+
+@pytest.mark.parametrize("length", [10, 100 << 20])
+def test_who_asks_whether_to_send_a_body_that_is_not_wanted_hears_no_more_than_that(
+    served: Gateway, length: int
+) -> None:
+    nobody = served if length > 10 else dataclasses.replace(served, key="zg_wrong")
+    where = urlsplit(served.url)
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+        client.sendall(head(nobody, f"content-length: {length}", "expect: 100-continue"))
+        answer = client.recv(65536)
+        if length == 10 and answer.startswith(b"HTTP/1.1 100"):  # daphne reads bodies before it looks at keys
+            client.sendall(b" " * length)
+            answer = client.recv(65536)
+        client.shutdown(socket.SHUT_WR)
+        while chunk := client.recv(65536):
+            answer += chunk
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"413" if length > 10 else b"401"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_http_1_0_is_answered_and_closed(served: Gateway, stream: bool) -> None:
     if stream and not hasattr(server, "GatewayConnection"):
@@ -166,6 +211,64 @@ def test_no_second_request_is_smuggled_in(served: Gateway) -> None:
     body = b"0\r\n\r\n" + hidden
     answer = exchange(served, head(served, f"content-length: {len(body)}", "transfer-encoding: chunked") + body)
     assert b'"owned_by"' not in answer
+
+
+@pytest.mark.parametrize("framing", [
+    b"0\r\n" + b"a: b\r\n" * 20_000, b"0\r\na: " + b"b" * 200_000, b"1;a=" + b"b" * 200_000
+], ids=["many trailers", "a long trailer", "a long extension"])  # fmt: skip
+@pytest.mark.parametrize(("key", "statuses"), [("", (b"431",)), ("zg_wrong", (b"401", b"431"))])
+def test_what_stands_beside_a_body_has_a_limit(
+    gateway: Gateway, key: str, statuses: tuple[bytes, ...], framing: bytes
+) -> None:
+    given = dataclasses.replace(gateway, key=key or gateway.key)
+    answer = exchange(given, head(given, "transfer-encoding: chunked") + b"1\r\n{\r\n" + framing)
+    (status,) = re.findall(rb"HTTP/1.1 (\d+)", answer)  # either may be first, and nothing is said after it
+    assert status in statuses
+    assert is_alive(gateway)
+
+
+def test_what_stands_behind_a_body_says_nothing(served: Gateway) -> None:
+    once_served(served)
+    body = asked()
+    sent = head(served, "transfer-encoding: chunked", "connection: close") + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    answer = exchange(served, sent + b"x-api-key: zg_wrong\r\nx-ziggie-agent-level: L9\r\n\r\n")
+    assert read(answer)[0] == 200
+
+
+def test_a_body_may_come_in_chunks_of_one_byte(served: Gateway) -> None:
+    once_served(served)
+    body = asked(messages=[{"role": "user", "content": "x" * 20_000}])
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    answer = exchange(served, head(served, "transfer-encoding: chunked", "connection: close") + chunks + b"0\r\n\r\n")
+    assert read(answer)[0] == 200
+    assert served.openai.calls[-1].json["messages"][0]["content"] == "x" * 20_000
+
+
+def test_the_rest_of_a_body_that_nobody_wants_is_not_passed_over_without_end(gateway: Gateway) -> None:
+    where, chunk = urlsplit(gateway.url), b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    nobody = dataclasses.replace(gateway, key="zg_wrong")
+    with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+        client.sendall(head(nobody, "transfer-encoding: chunked"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 401")
+        with pytest.raises(ConnectionError):
+            client.sendall(chunk * 200)
+
+
+def test_a_whole_address_may_be_asked_for(served: Gateway) -> None:
+    once_served(served)
+    body = asked()
+    lines = f"content-length: {len(body)}", "connection: close"
+    assert read(exchange(served, head(served, *lines, path="http://x/v1/messages?beta=true") + body))[0] == 200
+    status, _, said = read(exchange(served, head(served, *lines, path="http://x/v1/messages") + b" " * len(body)))
+    assert (status, json.loads(said)["type"]) == (400, "error")
+
+
+@pytest.mark.parametrize(("verb", "path", "allowed"), [
+    ("OPTIONS", CHAT, "POST"), ("GET", MESSAGES, "POST"), ("DELETE", "/v1/models", "GET"),
+])  # fmt: skip
+def test_another_method_hears_which_one_is_taken(served: Gateway, verb: str, path: str, allowed: str) -> None:
+    status, headers, _ = read(exchange(served, BadRequest("", (), b"", verb=verb).encoded(path, served.key)))
+    assert (status, headers["allow"]) == (405, allowed)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing(served: Gateway) -> None:

@@ -1,20 +1,24 @@
 """Clients that ask and do not read: they cost the memory of one answer, end by themselves, and harm nobody else."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from django.db import connection
 
 from routing import calls
 from routing.gateway import http
 from routing.models import Circuit, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply
+from tests.ziggie.live_process import database_url, web_server
 
 CHAT = "/v1/chat/completions"
 NOTHING = b"GET /v1/nothing HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -102,6 +106,28 @@ def test_who_takes_a_little_now_and_then_is_a_client_that_left_in_daphne_too(mou
         client.sendall(asked(mounted, stream=True))
         read_next_to_nothing(client)
     check_that_it_was_the_client(mounted, 1)
+
+
+def test_who_keeps_a_stream_waiting_too_long_in_all_is_a_client_that_left(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "KEPT_WAITING_SECONDS", 2.0)
+    gateway.openai.default = VERY_LONG
+    with deaf(gateway) as client:
+        client.sendall(asked(gateway, stream=True))
+        check_that_it_was_the_client(gateway, 1)
+        wait_until(lambda: not is_established(client))
+
+
+def test_who_keeps_a_stream_waiting_too_long_is_a_client_that_left_in_daphne_too(gateway: Gateway) -> None:
+    gateway.openai.default = VERY_LONG
+    environment = {"DATABASE_URL": database_url(connection.settings_dict), "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
+    with (
+        web_server(environment=environment, application="tests.gateway.weary:application") as port,
+        deaf(replace(gateway, url=f"http://127.0.0.1:{port}")) as client,
+    ):
+        client.sendall(asked(gateway, stream=True))
+        check_that_it_was_the_client(gateway, 1)
 
 
 def test_a_stream_whose_time_is_over_because_of_its_reader_is_no_failure_of_the_model(

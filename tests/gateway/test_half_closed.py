@@ -85,20 +85,42 @@ def test_a_client_without_chunks_is_answered_too(either: Gateway) -> None:
 def test_who_waits_long_is_asked_whether_he_is_there_and_answered(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    monkeypatch.setattr(leaving, "FIRST_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(leaving, "LONGEST_SECONDS", 0.02)
     gate = threading.Event()
     gateway.openai.default = Reply("Here it is.", after=gate)
     with connected(gateway) as client:
         client.sendall(asked(gateway, stream=stream))
         client.shutdown(socket.SHUT_WR)
-        received = client.recv(1000)
-        assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        received = b""
+        while not received.endswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP"):
+            received += client.recv(1)
         gate.set()
         while piece := client.recv(65_536):
             received += piece
     answer = received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert [call.outcome for call in gateway.settled(1)] == ["ok"]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_who_waits_hears_the_first_letters_of_the_answer_once(either: Gateway, version: str) -> None:
+    gate = threading.Event()
+    either.openai.default = Reply("Here it is.", after=gate)
+    with connected(either) as client:
+        client.sendall(asked(either, version=version))
+        client.shutdown(socket.SHUT_WR)
+        received = client.recv(1) + client.recv(1) + client.recv(1)
+        assert received == b"HTT"
+        gate.set()
+        while piece := client.recv(65_536):
+            received += piece
+    assert re.match(rb"HTTP/1\.[01] 200 OK\r\n", received)
+    assert received.count(b"HTTP/") == 1
+
+
+def test_one_that_waits_without_knowing_interim_answers_is_told_no_more_than_the_answers_first_letters() -> None:
+    prelude = leaving.Prelude(b"HTTP/1.1", may_continue=False)
+    assert b"".join(prelude.next() for _ in range(100)) == b"HTTP/1.1"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -111,6 +133,17 @@ def test_who_has_gone_is_noticed_and_the_call_ends(either: Gateway, stream: bool
     assert [call.outcome for call in either.settled(1)] == ["cancelled"]
     gate.set()
     assert not Circuit.objects.filter(failures__gt=0).exists()
+
+
+def test_who_has_gone_after_several_requests_is_charged_for_none_that_had_not_begun(either: Gateway) -> None:
+    gate = threading.Event()
+    either.openai.default = Reply("Nobody hears it.", after=gate)
+    with connected(either) as client:
+        client.sendall(asked(either) * 3 + asked(either)[:-5])
+        wait_until(lambda: len(either.openai.calls) == 1)
+    assert [call.outcome for call in either.settled(1)] == ["cancelled"]
+    gate.set()
+    assert len(either.openai.calls) == 1
 
 
 def test_who_leaves_a_stream_that_is_silent_is_noticed(either: Gateway) -> None:

@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
+import psycopg
 import pytest
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.db import connection
 from django.test import Client
 
 from routing.gateway.keys import Key
@@ -23,6 +25,7 @@ from tests.gateway.conftest import Gateway
 from tests.gateway.conftest import wait_until as happens
 from tests.gateway.test_calls import CHAT, code, post
 from tests.servers.script import Reply
+from tests.ziggie.live_process import database_url
 from ziggie import guesses
 from ziggie.auth import authenticate_key
 from ziggie.errors import RateLimited, ZiggieError
@@ -97,6 +100,32 @@ def test_guesses_at_rest_and_at_the_gateway_are_counted_together(gateway: Gatewa
     assert budgets("zg_wrong").status_code == 429
     assert models(gateway, guessed).status_code == 429
     assert budgets(used).status_code == 200
+
+
+def test_keys_that_another_process_served_there_are_no_guesses_here(gateway: Gateway) -> None:
+    key, served_elsewhere = create_api_key("served elsewhere")
+    assert models(gateway).status_code == 200
+    for n in range(GUESSES):
+        models(gateway, f"zg_guess{n}")
+    assert models(gateway, served_elsewhere).status_code == 429
+    with connection.cursor() as cursor:
+        cursor.execute(guesses.TELL, [f"127.0.0.1 {key.pk}\nno pair"])
+    happens(lambda: gate.has_seen("127.0.0.1", str(key.pk)))
+    assert models(gateway, served_elsewhere).status_code == 200
+
+
+def test_the_other_processes_are_told_which_key_was_used_from_where(gateway: Gateway, client: Client) -> None:
+    key, at_rest = create_api_key("at rest", scopes=["coordinator"])
+    with psycopg.connect(database_url(connection.settings_dict), autocommit=True) as other:
+        other.execute(f"LISTEN {guesses.SEEN_CHANNEL}")
+        assert models(gateway).status_code == 200
+        assert client.get("/api/budgets", headers={"x-api-key": at_rest}).status_code == 200
+        wanted = {f"127.0.0.1 {gateway.key_id}", f"127.0.0.1 {key.pk}"}
+        for heard in other.notifies(timeout=60):
+            wanted -= set(heard.payload.splitlines())
+            if not wanted:
+                return
+    pytest.fail(f"not told: {wanted}")
 
 
 def test_a_process_remembers_a_bounded_number_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from django.core.management import call_command
 
 from routing import snapshot
-from routing.gateway import http, keys, protocol
+from routing.gateway import http, keys, outgoing, protocol
 from routing.gateway.direct import DirectHttp
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway, wait_until
@@ -245,6 +245,20 @@ def test_what_cannot_be_read_behind_a_request_is_refused_behind_its_answer(
     assert [receipt.outcome for receipt in gateway.settled(1)] == ["ok"]
 
 
+def test_what_cannot_be_read_behind_a_request_is_refused_once_though_its_client_sends_no_more(
+    gateway: Gateway,
+) -> None:
+    behind = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    with connected(gateway) as client:
+        with being_answered(gateway, client):
+            client.sendall(behind)
+            time.sleep(0.2)
+            client.shutdown(socket.SHUT_WR)
+            time.sleep(0.2)
+        assert statuses(read_all(client)) == [200, 400]
+    assert [receipt.outcome for receipt in gateway.settled(1)] == ["ok"]
+
+
 def test_what_comes_behind_a_request_that_is_to_be_the_last_is_neither_served_nor_in_its_way(gateway: Gateway) -> None:
     with connected(gateway) as client:
         client.sendall(request(gateway, headers="connection: close\r\n") + request(gateway))
@@ -256,7 +270,7 @@ def test_a_request_behind_one_whose_answer_ended_the_connection_is_neither_serve
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 1_000)
-    monkeypatch.setattr(protocol, "LINGER_SECONDS", 3.0)
+    monkeypatch.setattr(outgoing, "LINGER_SECONDS", 3.0)
     large = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: 2000\r\n\r\n"
     with connected(gateway) as client:
         client.sendall(large.encode())

@@ -154,8 +154,10 @@ def test_calls_that_outlast_the_grace_are_cut_and_settled_before_the_command_end
         assert process.wait(PATIENCE) == 0
         assert not Reservation.objects.exists()
         assert [receipt.outcome for receipt in RoutedCall.objects.all()] == ["cancelled"] * len(kinds)
-        for thread, _ in asked:
+        for thread, answers in asked:
             thread.join(PATIENCE)
+            (answer,) = answers
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
     assert [record.cost_microusd > 0 for record in UsageRecord.objects.all()] == [True] * sent
 
 

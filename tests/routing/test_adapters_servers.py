@@ -17,10 +17,7 @@ from routing.types import (
     ChatResult,
     Message,
     ProviderError,
-    Reasoning,
     Tool,
-    ToolCall,
-    ToolResult,
     UnsupportedByProvider,
     message,
 )
@@ -372,40 +369,3 @@ def test_vectors_are_counted_as_they_were_asked_for(kind: str, answer: Any, aske
     more = {key: ["a", "b", "c"] for key in ("input", "texts", "requests")}
     with pytest.raises(ProviderError, match="embeddings for"):
         CODECS[kind]().decode_embed(response, WireRequest("POST", "x", body=more))
-
-
-CALLED = ToolCall("c1", "weather", CITY)
-TURN = {
-    "another model's calls": ((CALLED,), False),
-    "thinking that nobody signed": ((Reasoning("Hm."), CALLED), False),
-    "signed thinking": ((Reasoning("Hm.", "c2ln"), CALLED), True),
-    "thinking that is not shown": ((Reasoning("data", redacted=True), CALLED), True),
-}
-
-
-@pytest.mark.parametrize(("parts", "thinks"), TURN.values(), ids=TURN)
-def test_claude_thinks_on_only_in_a_turn_that_began_with_its_thinking(parts: Any, thinks: bool) -> None:
-    tools = (Tool("weather", "", {}),)
-    asked = (message("user", "Hello?"), Message("assistant", parts), Message("tool", (ToolResult("c1", "Rain"),)))
-    budget = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
-    for turns, expected in (
-        (asked, thinks),
-        ((*asked, message("assistant", "Rain."), message("user", "And now?")), True),
-    ):
-        for said in (
-            ChatRequest(turns, tools=tools, reasoning_effort="low"),
-            ChatRequest(turns, tools=tools, extra=budget),
-        ):
-            for name, always in (("claude-haiku-4-5", False), ("claude-opus-4-7", "thinking" not in said.extra)):
-                sent = CODECS["anthropic"]().encode_chat(
-                    said, model("anthropic", name), max_output_tokens=4096, stream=False
-                )
-                assert ("thinking" in (sent.body or {})) == (expected or always)
-
-
-@pytest.mark.parametrize(("choice", "thinks"), [("auto", True), ("required", False), ("weather", False)])
-def test_claude_does_not_think_within_a_budget_where_a_tool_must_be_called(choice: str, thinks: bool) -> None:
-    said = ask(tools=(Tool("weather", "", {}),), tool_choice=choice, reasoning_effort="low")
-    for name, expected in (("claude-haiku-4-5", thinks), ("claude-opus-4-7", True)):
-        sent = CODECS["anthropic"]().encode_chat(said, model("anthropic", name), max_output_tokens=4096, stream=False)
-        assert ("thinking" in (sent.body or {})) == expected

@@ -171,7 +171,9 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
         "--tool-call-parser to be set", "type": "BadRequestError", "param": None, "code": 400}}, "bad_request"),
     "groq: a call that came out wrong": (400, {"error": {"message": "Tool choice is required, but model did not call a tool", "type":
         "invalid_request_error", "code": "tool_use_failed", "failed_generation": "maybe"}}, "bad_request"),
-    "groq: terms": (400, {"error": {"message": "The model `m` requires terms acceptance.", "code": "model_terms_required"}}, "auth"),
+    "groq: terms": (400, {"error": {"message": "The model `m` requires terms acceptance.", "code": "model_terms_required"}}, "not_found"),
+    "groq: a model that is closed to a project": (403, {"error": {"message": "The model `m` is blocked at the project level.", "type":
+        "permissions_error", "code": "model_permission_blocked_project"}}, "not_found"),
     "zhipu: no money": (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}, "quota"),
     "zhipu: what it will not read": (400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}, "content_filter"),
     "zhipu: no such model": (400, {"error": {"code": "1211", "message": "模型不存在，请检查模型代码。"}}, "not_found"),

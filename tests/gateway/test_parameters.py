@@ -200,56 +200,6 @@ def test_the_usual_speed_goes_to_everybody_and_other_models_to_nobody(gateway: G
     assert all(b"speed" not in call.body for server in servers(gateway) for call in server.calls)
 
 
-# --- documents that are texts --------------------------------------------------------------------------
-
-SKY = {"type": "text", "media_type": "text/plain", "data": "The sky is green."}
-TEXTS: dict[str, Any] = {
-    "a text": {"type": "document", "source": SKY, "title": "On <skies>", "context": "A dream."},
-    "blocks": {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": SKY["data"]}]}},
-    "a string": {"type": "document", "source": {"type": "content", "content": SKY["data"]}, "citations": None},
-    "a search result": {
-        "type": "search_result",
-        "source": "https://sky.test",
-        "title": "Skies",
-        "content": [{"type": "text", "text": SKY["data"]}],
-        "citations": {"enabled": False},
-    },
-}
-
-
-@pytest.mark.parametrize("block", TEXTS.values(), ids=TEXTS)
-def test_a_document_that_is_a_text_is_read_by_every_model(gateway: Gateway, block: Any) -> None:
-    asked: Any = [{"role": "user", "content": [block, {"type": "text", "text": "Which colour?"}]}]
-    called = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
-    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "Found:"}, block]}
-    told: Any = [*QUESTION, {"role": "assistant", "content": [called]}, {"role": "user", "content": [result]}]
-    for turns in (asked, told):
-        for model in MODELS:
-            anthropic_client(gateway).messages.create(model=model, max_tokens=9, messages=turns)
-        for server in servers(gateway):
-            body = server.calls[-1].body.decode()
-            assert SKY["data"] in body
-            assert all(block[name] in body for name in ("title", "context") if name in block)
-
-
-@pytest.mark.parametrize(
-    ("block", "param"),
-    [
-        ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}}, "source"),
-        ({"type": "document", "source": {"type": "url", "url": "https://x.test/a.pdf"}}, "source"),
-        ({"type": "document", "source": {"type": "file", "file_id": "f"}}, "source"),
-        ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, "content"),
-        ({"type": "document", "source": SKY, "citations": {"enabled": True}}, "citations"),
-        ({"type": "search_result", "source": "x", "title": "y"}, "content"),
-    ],
-)
-def test_a_document_that_is_none_or_is_to_be_cited_is_refused(gateway: Gateway, block: Any, param: str) -> None:
-    turns: Any = [{"role": "user", "content": [block]}]
-    with pytest.raises(anthropic.BadRequestError, match=rf"content\[0\]\.(?:source\.)?{param}"):
-        anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=turns)
-    assert not gateway.anthropic.calls
-
-
 # --- words that OpenAI's clients have for other houses -----------------------------------------------
 
 

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from routing import snapshot
+from routing.gateway.openai_wire import decode_chat
 from routing.models import Price
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import (
@@ -152,6 +153,20 @@ def test_tools_that_may_not_be_called_are_not_named_to_any_model(gateway: Gatewa
         assert '"now"' not in body
     assert gateway.openai.calls[-1].json["tool_choice"] == mode
     assert gateway.anthropic.calls[-1].json["tool_choice"] == {"type": "any" if mode == "required" else mode}
+
+
+@pytest.mark.parametrize(
+    ("names", "marked"), [(["a"], ["a"]), (["a", "c"], ["a"]), (["c"], []), (["b", "c"], ["b"]), (["a", "b"], ["b"])]
+)
+def test_what_is_to_be_cached_up_to_a_tool_that_may_not_be_called_is_cached_up_to_the_one_before(
+    names: list[str], marked: list[str]
+) -> None:
+    tools: Any = [{"type": "function", "function": {"name": name}} for name in "abc"]
+    tools[1]["cache_control"] = {"type": "ephemeral"}
+    body = {"model": "m", "messages": TURNS, "tools": tools, "tool_choice": allowed("auto", *names)}
+    read = decode_chat(body, {}).request.tools
+    assert [tool.name for tool in read] == names
+    assert [tool.name for tool in read if tool.cache_mark] == marked
 
 
 @pytest.mark.parametrize(

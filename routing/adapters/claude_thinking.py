@@ -49,13 +49,19 @@ def _begins_with(turn: Json, *kinds: str) -> bool:
 def leave_out_refused(body: Json, name: str) -> None:
     """Takes a budget of thinking out of a body where the API takes none, and what is to be forgotten of thinking where
     there is none: it would refuse that, too."""
-    if wants_budget(body.get("thinking")) and takes_no_budget(body):
+    gives_up = wants_budget(body.get("thinking")) and takes_no_budget(body)
+    if gives_up:
         del body["thinking"]
-    if "context_management" not in body:
-        return
-    thinking = body.get("thinking", {"type": "disabled"} if with_budget(name) else {})
-    if isinstance(thinking, Mapping) and thinking.get("type") == "disabled":
+    if "context_management" in body and (gives_up or _is_off(body, name)):
         _forget_no_thinking(body)
+
+
+def _is_off(body: Json, name: str) -> bool:
+    """True where the model is not to think; some of the later ones do so unasked."""
+    thinking = body.get("thinking")
+    if thinking is None:
+        return with_budget(name)
+    return isinstance(thinking, Mapping) and thinking.get("type") == "disabled"
 
 
 def _forget_no_thinking(body: Json) -> None:

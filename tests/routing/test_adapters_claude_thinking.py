@@ -111,6 +111,13 @@ def test_claude_is_told_to_forget_thinking_only_where_it_thinks(fields: dict[str
         assert management == {"edits": edits}  # another candidate may be asked with it
 
 
+def test_whoever_is_to_think_no_more_has_nothing_to_forget_whatever_its_name() -> None:
+    """Claude Opus 4.6 takes a budget as well as an effort."""
+    extra = {"thinking": BUDGET, "context_management": {"edits": [CLEARS]}}
+    body = body_of(ask(tools=TOOLS, tool_choice="required", extra=extra), "claude-opus-4-6")
+    assert not body.keys() & extra.keys()
+
+
 def test_a_later_claude_that_may_think_unasked_is_told_what_to_forget() -> None:
     body = body_of(ask(extra={"context_management": {"edits": [CLEARS]}}), "claude-opus-5")
     assert body["context_management"] == {"edits": [CLEARS]}

@@ -38,8 +38,8 @@ Key = tuple[int, str]  # provider id, model slug or "" for the whole provider
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What a kind of error says: about the whole provider or one model, after how many in a row the
-    circuit opens, and for how long at first."""
+    """What a kind of error says: about the whole provider (unless the error itself tells of one model) or one model,
+    after how many in a row the circuit opens, and for how long at first."""
 
     whole_provider: bool
     threshold: int
@@ -194,7 +194,8 @@ async def record_failure(
     trouble = TROUBLES.get(error.kind)
     if trouble is None or provider.kind == "offline":
         return
-    slug = "" if model is None or trouble.whole_provider else model.slug
+    is_of_provider = trouble.whole_provider and not error.one_model
+    slug = "" if model is None or is_of_provider else model.slug
     retry_after = min(error.retry_after_seconds or 0.0, LONGEST_RETRY_AFTER_SECONDS)
     parameters = {
         "provider": provider.id,

@@ -10,6 +10,7 @@ from typing import Any
 
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.claude_thinking import leave_out_refused, takes_no_budget, wants_budget, with_budget
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.prompting import (
@@ -59,10 +60,6 @@ API_VERSION = "2023-06-01"
 DEFAULT_OUTPUT_TOKENS = 4096  # the API wants a number
 # before structured outputs (and before 4.5 of each line): claude-3-5-sonnet-20241022, claude-sonnet-4-20250514
 _WITHOUT_FORMAT = re.compile(r"^claude-(?:instant|[123]\b|(?:sonnet|opus|haiku)-4(?:-0|-\d{8})?$)")
-# these think within a budget of tokens; later models take an effort
-_WITH_BUDGET = re.compile(
-    r"^claude-(?:3-7|(?:sonnet|opus|haiku)-4(?:-0|-1|-\d{8})?(?:-\d{8})?$|(?:sonnet|opus|haiku)-4-5)"
-)
 _WITH_BOTH = re.compile(r"^claude-opus-4-5")
 _WITHOUT_THINKING = re.compile(r"^claude-(?:instant|[12]\b|3-(?!7))")
 _BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 32768}
@@ -95,9 +92,7 @@ class AnthropicCodec:
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_idle)
-        thinking = body.get("thinking")
-        if isinstance(thinking, Mapping) and thinking.get("type") == "enabled" and _goes_on_without_thinking(body):
-            del body["thinking"]
+        leave_out_refused(body, model.name)
         betas = request.extra.get("anthropic_beta")
         return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
 
@@ -181,7 +176,8 @@ class AnthropicCodec:
         # a tool's input is always an object, one forced tool leaves no room for the caller's own, and
         # the API allows no forced tool while the model thinks
         schema = request.json_schema or {}
-        if how == "tool" and (request.tools or effort_of(request) or schema.get("type") != "object"):
+        thinks = effort_of(request) or wants_budget(request.extra.get("thinking"))
+        if how == "tool" and (request.tools or thinks or schema.get("type") != "object"):
             return "prompt"
         return how
 
@@ -204,14 +200,14 @@ class AnthropicCodec:
             return
         if effort not in _BUDGETS or _WITHOUT_THINKING.match(model.name):
             raise UnsupportedByProvider(f"reasoning effort {effort!r} is not known to {model.name}")
-        with_budget = _WITH_BUDGET.match(model.name) is not None
-        if is_said and with_budget and not _WITH_BOTH.match(model.name):
+        in_budget = with_budget(model.name)
+        if is_said and in_budget and not _WITH_BOTH.match(model.name):
             raise UnsupportedByProvider(f"effort beside thinking is not known to {model.name}")
-        if is_said or not with_budget:
+        if is_said or not in_budget:
             body["output_config"] = {**body.get("output_config", {}), "effort": effort}
             body |= {} if is_said else {"thinking": {"type": "adaptive"}}
             return
-        if _is_forced(body) or _goes_on_without_thinking(body):
+        if takes_no_budget(body):
             return
         budget = min(_BUDGETS[effort], body["max_tokens"] - 1024)
         if budget < 1024:
@@ -311,21 +307,6 @@ def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
     if marks and not isinstance(part, Reasoning) and part.cache_mark:
         block["cache_control"] = {"type": "ephemeral"}
     return block
-
-
-def _is_forced(body: Json) -> bool:
-    """True where a tool must be called, which the API does not have together with a budget of thinking."""
-    return (body.get("tool_choice") or {}).get("type") in ("any", "tool")
-
-
-def _goes_on_without_thinking(body: Json) -> bool:
-    """True for the results of calls before which nothing was thought, or nothing that came back signed: another model
-    made them, or the caller's API has no place for signatures. The API refuses to think on within such a turn, and
-    thinks again in the next."""
-    turns = body["messages"]
-    if len(turns) < 2 or turns[-1]["role"] != "user" or turns[-1]["content"][0]["type"] != "tool_result":
-        return False
-    return turns[-2]["content"][0]["type"] not in ("thinking", "redacted_thinking")
 
 
 def _is_idle(key: str, value: Any) -> bool:

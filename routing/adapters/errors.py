@@ -40,6 +40,7 @@ def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderEr
         sent,
         status=response.status,
         retry_after_seconds=retry_after(kind, response.headers, told=detail.retry_seconds, message=detail.message),
+        one_model=_is_quota_of_one_model(kind, detail),
     )
 
 
@@ -54,6 +55,7 @@ def error_from_event(error: Any, sent: WireRequest, *, usage: Usage | None = Non
         status=detail.status,
         retry_after_seconds=retry_after(kind, {}, told=detail.retry_seconds, message=detail.message),
         usage=usage,
+        one_model=_is_quota_of_one_model(kind, detail),
     )
 
 
@@ -67,6 +69,7 @@ def make_error(
     retry_after_seconds: float | None = None,
     usage: Usage | None = None,
     unbilled: bool = False,
+    one_model: bool = False,
 ) -> ProviderError:
     """A ProviderError whose message is short and shows no key."""
     return ProviderError(
@@ -77,6 +80,7 @@ def make_error(
         status=status,
         usage=usage,
         unbilled=unbilled,
+        one_model=one_model,
     )
 
 
@@ -126,6 +130,8 @@ _QUOTA = re.compile(
     r"overdue balance|set inference limit|daily free allocation|api calls / month|too many tokens per day",
     re.IGNORECASE,
 )
+# ByteDance's limit of one model, and Google's free calls of a day, which it counts for each
+_QUOTA_OF_ONE_MODEL = re.compile(r"set inference limit for the .{1,200} model", re.IGNORECASE)
 # Google says "check your plan and billing details" for a limit that is over in a minute, but this of spent money
 _SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(
@@ -147,7 +153,7 @@ _FILTER = re.compile(
 )
 _AUTH = re.compile(
     r"(?:incorrect|invalid|missing|malformed|expired) api key|api key (?:not valid|expired)|no api key|"
-    r"organization has been (?:disabled|restricted)|requires terms acceptance|location is not supported",
+    r"organization has been (?:disabled|restricted)|location is not supported",
     re.IGNORECASE,
 )
 _AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
@@ -155,11 +161,16 @@ _MISSING_CODES = frozenset(
     {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model", "invalid_model"}
     | {"model_decommissioned", "model_not_available", "model_not_supported"}
 )
+# of a model that is there for others: Groq's has terms to accept, or is closed to a project
+_CLOSED_CODES = frozenset(
+    {"model_not_found", "model_terms_required", "model_permission_blocked_org", "model_permission_blocked_project"}
+)
 _MISSING = re.compile(
     r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist|"
     r"not a valid model|invalid model (?:id|name)|model .{0,120}decommissioned|no models loaded|模型不存在",
     re.IGNORECASE,
 )
+_CLOSED = re.compile(r"model .{1,200}requires terms acceptance", re.IGNORECASE)
 _OVERLOADED_CODES = frozenset(
     {"overloaded_error", "engine_overloaded_error", "overloaded", "provider_overloaded"}
     | {"capacity_exceeded", "service_tier_capacity_exceeded"}
@@ -263,7 +274,7 @@ def _by_words(status: int, codes: frozenset[str], message: str) -> ErrorKind | N
         return "auth"
     if status in (200, 400, 422) and (codes & _MISSING_CODES or _MISSING.search(message)):
         return "not_found"
-    return "not_found" if status == 403 and "model_not_found" in codes else None
+    return "not_found" if status in (200, 400, 403) and (codes & _CLOSED_CODES or _CLOSED.search(message)) else None
 
 
 def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
@@ -272,6 +283,13 @@ def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
     if status not in (200, 400, 402, 403, 412, 429):
         return False
     return bool(_SPENT.search(message) or ("resource_exhausted" not in codes and _QUOTA.search(message)))
+
+
+def _is_quota_of_one_model(kind: ErrorKind, detail: Detail) -> bool:
+    if kind != "quota":
+        return False
+    by_code = any("perday" in code and "permodel" in code for code in detail.codes)
+    return by_code or _QUOTA_OF_ONE_MODEL.search(detail.message[:_MOST_SEARCHED]) is not None
 
 
 def _by_code_or_status(status: int, codes: frozenset[str], message: str) -> ErrorKind:

@@ -1,6 +1,7 @@
 """How probable each token of an answer was, in the shapes of several APIs -> entries of OpenAI's chat completions:
 {"token", "logprob", "bytes", "top_logprobs": [{"token", "logprob", "bytes"}]}."""
 
+import sys
 from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +13,9 @@ from routing.types import Usage
 
 _NEVER = -9999.0  # as OpenAI says of a token that is most unlikely; JSON has no word for minus infinity
 _NUMBERS = ("logprob", "logProbability")  # Google's is the second
+
+_SHAPE = frozenset({"token", "logprob", "bytes"})
+_BYTES = frozenset({list, type(None)})
 
 Entries = tuple[Json, ...]
 
@@ -83,6 +87,13 @@ def _alternatives(row: Any) -> list[Json]:
 
 
 def _entry(token: Json) -> Json:
+    """The token itself where it has this shape already: an answer may hold half a million of them."""
+    if token.keys() == _SHAPE and type(token["bytes"]) in _BYTES and _is_finite(token["logprob"]):
+        return token
     number = next((found for name in _NUMBERS if (found := get_number(token, name)) is not None), _NEVER)
     given = token.get("bytes")
     return {"token": token["token"], "logprob": number, "bytes": given if isinstance(given, list) else None}
+
+
+def _is_finite(number: Any) -> bool:
+    return type(number) is float and abs(number) <= sys.float_info.max

@@ -16,6 +16,7 @@ from routing.adapters.openai_answers import ChatDecoder, read_result
 from routing.adapters.openai_usage import read_usage
 from routing.adapters.plain_answers import plain_result
 from routing.adapters.prompting import (
+    effort_of,
     in_efforts,
     in_prompt,
     joined_text,
@@ -98,7 +99,7 @@ class OpenAICodec:
             body["stream_options"] = {"include_usage": True}
         if max_output_tokens is not None:
             body[self._max_tokens_field(model)] = max_output_tokens
-        self._sampling(request, body, seed="random_seed" if is_mistral else "seed")
+        self._sampling(request, model, body, seed="random_seed" if is_mistral else "seed")
         self._tools(request, body)
         if request.extra.get("n") not in (None, 1):
             raise UnsupportedByProvider("n: one call gives one answer")
@@ -203,15 +204,15 @@ class OpenAICodec:
             return in_prompt(request)  # the API refuses JSON mode unless the prompt speaks of JSON
         return request
 
-    def _sampling(self, request: ChatRequest, body: Json, *, seed: str) -> None:
+    def _sampling(self, request: ChatRequest, model: ModelSpec, body: Json, *, seed: str) -> None:
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.stop:
             body["stop"] = list(request.stop)
         if request.seed is not None:
             body[seed] = request.seed
-        if request.reasoning_effort:
-            body["reasoning_effort"] = request.reasoning_effort
+        if request.reasoning_effort and (effort := _effort(request, model)):
+            body["reasoning_effort"] = effort
 
     def _tools(self, request: ChatRequest, body: Json) -> None:
         if not request.tools:
@@ -321,6 +322,11 @@ def _thinking(request: ChatRequest, model: ModelSpec) -> ChatRequest:
     if asked.reasoning_effort != "none":
         raise UnsupportedByProvider(f"thinking: {model.name} does not think")
     return replace(asked, reasoning_effort="")
+
+
+def _effort(request: ChatRequest, model: ModelSpec) -> str:
+    """How much to think; "default" is a word that Groq alone knows."""
+    return request.reasoning_effort if "groq.com" in model.provider.base_url else effort_of(request)
 
 
 def _is_neutral(key: str, value: Any) -> bool:

@@ -99,7 +99,7 @@ def in_efforts(request: ChatRequest) -> ChatRequest:
         return request
     others = {key: value for key, value in request.extra.items() if key != "thinking"}
     if effort != "none":
-        effort = request.reasoning_effort or effort
+        effort = effort_of(request) or effort
     return replace(request, extra=others, reasoning_effort=effort)
 
 

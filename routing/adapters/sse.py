@@ -59,11 +59,12 @@ class LineSplitter:
 class SSESplitter:
     """Server-sent events: (event name, data) pairs. Comments, ids and retry times are skipped."""
 
-    __slots__ = ("_data", "_event", "_lines", "_size")
+    __slots__ = ("_data", "_event", "_is_late", "_lines", "_size")
 
     def __init__(self) -> None:
         self._lines = LineSplitter()
         self._event = b""
+        self._is_late = False  # the name came behind its data, or before the next ones
         self._data: list[bytes] = []
         self._size = 0
 
@@ -76,7 +77,7 @@ class SSESplitter:
                 self._size = len(line)
             elif line:
                 if self._data and self._is_next(line):
-                    events.append(self._dispatch())
+                    events.append(self._dispatch_before(line))
                 self._field(line)
             elif self._data:
                 events.append(self._dispatch())
@@ -97,14 +98,16 @@ class SSESplitter:
         if not self._data[-1].rstrip().endswith(b"}"):
             return False
         name, _, value = line.partition(b":")
-        return name == b"event" or (name == b"data" and value.lstrip().startswith((b"{", b"[DONE]")))
+        if name == b"event":  # one that has no name yet may have it behind its data
+            return bool(self._event)
+        return name == b"data" and value.lstrip().startswith((b"{", b"[DONE]"))
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         if value[:1] == b" ":
             value = value[1:]
         if name == b"event":
-            self._event = value
+            self._event, self._is_late = value, bool(self._data)
             return
         if name == b"error":  # llama.cpp reports failures in a field of this name
             self._event = name
@@ -115,9 +118,18 @@ class SSESplitter:
             raise ProviderError("protocol", "an event of the stream is longer than 4 MB", retryable=False)
         self._data.append(value)
 
+    def _dispatch_before(self, line: bytes) -> tuple[bytes, bytes]:
+        """The event before the one that begins with this line, or with a name that came before it."""
+        if not self._is_late or line.startswith(b"event"):
+            return self._dispatch()
+        late, self._event = self._event, b""
+        event = self._dispatch()
+        self._event = late
+        return event
+
     def _dispatch(self) -> tuple[bytes, bytes]:
         event = (self._event, b"\n".join(self._data) if len(self._data) > 1 else self._data[0])
-        self._event, self._data, self._size = b"", [], 0
+        self._event, self._is_late, self._data, self._size = b"", False, [], 0
         return event
 
 

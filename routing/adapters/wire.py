@@ -333,7 +333,12 @@ def forgets_thinking_alone(key: str, value: Any) -> bool:
     """True for Anthropic's context_management where it leaves out what goes to no other house anyway."""
     if key != "context_management" or not isinstance(value, Mapping):
         return False
-    return all(str(edit.get("type", "")).startswith("clear_thinking_") for edit in value.get("edits", ()))
+    return all(map(clears_thinking, value.get("edits", ())))
+
+
+def clears_thinking(edit: Mapping[str, Any]) -> bool:
+    """True for one of the edits of context_management that leave thinking out."""
+    return str(edit.get("type", "")).startswith("clear_thinking_")
 
 
 # What OpenAI's and Anthropic's clients call the tier that is paid by the model's price.

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from routing.gateway.documents import KINDS, document_text
+from routing.gateway.documents import KINDS, document_text, texts_of
 from routing.gateway.heads import BETAS
 from routing.gateway.reading import (
     MAX_IMAGES,
@@ -189,6 +189,12 @@ def _mark(holder: Json, where: str) -> bool:
     return bool(control)
 
 
+def _marks(block: Json, where: str) -> bool:
+    """The same of a block that has been read, or of a text within it."""
+    within = texts_of(block) if block["type"] in KINDS else ()
+    return any([_mark(block, f"{where}."), *[_mark(row, f"{where}.content.") for row in within]])
+
+
 def _with_end_marked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     last = messages[-1]
     if not last.parts or isinstance(last.parts[-1], Reasoning):
@@ -231,7 +237,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
             image = _image(mapping(block, "source", f"{where}."), where)
             return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
         case (("document" | "search_result"), "user"):
-            return Text(document_text(block, where), _mark(block, f"{where}."))
+            return Text(document_text(block, where), _marks(block, where))
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
             called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
@@ -254,7 +260,9 @@ def _tool_result(block: Json, where: str) -> list[Part]:
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
     if any(row.get("type") not in ("text", "image", *KINDS) for row in rows):
         unsupported(f"{where}.content", "must be text, images or documents: it is a tool's result")
-    said = "".join(_told(row, f"{where}.content") for row in rows if row["type"] != "image")
+    between = "\n" if any(row["type"] in KINDS for row in rows) else ""
+    said = between.join([_told(row, f"{where}.content") for row in rows if row["type"] != "image"])
+    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
     images = [
         replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
         for row in rows

@@ -1,31 +1,74 @@
 """PURE: documents and search results of Anthropic's clients that are texts -> the text that any model can read."""
 
+import re
+
 from routing.gateway.reading import MAX_PARTS, Json, flag, mapping, needed, objects, text, unsupported
 
-KINDS = ("document", "search_result")
-_ABOUT = ("title", "context", "source")
+# the fields of each kind that are told, then those that are read otherwise
+_ABOUT = {"document": ("title", "context"), "search_result": ("title", "source")}
+KINDS = frozenset(_ABOUT)
+_READ = {
+    "document": frozenset({"type", "source", "citations", "cache_control"}),
+    "search_result": frozenset({"type", "content", "citations", "cache_control"}),
+}
+_READ_OF_SOURCE = {"text": frozenset({"type", "media_type", "data"}), "content": frozenset({"type", "content"})}
+_READ_OF_TEXT = frozenset({"type", "text", "cache_control"})
+_NOTHING: tuple[object, ...] = (None, "", [], {})
+_ENDS = {
+    name: re.compile(rf"<(?=\s*/\s*(?:{name}|document)\b)", re.IGNORECASE)
+    for name in ("content", "title", "context", "source")
+}
 
 
 def document_text(block: Json, where: str) -> str:
     """The text of a block of one of the KINDS, with what is said about it. Raises Unsupported for one that is no text
-    (a PDF, a file), and where the answer is to quote it: no answer of ours has a place for citations."""
-    if flag(mapping(block, "citations", f"{where}."), "enabled", f"{where}.citations."):
-        unsupported(f"{where}.citations")
-    if block["type"] == "search_result":
+    (a PDF, a file), that says what would get lost, or that the answer is to quote: none of ours has a place for
+    citations."""
+    kind = block["type"]
+    _refuse_others(block, _READ[kind].union(_ABOUT[kind]), where)
+    _refuse_citations(block, where)
+    if kind == "search_result":
         said = _texts(needed(block, "content", f"{where}."), f"{where}.content")
     else:
         said = _source(mapping(block, "source", f"{where}."), where)
-    about = [f"<{name}>{block[name]}</{name}>" for name in _ABOUT if isinstance(block.get(name), str)]
-    return "\n".join(["<document>", *about, "<content>", said, "</content>", "</document>"])
+    about = [(name, text(block, name, f"{where}.", default="")) for name in _ABOUT[kind]]
+    told = [f"<{name}>{_within(name, value)}</{name}>" for name, value in about if value]
+    return "\n".join(["<document>", *told, "<content>", _within("content", said), "</content>", "</document>"])
+
+
+def texts_of(block: Json) -> list[Json]:
+    """The blocks of text that a document, which has been read, is made of."""
+    holder = block if block["type"] == "search_result" else block["source"]
+    content = holder.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _within(name: str, value: str) -> str:
+    """A text that does not end what it stands in: what follows would look like the caller's own words."""
+    return _ENDS[name].sub("&lt;", value)
+
+
+def _refuse_others(holder: Json, known: frozenset[str], where: str) -> None:
+    for key, value in holder.items():
+        if key not in known and value not in _NOTHING:
+            unsupported(f"{where}.{key[:40]}")
+
+
+def _refuse_citations(holder: Json, where: str) -> None:
+    if flag(mapping(holder, "citations", f"{where}."), "enabled", f"{where}.citations."):
+        unsupported(f"{where}.citations")
 
 
 def _source(source: Json, where: str) -> str:
-    match source.get("type"):
-        case "text":
-            return text(source, "data", f"{where}.source.")
-        case "content":
-            return _texts(needed(source, "content", f"{where}.source."), f"{where}.source.content")
-    return unsupported(f"{where}.source.type", "must be text or content: other documents are not supported here")
+    kind, where = source.get("type"), f"{where}.source"
+    if kind not in ("text", "content"):
+        unsupported(f"{where}.type", "must be text or content: other documents are not supported here")
+    _refuse_others(source, _READ_OF_SOURCE[kind], where)
+    if kind == "content":
+        return _texts(needed(source, "content", f"{where}."), f"{where}.content")
+    if source.get("media_type") not in (None, "text/plain"):
+        unsupported(f"{where}.media_type", "must be text/plain: other documents are not supported here")
+    return text(source, "data", f"{where}.")
 
 
 def _texts(content: object, where: str) -> str:
@@ -34,4 +77,6 @@ def _texts(content: object, where: str) -> str:
     rows = objects({"content": content}, "content", where.removesuffix("content"), most=MAX_PARTS)
     if any(row.get("type") != "text" for row in rows):
         unsupported(where, "must be text: other documents are not supported here")
+    for row in rows:
+        _refuse_others(row, _READ_OF_TEXT, where)
     return "\n\n".join(text(row, "text", f"{where}.") for row in rows)

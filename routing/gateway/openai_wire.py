@@ -306,7 +306,18 @@ def _allowed(body: Json, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str
     named = {_tool_choice(row) for row in objects(allowed, "tools", where, most=MAX_TOOLS)}
     if not named or not named <= {tool.name for tool in tools}:
         refuse(f"{where}tools", "must name some of the tools")
-    return tuple(tool for tool in tools if tool.name in named), mode
+    return _named(tools, named), mode
+
+
+def _named(tools: tuple[Tool, ...], named: set[str]) -> tuple[Tool, ...]:
+    """Those of these names. What was to be cached up to another one is cached up to the one before it."""
+    kept: list[Tool] = []
+    for tool in tools:
+        if tool.name in named:
+            kept.append(tool)
+        elif tool.cache_mark and kept:
+            kept[-1] = replace(kept[-1], cache_mark=True)
+    return tuple(kept)
 
 
 def _tool_choice(value: Any) -> str:

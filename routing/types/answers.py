@@ -117,7 +117,8 @@ class ProviderError(Exception):
 
     `retryable`: the same request may work at the same provider later. `retry_after_seconds`: what the
     provider asked for, if it did. `usage`: what it reported before failing. `unbilled`: whoever answered is
-    evidently no model, so that nothing was used. Every kind lets the walk move on to another candidate.
+    evidently no model, so that nothing was used. `one_model`: it says nothing about the provider's other models,
+    whatever the kind. Every kind lets the walk move on to another candidate.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class ProviderError(Exception):
         status: int | None = None,
         usage: Usage | None = None,
         unbilled: bool = False,
+        one_model: bool = False,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -139,6 +141,7 @@ class ProviderError(Exception):
         self.status = status
         self.usage = usage
         self.unbilled = unbilled
+        self.one_model = one_model
 
 
 class UnsupportedByProvider(Exception):

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from routing import snapshot
+from routing.gateway.openai_wire import decode_chat
 from routing.models import Price
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import (
@@ -84,9 +85,10 @@ BETA = "context-management-2025-06-27"
 
 
 def test_what_claude_is_to_forget_reaches_it_with_its_beta(gateway: Gateway) -> None:
+    thinking: Any = {"type": "enabled", "budget_tokens": 1024}
     for asked in (FORGET_TOOLS, FORGET_THINKING):
         anthropic_client(gateway).beta.messages.create(
-            model="claude", max_tokens=9, messages=TURNS, context_management=asked, betas=[BETA]
+            model="claude", max_tokens=2000, messages=TURNS, context_management=asked, thinking=thinking, betas=[BETA]
         )
         received = gateway.anthropic.calls[-1]
         assert received.json["context_management"] == asked
@@ -154,6 +156,20 @@ def test_tools_that_may_not_be_called_are_not_named_to_any_model(gateway: Gatewa
 
 
 @pytest.mark.parametrize(
+    ("names", "marked"), [(["a"], ["a"]), (["a", "c"], ["a"]), (["c"], []), (["b", "c"], ["b"]), (["a", "b"], ["b"])]
+)
+def test_what_is_to_be_cached_up_to_a_tool_that_may_not_be_called_is_cached_up_to_the_one_before(
+    names: list[str], marked: list[str]
+) -> None:
+    tools: Any = [{"type": "function", "function": {"name": name}} for name in "abc"]
+    tools[1]["cache_control"] = {"type": "ephemeral"}
+    body = {"model": "m", "messages": TURNS, "tools": tools, "tool_choice": allowed("auto", *names)}
+    read = decode_chat(body, {}).request.tools
+    assert [tool.name for tool in read] == names
+    assert [tool.name for tool in read if tool.cache_mark] == marked
+
+
+@pytest.mark.parametrize(
     ("choice", "param"),
     [
         (allowed("none", "weather"), "tool_choice.allowed_tools.mode"),
@@ -171,14 +187,15 @@ def test_allowed_tools_that_say_nothing_clear_are_refused(gateway: Gateway, choi
 
 
 def test_the_models_own_effort_is_no_reason_to_refuse(gateway: Gateway) -> None:
-    """`default` is Groq's word for it."""
+    """`default` is Groq's word for it, and goes to nobody else."""
     for model in MODELS:
         openai_client(gateway).chat.completions.create(
             model=model, messages=TURNS, extra_body={"reasoning_effort": "default"}
         )
-    assert gateway.openai.calls[-1].json["reasoning_effort"] == "default"
-    for server in servers(gateway)[1:]:
-        assert "think" not in server.calls[-1].body.decode()
+    for server in servers(gateway):
+        body = server.calls[-1].body.decode()
+        assert "think" not in body
+        assert "effort" not in body
 
 
 def test_thinking_without_a_budget_is_a_medium_effort(gateway: Gateway) -> None:
@@ -196,56 +213,6 @@ def test_the_usual_speed_goes_to_everybody_and_other_models_to_nobody(gateway: G
         with pytest.raises(anthropic.BadRequestError, match="fallbacks"):
             messages.create(model=model, max_tokens=9, messages=TURNS, extra_body={"fallbacks": [{"model": "x"}]})
     assert all(b"speed" not in call.body for server in servers(gateway) for call in server.calls)
-
-
-# --- documents that are texts --------------------------------------------------------------------------
-
-SKY = {"type": "text", "media_type": "text/plain", "data": "The sky is green."}
-TEXTS: dict[str, Any] = {
-    "a text": {"type": "document", "source": SKY, "title": "On <skies>", "context": "A dream."},
-    "blocks": {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": SKY["data"]}]}},
-    "a string": {"type": "document", "source": {"type": "content", "content": SKY["data"]}, "citations": None},
-    "a search result": {
-        "type": "search_result",
-        "source": "https://sky.test",
-        "title": "Skies",
-        "content": [{"type": "text", "text": SKY["data"]}],
-        "citations": {"enabled": False},
-    },
-}
-
-
-@pytest.mark.parametrize("block", TEXTS.values(), ids=TEXTS)
-def test_a_document_that_is_a_text_is_read_by_every_model(gateway: Gateway, block: Any) -> None:
-    asked: Any = [{"role": "user", "content": [block, {"type": "text", "text": "Which colour?"}]}]
-    called = {"type": "tool_use", "id": "t", "name": "look", "input": {}}
-    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "Found:"}, block]}
-    told: Any = [*QUESTION, {"role": "assistant", "content": [called]}, {"role": "user", "content": [result]}]
-    for turns in (asked, told):
-        for model in MODELS:
-            anthropic_client(gateway).messages.create(model=model, max_tokens=9, messages=turns)
-        for server in servers(gateway):
-            body = server.calls[-1].body.decode()
-            assert SKY["data"] in body
-            assert all(block[name] in body for name in ("title", "context") if name in block)
-
-
-@pytest.mark.parametrize(
-    ("block", "param"),
-    [
-        ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}}, "source"),
-        ({"type": "document", "source": {"type": "url", "url": "https://x.test/a.pdf"}}, "source"),
-        ({"type": "document", "source": {"type": "file", "file_id": "f"}}, "source"),
-        ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, "content"),
-        ({"type": "document", "source": SKY, "citations": {"enabled": True}}, "citations"),
-        ({"type": "search_result", "source": "x", "title": "y"}, "content"),
-    ],
-)
-def test_a_document_that_is_none_or_is_to_be_cited_is_refused(gateway: Gateway, block: Any, param: str) -> None:
-    turns: Any = [{"role": "user", "content": [block]}]
-    with pytest.raises(anthropic.BadRequestError, match=rf"content\[0\]\.(?:source\.)?{param}"):
-        anthropic_client(gateway).messages.create(model="claude", max_tokens=9, messages=turns)
-    assert not gateway.anthropic.calls
 
 
 # --- words that OpenAI's clients have for other houses -----------------------------------------------

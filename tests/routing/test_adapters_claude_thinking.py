@@ -1,0 +1,131 @@
+"""When Claude is asked to think, and what it is asked to forget: its API refuses what does not go together."""
+
+from typing import Any
+
+import pytest
+
+from routing.adapters import CODECS
+from routing.types import ChatRequest, Message, Reasoning, Text, Tool, ToolCall, ToolResult, message
+from tests.routing.adapters_support import ask, model
+
+CALLED = ToolCall("c1", "weather", '{"city": "Zürich"}')
+SIGNED = Reasoning("Hm.", "c2ln")
+AGAIN = ToolCall("c2", "weather", '{"city": "Paris"}')
+RESULT = Message("tool", (ToolResult("c1", "Rain"),))
+RESULT_AGAIN = Message("tool", (ToolResult("c2", "Sun"),))
+QUESTION = message("user", "Hello?")
+TOOLS = (Tool("weather", "", {}),)
+BUDGET = {"type": "enabled", "budget_tokens": 1024}
+CLEARS = {"type": "clear_thinking_20251015", "keep": "all"}
+CLEARS_TOOLS = {"type": "clear_tool_uses_20250919"}
+
+Turns = tuple[Message, ...]
+
+
+def body_of(request: ChatRequest, name: str = "claude-haiku-4-5") -> dict[str, Any]:
+    row = model("anthropic", name)
+    body = CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=4096, stream=False).body
+    assert body is not None
+    return dict(body)
+
+
+def said(*parts: Any) -> Message:
+    return Message("assistant", parts)
+
+
+TURNS: dict[str, tuple[Turns, bool]] = {
+    "another model's calls": ((said(CALLED), RESULT), False),
+    "another model's calls, twice": ((said(CALLED), RESULT, said(AGAIN), RESULT_AGAIN), False),
+    "words before a call": ((said(Text("I look."), CALLED), RESULT), False),
+    "thinking that nobody signed": ((said(Reasoning("Hm."), CALLED), RESULT), False),
+    "signed thinking": ((said(SIGNED, CALLED), RESULT), True),
+    "signed thinking before the first of two calls": ((said(SIGNED, CALLED), RESULT, said(AGAIN), RESULT_AGAIN), True),
+    "and with words before the second": (
+        (said(SIGNED, CALLED), RESULT, said(Text("Now Paris."), AGAIN), RESULT_AGAIN),
+        True,
+    ),
+    "thinking that is not shown": ((said(Reasoning("data", redacted=True), CALLED), RESULT), True),
+    "thinking in an earlier turn": (
+        (*(said(SIGNED, CALLED), RESULT, said(Text("Rain."))), message("user", "Paris?"), said(AGAIN), RESULT_AGAIN),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("turns", "thinks"), TURNS.values(), ids=TURNS)
+def test_claude_thinks_on_only_in_a_turn_that_began_with_its_thinking(turns: Turns, thinks: bool) -> None:
+    asked = (QUESTION, *turns)
+    for messages, expected in (
+        (asked, thinks),
+        ((*asked, message("assistant", "Rain."), message("user", "And now?")), True),
+    ):
+        for request in (
+            ChatRequest(messages, tools=TOOLS, reasoning_effort="low"),
+            ChatRequest(messages, tools=TOOLS, extra={"thinking": BUDGET}),
+        ):
+            assert ("thinking" in body_of(request)) == expected
+            always = "thinking" not in request.extra  # an effort, where a model takes one
+            assert ("thinking" in body_of(request, "claude-opus-4-7")) == (expected or always)
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_the_steps_of_one_turn_have_the_thinking_that_it_began_with(step: int) -> None:
+    """A turn's configuration must not change within its loop of calls."""
+    turns = (said(SIGNED, CALLED), RESULT, said(AGAIN), RESULT_AGAIN, said(AGAIN), RESULT_AGAIN)[:step]
+    extra = {"thinking": BUDGET, "context_management": {"edits": [CLEARS]}}
+    body = body_of(ChatRequest((QUESTION, *turns), tools=TOOLS, extra=extra))
+    assert {key: body[key] for key in extra} == extra
+
+
+@pytest.mark.parametrize(
+    ("choice", "thinks"), [("auto", True), ("none", True), ("required", False), ("weather", False)]
+)
+def test_claude_does_not_think_within_a_budget_where_a_tool_must_be_called(choice: str, thinks: bool) -> None:
+    for fields in ({"reasoning_effort": "low"}, {"extra": {"thinking": BUDGET}}):
+        assert ("thinking" in body_of(ask(tools=TOOLS, tool_choice=choice, **fields))) == thinks
+    by_effort = ask(tools=TOOLS, tool_choice=choice, reasoning_effort="low")
+    adaptive = ask(tools=TOOLS, tool_choice=choice, extra={"thinking": {"type": "adaptive"}})
+    for request in (by_effort, adaptive):
+        assert body_of(request, "claude-opus-4-7")["thinking"] == {"type": "adaptive"}
+
+
+FORGETS: dict[str, tuple[dict[str, Any], bool]] = {
+    "a budget": ({"extra": {"thinking": BUDGET}}, True),
+    "an effort": ({"reasoning_effort": "low"}, True),
+    "a forced call": ({"extra": {"thinking": BUDGET}, "tool_choice": "required"}, False),
+    "an effort and a forced call": ({"reasoning_effort": "low", "tool_choice": "required"}, False),
+    "none wanted": ({"extra": {"thinking": {"type": "disabled"}}}, False),
+    "no effort": ({"reasoning_effort": "none"}, False),
+    "nothing said": ({}, False),
+}
+
+
+@pytest.mark.parametrize(("fields", "forgets"), FORGETS.values(), ids=FORGETS)
+def test_claude_is_told_to_forget_thinking_only_where_it_thinks(fields: dict[str, Any], forgets: bool) -> None:
+    for edits, rest in (([CLEARS], []), ([CLEARS, CLEARS_TOOLS], [CLEARS_TOOLS])):
+        management = {"edits": edits}
+        extra = {**fields.get("extra", {}), "context_management": management}
+        body = body_of(ask(tools=TOOLS, **{**fields, "extra": extra}))
+        left = edits if forgets else rest
+        assert body.get("context_management") == ({"edits": left} if left else None)
+        assert management == {"edits": edits}  # another candidate may be asked with it
+
+
+def test_whoever_is_to_think_no_more_has_nothing_to_forget_whatever_its_name() -> None:
+    """Claude Opus 4.6 takes a budget as well as an effort."""
+    extra = {"thinking": BUDGET, "context_management": {"edits": [CLEARS]}}
+    body = body_of(ask(tools=TOOLS, tool_choice="required", extra=extra), "claude-opus-4-6")
+    assert not body.keys() & extra.keys()
+
+
+def test_a_later_claude_that_may_think_unasked_is_told_what_to_forget() -> None:
+    body = body_of(ask(extra={"context_management": {"edits": [CLEARS]}}), "claude-opus-5")
+    assert body["context_management"] == {"edits": [CLEARS]}
+
+
+def test_a_model_that_is_to_think_is_held_to_a_schema_by_words_rather_than_by_a_forced_call() -> None:
+    schema = {"type": "object", "properties": {"mood": {"type": "string"}}}
+    for fields in ({"reasoning_effort": "low"}, {"extra": {"thinking": BUDGET}}):
+        body = body_of(ask(json_schema=schema, **fields), "claude-sonnet-4-20250514")
+        assert "tools" not in body
+        assert body["thinking"]["type"] == "enabled"

@@ -44,7 +44,8 @@ def of_candidate(candidate: Json) -> Entries:
     if not isinstance(told, dict) or not isinstance(chosen, list):
         return ()
     likeliest = told.get("topCandidates")
-    rows = [row.get("candidates") if isinstance(row, dict) else None for row in likeliest or ()]
+    listed = likeliest if isinstance(likeliest, list) else ()
+    rows = [row.get("candidates") if isinstance(row, dict) else None for row in listed]
     rows += [None] * (len(chosen) - len(rows))
     return tuple(
         {**_entry(token), "top_logprobs": _alternatives(row)}

@@ -10,9 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
@@ -32,7 +31,6 @@ from routing.adapters.wire import (
     arguments_object,
     base_url,
     bearer_headers,
-    call_id,
     get_count,
     get_dict,
     get_dicts,
@@ -41,6 +39,7 @@ from routing.adapters.wire import (
     get_vectors,
     inline_image,
     is_idle,
+    json_text,
     load_object,
     protocol_error,
     refuse_other_number,
@@ -125,7 +124,7 @@ class OllamaCodec:
             raise make_error("cut", "the answer ends before it is done", sent)
         usage = _usage(answer)
         refuse_truncated(usage, sent)
-        calls = tool_calls(message, 0, sent)
+        calls = tool_calls(message, 0, CallIds(sent))
         reasoning, text = get_str(message, "thinking"), get_str(message, "content") or get_str(answer, "response")
         parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
         if text:
@@ -287,6 +286,7 @@ class OllamaDecoder(EventDecoder):
         super().__init__(codec, sent, NDJSONSplitter())
         self._introduced = False
         self._calls = 0
+        self._ids = CallIds(sent)
         self._logprobs: list[float] = []
         self._told_logprobs = False
 
@@ -306,7 +306,7 @@ class OllamaDecoder(EventDecoder):
         refuse_silence(self.sent, logprobs, has_text=bool(text) and not self._told_logprobs)
         if text or reasoning or logprobs:
             out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
-        for call in tool_calls(message, self._calls, self.sent):
+        for call in tool_calls(message, self._calls, self._ids):
             out.append(
                 Delta(tool_index=self._calls, tool_id=call.id, tool_name=call.name, tool_arguments=call.arguments)
             )
@@ -327,7 +327,7 @@ class OllamaDecoder(EventDecoder):
         raise self.cut()
 
 
-def tool_calls(message: Json, first: int, sent: WireRequest) -> list[ToolCall]:
+def tool_calls(message: Json, first: int, ids: CallIds) -> list[ToolCall]:
     """The calls of a message. Ollama's have no id (newer ones do) and objects as arguments."""
     calls = []
     for number, call in enumerate(get_dicts(message, "tool_calls"), first):
@@ -335,9 +335,10 @@ def tool_calls(message: Json, first: int, sent: WireRequest) -> list[ToolCall]:
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
+        refuse_too_many(number)
         given = function.get("arguments")
-        arguments = given if isinstance(given, str) else orjson.dumps(given or {}).decode()
-        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments))
+        arguments = given if isinstance(given, str) else json_text(given or {})
+        calls.append(ToolCall(get_str(call, "id") or ids.of(number), name, arguments))
     return calls
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from routing.adapters.base import WireRequest
+from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.call_pieces import CallPieces, google_signature, whole_arguments
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
@@ -15,11 +16,11 @@ from routing.adapters.plain_answers import plain_text
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
-    call_id,
     get_dict,
     get_dicts,
     get_number,
     get_str,
+    json_text,
     load_object,
     protocol_error,
 )
@@ -171,7 +172,7 @@ def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
     if isinstance(content, str):
         return content, reasoning
     if isinstance(content, dict):
-        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS).decode(), reasoning
+        return json_text(content), reasoning
     text = ""
     for block in get_dicts(message, "content"):
         thinking = _thinking_of(block)
@@ -227,17 +228,19 @@ def called(message: Json) -> list[Json]:
 def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
     """The calls, each after what signs it."""
     calls: list[Reasoning | ToolCall] = []
+    ids = CallIds(sent)
     for number, call in enumerate(called(message)):
+        refuse_too_many(number)
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
         if signature := google_signature(call):
             calls.append(Reasoning("", signature))
-        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, whole_arguments(function)))
+        calls.append(ToolCall(get_str(call, "id") or ids.of(number), name, whole_arguments(function)))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
-        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), whole_arguments(legacy)))
+        calls.append(ToolCall(ids.of(0), get_str(legacy, "name"), whole_arguments(legacy)))
     return calls
 
 

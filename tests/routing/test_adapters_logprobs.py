@@ -59,6 +59,8 @@ def test_googles_are_told_in_the_same_shape() -> None:
     assert list(of_candidate({"logprobsResult": told})) == [entry("H", -0.5, None, other("J", -2.0)), entry("i", -1.0)]
     for odd in (None, 7, {}, {"chosenCandidates": 7}, {"chosenCandidates": [7, {"token": None}], "topCandidates": [1]}):
         assert of_candidate({"logprobsResult": odd}) == ()
+    odd = {"chosenCandidates": [{"token": "H", "logProbability": -1}], "topCandidates": 5}
+    assert list(of_candidate({"logprobsResult": odd})) == [entry("H", -1.0)]
 
 
 def test_numbers_that_json_has_no_word_for_are_most_unlikely() -> None:

@@ -7,7 +7,7 @@ from routing.adapters.base import WireRequest
 from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, make_error
-from routing.adapters.logprobs import of_candidate, refuse_silence
+from routing.adapters.logprobs import of_candidate
 from routing.adapters.partial_arguments import PartialArguments
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
@@ -104,7 +104,6 @@ class _Reader:
         self._ids = CallIds(sent)
         self._open: tuple[Delta, PartialArguments] | None = None  # a call of which more pieces are to come
         self._mean_logprob: float | None = None
-        self._told_logprobs = False
 
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
@@ -149,12 +148,8 @@ class _Reader:
     def _read_logprobs(self, candidate: Json, out: list[Delta], before: int) -> None:
         """They come beside the parts, which `out` holds from `before` on, and go out with the first text."""
         logprobs = of_candidate(candidate)
-        self._told_logprobs = self._told_logprobs or bool(logprobs)
         place = next((n for n in range(before, len(out)) if out[n].text), None)
-        if place is not None and not self._told_logprobs:
-            del out[before:]
-            refuse_silence(self._sent, logprobs, has_text=True, usage=self.usage)
-        elif place is not None:
+        if place is not None:
             out[place] = replace(out[place], logprobs=logprobs)
         elif logprobs:
             out.append(Delta(logprobs=logprobs))

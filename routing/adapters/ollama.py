@@ -15,7 +15,7 @@ from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
-from routing.adapters.logprobs import entries, refuse_silence
+from routing.adapters.logprobs import LogprobsDecoder, entries, of_the_end, refuse_silence
 from routing.adapters.ollama_context import (
     context_size,
     estimate_tokens,
@@ -107,9 +107,9 @@ class OllamaCodec:
         body["options"] = self._options(request, model, body, max_output_tokens)
         sent = self._request(model.provider, "POST", "/api/chat", body)
         refuse_overflow(sent, stated=request.hints.context_tokens)
-        if request.logprobs is not None:
-            sent = replace(sent, logprobs=True)
-        return replace(sent, calls=calls) if calls else sent
+        if calls:  # whose text nobody sees
+            return replace(sent, calls=calls)
+        return replace(sent, logprobs=True) if request.logprobs is not None else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         if not 200 <= response.status < 300:
@@ -130,6 +130,7 @@ class OllamaCodec:
         if text:
             parts.append(Text(text))
         logprobs = entries(answer.get("logprobs")) if sent.logprobs else ()
+        logprobs = of_the_end(logprobs, text) if reasoning else logprobs
         refuse_silence(sent, logprobs, has_text=bool(text), usage=usage)
         result = ChatResult(
             parts=(*parts, *calls),
@@ -149,6 +150,8 @@ class OllamaCodec:
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
         decoder = OllamaDecoder(self, sent)
+        if sent.logprobs:
+            return LogprobsDecoder(decoder, sent)
         return CallDecoder(decoder, sent) if sent.calls else decoder
 
     # --- embeddings, counting, status ---
@@ -288,7 +291,7 @@ class OllamaDecoder(EventDecoder):
         self._calls = 0
         self._ids = CallIds(sent)
         self._logprobs: list[float] = []
-        self._told_logprobs = False
+        self._thinks = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         line = load_object(data, "a line of the stream")
@@ -301,9 +304,8 @@ class OllamaDecoder(EventDecoder):
             self._introduced = True
             out.append(Delta(model=get_str(line, "model")))
         text, reasoning = get_str(message, "content") or get_str(line, "response"), get_str(message, "thinking")
-        logprobs = entries(line.get("logprobs")) if self.sent.logprobs else ()
-        self._told_logprobs = self._told_logprobs or bool(logprobs)
-        refuse_silence(self.sent, logprobs, has_text=bool(text) and not self._told_logprobs)
+        self._thinks = not text and (self._thinks or bool(reasoning))
+        logprobs = entries(line.get("logprobs")) if self.sent.logprobs and not self._thinks else ()
         if text or reasoning or logprobs:
             out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
         for call in tool_calls(message, self._calls, self._ids):

@@ -283,7 +283,6 @@ class ChatDecoder(EventDecoder):
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
         self._thinks_aloud = False  # its thinking comes as content
-        self._told_logprobs = False
         self._thought: list[str] | None = [] if _asks_for_json(sent) else None  # until there is text
         self._looks_closely = self._has_to_look()
 
@@ -358,7 +357,7 @@ class ChatDecoder(EventDecoder):
             text = text.removeprefix(_THOUGHT_ENDS)
         if "extra_content" in delta or text:
             self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
-        logprobs = self._read_logprobs(choice, has_text=bool(text or refusal))
+        logprobs = self._read_logprobs(choice)
         if self._thought is not None:
             self._keep_thought(reasoning, has_text=bool(text or refusal))
         if text or reasoning or (logprobs and not refusal):
@@ -374,16 +373,11 @@ class ChatDecoder(EventDecoder):
         elif reasoning and self._thought is not None:
             self._thought.append(reasoning)
 
-    def _read_logprobs(self, choice: Json, *, has_text: bool) -> tuple[Json, ...]:
-        """Those that the caller asked for. The first text shows whether the server tells any."""
+    def _read_logprobs(self, choice: Json) -> tuple[Json, ...]:
+        """Those that the caller asked for."""
         if choice.get("logprobs"):
             self._logprobs += _logprobs(choice)
-        if not self.sent.logprobs:
-            return ()
-        told = of_choice(choice)
-        self._told_logprobs = self._told_logprobs or bool(told)
-        refuse_silence(self.sent, told, has_text=has_text and not self._told_logprobs)
-        return told
+        return of_choice(choice) if self.sent.logprobs else ()
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         has_calls = self._calls.end(out)

@@ -206,6 +206,8 @@ class Lane(Generic[Item, Result]):
                 (result,) = await self._attempt([self._repair(item)], again=again)
             except Exception as second:  # goes to the one who waits for it
                 error = second
+                if isinstance(second, TRANSIENT) and self._given_up is not None:
+                    self._given_up(item)
             else:
                 self._hand_over(future, result)
                 return

@@ -192,9 +192,13 @@ async def sweep(*, at: datetime | None = None) -> int:
     while True:
         async with database.connection() as connection:
             rows = await (await connection.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()
-        results = await asyncio.gather(*(_end(_swept(row)) for row in rows))
-        ended += sum(results)
-        if len(rows) < SWEEP_BATCH or not any(results):
+        results = await asyncio.gather(*(_end(_swept(row)) for row in rows), return_exceptions=True)
+        done = [result for result in results if result is True]
+        ended += len(done)
+        if len(rows) < SWEEP_BATCH or not done:
+            for failure in results:  # the others are settled all the same
+                if isinstance(failure, BaseException):
+                    raise failure
             return ended
 
 

@@ -20,7 +20,15 @@ from routing import database
 Row = list[bytes | None]
 # These statements' plans do not depend on their values: planning them anew would cost more than running them. They
 # are made while tables may still be empty, and kept: none may read a whole table, however small it looks by then.
-PREPARE_SESSION = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+# A statement that waits for a lock ends with its connection, where the server's system can tell: else it would be done
+# after all, when whoever wanted it has given it up.
+PREPARE_SESSION = """
+SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
+DO $$ BEGIN
+    PERFORM set_config('client_connection_check_interval', '1s', false);
+EXCEPTION WHEN invalid_parameter_value OR feature_not_supported THEN NULL;
+END $$
+"""
 CONNECT_SECONDS = 10.0  # to all addresses that a name has
 LOOK_SECONDS = 0.5  # of a socket that has failed uvloop calls the reader once, and the last words come before the end
 GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)

@@ -3,13 +3,9 @@
 To turn a receipt's decision and attempts into jsonb was a third of what the database did for a call.
 """
 
-from importlib import import_module
-
 from django.db import migrations
 
 import ziggie.fields
-
-BEFORE: str = import_module("routing.migrations.0003_ledger").RESERVE
 
 RESERVE = """
 -- Admits each operation whose amounts all fit, in the order given; they are `calls` in number. `wanted` is what all of
@@ -17,34 +13,35 @@ RESERVE = """
 -- the periods it holds it in; or the budget that refused it, with what is left there. Where all of them fit and none
 -- is known, which is the usual case, one row for all.
 -- An id that holds already is answered with what it holds, so that a repeated request does no harm.
+-- Not for savepoints: see xmin.
 CREATE FUNCTION ledger_reserve(
     operations json, calls integer, budget_ids bigint[], wanted bigint[], at timestamptz)
 RETURNS TABLE (held_budgets bigint[], held_periods bigint[], refused_by bigint, left_microusd bigint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    operation record;
     charged bigint[];
     periods bigint[];
     room bigint[];  -- null: a soft budget
     added bigint[];
-    amounts bigint[];
-    budgets_held_before bigint[];
-    periods_held_before bigint[];
-    place integer;
     fits boolean;
     admitted integer := 0;
 BEGIN
-    -- The periods as they mostly are: there, and true to their budgets. Locked in order of budget id.
-    SELECT array_agg(p.budget_id), array_agg(p.id), array_agg(p.room) INTO charged, periods, room FROM (
+    -- The periods as they mostly are: there, and true to their budgets. Locked in order of budget id, and none before
+    -- it is known that all are there: ledger_periods would begin to lock anew.
+    SELECT array_agg(p.budget_id), array_agg(p.id), array_agg(p.room), bool_and(p.is_true)
+    INTO charged, periods, room, fits FROM (
         SELECT p.budget_id, p.id,
-               CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END AS room
+               CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END AS room,
+               p.period = b.period AND p.limit_microusd = b.limit_microusd AND p.hard = b.hard AS is_true
         FROM routing_budget b JOIN routing_budgetperiod p ON p.budget_id = b.id
         WHERE b.id = ANY(budget_ids) AND p.starts_at <= at AND (p.ends_at IS NULL OR p.ends_at > at)
-          AND p.period = b.period AND p.limit_microusd = b.limit_microusd AND p.hard = b.hard
+          AND cardinality(budget_ids) = (
+              SELECT count(*) FROM routing_budgetperiod q
+              WHERE q.budget_id = ANY(budget_ids) AND q.starts_at <= at AND (q.ends_at IS NULL OR q.ends_at > at))
         ORDER BY p.budget_id, p.starts_at FOR UPDATE OF p
     ) AS p;
-    IF charged IS DISTINCT FROM budget_ids THEN
+    IF charged IS DISTINCT FROM budget_ids OR NOT fits THEN
         SELECT array_agg(p.budget_id), array_agg(p.id),
                array_agg(CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END)
         INTO charged, periods, room FROM ledger_periods(budget_ids, at) p;
@@ -67,64 +64,106 @@ BEGIN
         GET DIAGNOSTICS admitted = ROW_COUNT;
     END IF;
     IF admitted = calls THEN
-        added := wanted; held_budgets := charged; held_periods := periods;
+        FOR i IN 1 .. cardinality(periods) LOOP
+            UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + wanted[i] WHERE p.id = periods[i];
+        END LOOP;
+        held_budgets := charged; held_periods := periods;
         RETURN NEXT;
-    ELSE
-        IF admitted > 0 THEN  -- the others hold already: what these hold is counted, and each is answered below
-            SELECT array_agg(coalesce(line.amount, 0) ORDER BY one.place) INTO added
-            FROM unnest(periods) WITH ORDINALITY AS one(id, place) LEFT JOIN (
-                SELECT line.period, sum(line.amount)::bigint AS amount
-                FROM routing_reservation r, unnest(r.period_ids, r.amounts_microusd) AS line(period, amount)
-                WHERE r.id IN (SELECT o.id FROM json_to_recordset(operations) AS o(id uuid))
-                  AND r.xmin = pg_current_xact_id()::xid GROUP BY line.period
-            ) AS line ON line.period = one.id;
-        END IF;
-        FOR operation IN SELECT * FROM json_to_recordset(operations) AS o(
-            id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json
-        ) LOOP
-            held_budgets := '{}'; held_periods := '{}'; amounts := '{}';
-            refused_by := NULL; left_microusd := NULL;
-            FOR i IN 1 .. coalesce(cardinality(operation.budgets), 0) LOOP
-                place := array_position(charged, operation.budgets[i]);
-                CONTINUE WHEN place IS NULL;  -- the budget was deleted meanwhile
-                IF room[place] - added[place] < operation.amounts[i] THEN
-                    refused_by := operation.budgets[i];
-                    left_microusd := greatest(room[place] - added[place], 0);
-                    EXIT;
-                END IF;
-                held_budgets := held_budgets || charged[place];
-                held_periods := held_periods || periods[place];
-                amounts := amounts || operation.amounts[i];
-            END LOOP;
-            IF refused_by IS NULL THEN
-                INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
-                VALUES (operation.id, held_periods, amounts,
-                        now() + make_interval(secs => operation.expires_in_seconds), operation.context, now())
-                ON CONFLICT DO NOTHING;
-                IF FOUND THEN
-                    FOR i IN 1 .. cardinality(amounts) LOOP
-                        place := array_position(periods, held_periods[i]);
-                        added[place] := added[place] + amounts[i];
-                    END LOOP;
-                    RETURN NEXT;
-                    CONTINUE;
-                END IF;
+        RETURN;
+    END IF;
+    IF admitted > 0 THEN  -- the others hold already: what these hold is counted, and each is answered
+        SELECT array_agg(coalesce(line.amount, 0) ORDER BY one.place) INTO added
+        FROM unnest(periods) WITH ORDINALITY AS one(id, place) LEFT JOIN (
+            SELECT line.period, sum(line.amount)::bigint AS amount
+            FROM routing_reservation r, unnest(r.period_ids, r.amounts_microusd) AS line(period, amount)
+            WHERE r.id IN (SELECT o.id FROM json_to_recordset(operations) AS o(id uuid))
+              AND r.xmin = pg_current_xact_id()::xid GROUP BY line.period
+        ) AS line ON line.period = one.id;
+    END IF;
+    RETURN QUERY SELECT * FROM ledger_reserve_each(operations, charged, periods, room, added);
+END $$;
+
+-- The same, one after the other. `added` is what is held already of what was free (`room`), and not yet counted.
+CREATE FUNCTION ledger_reserve_each(
+    operations json, charged bigint[], periods bigint[], room bigint[], added bigint[])
+RETURNS TABLE (held_budgets bigint[], held_periods bigint[], refused_by bigint, left_microusd bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    operation record;
+    amounts bigint[];
+    place integer;
+    outcome text;
+BEGIN
+    FOR operation IN SELECT * FROM json_to_recordset(operations) AS o(
+        id uuid, budgets bigint[], amounts bigint[], expires_in_seconds float8, context json
+    ) LOOP
+        held_budgets := '{}'; held_periods := '{}'; amounts := '{}';
+        refused_by := NULL; left_microusd := NULL;
+        FOR i IN 1 .. coalesce(cardinality(operation.budgets), 0) LOOP
+            place := array_position(charged, operation.budgets[i]);
+            CONTINUE WHEN place IS NULL;  -- the budget was deleted meanwhile
+            IF room[place] - added[place] < operation.amounts[i] THEN
+                refused_by := operation.budgets[i];
+                left_microusd := greatest(room[place] - added[place], 0);
+                EXIT;
             END IF;
-            SELECT array_agg(p.budget_id), array_agg(p.id) INTO budgets_held_before, periods_held_before
+            held_budgets := held_budgets || charged[place];
+            held_periods := held_periods || periods[place];
+            amounts := amounts || operation.amounts[i];
+        END LOOP;
+        outcome := CASE WHEN refused_by IS NULL
+            THEN ledger_hold(operation.id, held_periods, amounts, operation.expires_in_seconds, operation.context) END;
+        IF outcome = 'held' THEN
+            FOR i IN 1 .. cardinality(amounts) LOOP
+                place := array_position(periods, held_periods[i]);
+                added[place] := added[place] + amounts[i];
+            END LOOP;
+        ELSE
+            SELECT coalesce(array_agg(p.budget_id), '{}'), coalesce(array_agg(p.id), '{}'),
+                   CASE WHEN count(*) = 0 THEN refused_by END
+            INTO held_budgets, held_periods, refused_by
             FROM routing_reservation r, routing_budgetperiod p
-            WHERE r.id = operation.id AND p.id = ANY(r.period_ids) HAVING count(*) > 0;
-            IF FOUND THEN
-                refused_by := NULL; held_budgets := budgets_held_before; held_periods := periods_held_before;
+            WHERE r.id = operation.id AND p.id = ANY(r.period_ids);
+            IF refused_by IS NULL THEN
                 PERFORM ledger_prolong(operation.id, operation.expires_in_seconds);
             END IF;
-            RETURN NEXT;
-        END LOOP;
-    END IF;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
     FOR i IN 1 .. coalesce(cardinality(periods), 0) LOOP
         IF added[i] > 0 THEN
             UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + added[i] WHERE p.id = periods[i];
         END IF;
     END LOOP;
+END $$;
+
+-- Makes a call's hold: 'held', or 'known' if it has one that counts. One whose budgets have all been deleted counts
+-- nothing any more, and holds what is wanted now.
+CREATE FUNCTION ledger_hold(call uuid, wanted_periods bigint[], wanted_amounts bigint[], seconds float8, told json)
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    until timestamptz := now() + make_interval(secs => seconds);
+BEGIN
+    FOR i IN 1 .. 3 LOOP
+        INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
+        VALUES (call, wanted_periods, wanted_amounts, until, told, now()) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            RETURN 'held';
+        END IF;
+        PERFORM r.id FROM routing_reservation r WHERE r.id = call AND (
+            r.envelope_id IS NOT NULL OR cardinality(r.period_ids) = 0
+            OR EXISTS (SELECT FROM routing_budgetperiod p WHERE p.id = ANY(r.period_ids)));
+        IF FOUND THEN
+            RETURN 'known';
+        END IF;
+        UPDATE routing_reservation r SET period_ids = wanted_periods, amounts_microusd = wanted_amounts,
+            expires_at = until, context = told WHERE r.id = call;
+        IF FOUND THEN
+            RETURN 'held';
+        END IF;  -- else somebody has just settled it: the call may hold again
+    END LOOP;
+    RAISE serialization_failure USING MESSAGE = 'the hold of this call comes and goes';
 END $$;
 """
 
@@ -248,6 +287,23 @@ END $$;
 """
 
 
+# One statement rewrites the table once.
+JSON = """
+ALTER TABLE routing_routedcall
+    ALTER features TYPE json, ALTER candidates TYPE json, ALTER request TYPE json, ALTER attempts TYPE json;
+ALTER TABLE routing_reservation ALTER context TYPE json;
+"""
+JSONB = """
+ALTER TABLE routing_routedcall
+    ALTER features TYPE jsonb USING features::jsonb, ALTER candidates TYPE jsonb USING candidates::jsonb,
+    ALTER request TYPE jsonb USING request::jsonb, ALTER attempts TYPE jsonb USING attempts::jsonb;
+ALTER TABLE routing_reservation ALTER context TYPE jsonb USING context::jsonb;
+"""
+ALL = "(json, integer, bigint[], bigint[], timestamptz)"
+EACH = "(json, bigint[], bigint[], bigint[], bigint[])"
+HOLD = "(uuid, bigint[], bigint[], float8, json)"
+
+
 def _as_written(model: str, name: str, **options: object) -> migrations.AlterField:
     return migrations.AlterField(model, name, ziggie.fields.WrittenJSONField(**options))
 
@@ -255,17 +311,26 @@ def _as_written(model: str, name: str, **options: object) -> migrations.AlterFie
 class Migration(migrations.Migration):
     dependencies = [("routing", "0013_waiting_work_and_edits")]
     operations = [
-        _as_written("RoutedCall", "features"),
-        _as_written("RoutedCall", "candidates"),
-        _as_written(
-            "RoutedCall", "request", default=dict, help_text="What the decision needs to be made again; no texts."
-        ),
-        _as_written("RoutedCall", "attempts", default=list),
-        _as_written("Reservation", "context", default=dict),
         migrations.RunSQL(
-            "DROP FUNCTION ledger_reserve(json, bigint[], timestamptz);" + RESERVE,
-            "DROP FUNCTION ledger_reserve(json, integer, bigint[], bigint[], timestamptz);"
-            + BEFORE[BEFORE.index("-- Admits each operation") :],
+            JSON,
+            JSONB,
+            state_operations=[
+                _as_written("RoutedCall", "features"),
+                _as_written("RoutedCall", "candidates"),
+                _as_written(
+                    "RoutedCall",
+                    "request",
+                    default=dict,
+                    help_text="What the decision needs to be made again; no texts.",
+                ),
+                _as_written("RoutedCall", "attempts", default=list),
+                _as_written("Reservation", "context", default=dict),
+            ],
+        ),
+        # The ledger_reserve of migration 0003 stays beside it: processes that were started before go on with it.
+        migrations.RunSQL(
+            RESERVE,
+            f"DROP FUNCTION ledger_reserve{ALL}, ledger_reserve_each{EACH}, ledger_hold{HOLD}",
         ),
         migrations.RunSQL(SETTLE, migrations.RunSQL.noop),  # it serves both kinds of columns
     ]

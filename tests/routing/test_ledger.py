@@ -1,6 +1,7 @@
 """The ledger on a real PostgreSQL: admission, settlement, periods, the sweep, and what survives faults."""
 
 import asyncio
+import json
 import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
@@ -573,6 +574,45 @@ def test_calls_of_one_batch_hold_each_in_its_own_budgets_known_ones_and_refused_
         for period, amount in zip(row.period_ids, row.amounts_microusd, strict=True):
             sums[period] += amount
     assert sums == dict(BudgetPeriod.objects.values_list("id", "held_microusd"))
+
+
+def test_a_call_sent_again_whose_budget_was_deleted_holds_in_the_budgets_of_now() -> None:
+    gone, left, call_id = budget("gone").id, budget("left", 10).id, uuid7()
+    run(hold({gone: 5}, snapshot(), call_id=call_id))
+    Budget.objects.filter(pk=gone).delete()
+    again = run(hold({left: 10}, snapshot(), call_id=call_id))
+    assert counters("left") == (0, 10, 0)
+    with pytest.raises(BudgetExceeded):
+        run(hold({left: 1}, snapshot()))
+    assert run(spend(again, {left: 7}))
+    assert counters("left") == (7, 0, 0)
+
+
+def test_an_admission_that_meets_a_changed_limit_locks_in_the_order_of_a_settlement() -> None:
+    """Whoever locked the second budget first would wait in a circle with who has the first."""
+    first, second = budget("first").id, budget("second").id
+    held = run(hold({first: 5, second: 5}, snapshot()))
+    Budget.objects.filter(pk=first).update(limit_microusd=900)
+    wanted = {"id": str(uuid7()), "budgets": [first, second], "amounts": [1, 1], "expires_in_seconds": 60}
+    asked = [json.dumps([{**wanted, "context": {}}]), [first, second]]
+
+    async def alone(sql: LiteralString, parameters: list[Any]) -> None:
+        async with database.connection() as own:
+            await own.execute(sql, parameters)
+
+    async def work() -> None:
+        async with database.connection() as other, other.transaction():
+            await other.execute("SELECT FROM routing_budgetperiod WHERE budget_id = %s FOR UPDATE", (second,))
+            admission = alone("SELECT * FROM ledger_reserve(%s::json, 1, %s::bigint[], '{1,1}', now())", asked)
+            settlement = alone("SELECT * FROM ledger_settle(%s, '{}', '[]', '[]', '[]', now())", [[held.call_id]])
+            both = []
+            for statement in (admission, settlement):
+                both.append(asyncio.ensure_future(statement))
+                await asyncio.sleep(0.2)  # it waits for a budget
+        await asyncio.gather(*both)  # DeadlockDetected, if they waited for each other
+
+    run(work())
+    assert counters("first") == counters("second") == (0, 1, 0)
 
 
 def test_lost_connections_are_replaced_and_nothing_is_done_twice() -> None:

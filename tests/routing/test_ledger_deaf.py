@@ -5,11 +5,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import LiteralString
 
+import psycopg
 import pytest
 from django.db import connections
 
 from routing import database, ledger
+from routing.lines import Line
 from routing.models import Budget, BudgetPeriod, Reservation
 from routing.types import PolicySpec, SettingsSpec, Snapshot
 from ziggie.errors import Unavailable
@@ -89,3 +92,35 @@ def test_a_hold_that_was_not_heard_of_in_time_is_given_back_unless_its_call_may_
         assert asyncio.run(work(Path(folder))) == (0, 601)
     assert counters() == (0, 1 if is_new else 601)
     assert Reservation.objects.count() == (1 if is_new else 2)
+
+
+def test_a_statement_that_waits_for_a_lock_ends_with_its_connection() -> None:
+    """Else it would be done once the lock is free, when whoever wanted it has given it up."""
+    cloud = Budget.objects.create(slug="cloud", limit_microusd=1000)
+
+    async def work() -> None:
+        line = Line()
+        assert await line.execute("SELECT 1") == [[b"1"]]
+        async with database.connection() as looking, database.connection() as other, other.transaction():
+            await other.execute("SELECT FROM routing_budget WHERE id = %s FOR UPDATE", (cloud.pk,))
+            waiting = asyncio.ensure_future(line.execute("UPDATE routing_budget SET limit_microusd = 5"))
+            await _until(looking, "wait_event_type = 'Lock'", 1)
+            line.close()
+            with pytest.raises(psycopg.OperationalError):
+                await waiting
+            await _until(looking, "wait_event_type = 'Lock'", 0)
+        await database.close()
+
+    asyncio.run(work())
+    cloud.refresh_from_db()
+    assert cloud.limit_microusd == 1000
+
+
+async def _until(connection: database.Connection, state: LiteralString, sessions: int) -> None:
+    """Until so many sessions of this database are in this state."""
+    asked: LiteralString = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND " + state
+    for _ in range(600):
+        if await (await connection.execute(asked)).fetchone() == (sessions,):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not {sessions} sessions with {state}")

@@ -174,7 +174,8 @@ class CallPieces:
                 call.is_named_again = True
                 return False
             if name and not arguments and not self._is_sure(call.name) and self._first_tool(call.named(name)):
-                return False  # the rest of a tool's name
+                call.is_named_again = True  # the rest of its name, or another's name, if arguments follow
+                return False
             return bool(name or (call.is_named_again and arguments.strip())) and call.is_whole()
         if not name or name == call.name:
             return False

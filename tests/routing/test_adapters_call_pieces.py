@@ -57,9 +57,12 @@ def test_a_name_goes_on_behind_whole_arguments(rest: tuple[str, ...]) -> None:
 
 
 def test_another_call_in_the_same_place_is_not_the_rest_of_a_name() -> None:
-    pieces = [piece("get_", CITY, index=0, call_id="a"), piece("get_weather", "{}", index=0)]
-    _, calls = told(sent_with("get_weather"), *pieces)
+    first = piece("get_", CITY, index=0, call_id="a")
+    _, calls = told(sent_with("get_weather"), first, piece("get_weather", "{}", index=0))
     assert [(call.name, call.arguments) for call in calls] == [("get_", CITY), ("get_weather", "{}")]
+    _, calls = told(sent_with("get_weather"), first, piece("get_weather", index=0), piece(None, "{}", index=0))
+    assert [call.arguments for call in calls] == [CITY, "{}"]
+    assert calls[1].name == "get_weather"
 
 
 @pytest.mark.parametrize("index", [None, 0])

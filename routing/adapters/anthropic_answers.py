@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-import orjson
-
 from routing.adapters.base import WireRequest
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event
 from routing.adapters.sse import SSESplitter
-from routing.adapters.wire import Json, get_count, get_dict, get_dicts, get_str, load_object, protocol_error
+from routing.adapters.wire import Json, get_count, get_dict, get_dicts, get_str, json_text, load_object, protocol_error
 from routing.types import ChatResult, Delta, Part, Reasoning, StopReason, Text, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ def usage_of(usage: Json, before: Usage | None = None) -> Usage:
     some compatible servers say 0 in one of the two places.
     """
     usage = _with_compaction(usage)
-    read, written = get_count(usage, "cache_read_input_tokens"), _written(usage)
+    read, written = get_count(usage, "cache_read_input_tokens"), _json_text(usage)
     plain = get_count(usage, "input_tokens")
     earlier = before or Usage()
     return Usage(
@@ -65,17 +63,17 @@ def _with_compaction(usage: Json) -> Json:
     passes = usage.get("iterations")
     if not isinstance(passes, list):
         return usage
-    whole = {**usage, _WRITTEN: _written(usage)}
+    whole = {**usage, _WRITTEN: _json_text(usage)}
     for one in passes:
         if isinstance(one, dict) and one.get("type") == "compaction":
-            told = {**one, _WRITTEN: _written(one)}
+            told = {**one, _WRITTEN: _json_text(one)}
             for key in _COUNTS:
                 if (count := get_count(told, key)) is not None:
                     whole[key] = (get_count(whole, key) or 0) + count
     return whole
 
 
-def _written(usage: Json) -> int | None:
+def _json_text(usage: Json) -> int | None:
     """Tokens written to the cache, of all lifetimes; in `cache_creation` each lifetime stands on its own."""
     written = get_count(usage, _WRITTEN)
     lifetimes = usage.get("cache_creation")
@@ -132,7 +130,7 @@ def _input(block: Json) -> str:
     given = block.get("input")
     if isinstance(given, str):
         return given.strip() or "{}"
-    return orjson.dumps(get_dict(block, "input"), option=orjson.OPT_NON_STR_KEYS).decode()
+    return json_text(get_dict(block, "input"))
 
 
 def _required(block: Json, key: str) -> str:

@@ -118,11 +118,15 @@ class Assembler:
 
 def deltas_of(result: ChatResult) -> list[Delta]:
     """A complete answer as the deltas of a stream that came all at once."""
-    deltas: list[Delta] = [Delta(model=result.model, response_id=result.response_id, logprobs=result.logprobs)]
+    has_text = any(isinstance(part, Text) for part in result.parts)
+    of_text = result.logprobs if has_text else ()
+    head = Delta(model=result.model, response_id=result.response_id, logprobs=() if has_text else result.logprobs)
+    deltas: list[Delta] = [head]
     tool_index = 0
     for part in result.parts:
         if isinstance(part, Text):
-            deltas.append(Delta(text=part.text, refuses=part.refuses))
+            deltas.append(Delta(text=part.text, refuses=part.refuses, logprobs=of_text))
+            of_text = ()
         elif isinstance(part, Reasoning):
             deltas.append(
                 Delta(reasoning=part.text, reasoning_signature=part.signature, reasoning_redacted=part.redacted)

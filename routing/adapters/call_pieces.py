@@ -1,17 +1,19 @@
 """Putting the pieces of streamed tool calls together, whichever of index, id and name a server says with each."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import orjson
 
 from routing.adapters.base import WireRequest
-from routing.adapters.wire import SIGNATURE_MARK, Json, call_id, get_dict, get_str, protocol_error
+from routing.adapters.call_ids import CallIds, refuse_too_many
+from routing.adapters.wire import SIGNATURE_MARK, Json, get_dict, get_str, json_text, protocol_error
 from routing.types import Delta
 
 _LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
 _LONGEST_NAME = 1_000  # characters
-_MOST_CALLS = 1_000
 
 
 @dataclass(slots=True)
@@ -19,7 +21,6 @@ class _Call:
     server_index: Any
     identity: str
     name: str
-    told: bool = False
     arguments: list[str] = field(default_factory=list)
     size: int = 0  # characters of the arguments
     is_named_again: bool = False  # after its arguments
@@ -48,29 +49,35 @@ class _Call:
 
 
 class CallPieces:
-    """The calls of one answer. Each is told from its first arguments on, since until then its name may grow: some
-    servers write it piece by piece, or after the arguments, and some repeat it with every piece."""
+    """The calls of one answer, told in the order in which they begin. Each is told from its first arguments on, since
+    until then its name may grow: some servers write it piece by piece, or after the arguments, and some repeat it
+    with every piece."""
 
     def __init__(self, sent: WireRequest) -> None:
         self._sent = sent
         self._calls: list[_Call] = []
+        self._told = 0  # so many of them, from the first on
+        self._ids = CallIds(sent)
+        self._ids_told: set[str] = set()
 
     def add(self, piece: Json, out: list[Delta]) -> None:
         """Raises ProviderError("protocol") for a piece that is none."""
         function = get_dict(piece, "function")
         identity, name, arguments = get_str(piece, "id"), get_str(function, "name"), arguments_text(function)
-        number = self._number_of(piece.get("index"), identity, name)
+        number = self._number_of(piece.get("index"), identity, name, arguments)
         if number is not None and not identity and self._is_another(self._calls[number], name, arguments):
             name = name or self._calls[number].name
             number = None
         if number is None:
             if not (identity or name or arguments):  # a place kept for a call that may not come
                 return
-            number = self._begin(_Call(piece.get("index"), identity, name), out)
+            refuse_too_many(len(self._calls))
+            number = len(self._calls)
+            self._calls.append(_Call(piece.get("index"), identity, name))
         call = self._calls[number]
         call.signature = call.signature or google_signature(piece)
         arguments = call.take(arguments)
-        if call.told:
+        if number < self._told:
             if arguments:
                 out.append(Delta(tool_index=number, tool_arguments=arguments))
             return
@@ -78,66 +85,83 @@ class CallPieces:
         call.name = call.named(name)
         if len(call.name) > _LONGEST_NAME:
             raise protocol_error(f"the name of a tool call is longer than {_LONGEST_NAME} characters")
-        if call.name and call.arguments and self._is_sure(call.name):
-            self._tell(number, out)
-        elif name or arguments:  # a sign of life all the same
+        if number == self._told or number == len(self._calls) - 1:
+            self._tell_all_known(out)
+        if number >= self._told and (name or arguments):  # a sign of life all the same
             out.append(Delta(held=name + arguments))
 
     def end(self, out: list[Delta]) -> bool:
         """Tells what is left of the calls; one without arguments has an empty object. True if there are any.
         Raises ProviderError("protocol") for a call without a name."""
         for number, call in enumerate(self._calls):
-            if call.told and call.arguments:
+            if number < self._told and call.arguments:
                 continue
             if not call.name:
                 raise protocol_error("a tool call has no name")
             if not call.arguments:
                 call.arguments.append("{}")
-            if call.told:
-                out.append(Delta(tool_index=number, tool_arguments="{}"))
-            else:
-                self._tell(number, out)
+                if number < self._told:
+                    out.append(Delta(tool_index=number, tool_arguments="{}"))
+            if number >= self._told:
+                self._tell_next(out)
         return bool(self._calls)
 
-    def _begin(self, another: _Call, out: list[Delta]) -> int:
-        """The number of another call. Those before it have their names now, and are told."""
-        if len(self._calls) >= _MOST_CALLS:
-            raise protocol_error(f"the answer calls more than {_MOST_CALLS} tools")
-        for number, call in enumerate(self._calls):
-            if call.name and not call.told and self._is_sure(call.name):
-                self._tell(number, out)
-        self._calls.append(another)
-        return len(self._calls) - 1
+    def _tell_all_known(self, out: list[Delta]) -> None:
+        """Tells the calls whose names are known, up to the first that is not: nobody gets them out of order."""
+        while self._told < len(self._calls):
+            call = self._calls[self._told]
+            is_last = self._told == len(self._calls) - 1
+            if not call.name or (is_last and not call.arguments):
+                return
+            # once another call has begun, no name goes on behind whole arguments
+            if not self._is_sure(call.name) and (is_last or not call.is_whole()):
+                return
+            self._tell_next(out)
 
     def _is_sure(self, name: str) -> bool:
         """False for a name that may be the beginning of a tool's: servers may go on with it behind arguments."""
-        tools = self._tools()
-        return name in tools or not any(tool.startswith(name) for tool in tools)
+        return self._first_tool(name) in (name, "")
 
+    def _first_tool(self, beginning: str) -> str:
+        """The first tool, in the order of the alphabet, whose name begins like this; "" if there is none."""
+        place = bisect_left(self._tools, beginning)
+        found = self._tools[place] if place < len(self._tools) else ""
+        return found if found.startswith(beginning) else ""
+
+    @cached_property
     def _tools(self) -> list[str]:
         tools = (self._sent.body or {}).get("tools") or ()
-        return [get_str(get_dict(tool, "function"), "name") for tool in tools]
+        return sorted(get_str(get_dict(tool, "function"), "name") for tool in tools)
 
-    def _tell(self, number: int, out: list[Delta]) -> None:
-        call = self._calls[number]
-        call.told = True
-        identity = call.identity = call.identity or call_id(self._sent, number)
+    def _tell_next(self, out: list[Delta]) -> None:
+        number, call = self._told, self._calls[self._told]
+        self._told += 1
+        # a client finds its calls by their ids: one that the server has given twice would lose one of them
+        identity = call.identity if call.identity not in self._ids_told else ""
+        identity = identity or self._ids.of(number)
+        self._ids_told.add(identity)
         arguments = "".join(call.arguments)
         if call.signature:
             out.append(Delta(reasoning_signature=call.signature))
         out.append(Delta(tool_index=number, tool_id=identity, tool_name=call.name, tool_arguments=arguments))
 
-    def _number_of(self, server_index: Any, identity: str, name: str) -> int | None:
+    def _number_of(self, server_index: Any, identity: str, name: str, arguments: str) -> int | None:
         """Our number of the call that a piece belongs to; None for a new call. Servers that leave the
         index out, or number every call 0, tell their calls apart by id."""
+        elsewhere = None  # the last call of this id, at another index
         for number in range(len(self._calls) - 1, -1, -1):
             call = self._calls[number]
+            at_its_index = server_index is not None and server_index == call.server_index
             if identity and identity == call.identity:
-                return number
+                if at_its_index or server_index is None or call.server_index is None:
+                    return number
+                elsewhere = number if elsewhere is None else elsewhere
             # an id that changes from piece to piece of one call (seen in vLLM) comes without a name
-            if server_index is not None and server_index == call.server_index and not (call.name and identity and name):
+            elif at_its_index and elsewhere is None and not (call.name and identity and name):
                 return number
-        if self._calls and server_index is None and not identity and not name:
+        if elsewhere is not None:
+            return None if _begins_with_the_same_id(self._calls[elsewhere], name, arguments) else elsewhere
+        if self._calls and server_index is None and not identity and name in ("", self._calls[-1].name):
             return len(self._calls) - 1
         return None
 
@@ -149,11 +173,18 @@ class CallPieces:
             if name == call.name and not arguments and call.is_whole():  # told anew, or for arguments that follow
                 call.is_named_again = True
                 return False
+            if name and not arguments and not self._is_sure(call.name) and self._first_tool(call.named(name)):
+                call.is_named_again = True  # the rest of its name, or another's name, if arguments follow
+                return False
             return bool(name or (call.is_named_again and arguments.strip())) and call.is_whole()
         if not name or name == call.name:
             return False
-        tools = self._tools()
-        return call.name in tools and not any(tool.startswith(call.named(name)) for tool in tools)
+        return self._first_tool(call.name) == call.name and not self._first_tool(call.named(name))
+
+
+def _begins_with_the_same_id(call: _Call, name: str, arguments: str) -> bool:
+    """True if a piece at another index than `call`, whose id it has, begins a call of its own."""
+    return bool(name) and (name != call.name or bool(arguments.strip())) and call.is_whole()
 
 
 def google_signature(holder: Json) -> str:
@@ -174,5 +205,5 @@ def arguments_text(function: Json) -> str:
     """Arguments as JSON text; some servers send the object itself."""
     arguments = function.get("arguments")
     if isinstance(arguments, (dict, list)):
-        return orjson.dumps(arguments).decode()
+        return json_text(arguments)
     return get_str(function, "arguments")

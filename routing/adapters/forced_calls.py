@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from routing.adapters.base import StreamDecoder, WireRequest
+from routing.adapters.call_ids import CallIds
 from routing.adapters.errors import make_error
 from routing.adapters.prompting import with_instruction
-from routing.adapters.wire import Json, call_id
+from routing.adapters.wire import Json, json_text
 from routing.types import (
     ChatRequest,
     ChatResult,
@@ -91,7 +92,7 @@ def as_call(result: ChatResult, sent: WireRequest) -> ChatResult:
 
 def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | None) -> Text | ToolCall:
     """The call, of which an answer that its limit cut holds a part, or only words, as a refusal does."""
-    names, identity = sent.calls, call_id(sent, 0)
+    names, identity = sent.calls, CallIds(sent).of(0)
     if stop_reason == "content_filter":
         return Text(text)
     try:
@@ -101,7 +102,7 @@ def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | 
     if len(names) == 1 and (isinstance(said, dict) or stop_reason == "length"):
         return ToolCall(identity, names[0], text)
     if isinstance(said, dict) and said.get("name") in names and isinstance(said.get("arguments"), dict):
-        return ToolCall(identity, said["name"], orjson.dumps(said["arguments"]).decode())
+        return ToolCall(identity, said["name"], json_text(said["arguments"]))
     if stop_reason == "length":
         return Text(text)
     raise make_error("unfit", "the model was held to a tool call and wrote something else", sent, usage=usage)

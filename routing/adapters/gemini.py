@@ -12,6 +12,7 @@ from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, Stre
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.gemini_answers import ContentDecoder, read_content
+from routing.adapters.logprobs import LogprobsDecoder
 from routing.adapters.prompting import (
     effort_of,
     in_efforts,
@@ -101,9 +102,9 @@ class GeminiCodec:
             body["generationConfig"] = generation
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         sent = self._request(model.provider, "POST", f"/{_path(model)}:{method}", body)
-        if request.logprobs is not None:
-            sent = replace(sent, logprobs=True)
-        return replace(sent, calls=calls) if calls else sent
+        if calls:  # whose text nobody sees
+            return replace(sent, calls=calls)
+        return replace(sent, logprobs=True) if request.logprobs is not None else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         result = read_content(self._chunks(response, sent), sent)
@@ -114,6 +115,8 @@ class GeminiCodec:
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
         decoder = ContentDecoder(self, sent)
+        if sent.logprobs:
+            return LogprobsDecoder(decoder, sent, at_end=True)
         return CallDecoder(decoder, sent) if sent.calls else decoder
 
     # --- embeddings, counting, status ---

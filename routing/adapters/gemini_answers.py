@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest
+from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, make_error
-from routing.adapters.logprobs import of_candidate, refuse_silence
+from routing.adapters.logprobs import of_candidate
 from routing.adapters.partial_arguments import PartialArguments
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     SIGNATURE_MARK,
     Json,
-    call_id,
     get_count,
     get_dict,
     get_dicts,
@@ -101,9 +101,9 @@ class _Reader:
         self._sent = sent
         self._introduced = False
         self._calls = 0
+        self._ids = CallIds(sent)
         self._open: tuple[Delta, PartialArguments] | None = None  # a call of which more pieces are to come
         self._mean_logprob: float | None = None
-        self._told_logprobs = False
 
     def read(self, answer: Json, out: list[Delta]) -> None:
         usage = get_dict(answer, "usageMetadata")
@@ -148,12 +148,8 @@ class _Reader:
     def _read_logprobs(self, candidate: Json, out: list[Delta], before: int) -> None:
         """They come beside the parts, which `out` holds from `before` on, and go out with the first text."""
         logprobs = of_candidate(candidate)
-        self._told_logprobs = self._told_logprobs or bool(logprobs)
         place = next((n for n in range(before, len(out)) if out[n].text), None)
-        if place is not None and not self._told_logprobs:
-            del out[before:]
-            refuse_silence(self._sent, logprobs, has_text=True, usage=self.usage)
-        elif place is not None:
+        if place is not None:
             out[place] = replace(out[place], logprobs=logprobs)
         elif logprobs:
             out.append(Delta(logprobs=logprobs))
@@ -173,7 +169,7 @@ class _Reader:
         """A call, or a piece of one: its arguments come value by value where the request has them streamed. The last
         piece may be empty."""
         name, identity = get_str(call, "name"), get_str(call, "id")
-        if self._open is not None and (not name or (identity and identity == self._open[0].tool_id)):
+        if self._open is not None and _goes_on(self._open[0], name, identity):
             if written := self._open[1].add(call):
                 out.append(Delta(held=written))
             if call.get("willContinue") is not True:
@@ -182,7 +178,8 @@ class _Reader:
         if not name:
             raise protocol_error("a tool call has no name")
         self.close(out)
-        begun = Delta(tool_index=self._calls, tool_id=identity or call_id(self._sent, self._calls), tool_name=name)
+        refuse_too_many(self._calls)
+        begun = Delta(tool_index=self._calls, tool_id=identity or self._ids.of(self._calls), tool_name=name)
         self._calls += 1
         arguments = PartialArguments()
         written = arguments.add(call)
@@ -198,6 +195,11 @@ class _Reader:
             begun, arguments = self._open
             self._open = None
             out.append(replace(begun, tool_arguments=arguments.text()))
+
+
+def _goes_on(begun: Delta, name: str, identity: str) -> bool:
+    """True for a piece of the call that is open, which may tell its name or its id once more."""
+    return not name or identity == begun.tool_id or (not identity and name == begun.tool_name)
 
 
 def _usage(told: dict[str, int]) -> Usage:

@@ -4,14 +4,16 @@
 import sys
 from collections.abc import Collection
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
-from routing.adapters.base import WireRequest
+from routing.adapters.base import StreamDecoder, WireRequest
 from routing.adapters.errors import make_error
 from routing.adapters.wire import Json, get_number
-from routing.types import Usage
+from routing.types import Delta, Usage
 
 _NEVER = -9999.0  # as OpenAI says of a token that is most unlikely; JSON has no word for minus infinity
+_MOST_SILENT = 10  # texts at the beginning of a stream
 _NUMBERS = ("logprob", "logProbability")  # Google's is the second
 
 _SHAPE = frozenset({"token", "logprob", "bytes"})
@@ -48,7 +50,8 @@ def of_candidate(candidate: Json) -> Entries:
     if not isinstance(told, dict) or not isinstance(chosen, list):
         return ()
     likeliest = told.get("topCandidates")
-    rows = [row.get("candidates") if isinstance(row, dict) else None for row in likeliest or ()]
+    listed = likeliest if isinstance(likeliest, list) else ()
+    rows = [row.get("candidates") if isinstance(row, dict) else None for row in listed]
     rows += [None] * (len(chosen) - len(rows))
     return tuple(
         {**_entry(token), "top_logprobs": _alternatives(row)}
@@ -63,6 +66,65 @@ def refuse_silence(sent: WireRequest, told: Collection[Any], *, has_text: bool, 
     if sent.logprobs and has_text and not told:
         silence = "logprobs: the server tells no log probabilities"
         raise make_error("bad_request", silence, sent, status=HTTPStatus.OK.value, usage=usage)
+
+
+class LogprobsDecoder:
+    """Another decoder's stream, of which the first texts are held back until there are log probabilities: nobody has
+    seen anything yet of an answer that turns out to tell none. The first texts may have none of their own, as blanks
+    before an answer. `at_end`: so may all of them but the last."""
+
+    def __init__(self, inner: StreamDecoder, sent: WireRequest, *, at_end: bool = False) -> None:
+        self.done = False
+        self.usage: Usage | None = None
+        self._inner = inner
+        self._sent = sent
+        self._left = inf if at_end else _MOST_SILENT
+        self._held: list[Delta] = []  # from the first text on
+        self._told = False
+
+    def feed(self, data: bytes) -> list[Delta]:
+        try:
+            return self._read(self._inner.feed(data))
+        finally:
+            self.done = self._inner.done
+
+    def finish(self) -> list[Delta]:
+        try:
+            return self._read(self._inner.finish())
+        finally:
+            self.done = self._inner.done
+
+    def _read(self, deltas: list[Delta]) -> list[Delta]:
+        self.usage = self._inner.usage
+        if self._told:
+            return deltas
+        out: list[Delta] = []
+        for delta in deltas:
+            self._told = self._told or bool(delta.logprobs)
+            if self._told:
+                out += [*self._held, delta]
+                self._held = []
+            elif self._held or delta.text:
+                self._hold(delta, out)
+            else:
+                out.append(delta)
+        return out
+
+    def _hold(self, delta: Delta, out: list[Delta]) -> None:
+        self._held.append(delta)
+        self._left -= bool(delta.text)
+        refuse_silence(self._sent, (), has_text=self._left <= 0 or delta.stop_reason is not None, usage=self.usage)
+        if delta.is_output:
+            out.append(Delta(held=delta.text + delta.reasoning + delta.tool_arguments))
+
+
+def of_the_end(told: Entries, text: str) -> Entries:
+    """Those of `text`, which is the end of what the model wrote: what was thought before it is no part of it."""
+    place, left = len(told), len(text.encode())
+    while place and left > 0:
+        place -= 1
+        left -= len(told[place]["bytes"] or told[place]["token"].encode())
+    return told[place:]
 
 
 def _side_by_side(told: Json) -> Entries:

@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
-from routing.adapters.logprobs import entries, refuse_silence
+from routing.adapters.logprobs import LogprobsDecoder, entries, of_the_end, refuse_silence
 from routing.adapters.ollama_context import (
     context_size,
     estimate_tokens,
@@ -32,7 +31,6 @@ from routing.adapters.wire import (
     arguments_object,
     base_url,
     bearer_headers,
-    call_id,
     get_count,
     get_dict,
     get_dicts,
@@ -41,6 +39,7 @@ from routing.adapters.wire import (
     get_vectors,
     inline_image,
     is_idle,
+    json_text,
     load_object,
     protocol_error,
     refuse_other_number,
@@ -108,9 +107,9 @@ class OllamaCodec:
         body["options"] = self._options(request, model, body, max_output_tokens)
         sent = self._request(model.provider, "POST", "/api/chat", body)
         refuse_overflow(sent, stated=request.hints.context_tokens)
-        if request.logprobs is not None:
-            sent = replace(sent, logprobs=True)
-        return replace(sent, calls=calls) if calls else sent
+        if calls:  # whose text nobody sees
+            return replace(sent, calls=calls)
+        return replace(sent, logprobs=True) if request.logprobs is not None else sent
 
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         if not 200 <= response.status < 300:
@@ -125,12 +124,13 @@ class OllamaCodec:
             raise make_error("cut", "the answer ends before it is done", sent)
         usage = _usage(answer)
         refuse_truncated(usage, sent)
-        calls = tool_calls(message, 0, sent)
+        calls = tool_calls(message, 0, CallIds(sent))
         reasoning, text = get_str(message, "thinking"), get_str(message, "content") or get_str(answer, "response")
         parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
         if text:
             parts.append(Text(text))
         logprobs = entries(answer.get("logprobs")) if sent.logprobs else ()
+        logprobs = of_the_end(logprobs, text) if reasoning else logprobs
         refuse_silence(sent, logprobs, has_text=bool(text), usage=usage)
         result = ChatResult(
             parts=(*parts, *calls),
@@ -150,6 +150,8 @@ class OllamaCodec:
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
         decoder = OllamaDecoder(self, sent)
+        if sent.logprobs:
+            return LogprobsDecoder(decoder, sent)
         return CallDecoder(decoder, sent) if sent.calls else decoder
 
     # --- embeddings, counting, status ---
@@ -287,8 +289,9 @@ class OllamaDecoder(EventDecoder):
         super().__init__(codec, sent, NDJSONSplitter())
         self._introduced = False
         self._calls = 0
+        self._ids = CallIds(sent)
         self._logprobs: list[float] = []
-        self._told_logprobs = False
+        self._thinks = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         line = load_object(data, "a line of the stream")
@@ -301,12 +304,11 @@ class OllamaDecoder(EventDecoder):
             self._introduced = True
             out.append(Delta(model=get_str(line, "model")))
         text, reasoning = get_str(message, "content") or get_str(line, "response"), get_str(message, "thinking")
-        logprobs = entries(line.get("logprobs")) if self.sent.logprobs else ()
-        self._told_logprobs = self._told_logprobs or bool(logprobs)
-        refuse_silence(self.sent, logprobs, has_text=bool(text) and not self._told_logprobs)
+        self._thinks = not text and (self._thinks or bool(reasoning))
+        logprobs = entries(line.get("logprobs")) if self.sent.logprobs and not self._thinks else ()
         if text or reasoning or logprobs:
             out.append(Delta(text=text, reasoning=reasoning, logprobs=logprobs))
-        for call in tool_calls(message, self._calls, self.sent):
+        for call in tool_calls(message, self._calls, self._ids):
             out.append(
                 Delta(tool_index=self._calls, tool_id=call.id, tool_name=call.name, tool_arguments=call.arguments)
             )
@@ -327,7 +329,7 @@ class OllamaDecoder(EventDecoder):
         raise self.cut()
 
 
-def tool_calls(message: Json, first: int, sent: WireRequest) -> list[ToolCall]:
+def tool_calls(message: Json, first: int, ids: CallIds) -> list[ToolCall]:
     """The calls of a message. Ollama's have no id (newer ones do) and objects as arguments."""
     calls = []
     for number, call in enumerate(get_dicts(message, "tool_calls"), first):
@@ -335,9 +337,10 @@ def tool_calls(message: Json, first: int, sent: WireRequest) -> list[ToolCall]:
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
+        refuse_too_many(number)
         given = function.get("arguments")
-        arguments = given if isinstance(given, str) else orjson.dumps(given or {}).decode()
-        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, arguments))
+        arguments = given if isinstance(given, str) else json_text(given or {})
+        calls.append(ToolCall(get_str(call, "id") or ids.of(number), name, arguments))
     return calls
 
 

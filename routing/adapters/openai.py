@@ -12,6 +12,7 @@ from typing import Any
 from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.logprobs import LogprobsDecoder
 from routing.adapters.openai_answers import ChatDecoder, read_result
 from routing.adapters.openai_usage import read_usage
 from routing.adapters.plain_answers import plain_result
@@ -127,7 +128,8 @@ class OpenAICodec:
         return error_from_response(response, sent)
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
-        return ChatDecoder(self, sent)
+        decoder = ChatDecoder(self, sent)
+        return LogprobsDecoder(decoder, sent) if sent.logprobs else decoder
 
     # --- embeddings, counting, status ---
 

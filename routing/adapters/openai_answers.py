@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from routing.adapters.base import WireRequest
+from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.call_pieces import CallPieces, google_signature, whole_arguments
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
@@ -15,11 +16,11 @@ from routing.adapters.plain_answers import plain_text
 from routing.adapters.sse import SSESplitter
 from routing.adapters.wire import (
     Json,
-    call_id,
     get_dict,
     get_dicts,
     get_number,
     get_str,
+    json_text,
     load_object,
     protocol_error,
 )
@@ -171,7 +172,7 @@ def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
     if isinstance(content, str):
         return content, reasoning
     if isinstance(content, dict):
-        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS).decode(), reasoning
+        return json_text(content), reasoning
     text = ""
     for block in get_dicts(message, "content"):
         thinking = _thinking_of(block)
@@ -227,17 +228,19 @@ def called(message: Json) -> list[Json]:
 def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
     """The calls, each after what signs it."""
     calls: list[Reasoning | ToolCall] = []
+    ids = CallIds(sent)
     for number, call in enumerate(called(message)):
+        refuse_too_many(number)
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
         if signature := google_signature(call):
             calls.append(Reasoning("", signature))
-        calls.append(ToolCall(get_str(call, "id") or call_id(sent, number), name, whole_arguments(function)))
+        calls.append(ToolCall(get_str(call, "id") or ids.of(number), name, whole_arguments(function)))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
-        calls.append(ToolCall(call_id(sent, 0), get_str(legacy, "name"), whole_arguments(legacy)))
+        calls.append(ToolCall(ids.of(0), get_str(legacy, "name"), whole_arguments(legacy)))
     return calls
 
 
@@ -280,7 +283,6 @@ class ChatDecoder(EventDecoder):
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
         self._thinks_aloud = False  # its thinking comes as content
-        self._told_logprobs = False
         self._thought: list[str] | None = [] if _asks_for_json(sent) else None  # until there is text
         self._looks_closely = self._has_to_look()
 
@@ -355,7 +357,7 @@ class ChatDecoder(EventDecoder):
             text = text.removeprefix(_THOUGHT_ENDS)
         if "extra_content" in delta or text:
             self._thinks_aloud = bool(reasoning) and not text and is_thought(delta, begun=self._thinks_aloud)
-        logprobs = self._read_logprobs(choice, has_text=bool(text or refusal))
+        logprobs = self._read_logprobs(choice)
         if self._thought is not None:
             self._keep_thought(reasoning, has_text=bool(text or refusal))
         if text or reasoning or (logprobs and not refusal):
@@ -371,16 +373,11 @@ class ChatDecoder(EventDecoder):
         elif reasoning and self._thought is not None:
             self._thought.append(reasoning)
 
-    def _read_logprobs(self, choice: Json, *, has_text: bool) -> tuple[Json, ...]:
-        """Those that the caller asked for. The first text shows whether the server tells any."""
+    def _read_logprobs(self, choice: Json) -> tuple[Json, ...]:
+        """Those that the caller asked for."""
         if choice.get("logprobs"):
             self._logprobs += _logprobs(choice)
-        if not self.sent.logprobs:
-            return ()
-        told = of_choice(choice)
-        self._told_logprobs = self._told_logprobs or bool(told)
-        refuse_silence(self.sent, told, has_text=has_text and not self._told_logprobs)
-        return told
+        return of_choice(choice) if self.sent.logprobs else ()
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         has_calls = self._calls.end(out)

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
-from routing.adapters.wire import Json, get_dict, get_dicts, get_str, protocol_error
+from routing.adapters.wire import Json, get_dict, get_dicts, get_str, json_text, protocol_error
+from routing.types import ProviderError
 
-_STEP = re.compile(r"""\.([^.\[\]'"]+)|\[(\d{1,6})\]|\['([^'\\]*)'\]|\["([^"\\]*)"\]""")
+_STEP = re.compile(r"""\.([^.\[\]'"]+)|\[(\d{1,6})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
+_QUOTE = re.compile(r"""\\(.)|(")""")  # the escapes of a name between quotes, which are JSON's but for the other quote
 _MOST_STEPS = 64
 _WIDEST_GAP = 100  # in a list: its empty objects are not told
 _VALUES = ("stringValue", "numberValue", "boolValue")
@@ -40,8 +42,8 @@ class PartialArguments:
         return "".join(written)
 
     def text(self) -> str:
-        """All of it as JSON."""
-        return orjson.dumps(self._top, default=_joined, option=orjson.OPT_NON_STR_KEYS).decode()
+        """All of it as JSON. Raises ProviderError("protocol")."""
+        return json_text(self._top, _joined)
 
     def _put(self, steps: list[str | int], value: Any) -> None:
         holder: Any = self._top
@@ -69,11 +71,29 @@ def _steps(path: str) -> list[str | int]:
         found = _STEP.match(path, place)
         if found is None:
             break
-        steps.append(int(found[2]) if found[2] else found[1] or found[3] or found[4] or "")
+        steps.append(int(found[2]) if found[2] else found[1] or _unquoted(found[3] or found[4] or ""))
         place = found.end()
     if place < len(path) or not steps or isinstance(steps[0], int):
-        raise protocol_error("a piece of a tool call has a path that cannot be read")
+        raise _unreadable()
     return steps
+
+
+def _unquoted(name: str) -> str:
+    """A name that stood between quotes of either kind."""
+    if "\\" not in name:
+        return name
+    try:
+        return str(orjson.loads('"' + _QUOTE.sub(_in_json, name) + '"'))
+    except orjson.JSONDecodeError:
+        raise _unreadable() from None
+
+
+def _in_json(found: re.Match[str]) -> str:
+    return "'" if found[1] == "'" else '\\"' if found[2] else found[0]
+
+
+def _unreadable() -> ProviderError:
+    return protocol_error("a piece of a tool call has a path that cannot be read")
 
 
 def _at(holder: Any, step: str | int) -> Any:

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from routing.adapters.base import WireRequest
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
@@ -280,13 +279,13 @@ def read_arguments(arguments: str) -> Json | None:
     return value if isinstance(value, dict) else None
 
 
-def call_id(sent: WireRequest, number: int) -> str:
-    """For a call that came without an id. No other call of the conversation has it, were it the same call once more,
-    since it stands for the turns before it; and the same answer read again gives it again."""
-    body = sent.body or {}
-    turns = body.get("messages") or body.get("contents") or ()
-    before = dumps({"turns": turns[-2:], "all": len(turns)}).decode()
-    return f"call_{digest(f'{number} {before}')[:16]}"
+def json_text(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """A part of an answer as text. Raises ProviderError("protocol") where it cannot be told: nested too deeply, or
+    with integers beyond 64 bits."""
+    try:
+        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        raise protocol_error("the answer holds JSON that is nested too deeply, or too large a number") from None
 
 
 def digest(text: str) -> str:

@@ -80,7 +80,10 @@ def _encoded(part: Part) -> Json:
 def _input(arguments: str) -> Any:
     """A tool call's arguments as the object that this API promises, whatever the model wrote."""
     value = read_arguments(arguments)
-    return {"arguments": arguments} if value is None else value
+    try:
+        return {"arguments": arguments} if value is None else orjson.Fragment(orjson.dumps(value))
+    except TypeError:  # nested more deeply than can be written
+        return {"arguments": arguments}
 
 
 def _usage(usage: Usage) -> Json:
@@ -102,6 +105,7 @@ class StreamEncoder:
         self._begun = False
         self._open: tuple[str, int] | None = None  # kind and tool index of the open block
         self._later: dict[int, list[Delta]] = {}  # tool calls that came while another one was open
+        self._unclaimed: list[Delta] = []  # signatures that came then: of the call that follows them
         self._index = -1
         self._stop_sequence = ""
 
@@ -136,6 +140,9 @@ class StreamEncoder:
         out.append(_event("message_start", {"message": {**message, "usage": usage}}))
 
     def _delta(self, delta: Delta, out: list[bytes]) -> None:
+        if self._open is not None and self._open[0] == "tool" and not delta.is_output:
+            self._unclaimed.append(delta)
+            return
         if delta.reasoning_redacted:
             self._block(("redacted", self._index + 1), {"type": "redacted_thinking", "data": delta.reasoning}, out)
         elif delta.reasoning:
@@ -150,10 +157,15 @@ class StreamEncoder:
             self._piece({"type": "text_delta", "text": delta.text}, out)
         if delta.tool_index is not None:
             if self._open is not None and self._open[0] == "tool" and self._open[1] != delta.tool_index:
-                # Blocks cannot overlap here, and pieces of several calls may: the others wait for the first.
-                self._later.setdefault(delta.tool_index, []).append(delta)
+                self._postpone(delta, delta.tool_index)
             else:
                 self._tool(delta, delta.tool_index, out)
+
+    def _postpone(self, delta: Delta, index: int) -> None:
+        """Blocks cannot overlap here, and pieces of several calls may: the others wait for the first."""
+        if index not in self._later:
+            self._later[index], self._unclaimed = self._unclaimed, []
+        self._later[index].append(delta)
 
     def _tool(self, delta: Delta, index: int, out: list[bytes]) -> None:
         start = {"type": "tool_use", "id": delta.tool_id, "name": delta.tool_name, "input": {}}
@@ -177,12 +189,13 @@ class StreamEncoder:
         if self._open is not None:
             self._open = None
             out.append(_event("content_block_stop", {"index": self._index}))
-        while self._later:
-            index = min(self._later)
-            for delta in self._later.pop(index):
-                self._tool(delta, index, out)
-            self._open = None
-            out.append(_event("content_block_stop", {"index": self._index}))
+        waiting = [*self._later.values(), self._unclaimed]
+        self._later, self._unclaimed = {}, []
+        for deltas in waiting:
+            for delta in deltas:
+                self._delta(delta, out)
+            if deltas:
+                self._close(out)
 
 
 def _event(name: str, fields: Json) -> bytes:

@@ -84,6 +84,8 @@ def _encoded_calls(result: ChatResult) -> list[Json]:
             function = {"name": part.name, "arguments": part.arguments}
             calls.append({"id": part.id, "type": "function", "function": function, **signed})
             signed = {}
+        elif isinstance(part, Text):  # it was the text that was signed
+            signed = {}
     return calls
 
 
@@ -122,6 +124,8 @@ class StreamEncoder:
         for delta in deltas:
             if delta.reasoning_signature and delta.reasoning_signature.startswith(SIGNATURE_MARK):
                 self._signature = delta.reasoning_signature
+            elif delta.text:  # it was the text that was signed
+                self._signature = ""
             if delta.is_output or delta.logprobs:
                 pieces.append(self._chunk(delta))
         return b"".join(pieces)

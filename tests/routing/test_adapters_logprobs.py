@@ -10,9 +10,9 @@ from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.logprobs import of_candidate, of_choice
-from routing.types import ProviderError
-from tests.routing.adapters_support import run_decoder
-from tests.routing.test_adapters_dialects import chunk, sse
+from routing.types import ProviderError, Tool
+from tests.routing.adapters_support import ask, model, run_decoder
+from tests.routing.test_adapters_dialects import chunk, gemini, lines, sse
 
 SENT = WireRequest("POST", "x", body={}, logprobs=True)
 
@@ -59,6 +59,8 @@ def test_googles_are_told_in_the_same_shape() -> None:
     assert list(of_candidate({"logprobsResult": told})) == [entry("H", -0.5, None, other("J", -2.0)), entry("i", -1.0)]
     for odd in (None, 7, {}, {"chosenCandidates": 7}, {"chosenCandidates": [7, {"token": None}], "topCandidates": [1]}):
         assert of_candidate({"logprobsResult": odd}) == ()
+    odd = {"chosenCandidates": [{"token": "H", "logProbability": -1}], "topCandidates": 5}
+    assert list(of_candidate({"logprobsResult": odd})) == [entry("H", -1.0)]
 
 
 def test_numbers_that_json_has_no_word_for_are_most_unlikely() -> None:
@@ -95,10 +97,97 @@ def test_a_stream_tells_them_with_the_text_they_belong_to() -> None:
 def test_a_stream_without_them_fails_before_its_first_word(kind: str) -> None:
     said = {
         "openai": sse(chunk(role="assistant", content=""), chunk(content="Hi"), chunk("stop")),
-        "ollama": json.dumps({"model": "m", "message": {"content": "Hi"}, "done": False}).encode() + b"\n",
+        "ollama": lines({"message": {"content": "Hi"}, "done": False}, {"message": {}, "done": True}),
         "gemini": sse({"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}]}, done=False),
     }
     deltas, error = run_decoder(lambda: CODECS[kind]().chat_stream(SENT), [said[kind]])
     assert isinstance(error, ProviderError)
     assert error.kind == "bad_request"
     assert not any(delta.is_output for delta in deltas)
+
+
+def words(kind: str, count: int, *, told_from: int) -> bytes:
+    """A stream of `count` words, which tells log probabilities from that word on; Gemini's with the last alone."""
+    rows: list[Any] = []
+    for number in range(count):
+        told = [{"token": "x ", "logprob": -1}] if number >= told_from else None
+        match kind:
+            case "openai":
+                row = {"delta": {"content": "x "}, "logprobs": told and {"content": told}}
+                rows.append({"id": "1", "model": "m", "choices": [row]})
+            case "ollama":
+                rows.append({"message": {"content": "x "}, "logprobs": told, "done": False})
+            case _:
+                rows.append(gemini({"text": "x "}, finish=None))
+    if kind == "ollama":
+        return lines(*rows, {"message": {}, "done": True})
+    if kind == "openai":
+        return sse(*rows, chunk("stop"))
+    told = {"chosenCandidates": [{"token": "x ", "logProbability": -1}]} if told_from <= count else None
+    ending: dict[str, Any] = {"finishReason": "STOP", "logprobsResult": told}
+    return sse(*rows, {"candidates": [{"content": {"parts": [{"text": "x"}]}, **ending}]}, done=False)
+
+
+@pytest.mark.parametrize(("kind", "silent"), [("openai", 1), ("openai", 9), ("ollama", 9), ("gemini", 50)])
+def test_a_streams_first_texts_wait_for_the_first_log_probabilities(kind: str, silent: int) -> None:
+    """A server may tell none of a first blank, and Gemini all of them at the end."""
+    body = words(kind, silent + 2, told_from=silent)
+    for size in (7, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        deltas, error = run_decoder(lambda: CODECS[kind]().chat_stream(SENT), pieces)
+        assert error is None
+        assert "".join(delta.text for delta in deltas).strip() == " ".join(["x"] * (silent + 2 + (kind == "gemini")))
+        assert sum(len(delta.logprobs) for delta in deltas) == (1 if kind == "gemini" else 2)
+        assert any(delta.held for delta in deltas)
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama", "gemini"])
+def test_a_long_stream_without_them_is_not_shown(kind: str) -> None:
+    deltas, error = run_decoder(lambda: CODECS[kind]().chat_stream(SENT), [words(kind, 30, told_from=99)])
+    assert error is not None
+    assert error.kind == "bad_request"
+    assert not any(delta.is_output for delta in deltas)
+
+
+def test_calls_wait_behind_a_text_that_has_none_yet() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+    told = {"delta": {"content": "."}, "logprobs": {"content": [{"token": ".", "logprob": -1}]}}
+    body = sse(chunk(content="Hi"), chunk(tool_calls=[call]), {"id": "1", "choices": [told]}, chunk("tool_calls"))
+    deltas, error = run_decoder(lambda: CODECS["openai"]().chat_stream(SENT), [body])
+    assert error is None
+    assert [delta.text or delta.tool_name for delta in deltas if delta.is_output] == ["Hi", "f", "."]
+
+
+def test_ollamas_thinking_has_none() -> None:
+    def line(token: str, done: bool = False, /, **said: str) -> dict[str, Any]:
+        return {
+            "message": said,
+            "logprobs": [{"token": token, "logprob": -1, "bytes": list(token.encode())}],
+            "done": done,
+        }
+
+    stream = lines(line("Hm", thinking="Hm"), line("</think>"), line("Hé", content="Hé"), line(""), {"done": True})
+    deltas, error = run_decoder(lambda: CODECS["ollama"]().chat_stream(SENT), [stream])
+    assert error is None
+    assert [told["token"] for delta in deltas for told in delta.logprobs] == ["Hé", ""]
+    tokens = [{"token": token, "logprob": -1} for token in ("Hm", "</think>", "\n", "H", "é")]
+    whole = json.dumps({"message": {"content": "Hé", "thinking": "Hm"}, "logprobs": tokens, "done": True}).encode()
+    result = CODECS["ollama"]().decode_chat(WireResponse(200, {}, whole), SENT)
+    assert [told["token"] for told in result.logprobs] == ["H", "é"]
+    plain = json.dumps({"message": {"content": "Hé"}, "logprobs": tokens, "done": True}).encode()
+    assert len(CODECS["ollama"]().decode_chat(WireResponse(200, {}, plain), SENT).logprobs) == 5
+
+
+def test_a_call_that_a_model_is_held_to_has_none() -> None:
+    asked = ask(logprobs=0, tools=(Tool("f", "", {}),), tool_choice="f")
+    sent = CODECS["ollama"]().encode_chat(asked, model("ollama"), max_output_tokens=9, stream=True)
+    told = [{"token": "{}", "logprob": -1}]
+    row = {"message": {"content": "{}"}, "logprobs": told}
+    deltas, error = run_decoder(
+        lambda: CODECS["ollama"]().chat_stream(sent), [lines({**row, "done": False}, {"message": {}, "done": True})]
+    )
+    assert error is None
+    assert [delta.tool_name for delta in deltas if delta.tool_name] == ["f"]
+    assert not any(delta.logprobs for delta in deltas)
+    result = CODECS["ollama"]().decode_chat(WireResponse(200, {}, json.dumps({**row, "done": True}).encode()), sent)
+    assert (len(result.tool_calls), result.logprobs) == (1, ())

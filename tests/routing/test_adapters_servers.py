@@ -141,7 +141,7 @@ def test_a_servers_own_shape_is_read_for_what_it_says(
     result = read(kind, body, asked)
     reasoning = "".join(part.text for part in result.parts if hasattr(part, "signature"))
     assert (result.text, reasoning, result.stop_reason) == (expected.text, expected.reasoning, expected.stop)
-    assert sorted((call.id, call.name, call.arguments) for call in result.tool_calls) == sorted(expected.calls)
+    assert tuple((call.id, call.name, call.arguments) for call in result.tool_calls) == expected.calls
     usage = result.usage
     counts = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.reasoning_tokens)
     assert counts == expected.usage

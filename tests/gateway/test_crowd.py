@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,7 +19,7 @@ from pytest_django import Settings
 from routing.gateway import crowd as crowds
 from routing.gateway.crowd import MOST_TOLD, Crowd, crowd
 from routing.gateway.sockets import most_files
-from tests.gateway.conftest import Gateway, Serving, wait_until
+from tests.gateway.conftest import Gateway, Serving
 from tests.servers.script import Reply
 from tests.ziggie.live_process import database_url, web_server
 from ziggie.checks import check_numbers
@@ -40,6 +42,11 @@ class Visitor:
 
     def make_room(self) -> None:
         self.has_left = True
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "NEW_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -84,15 +91,38 @@ def answered(client: socket.socket, sent: bytes) -> tuple[int, dict[str, str], b
 
 
 @contextmanager
+def served(gateway: Gateway) -> Iterator[None]:
+    """A connection that has found a place: at once, or when those before it are no longer new."""
+    for _ in range(600):
+        with connected(gateway) as client:
+            if answered(client, request(gateway))[0] == 200:
+                yield
+                return
+        time.sleep(0.05)
+    pytest.fail("there is no place")
+
+
+def asking(gateway: Gateway, number: int) -> socket.socket:
+    """A connection with the call under way that has this number; tried again while those before it are still new."""
+    for _ in range(600):
+        client = connected(gateway)
+        client.sendall(request(gateway))
+        for _ in range(1500):
+            if len(gateway.openai.calls) == number:
+                return client
+            if select.select([client], [], [], 0.02)[0]:
+                break
+        client.close()
+    pytest.fail("there is no place")
+
+
+@contextmanager
 def busy(gateway: Gateway, calls: int) -> Iterator[None]:
     """So many connections whose calls are under way."""
     gate = threading.Event()
     gateway.openai.default = Reply(after=gate)
     with ExitStack() as stack:
-        clients = [stack.enter_context(connected(gateway)) for _ in range(calls)]
-        for client in clients:
-            client.sendall(request(gateway))
-        wait_until(lambda: len(gateway.openai.calls) == calls)
+        clients = [stack.enter_context(asking(gateway, number)) for number in range(1, calls + 1)]
         try:
             yield
         finally:
@@ -169,6 +199,16 @@ def test_so_many_are_told_and_no_more() -> None:
     assert full.turn_away(visitors[-1])
 
 
+def test_who_has_just_come_makes_no_room_before_it_can_have_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "NEW_SECONDS", 600.0)
+    small, first, second = Crowd(1, 1), Visitor(), Visitor()
+    assert small.enter(first, "192.0.2.1")
+    assert not small.enter(second, "192.0.2.2")
+    monkeypatch.setattr(crowds, "NEW_SECONDS", -1.0)
+    assert small.enter(second, "192.0.2.2")
+    assert (first.has_left, second.has_left) == (True, False)
+
+
 def test_one_address_takes_places_from_itself_alone() -> None:
     full = Crowd(10, 2)
     other, *own = Visitor(), Visitor(), Visitor(is_busy=True), Visitor()
@@ -207,12 +247,10 @@ def test_the_web_server_has_the_same_limits(gateway: Gateway) -> None:
     limits = {"MAX_CONNECTIONS": "2", "MAX_CONNECTIONS_PER_ADDRESS": "2"}
     with web_server(environment=environment | limits) as port:
         mounted = replace(gateway, url=f"http://127.0.0.1:{port}")
-        with connected(mounted) as idle, connected(mounted) as half, connected(mounted) as client:
+        with connected(mounted) as idle, connected(mounted) as half:
             half.sendall(b"POST /v1/messages HTTP/1.1\r\n")
-            assert answered(client, request(mounted))[0] == 200
-            with connected(mounted) as another:
-                assert answered(another, request(mounted))[0] == 200
-            assert (idle.recv(1), half.recv(1)) == (b"", b"")
+            with served(mounted), served(mounted):
+                assert (idle.recv(1), half.recv(1)) == (b"", b"")
         mounted.openai.requests.clear()
         with busy(mounted, 2):
             refused(mounted, CHAT)

@@ -63,7 +63,7 @@ class Gate:
 
     def hear(self, told: str) -> None:
         """What another process saw: lines of an address and a key's id."""
-        for line in told.splitlines():
+        for line in told.split("\n"):
             address, found, key_id = line.partition(" ")
             if found:
                 self.saw(address, key_id)
@@ -149,7 +149,8 @@ def _address(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
     except ValueError:
         return peer
     if isinstance(parsed, IPv6Address):
-        return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
+        # without its zone, which may be any text
+        return str(parsed.ipv4_mapped or ip_network((int(parsed), 64), strict=False))
     return str(parsed)
 
 

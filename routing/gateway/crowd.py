@@ -4,6 +4,7 @@ A connection on which nothing is asked only keeps a place: it makes room for one
 by calls, who comes is told so.
 """
 
+import time
 from collections import OrderedDict
 from typing import Protocol
 
@@ -13,11 +14,12 @@ from routing.gateway.sockets import most_files
 from routing.loops import OfLoop
 from ziggie.guesses import caller_address, is_proxy
 
-OTHER_FILES = 128  # of the process: the database, what listens, what is read
+OTHER_FILES = 192  # of the process: the database, what listens, what is read, who is told that there is no place
 FEWEST = 32
 FILES_OF_A_CALL = 2  # the client's connection and one to a provider
-MOST_TOLD = 256  # connections that are told that there is no place, at a time; any others are closed without a word
-LOOKS = 64  # for one that makes room
+MOST_TOLD = 64  # connections that are told that there is no place, at a time; any others are closed without a word
+LOOKS = 256  # for one that makes room
+NEW_SECONDS = 0.05  # so long one that has come may take to be read
 TOLD_SECONDS = 2.0  # for who has no place to ask, and so to hear of it in the words of the API
 
 
@@ -32,7 +34,7 @@ class Guest(Protocol):
         """Ends it."""
 
 
-Places = OrderedDict[Guest, str]
+Places = OrderedDict[Guest, tuple[str, float]]  # with their addresses, and since when
 
 
 class Crowd:
@@ -41,7 +43,7 @@ class Crowd:
     def __init__(self, most: int, most_of_one: int) -> None:
         self._most = most
         self._most_of_one = most_of_one
-        self._all: Places = OrderedDict()  # with their addresses
+        self._all: Places = OrderedDict()
         self._of: dict[str, Places] = {}
         self._told: set[Guest] = set()
 
@@ -53,8 +55,8 @@ class Crowd:
             return False
         if len(self._all) >= self._most and not self._make_room(self._all):
             return False
-        self._all[guest] = address
-        self._of.setdefault(address, OrderedDict())[guest] = address
+        self._all[guest] = place = address, time.monotonic()
+        self._of.setdefault(address, OrderedDict())[guest] = place
         return True
 
     def turn_away(self, guest: Guest) -> bool:
@@ -66,17 +68,18 @@ class Crowd:
 
     def leave(self, guest: Guest) -> None:
         self._told.discard(guest)
-        address = self._all.pop(guest, None)
-        if address is not None:
-            places = self._of[address]
+        place = self._all.pop(guest, None)
+        if place is not None:
+            places = self._of[place[0]]
             del places[guest]
             if not places:
-                del self._of[address]
+                del self._of[place[0]]
 
     def _make_room(self, places: Places) -> bool:
+        since = time.monotonic() - NEW_SECONDS
         for _ in range(min(LOOKS, len(places))):
-            guest = next(iter(places))
-            if guest.keeps_a_place:
+            guest, (_, entered) = next(iter(places.items()))
+            if entered < since and guest.keeps_a_place:
                 self.leave(guest)
                 guest.make_room()
                 return True

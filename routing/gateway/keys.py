@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
+
+import psycopg
 
 from routing import database
 from routing.epochs import ear
@@ -127,11 +130,11 @@ class KeyBook:
                 if used:
                     await connection.execute(USED, (used,))
                     self._used.update(dict.fromkeys(used, asked_at))
-                told = self._seen[:MOST_TOLD]
+                self._checked_at = asked_at
+                told, self._seen = self._seen[:MOST_TOLD], self._seen[MOST_TOLD:]
                 if told:
-                    await connection.execute(TELL, ("\n".join(told),))
-                    del self._seen[: len(told)]
-            self._checked_at = asked_at
+                    with suppress(psycopg.Error):  # nobody needs it so much that a look should fail
+                        await connection.execute(TELL, ("\n".join(told),))
         finally:
             self._checking = None
 

@@ -215,7 +215,10 @@ class Connection(Outgoing, ABC):
         self._make_room()
         if self._current is not None:
             self._current.lose_client()
-        del self._parser  # it refers to this object
+            if self._current.running is None:
+                self._current = None  # it refers to this object, as do the next two
+        self._reading, self._whole = None, b""
+        del self._parser
 
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()

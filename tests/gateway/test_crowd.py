@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,9 +17,9 @@ from django.db import connection
 from pytest_django import Settings
 
 from routing.gateway import crowd as crowds
-from routing.gateway.crowd import MOST_TOLD, Crowd, crowd
+from routing.gateway.crowd import MOST_TOLD, NEW_SECONDS, Crowd, crowd
 from routing.gateway.sockets import most_files
-from tests.gateway.conftest import Gateway, Serving, wait_until
+from tests.gateway.conftest import Gateway, Serving
 from tests.servers.script import Reply
 from tests.ziggie.live_process import database_url, web_server
 from ziggie.checks import check_numbers
@@ -40,6 +42,11 @@ class Visitor:
 
     def make_room(self) -> None:
         self.has_left = True
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "NEW_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -84,15 +91,38 @@ def answered(client: socket.socket, sent: bytes) -> tuple[int, dict[str, str], b
 
 
 @contextmanager
+def served(gateway: Gateway) -> Iterator[None]:
+    """A connection that has found a place: at once, or when those before it are no longer new."""
+    for _ in range(600):
+        with connected(gateway) as client:
+            if answered(client, request(gateway))[0] == 200:
+                yield
+                return
+        time.sleep(0.05)
+    pytest.fail("there is no place")
+
+
+def asking(gateway: Gateway, number: int) -> socket.socket:
+    """A connection with the call under way that has this number; tried again while those before it are still new."""
+    for _ in range(600):
+        client = connected(gateway)
+        client.sendall(request(gateway))
+        for _ in range(1500):
+            if len(gateway.openai.calls) == number:
+                return client
+            if select.select([client], [], [], 0.02)[0]:
+                break
+        client.close()
+    pytest.fail("there is no place")
+
+
+@contextmanager
 def busy(gateway: Gateway, calls: int) -> Iterator[None]:
     """So many connections whose calls are under way."""
     gate = threading.Event()
     gateway.openai.default = Reply(after=gate)
     with ExitStack() as stack:
-        clients = [stack.enter_context(connected(gateway)) for _ in range(calls)]
-        for client in clients:
-            client.sendall(request(gateway))
-        wait_until(lambda: len(gateway.openai.calls) == calls)
+        clients = [stack.enter_context(asking(gateway, number)) for number in range(1, calls + 1)]
         try:
             yield
         finally:
@@ -169,6 +199,16 @@ def test_so_many_are_told_and_no_more() -> None:
     assert full.turn_away(visitors[-1])
 
 
+def test_who_has_just_come_makes_no_room_before_it_can_have_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "NEW_SECONDS", 600.0)
+    small, first, second = Crowd(1, 1), Visitor(), Visitor()
+    assert small.enter(first, "192.0.2.1")
+    assert not small.enter(second, "192.0.2.2")
+    monkeypatch.setattr(crowds, "NEW_SECONDS", -1.0)
+    assert small.enter(second, "192.0.2.2")
+    assert (first.has_left, second.has_left) == (True, False)
+
+
 def test_one_address_takes_places_from_itself_alone() -> None:
     full = Crowd(10, 2)
     other, *own = Visitor(), Visitor(), Visitor(is_busy=True), Visitor()
@@ -204,12 +244,10 @@ def test_the_limits_are_those_of_the_settings_and_at_most_what_the_system_allows
 
 def test_the_web_server_has_the_same_limits(gateway: Gateway) -> None:
     with narrow_web_server(gateway) as mounted:
-        with connected(mounted) as idle, connected(mounted) as half, connected(mounted) as client:
+        with connected(mounted) as idle, connected(mounted) as half:
             half.sendall(b"POST /v1/messages HTTP/1.1\r\n")
-            assert answered(client, request(mounted))[0] == 200
-            with connected(mounted) as another:
-                assert answered(another, request(mounted))[0] == 200
-            assert (idle.recv(1), half.recv(1)) == (b"", b"")
+            with served(mounted), served(mounted):
+                assert (idle.recv(1), half.recv(1)) == (b"", b"")
         mounted.openai.requests.clear()
         with busy(mounted, 2):
             refused(mounted, CHAT)
@@ -241,21 +279,20 @@ def test_who_has_no_place_in_the_web_server_and_does_not_ask_is_told_so_soon(gat
     gateway.settled(2)
 
 
-def test_who_is_refused_keeps_no_place_from_others(gateway: Gateway) -> None:
+@pytest.mark.parametrize("closes", [False, True])
+def test_who_is_refused_keeps_no_place_from_others(gateway: Gateway, closes: bool) -> None:
     two_hosts = b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"
     too_long = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"
     with narrow_web_server(gateway) as mounted, ExitStack() as stack:
         for sent, status in ((two_hosts, 400), (too_long, 413)):
             client = stack.enter_context(connected(mounted))
             assert answered(client, sent)[0] == status
-        with busy(mounted, 2):
-            pass
+            if closes:
+                client.close()
+        time.sleep(2 * NEW_SECONDS)
         for _ in range(2):
-            with connected(mounted) as client:
-                assert answered(client, two_hosts)[0] == 400
-        with busy(mounted, 2):
-            pass
-    gateway.settled(4)
+            assert answered(stack.enter_context(connected(mounted)), request(mounted))[0] == 200
+    gateway.settled(2)
 
 
 def test_a_live_socket_takes_no_place(gateway: Gateway) -> None:

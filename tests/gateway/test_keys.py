@@ -17,7 +17,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
-from routing.gateway.keys import Key
+from routing.gateway.keys import Key, KeyBook
 from routing.gateway.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
 from routing.models import RateBucket
 from routing.retention import forget_old_seconds
@@ -128,6 +128,19 @@ def test_the_other_processes_are_told_which_key_was_used_from_where(gateway: Gat
     pytest.fail(f"not told: {wanted}")
 
 
+def test_what_cannot_be_told_keeps_nobody_out(transactional_db: None) -> None:
+    _, raw_key = create_api_key("known")
+
+    async def work() -> Key:
+        book = KeyBook()
+        book.tell_others("x" * 9_000)  # more than one message may hold
+        await book._refresh()
+        book.tell_others("y" * 9_000)
+        return await book.authenticate(raw_key)
+
+    assert asyncio.run(work()).name == "known"
+
+
 def test_a_process_remembers_a_bounded_number_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guesses, "MAX_ADDRESSES", 3)
     monkeypatch.setattr(guesses, "MAX_SEEN", 3)
@@ -161,6 +174,8 @@ def test_an_address_is_believed_only_of_a_proxy_of_ours(gateway: Gateway, settin
         ("10.0.0.1", "nonsense", "10.0.0.1"),
         ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
         ("2001:db8::1", "", "2001:db8::/64"),
+        ("10.0.0.1", "2001:db8::%any text that says nothing", "2001:db8::/64"),
+        ("10.0.0.1", "2001:db8::7%eth0", "2001:db8::/64"),
         ("::ffff:198.51.100.7", "", "198.51.100.7"),
         ("", "", ""),
     ],

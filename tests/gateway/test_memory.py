@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import socket
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -12,6 +14,7 @@ from routing import snapshot
 from routing.adapters.base import WireRequest
 from routing.gateway import connections, pool, upstream
 from routing.gateway.direct import DirectHttp
+from routing.gateway.server import GatewayConnection
 from routing.models import Budget, Provider
 from routing.types import ChatRequest
 from tests.gateway.conftest import Gateway, wait_until
@@ -47,6 +50,25 @@ def left(*, stream: bool) -> Deed:
     return deed
 
 
+def sent(data: bytes) -> Deed:
+    """As it is, up to the end of what the client sends."""
+
+    def deed(gateway: Gateway) -> None:
+        where = urlsplit(gateway.url)
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=60) as client:
+            client.sendall(data.replace(b"KEY", gateway.key.encode()))
+            client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                while client.recv(65_536):
+                    pass
+
+    return deed
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+HALF = POST + b"content-length: 5000\r\n\r\n" + b"x" * 4000
+
+
 def nobody_there(gateway: Gateway) -> None:
     Provider.objects.update(base_url=f"http://127.0.0.1:{free_port()}")
     snapshot.forget()
@@ -58,7 +80,8 @@ def nobody_there(gateway: Gateway) -> None:
 
 def in_memory() -> list[object]:
     """Requests, and connections to providers. By their types alone: isinstance wakes lazy objects."""
-    return [thing for thing in gc.get_objects() if type(thing) in (ChatRequest, DirectHttp, connections.Connection)]
+    kinds = (ChatRequest, DirectHttp, GatewayConnection, connections.Connection)
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
 @pytest.fixture
@@ -73,11 +96,13 @@ def known() -> Iterator[list[object]]:
 def left_in_memory(known: list[object]) -> list[object]:
     """Requests, and connections that are closed."""
     before = set(map(id, known))
-    return [
-        thing
-        for thing in in_memory()
-        if id(thing) not in before and not (isinstance(thing, connections.Connection) and thing.transport is not None)
-    ]
+    return [thing for thing in in_memory() if id(thing) not in before and not is_open(thing)]
+
+
+def is_open(thing: object) -> bool:
+    if isinstance(thing, GatewayConnection):
+        return not thing._transport.is_closing()
+    return isinstance(thing, connections.Connection) and thing.transport is not None
 
 
 @pytest.mark.parametrize(
@@ -96,6 +121,10 @@ def left_in_memory(known: list[object]) -> list[object]:
         pytest.param(broken("error_in_stream", stream=True), id="error in a stream"),
         pytest.param(left(stream=False), id="left"),
         pytest.param(left(stream=True), id="left stream"),
+        pytest.param(sent(HALF), id="half a body, no key"),
+        pytest.param(sent(HALF.replace(b"host", b"x-api-key: KEY\r\nhost")), id="half a body"),
+        pytest.param(sent(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" + HALF), id="half a request behind one"),
+        pytest.param(sent(POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n"), id="a bad chunk"),
     ],
 )
 def test_nothing_stays_of_a_call_that_is_over(gateway: Gateway, known: list[object], deed: Deed) -> None:

@@ -61,8 +61,8 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
 
     @property
     def keeps_a_place(self) -> bool:
-        """Whether nothing is asked on it, and nothing of an answer is on its way."""
-        return not any(request.has_begun for request in self.requests) and not self._waiting
+        """Whether nothing is asked on it that is not refused, and nothing of an answer is on its way."""
+        return not any(request.has_begun and not request.is_refused for request in self.requests) and not self._waiting
 
     def make_room(self) -> None:
         """For a connection that may be of more use."""
@@ -108,8 +108,13 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
             self._expect_no_more()
 
     def _expect_no_more(self) -> None:
+        if self._busyReceiving:
+            return  # whole requests may be left of what came: who reads them asks again
         if self.requests:
             self.requests[-1].sends_no_more()
+        elif self._buffer.strip():
+            self._line = self._buffer
+            self._respondToBadRequestAndDisconnect()
         else:
             self.loseConnection()
 
@@ -165,9 +170,13 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
         self._respondToBadRequestAndDisconnect(UNREAD[431])
 
     def _respondToBadRequestAndDisconnect(self, error: ZiggieError = UNREAD[400]) -> None:
+        if self.requests and self.requests[-1].is_refused:
+            return
         if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
             error = UNREAD[431]
         self.transport.write(refusal(error, getattr(self, "_path", b"") or asked_for(self._line)))
+        if self.requests:  # else what came is no line
+            self.requests[-1].give_up()
         self.loseConnection()
 
     def _watch_taking(self) -> None:
@@ -198,7 +207,8 @@ class BoundedChannel(http_protocol.http.HTTPChannel):  # type: ignore[misc]  # t
 
     def _too_slow(self) -> None:
         self._deadline = None
-        self.transport.write(refusal(RequestTimeout(f"no request within {HEAD_SECONDS:g} s"), b""))
+        error = RequestTimeout(f"no request within {HEAD_SECONDS:g} s") if self.has_place else UNREAD[503]
+        self.transport.write(refusal(error, b""))
         self.timeoutConnection()
 
 
@@ -212,7 +222,9 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         self._received = 0
         self.is_refused = False
         self._is_whole = False
-        self._deadline: Any = reactor.callLater(HEAD_SECONDS, self._too_slow, HEAD_SECONDS)
+        self._has_place = self.channel.has_place
+        seconds = HEAD_SECONDS if self._has_place else TOLD_SECONDS
+        self._deadline: Any = reactor.callLater(seconds, self._too_slow, seconds)
         self.channel.request_has_begun()
 
     def gotLength(self, length: int | None) -> None:
@@ -221,7 +233,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         self._deadline = reactor.callLater(REQUEST_SECONDS, self._too_slow, REQUEST_SECONDS)
         too_long = length is not None and length > self._most
         super().gotLength(0 if too_long else length)
-        if not self.channel.has_place:
+        if not self._has_place:
             self._refuse(UNREAD[503])
         elif len(self.requestHeaders.getRawHeaders(b"host", ())) > 1:
             self._refuse(UNREAD[400])
@@ -230,7 +242,7 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
 
     def handleContentChunk(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > self._most and not self.is_refused:
+        if self._received > self._most:
             self._refuse(TooLarge(f"a body may have at most {self._most} bytes"))
         if not self.is_refused:
             super().handleContentChunk(data)
@@ -253,12 +265,15 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
         super().connectionLost(reason)
 
     def sends_no_more(self) -> None:
-        if not self._is_whole and not self.is_refused:
-            self._refuse(UNREAD[400])
-            self.channel.loseConnection()
+        if self._is_whole and not self.is_refused:
+            return
+        self._refuse(UNREAD[400])
+        self.channel.loseConnection()
 
     def knock(self) -> None:
-        """Writes what says nothing, for a client that may have gone."""
+        """Writes what says nothing, for a client that may have gone; behind a refusal that would be too much."""
+        if self.is_refused:
+            return
         if self.startedWriting:
             kind = self.responseHeaders.getRawHeaders(b"content-type", [b""])[0]
             if kind.startswith(b"text/event-stream"):
@@ -281,19 +296,24 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
 
     def _too_slow(self, seconds: float) -> None:
         self._deadline = None
-        self._refuse(RequestTimeout(f"the request did not arrive within {seconds:g} s"))
+        late = RequestTimeout(f"the request did not arrive within {seconds:g} s")
+        self._refuse(late if self._has_place else UNREAD[503])
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, error: ZiggieError) -> None:
-        """Answers in the words of the API that was called, and closes."""
+    def give_up(self) -> None:
+        """It is refused, and nothing else is said about it."""
         self.is_refused = True
-        if self.channel is None:
-            return
         self._forget_deadline()
+
+    def _refuse(self, error: ZiggieError) -> None:
+        """Answers once in the words of the API that was called, and closes."""
+        if self.is_refused or self.channel is None:
+            return
+        self.give_up()
         self.channel.transport.write(refusal(error, self._address))
         self.channel.transport.loseWriteConnection()
         reactor.callLater(LINGER_SECONDS, self._close)

@@ -17,7 +17,7 @@ from django.db import connection
 from pytest_django import Settings
 
 from routing.gateway import crowd as crowds
-from routing.gateway.crowd import MOST_TOLD, Crowd, crowd
+from routing.gateway.crowd import MOST_TOLD, NEW_SECONDS, Crowd, crowd
 from routing.gateway.sockets import most_files
 from tests.gateway.conftest import Gateway, Serving
 from tests.servers.script import Reply
@@ -243,10 +243,7 @@ def test_the_limits_are_those_of_the_settings_and_at_most_what_the_system_allows
 
 
 def test_the_web_server_has_the_same_limits(gateway: Gateway) -> None:
-    environment = {"DATABASE_URL": database_url(connection.settings_dict), "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
-    limits = {"MAX_CONNECTIONS": "2", "MAX_CONNECTIONS_PER_ADDRESS": "2"}
-    with web_server(environment=environment | limits) as port:
-        mounted = replace(gateway, url=f"http://127.0.0.1:{port}")
+    with narrow_web_server(gateway) as mounted:
         with connected(mounted) as idle, connected(mounted) as half:
             half.sendall(b"POST /v1/messages HTTP/1.1\r\n")
             with served(mounted), served(mounted):
@@ -256,6 +253,46 @@ def test_the_web_server_has_the_same_limits(gateway: Gateway) -> None:
             refused(mounted, CHAT)
             refused(mounted, MESSAGES)
         gateway.settled(4)
+
+
+@contextmanager
+def narrow_web_server(gateway: Gateway) -> Iterator[Gateway]:
+    """The same gateway beside Django, with two places."""
+    environment = {"DATABASE_URL": database_url(connection.settings_dict), "ZIGGIE_HOME": os.environ["ZIGGIE_HOME"]}
+    limits = {"MAX_CONNECTIONS": "2", "MAX_CONNECTIONS_PER_ADDRESS": "2"}
+    with web_server(environment=environment | limits) as port:
+        yield replace(gateway, url=f"http://127.0.0.1:{port}")
+
+
+def test_who_has_no_place_in_the_web_server_and_does_not_ask_is_told_so_soon(gateway: Gateway) -> None:
+    """While the calls run that have the places: for no longer than a provider may be silent, 10 s."""
+    with narrow_web_server(gateway) as mounted, busy(mounted, 2), ExitStack() as stack:
+        clients = [stack.enter_context(connected(mounted)) for _ in range(4)]
+        for client, sent in zip(
+            clients, (b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\n", b"GET", b""), strict=True
+        ):
+            client.sendall(sent)
+        for client in clients:
+            status, headers, body = answered(client, b"")
+            assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
+            assert b"too many connections" in body
+    gateway.settled(2)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_who_is_refused_keeps_no_place_from_others(gateway: Gateway, closes: bool) -> None:
+    two_hosts = b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"
+    too_long = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"
+    with narrow_web_server(gateway) as mounted, ExitStack() as stack:
+        for sent, status in ((two_hosts, 400), (too_long, 413)):
+            client = stack.enter_context(connected(mounted))
+            assert answered(client, sent)[0] == status
+            if closes:
+                client.close()
+        time.sleep(2 * NEW_SECONDS)
+        for _ in range(2):
+            assert answered(stack.enter_context(connected(mounted)), request(mounted))[0] == 200
+    gateway.settled(2)
 
 
 def test_a_live_socket_takes_no_place(gateway: Gateway) -> None:

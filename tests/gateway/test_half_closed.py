@@ -75,6 +75,38 @@ def test_half_a_request_is_refused_in_the_words_of_its_api(either: Gateway, path
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"BAD\x01\r\n",
+        b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno header\r\nnor here\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\nBAD\x01\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/mess",
+        b"POST",
+    ],
+)
+def test_what_cannot_be_read_is_refused_once(either: Gateway, bad: bytes) -> None:
+    for sent, statuses in ((bad, [b"400"]), (asked(either) + bad, [b"200", b"400"])):
+        assert re.findall(rb"HTTP/1.1 (\d+)", told(either, sent)) == statuses
+    either.settled(1)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_half_a_first_line_is_refused_in_the_words_of_its_api(either: Gateway, path: str) -> None:
+    error = json.loads(told(either, f"POST {path} HT".encode()).partition(b"\r\n\r\n")[2])
+    assert (error.get("type") == "error") is (path == MESSAGES)
+
+
+def test_requests_behind_one_that_is_answered_at_once_are_answered_too(mounted: Gateway) -> None:
+    unreadable = b"GET / HTTP/1.1\r\nhost: x\r\nx-odd: a\x0bb\r\n\r\n"
+    answer = told(mounted, asked(mounted) + unreadable + asked(mounted) + b"POST")
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"400", b"200", b"400"]
+    mounted.settled(2)
+
+
 def test_a_client_without_chunks_is_answered_too(either: Gateway) -> None:
     answer = told(either, asked(either, version="1.0", stream=True))
     assert answer.rstrip().endswith(b"data: [DONE]")

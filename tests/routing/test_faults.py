@@ -115,9 +115,15 @@ def walk_of(
 
 
 async def run(walk: Walk) -> Answer | None:
+    (answer,) = await run_all([walk])
+    return answer
+
+
+async def run_all(walks: list[Walk]) -> list[Answer | None]:
+    """Beside each other. Their connections are closed when the last one is over: they share them."""
     try:
         async with asyncio.timeout(90):
-            return await walk.run()
+            return await asyncio.gather(*(walk.run() for walk in walks))
     finally:
         await transport.close()
         upstream.close()
@@ -210,7 +216,7 @@ async def test_a_call_that_is_written_slowly_is_waited_for(chain: tuple[Provider
     server, models = chain
     server.default = Reply(CALL, per_piece=0.7)
     walks = [walk_of(models, way, seconds=6.0, request=FORCED)[0] for way in ("inside", "hurried")]
-    answers = await asyncio.gather(*(run(walk) for walk in walks))
+    answers = await run_all(walks)
     for walk, answer in zip(walks, answers, strict=True):
         assert answer is not None, walk.attempts
         assert [call.arguments for call in answer.result.tool_calls] == [CALL]

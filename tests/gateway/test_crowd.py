@@ -150,10 +150,11 @@ def test_connections_on_which_nothing_is_asked_make_room_for_one_that_comes(gate
         assert answered(asked, request(gateway))[0] == 200
         one = stack.enter_context(connected(gateway))
         assert answered(one, request(gateway))[0] == 200
-        assert idle.recv(1) == b""
         two = stack.enter_context(connected(gateway))
         assert answered(two, request(gateway))[0] == 200
-        assert half.recv(1) == b""
+        for left in (idle, half):
+            while left.recv(65_536):  # until its end; a slow machine may have told it before that its time is over
+                pass
         assert answered(asked, request(gateway))[0] == 200
     gateway.settled(4)
 
@@ -247,7 +248,9 @@ def test_the_web_server_has_the_same_limits(gateway: Gateway) -> None:
         with connected(mounted) as idle, connected(mounted) as half:
             half.sendall(b"POST /v1/messages HTTP/1.1\r\n")
             with served(mounted), served(mounted):
-                assert (idle.recv(1), half.recv(1)) == (b"", b"")
+                for left in (idle, half):
+                    while left.recv(65_536):
+                        pass
         mounted.openai.requests.clear()
         with busy(mounted, 2):
             refused(mounted, CHAT)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 from routing.adapters.assembly import deltas_of
-from routing.adapters.base import Codec, WireRequest, WireResponse
+from routing.adapters.base import Codec, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.errors import make_error
 from routing.adapters.sse import NDJSONSplitter, SSESplitter
 from routing.adapters.wire import loads
@@ -11,6 +11,36 @@ from routing.types import Delta, ProviderError, Usage
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 EMPTY = "the answer is empty"
+
+
+class HoldingDecoder(ABC):
+    """Another decoder's stream, of which something is held back for a while."""
+
+    def __init__(self, inner: StreamDecoder, sent: WireRequest) -> None:
+        self.done = False
+        self.usage: Usage | None = None
+        self._inner = inner
+        self._sent = sent
+
+    @abstractmethod
+    def _read(self, deltas: list[Delta]) -> list[Delta]:
+        """What of them, and of those before, is told now."""
+
+    def feed(self, data: bytes) -> list[Delta]:
+        try:
+            return self._heard(self._inner.feed(data))
+        finally:
+            self.done = self._inner.done
+
+    def finish(self) -> list[Delta]:
+        try:
+            return self._heard(self._inner.finish())
+        finally:
+            self.done = self._inner.done
+
+    def _heard(self, deltas: list[Delta]) -> list[Delta]:
+        self.usage = self._inner.usage
+        return self._read(deltas)
 
 
 class EventDecoder(ABC):

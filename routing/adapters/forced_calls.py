@@ -9,6 +9,7 @@ import orjson
 
 from routing.adapters.base import StreamDecoder, WireRequest
 from routing.adapters.call_ids import CallIds
+from routing.adapters.decoding import HoldingDecoder
 from routing.adapters.errors import make_error
 from routing.adapters.prompting import with_instruction
 from routing.adapters.wire import Json, json_text
@@ -108,31 +109,15 @@ def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | 
     raise make_error("unfit", "the model was held to a tool call and wrote something else", sent, usage=usage)
 
 
-class CallDecoder:
+class CallDecoder(HoldingDecoder):
     """Another decoder's stream, whose text is held back until it is a whole call."""
 
     def __init__(self, inner: StreamDecoder, sent: WireRequest) -> None:
-        self.done = False
-        self.usage: Usage | None = None
-        self._inner = inner
-        self._sent = sent
+        super().__init__(inner, sent)
         self._text: list[str] = []
         self._has_called = False
 
-    def feed(self, data: bytes) -> list[Delta]:
-        try:
-            return self._read(self._inner.feed(data))
-        finally:
-            self.done = self._inner.done
-
-    def finish(self) -> list[Delta]:
-        try:
-            return self._read(self._inner.finish())
-        finally:
-            self.done = self._inner.done
-
     def _read(self, deltas: list[Delta]) -> list[Delta]:
-        self.usage = self._inner.usage
         out: list[Delta] = []
         for delta in deltas:
             self._has_called = self._has_called or delta.tool_index is not None

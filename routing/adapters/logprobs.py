@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from routing.adapters.base import StreamDecoder, WireRequest
+from routing.adapters.decoding import HoldingDecoder
 from routing.adapters.errors import make_error
 from routing.adapters.wire import Json, get_number
 from routing.types import Delta, Usage
@@ -68,34 +69,18 @@ def refuse_silence(sent: WireRequest, told: Collection[Any], *, has_text: bool, 
         raise make_error("bad_request", silence, sent, status=HTTPStatus.OK.value, usage=usage)
 
 
-class LogprobsDecoder:
+class LogprobsDecoder(HoldingDecoder):
     """Another decoder's stream, of which the first texts are held back until there are log probabilities: nobody has
     seen anything yet of an answer that turns out to tell none. The first texts may have none of their own, as blanks
     before an answer. `at_end`: so may all of them but the last."""
 
     def __init__(self, inner: StreamDecoder, sent: WireRequest, *, at_end: bool = False) -> None:
-        self.done = False
-        self.usage: Usage | None = None
-        self._inner = inner
-        self._sent = sent
+        super().__init__(inner, sent)
         self._left = inf if at_end else _MOST_SILENT
         self._held: list[Delta] = []  # from the first text on
         self._told = False
 
-    def feed(self, data: bytes) -> list[Delta]:
-        try:
-            return self._read(self._inner.feed(data))
-        finally:
-            self.done = self._inner.done
-
-    def finish(self) -> list[Delta]:
-        try:
-            return self._read(self._inner.finish())
-        finally:
-            self.done = self._inner.done
-
     def _read(self, deltas: list[Delta]) -> list[Delta]:
-        self.usage = self._inner.usage
         if self._told:
             return deltas
         out: list[Delta] = []

@@ -8,7 +8,7 @@ another of them: what was held for the failed attempt is still there.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -136,11 +136,11 @@ class Choice(Walk):
 
 
 class Several(Walk):
-    """A walk to as many answers as its request has choices, all of one candidate. `caller_of` asks for one of them, by
-    its index, where pieces of each go a way of their own."""
+    """A walk to as many answers as its request has choices, all of one candidate. `callers` ask for one each, where the
+    pieces of each go a way of their own."""
 
     choices: list[Choice] = field(default_factory=list)
-    caller_of: Callable[[int], Caller] | None = None
+    callers: Sequence[Caller] = ()
     _found: dict[int, Answer] = field(default_factory=dict)
     _found_by: Candidate | None = None
 
@@ -154,9 +154,9 @@ class Several(Walk):
             for index in range(of)
         ]  # fmt: skip
 
-    def listen(self, caller_of: Callable[[int], Caller], kept_waiting: Callable[[], float]) -> None:
+    def listen(self, callers: Sequence[Caller], kept_waiting: Callable[[], float]) -> None:
         """Has each of them asked by its own caller."""
-        self.caller_of = caller_of
+        self.callers = callers
         for choice in self.choices:
             choice.kept_waiting = kept_waiting
 
@@ -171,7 +171,7 @@ class Several(Walk):
         missing = [choice for choice in self.choices if choice.index not in self._found]
         signs = Signs(answers=bool(self._found))
         for choice in missing:
-            choice.call = _telling(self.call if self.caller_of is None else self.caller_of(choice.index), signs)
+            choice.call = _telling(self.callers[choice.index] if self.callers else self.call, signs)
         try:
             await self._ask(missing, candidate, step, signs)
         finally:
@@ -183,30 +183,39 @@ class Several(Walk):
         return replace(first, others=tuple(others), verdict=least_sure.verdict)
 
     async def _ask(self, missing: Sequence[Choice], candidate: Candidate, step: Step, signs: Signs) -> None:
-        """Raises what the first of those has met that failed. Whatever ends the wait, all have ended."""
-        tasks = [asyncio.create_task(choice.answer(candidate, step, signs)) for choice in missing]
-        failed = task = None
+        """Raises what the first of those has met that failed. Whatever ends the wait, all have ended, and have written
+        down what they have used."""
+        failures: dict[int, Exception] = {}
+        asked = [self._answered(choice, candidate, step, signs, failures) for choice in missing]
         try:
-            await _ended(tasks)
-            for choice, task in zip(missing, tasks, strict=True):
-                if task.cancelled():
-                    continue
-                if task.exception() is not None:
-                    failed = failed or task
-                elif (answer := task.result()) is not None:
-                    self._found[choice.index] = answer
-            if failed is not None:
-                failed.result()
+            await _together(asked, failures)
+            if failures:
+                raise failures[min(failures)]
         finally:
-            tasks.clear()  # a failure leads back here: nothing may lead from here to it
-            failed = task = None
+            failures.clear()  # they lead back here: nothing may lead from here to them
+
+    async def _answered(
+        self, choice: Choice, candidate: Candidate, step: Step, signs: Signs, failures: dict[int, Exception]
+    ) -> None:
+        """To its end in any case: a task that failed, or was cancelled, would keep the error, and that keeps the task,
+        by the clock that ran in it."""
+        try:
+            answer = await choice.answer(candidate, step, signs)
+            if answer is not None:
+                self._found[choice.index] = answer
+        except asyncio.CancelledError:  # by who waits for it, and for nothing more
+            return
+        except Exception as error:
+            failures[choice.index] = error
 
 
-async def _ended(tasks: "list[asyncio.Task[Answer | None]]") -> None:
-    """Returns once all have ended: by themselves, or a while after one has failed. Then all have written down what
-    they have used."""
+async def _together(asked: Sequence[Coroutine[Any, Any, None]], failures: Collection[int]) -> None:
+    """Returns once all have ended: by themselves, or a while after one has failed."""
+    tasks = [asyncio.create_task(one) for one in asked]
     try:
-        _, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        left = set(tasks)
+        while left and not failures:
+            _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         if left:
             await asyncio.wait(left, timeout=LINGER_SECONDS)
     finally:

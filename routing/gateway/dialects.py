@@ -43,7 +43,9 @@ class Dialect:
 
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
-    lambda answer, call_id, model: openai_answers.encode_answer(answer, call_id=call_id, model=model),
+    lambda answer, call_id, model: openai_answers.encode_result(
+        answer.result, call_id=call_id, model=model, others=[other.result for other in answer.others]
+    ),
     lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_answers.encode_error,
     b"x-request-id",

@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 
 from routing.adapters.wire import SIGNATURE_MARK
-from routing.attempts import Answer
 from routing.gateway.reading import (
     Json,
 )
@@ -46,19 +45,18 @@ _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_to
 DONE = b"data: [DONE]\n\n"
 
 
-def encode_answer(answer: Answer, *, call_id: str, model: str) -> bytes:
+def encode_result(result: ChatResult, *, call_id: str, model: str, others: Sequence[ChatResult] = ()) -> bytes:
     """`usage` is what all choices have used: each has read the prompt."""
-    choices, usage = [_choice(answer.result, 0)], answer.result.usage
-    if answer.others:
-        choices += [_choice(other.result, index) for index, other in enumerate(answer.others, 1)]
-        usage = usage_of(answer)
+    choices, usage = [_choice(result, 0)], result.usage
+    if others:
+        choices += [_choice(other, index) for index, other in enumerate(others, 1)]
+        usage = usage_of([result, *others])
     return orjson.dumps({**_head(call_id, model, "chat.completion"), "choices": choices, "usage": _usage(usage)})
 
 
-def usage_of(answer: Answer) -> Usage:
-    """What an answer and those beside it have used together. What none of them tells is not told."""
-    used = [one.result.usage for one in (answer, *answer.others)]
-    counts = {name: [count for each in used if (count := getattr(each, name)) is not None] for name in _COUNTS}
+def usage_of(results: Sequence[ChatResult]) -> Usage:
+    """What answers have used together. What none of them tells is not told."""
+    counts = {name: [told for each in results if (told := getattr(each.usage, name)) is not None] for name in _COUNTS}
     return Usage(**{name: sum(told) for name, told in counts.items() if told})
 
 

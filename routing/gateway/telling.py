@@ -2,16 +2,16 @@
 
 import asyncio
 from functools import partial
+from typing import cast
 
 from routing import service
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
-from routing.choices import Choice, Several
+from routing.choices import Several
 from routing.gateway import openai_answers
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, StreamEncoder, call_headers
 from routing.gateway.http import Http
-from routing.reaching import Caller
 from routing.types import Candidate, Delta
 from ziggie.errors import ZiggieError
 
@@ -82,27 +82,29 @@ class SeveralStream(Stream):
         self._sending = asyncio.Lock()  # a client that reads slowly is waited for by one of them at a time
 
     def listen(self, walk: Several, preparation: Preparation) -> None:
-        def caller_of(index: int) -> Caller:
-            return asker(partial(self._take_choice, walk.choices[index]), None if index else preparation)
+        """Neither callers nor choices know each other: they would keep all that is said until the collector comes."""
+        callers = [
+            asker(partial(self._take_choice, index), None if index else preparation)
+            for index in range(len(walk.choices))
+        ]
+        walk.listen(callers, lambda: self._http.kept_waiting)
 
-        walk.listen(caller_of, lambda: self._http.kept_waiting)
-
-    async def _take_choice(self, choice: Choice, candidate: Candidate, deltas: list[Delta]) -> None:
-        piece = self._encoders_for(candidate)[choice.index].deltas(deltas)
+    async def _take_choice(self, index: int, candidate: Candidate, deltas: list[Delta]) -> None:
+        piece = self._encoders_for(candidate)[index].deltas(deltas)
         if piece:
-            choice.committed = True
+            cast("Several", self.call.walk).choices[index].committed = True
             async with self._sending:
                 await self._begin(candidate)
                 await self._http.send_piece(piece)
 
     async def end(self, answer: Answer) -> None:
-        encoders, pieces = self._encoders_for(answer.candidate), []
-        for encoder, one in zip(encoders, (answer, *answer.others), strict=True):
+        encoders, answers, pieces = self._encoders_for(answer.candidate), (answer, *answer.others), []
+        for encoder, one in zip(encoders, answers, strict=True):
             if not encoder.has_begun:
                 pieces.append(encoder.deltas(deltas_of(one.result)))
             pieces.append(encoder.last(one.result.stop_reason))
         await self._begin(answer.candidate)
-        closing = encoders[0].close(openai_answers.usage_of(answer))
+        closing = encoders[0].close(openai_answers.usage_of([one.result for one in answers]))
         await self._http.send_piece(b"".join([*pieces, closing]), last=True)
 
     async def fail(self, error: ZiggieError) -> None:

@@ -276,9 +276,7 @@ def test_tokens_of_all_answers_count_for_the_keys_limit(gateway: Gateway) -> Non
 def test_who_leaves_has_all_answers_cut_and_pays_for_each(gateway: Gateway, stream: bool) -> None:
     gateway.openai.default = Reply("word " * 200, input_tokens=10, per_piece=0.02 if stream else 0, fault_after=8,
                                    after=None if stream else threading.Event())  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ASKED, "n", 3)
-        asked_and_left(gateway, stream=stream)
+    asked_and_left(gateway, stream=stream, n=3)
     (receipt,) = gateway.settled(1)
     assert receipt.outcome == "cancelled"
     sent = [attempt for attempt in receipt.attempts if attempt["sent"]]

@@ -161,14 +161,20 @@ class Several(Walk):
             choice.kept_waiting = kept_waiting
 
     def _used_up(self, candidate: Candidate, role: str) -> bool:
-        return self.committed or not all(choice.may_ask(candidate) for choice in self.choices)
+        return self.committed or not all(choice.may_ask(candidate) for choice in self._missing(candidate))
+
+    def _missing(self, candidate: Candidate) -> list[Choice]:
+        """Those that this candidate has not answered."""
+        if candidate is not self._found_by:
+            return self.choices
+        return [choice for choice in self.choices if choice.index not in self._found]
 
     async def _ask_and_judge(self, candidate: Candidate, step: Step) -> Answer | None:
         """All answers as one, which is as sure as the least sure of them. What the candidate has answered before stays:
         asked again, it is asked for the others."""
         if candidate is not self._found_by:
             self._found, self._found_by = {}, candidate
-        missing = [choice for choice in self.choices if choice.index not in self._found]
+        missing = self._missing(candidate)
         signs = Signs(answers=bool(self._found))
         for choice in missing:
             choice.call = _telling(self.callers[choice.index] if self.callers else self.call, signs)

@@ -18,7 +18,7 @@ from routing.collecting import prompt_tokens
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, call_headers
 from routing.gateway.feed import feed
-from routing.gateway.http import JSON_TYPE, ClientGone, Http
+from routing.gateway.http import JSON_TYPE, MAX_BODY_BYTES, ClientGone, Http
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits
 from routing.gateway.outlet import outlet
@@ -27,20 +27,25 @@ from routing.gateway.streams import streams
 from routing.gateway.telling import SeveralStream, Stream
 from routing.pricing import usd
 from routing.types import ChatRequest
-from ziggie.errors import Forbidden, RoutingError, Unavailable, ZiggieError
+from ziggie.errors import Forbidden, RoutingError, TooLarge, Unavailable, ZiggieError
 from ziggie.ids import id_text
 from ziggie.values import replace
 
 logger = logging.getLogger(__name__)
 
 UNBOUNDED_OUTPUT_TOKENS = 1_000  # what a call that names no limit is taken to write, until it has ended
+MAX_SENT_BYTES = 4 * MAX_BODY_BYTES  # of one request, which goes to its provider once for each answer
 
 _settling: set[asyncio.Future[Any]] = set()
 
 
 async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     """Answers one request. Raises ZiggieError only while nothing has been sent."""
-    incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
+    body = await http.body()
+    incoming = dialect.decode(parse(body), http.hints, key.id)
+    if incoming.request.choices != 1:
+        _check_copies(incoming.request.choices, len(body))
+    del body  # it may be large, and the call long
     check_model(incoming.request.model, key)
     windows = limits()
     admission = windows.at_once(key) or await windows.admit(key, _estimate(incoming.request, key))
@@ -56,6 +61,13 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
                 await _answer_streaming(http, dialect, key, incoming, admission)
     finally:
         windows.correct(key, admission)
+
+
+def _check_copies(choices: int, size: int) -> None:
+    """Raises TooLarge for a request that would go out too often for its size."""
+    if choices * size > MAX_SENT_BYTES:
+        millions = MAX_SENT_BYTES // 2**20
+        raise TooLarge(f"n: {choices} answers to a body of {size} bytes are more than {millions} MB to send")
 
 
 def _estimate(request: ChatRequest, key: Key) -> int:

@@ -181,6 +181,13 @@ def test_sixteen_answers_come_at_once(gateway: Gateway) -> None:
     assert (len(receipt.attempts), receipt.cost_microusd) == (16, 16 * 35)
 
 
+def test_a_large_request_goes_out_only_so_often(gateway: Gateway) -> None:
+    messages = [{"role": "user", "content": "x" * 6_000_000}]
+    answer = post(gateway, n=16, messages=messages)
+    assert (answer.status_code, "n: 16 answers" in answer.json()["error"]["message"]) == (413, True)
+    assert not gateway.openai.requests
+
+
 def test_a_pattern_that_a_caller_names_and_several_answers_do_not_go_together(gateway: Gateway) -> None:
     answer = post(gateway, model="auto", n=2, metadata={"pattern": "ensemble"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")

@@ -32,8 +32,8 @@ def tokens_at_most(model: ModelSpec) -> int:
 
 
 def _billed(model: ModelSpec) -> float:
-    """How many times as many as they are, at most. The provider's option `pdf_token_factor` says it where a model's name
-    does not."""
+    """How many times as many as they are, at most. The provider's option `pdf_token_factor` says it where a model's
+    name does not."""
     stated = model.provider.options.get("pdf_token_factor")
     if isinstance(stated, int | float) and stated >= 1:
         return stated

@@ -44,7 +44,7 @@ class Dialect:
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
     lambda answer, call_id, model: openai_answers.encode_result(
-        answer.result, call_id=call_id, model=model, others=[other.result for other in answer.others]
+        answer.result, call_id=call_id, model=model, others=answer.others
     ),
     lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
     openai_answers.encode_error,

@@ -8,7 +8,7 @@ before it costs anything.
 import re
 from math import ceil
 
-from routing.types import ModelSpec, Pdf
+from routing.types import ModelSpec
 
 PAGE_TOKENS_LIKELY = 1_500  # its text, and its picture: measured 560 with Gemini, 1,300 with OpenAI, 2,300 with Claude
 UNSEEN_PAGES = 10
@@ -40,8 +40,9 @@ def _billed(model: ModelSpec) -> float:
     return next((times for names, times in _BILLED if names.search(model.name.lower())), 1.0)
 
 
-def tokens_likely(pdf: Pdf) -> int:
-    return (pdf.pages or UNSEEN_PAGES) * PAGE_TOKENS_LIKELY
+def tokens_likely(pages: int) -> int:
+    """Of a PDF with so many pages; 0: nobody has looked."""
+    return (pages or UNSEEN_PAGES) * PAGE_TOKENS_LIKELY
 
 
 def pages_likely(document: bytes) -> int:

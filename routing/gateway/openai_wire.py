@@ -13,8 +13,8 @@ from routing.gateway.reading import (
     MAX_TOOLS,
     Incoming,
     Json,
+    by_one_model,
     chosen_tool,
-    count_shown,
     effort,
     flag,
     hints,
@@ -26,6 +26,7 @@ from routing.gateway.reading import (
     passed_through,
     refuse,
     schema,
+    shown_in,
     stops,
     text,
     tool_name,
@@ -34,7 +35,6 @@ from routing.gateway.reading import (
 )
 from routing.types import (
     ChatRequest,
-    Hints,
     Image,
     Message,
     Part,
@@ -66,7 +66,6 @@ _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", 
 _DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
-SINGLE = "single"  # the pattern of one answer by one model
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -85,13 +84,13 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
             temperature=number(body, "temperature", least=0, most=2),
             api_key_id=api_key_id,
         )
-        count_shown(request)
+        shown_in(request)
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
     logprobs = _logprobs(body)
     if logprobs is not None:
-        said = _by_one_model(said)
+        said = by_one_model(said, "logprobs")  # what others had a part in has no probabilities of its own
     output = _response_format(mapping(body, "response_format"))
     tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
@@ -113,7 +112,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         **output,
         **paying,
     )
-    count_shown(request)
+    shown_in(request)
     return Incoming(
         request,
         stream=bool(flag(body, "stream")),
@@ -147,13 +146,6 @@ def _logprobs(body: Json) -> int | None:
     if beside:
         refuse("top_logprobs", "needs logprobs: true")
     return None
-
-
-def _by_one_model(said: Hints) -> Hints:
-    """Only what one model wrote as it stands has probabilities of its own."""
-    if said.pattern not in ("", SINGLE):
-        unsupported("logprobs", f"and the pattern {said.pattern!r} do not go together")
-    return replace(said, pattern=SINGLE)
 
 
 def _message(row: Json, place: int) -> Message:

@@ -117,7 +117,8 @@ def decode_messages(
         api_key_id=api_key_id,
         **paying,
     )
-    if any(isinstance(part, Cited) for part in shown_in(request)):
+    shown = shown_in(request)
+    if shown and any(isinstance(part, Cited) for part in shown):
         request = _by_one_that_cites(request, rows)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)
 

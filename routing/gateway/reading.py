@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import orjson
 
 from routing.gateway.heads import BETAS
-from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Tool
+from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Text, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
 from ziggie.values import Value, replace
 
@@ -236,8 +236,13 @@ def chosen_tool(choice: str, tools: tuple[Tool, ...]) -> str:
 
 def shown_in(request: ChatRequest) -> list[Image | Pdf | Cited]:
     """Its images and documents. Raises TooLarge for more images or PDFs than are accepted."""
-    shown = [part for message in request.messages for part in message.parts if isinstance(part, (Image, Pdf, Cited))]
-    if len(shown) > min(MAX_IMAGES, MAX_PDFS):
+    shown = [
+        part
+        for message in request.messages
+        for part in message.parts
+        if not isinstance(part, Text) and isinstance(part, (Image, Pdf, Cited))  # nearly all are texts
+    ]
+    if shown and len(shown) > min(MAX_IMAGES, MAX_PDFS):
         images = sum(isinstance(part, Image) for part in shown)
         pdfs = sum(isinstance(part, Pdf) or (isinstance(part, Cited) and part.pages is not None) for part in shown)
         for what, count, most in (("images", images, MAX_IMAGES), ("PDF documents", pdfs, MAX_PDFS)):

@@ -8,7 +8,7 @@ from msgspec import field
 
 from routing.types.answers import ChatResult
 from routing.types.configuration import CITES, READS_PDF
-from routing.types.conversation import Cited, Image, Message, Pdf, Tool
+from routing.types.conversation import Cited, Image, Message, Pdf, Text, Tool
 from ziggie.values import Value
 
 
@@ -90,7 +90,7 @@ class ChatRequest(Value):
             needed |= {"tools"}
         for said in self.messages:
             for part in said.parts:
-                if isinstance(part, _SHOWN):
+                if not isinstance(part, Text) and isinstance(part, _SHOWN):  # nearly all are texts
                     needed |= _needed_for(part)
         return needed
 

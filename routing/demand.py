@@ -189,6 +189,8 @@ class _Size(Struct):
         for part in message.parts:
             if isinstance(part, Text):  # nearly all of them
                 self.add_prompt(part.text)
+                if part.citations:  # which go back to who made them
+                    self.at_most += len(json.dumps(part.citations, default=str))
                 if self.reads_subject and not self.speaks_of_strategy:
                     lowered = part.text.lower()
                     for stem in STRATEGIC_STEMS:

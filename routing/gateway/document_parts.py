@@ -28,13 +28,19 @@ def _to_be_cited(block: Json, where: str) -> Cited:
     as_it_is["citations"] = {"enabled": True}
     if is_pdf(block):
         pdf = document_pdf(block, where)
+        as_it_is["source"] = {key: value for key, value in block["source"].items() if value not in _NOTHING}
         return Cited(as_it_is, pdf.title + pdf.context, pdf.pages)
     text = block_text(block, where)
     if block["type"] == "search_result":
-        as_it_is["content"] = plain_rows(block["content"])
-    elif block["source"]["type"] == "content":
-        as_it_is["source"] = {"type": "content", "content": plain_rows(block["source"]["content"])}
-    return Cited(as_it_is, text)
+        return Cited({**as_it_is, "content": plain_rows(block["content"])}, text)
+    return Cited({**as_it_is, "source": _source(block["source"])}, text)
+
+
+def _source(source: Json) -> Json:
+    """What a document of text, which has been read, is made of."""
+    if source["type"] == "content":
+        return {"type": "content", "content": plain_rows(source["content"])}
+    return {"type": "text", "media_type": "text/plain", "data": source["data"]}
 
 
 def refuse_some_cited(turns: Iterable[Json]) -> None:

@@ -133,7 +133,8 @@ def test_marks_of_what_to_cache_stay_and_what_says_nothing_goes(gateway: Gateway
     Price.objects.filter(model__slug="claude").update(cache_write_usd_per_mtok="3.75")
     mark: Any = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     chunks = {**CHUNKS, "source": {"type": "content", "content": [{**CHUNKS["source"]["content"][0], **mark}]}}
-    ask(gateway, {**TEXT, **mark, "metadata": {}, "title": None}, chunks)
+    source = {**PLAIN, "media_type": None, "charset": None}
+    ask(gateway, {**TEXT, **mark, "source": source, "metadata": {}, "title": None}, chunks)
     kept = {"cache_control": {"type": "ephemeral"}}
     first, second = gateway.anthropic.calls[-1].json["messages"][0]["content"][:2]
     assert first == {**{name: said for name, said in TEXT.items() if name != "title"}, **kept}

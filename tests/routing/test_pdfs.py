@@ -139,6 +139,12 @@ def test_a_document_is_kept_and_read_again_as_it_was() -> None:
         assert text in as_text(request)
 
 
+def test_citations_that_go_back_are_held_by_their_bytes() -> None:
+    quotes = Text("Green.", citations=({"cited_text": "x" * 10_000},))
+    plain, quoting = (measure(ChatRequest((Message("assistant", (part,)),))) for part in (Text("Green."), quotes))
+    assert quoting.input_at_most >= plain.input_at_most + 10_000
+
+
 def test_what_is_to_be_cited_is_measured_like_what_it_is() -> None:
     text, document = Cited({}, "Green." * 100), Cited({}, "a.pdf", 0)
     measured = measure(ChatRequest((Message("user", (text,)),)))

@@ -1,6 +1,7 @@
 """How long a PDF is taken to be, and what its worst case is for each model."""
 
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -38,15 +39,23 @@ def asked(*documents: Pdf, **fields: Any) -> ChatRequest:
     return ChatRequest((Message("user", (Text("what?"), *documents)),), **fields)
 
 
+def hidden(size: int) -> bytes:
+    """A document of which nothing can be seen."""
+    return b"%PDF-1.7\n" + b"x" * size
+
+
 @pytest.mark.parametrize(
     ("document", "pages"),
     [
         (pdf(pages=1), 1),
         (pdf(pages=31), 31),
         (pdf(pages=12).replace(b"/Type /Page ", b"/Type/Page"), 12),
-        (pdf(pages=12, packed=True), 1),
-        (pdf(pages=12, packed=True, filling=b"x" * 210_000), 5),
-        (pdf(pages=12, packed=True, filling=b"x" * 9_000_000), 20),
+        (pdf(pages=12, packed=True), 12),
+        (pdf(pages=12, packed=True).replace(b"x\x9c", b"x\x00"), 1),  # packed in a way that nobody knows
+        (hidden(210_000), 5),
+        (hidden(9_000_000), 20),
+        (pdf(pages=3) + pdf(pages=12, packed=True), 15),
+        (pdf(pages=3).replace(b"<</Type /Catalog", b"<</Linearized 1 /N 40 /Type /Catalog"), 40),
         (b"%PDF-1.5\n1 0 obj <</Linearized 1 /L 5000 /N 12 /T 4000>> endobj" + b"x" * 90_000, 12),
         (b"%PDF-1.5\n1 0 obj <</N 12>> endobj", 1),
         (b"%PDF-1.5 /Linearized /N 0", 1),
@@ -57,7 +66,13 @@ def test_pages_are_counted_where_they_can_be_seen_and_guessed_where_not(document
     assert pages_likely(document) == pages
 
 
-@pytest.mark.parametrize("filling", [b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9])
+PACKED = b"/Type /ObjStm stream\n"
+BOMB = PACKED + zlib.compress(b"/Type /Page" * 1_000_000)
+SHORT = PACKED + zlib.compress(b"x")
+ODD = (b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9, b"/Type/ObjStm", b"stream\n")
+
+
+@pytest.mark.parametrize("filling", [*ODD, BOMB, SHORT])
 def test_no_file_takes_long_to_look_through(filling: bytes) -> None:
     document = b"%PDF-" + filling * (15_000_000 // len(filling))
     began = time.process_time()

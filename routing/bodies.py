@@ -78,6 +78,8 @@ def _without_files(value: Any) -> Any:
         return [_without_files(item) for item in value]
     if not isinstance(value, Mapping):
         return value
+    if value.get("kind") == "cited":
+        return {"kind": "cited", "text": value.get("text", "")}  # its block is the same again, or a PDF
     if value.get("kind") in _FILES and value.get("data"):
         kept = {name: said for name, said in value.items() if name in _KEPT_OF_FILES}
         return {**kept, "bytes": len(value["data"]) * 3 // 4}

@@ -14,9 +14,11 @@ from msgspec import Struct
 from routing import pdfs
 from routing.tokens import estimate_tokens
 from routing.types import (
+    CITES,
     READS_PDF,
     BudgetFit,
     ChatRequest,
+    Cited,
     Hints,
     Image,
     Message,
@@ -51,6 +53,8 @@ BUCKETS = 10_000
 MAX_CHOICES = 1_000
 MOST_ANSWERS = 16  # of one request: each is a call of its own
 SINGLE = "single"  # the pattern of one model that answers by itself
+# What documents come to is not told by the request: a PDF's text is packed, one to be cited is cut up by its reader.
+_BOUNDED_BY_CONTEXT = frozenset({READS_PDF, CITES})
 
 
 class Demand(Value):
@@ -94,7 +98,7 @@ class Demand(Value):
 
     def most_input(self, model: ModelSpec) -> int:
         """More input tokens than this request can be billed with by the model's provider."""
-        if READS_PDF in self.needs:
+        if not _BOUNDED_BY_CONTEXT.isdisjoint(self.needs):
             return max(self.input_at_most, pdfs.tokens_at_most(model))
         return self.input_at_most
 
@@ -198,6 +202,8 @@ class _Size(Struct):
         for part in message.parts:
             if isinstance(part, Text):  # nearly all of them
                 self.add_prompt(part.text)
+                if part.citations:  # which go back to who made them
+                    self.at_most += len(json.dumps(part.citations, default=str))
                 if self.reads_subject and not self.speaks_of_strategy:
                     lowered = part.text.lower()
                     for stem in STRATEGIC_STEMS:
@@ -212,7 +218,10 @@ class _Size(Struct):
                 self.likely += IMAGE_TOKENS_LIKELY
             case Pdf(_, _, title, context):
                 self.add_prompt(title + context)
-                self.add_pdf(part)
+                self.add_pages(pdfs.tokens_likely(part.pages))
+            case Cited(_, text, pages):
+                self.add_prompt(text)
+                self.add_pages(0 if pages is None else pdfs.tokens_likely(pages))
             case ToolCall(_, name, arguments):
                 self.at_most += TOKENS_PER_TOOL
                 self.add_prompt(name + arguments)
@@ -226,9 +235,8 @@ class _Size(Struct):
         self.characters += len(text)
         self.add_text(text)
 
-    def add_pdf(self, pdf: Pdf) -> None:
-        """As long as its text in the prompt would be; at most: see Demand."""
-        likely = pdfs.tokens_likely(pdf)
+    def add_pages(self, likely: int) -> None:
+        """As long as their text in the prompt would be; at most: see Demand."""
         self.characters += likely * CHARACTERS_PER_TOKEN
         self.likely += likely
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.call_pieces import google_signature
-from routing.demand import MOST_ANSWERS, SINGLE
+from routing.demand import MOST_ANSWERS
 from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
@@ -14,8 +14,8 @@ from routing.gateway.reading import (
     MAX_TOOLS,
     Incoming,
     Json,
+    by_one_model,
     chosen_tool,
-    count_shown,
     effort,
     flag,
     hints,
@@ -27,6 +27,7 @@ from routing.gateway.reading import (
     passed_through,
     refuse,
     schema,
+    shown_in,
     stops,
     text,
     tool_name,
@@ -35,7 +36,6 @@ from routing.gateway.reading import (
 )
 from routing.types import (
     ChatRequest,
-    Hints,
     Image,
     Message,
     Part,
@@ -85,13 +85,13 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
             temperature=number(body, "temperature", least=0, most=2),
             api_key_id=api_key_id,
         )
-        count_shown(request)
+        shown_in(request)
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
     logprobs, choices = _logprobs(body), whole(body, "n", least=1, most=MOST_ANSWERS) or 1
     if logprobs is not None or choices != 1:
-        said = _by_one_model(said, "logprobs" if choices == 1 else "n")
+        said = by_one_model(said, "logprobs" if choices == 1 else "n")
     output = _response_format(mapping(body, "response_format"))
     tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
@@ -114,7 +114,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         **output,
         **paying,
     )
-    count_shown(request)
+    shown_in(request)
     return Incoming(
         request,
         stream=bool(flag(body, "stream")),
@@ -146,13 +146,6 @@ def _logprobs(body: Json) -> int | None:
     if beside:
         refuse("top_logprobs", "needs logprobs: true")
     return None
-
-
-def _by_one_model(said: Hints, asked: str) -> Hints:
-    """Only what one model wrote as it stands has probabilities of its own, and comes several times at once."""
-    if said.pattern not in ("", SINGLE):
-        unsupported(asked, f"and the pattern {said.pattern!r} do not go together")
-    return replace(said, pattern=SINGLE)
 
 
 def _message(row: Json, place: int) -> Message:

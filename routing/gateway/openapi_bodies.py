@@ -207,6 +207,7 @@ _DOCUMENT = _object(
     source={"oneOf": [_PDF, _SOURCES[1], _PLAIN]},
     title=_may(STRING),
     context=_may(STRING),
+    citations=_may(_object(enabled=FLAG)),
 )
 _USERS: list[Described] = [
     _TEXT,

@@ -51,6 +51,8 @@ IMAGE_TOKENS_LIKELY = 1_500
 KEY_CHARACTERS = 4_096
 BUCKETS = 10_000
 MAX_CHOICES = 1_000
+MOST_ANSWERS = 16  # of one request: each is a call of its own
+SINGLE = "single"  # the pattern of one model that answers by itself
 # What documents come to is not told by the request: a PDF's text is packed, one to be cited is cut up by its reader.
 _BOUNDED_BY_CONTEXT = frozenset({READS_PDF, CITES})
 
@@ -61,8 +63,8 @@ class Demand(Value):
     `input_at_most` is an upper bound of its tokens, for money, its documents left out: how long these may be depends
     on the model, so that most_input() is what may be billed. `input_likely` is an estimate, for whether it fits a
     context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
-    `choices` is how many answers are asked for at once. `may_repair`: an answer that does not validate is
-    sent back once. `budget_fit` is the request's.
+    `choices` is how many answers one call asks its provider for, `answers` how many calls are made for as many answers.
+    `may_repair`: an answer that does not validate is sent back once. `budget_fit` is the request's.
     `sticky` is a digest that tells runs and conversations apart for rollouts.
     """
 
@@ -85,6 +87,7 @@ class Demand(Value):
     api_key_id: str
     creator: str
     budget_fit: BudgetFit = ""
+    answers: int = 1
 
     @property
     def may_clamp(self) -> bool:
@@ -124,7 +127,7 @@ def measure(request: ChatRequest) -> Demand:
         _complexity(hints, size) if hints.complexity is None else float(hints.complexity),
         size.characters // CHARACTERS_PER_TOKEN if hints.context_tokens is None else hints.context_tokens,
         hints.strategy,
-        hints.pattern,
+        hints.pattern if request.choices == 1 else _one_models_pattern(request),
         request.needs,
         _ESTIMATED[hints.complexity is None, hints.context_tokens is None],
         size.at_most,
@@ -136,6 +139,7 @@ def measure(request: ChatRequest) -> Demand:
         request.api_key_id or "",
         request.creator,
         request.budget_fit,
+        request.choices,
     )
 
 
@@ -163,6 +167,15 @@ def _check(hints: Hints) -> None:
         raise InvalidInput(f"complexity must be between 0 and 1, not {hints.complexity}")
     if hints.context_tokens is not None and hints.context_tokens < 0:
         raise InvalidInput(f"context_tokens must not be negative, and it is {hints.context_tokens}")
+
+
+def _one_models_pattern(request: ChatRequest) -> str:
+    """Several answers are those of one model, whatever pattern the rule has."""
+    if not 1 <= request.choices <= MOST_ANSWERS:
+        raise InvalidInput(f"choices must be a whole number from 1 to {MOST_ANSWERS}, not {request.choices}")
+    if request.hints.pattern not in ("", SINGLE):
+        raise InvalidInput(f"several answers and the pattern {request.hints.pattern!r} do not go together")
+    return SINGLE
 
 
 def _complexity(hints: Hints, size: "_Size") -> float:

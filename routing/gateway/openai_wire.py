@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.call_pieces import google_signature
+from routing.demand import MOST_ANSWERS
 from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
@@ -59,7 +60,7 @@ _SPEAKING = frozenset[Role]({"system", "user"})
 _READ = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stop", "seed", "stream"}
     | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
-    | {"metadata", "store", "logprobs", "top_logprobs", "modalities", "user"}
+    | {"metadata", "store", "logprobs", "top_logprobs", "modalities", "user", "n"}
 )
 # All that most requests say.
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
@@ -88,9 +89,9 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
-    logprobs = _logprobs(body)
-    if logprobs is not None:
-        said = by_one_model(said, "logprobs")  # what others had a part in has no probabilities of its own
+    logprobs, choices = _logprobs(body), whole(body, "n", least=1, most=MOST_ANSWERS) or 1
+    if logprobs is not None or choices != 1:
+        said = by_one_model(said, "logprobs" if choices == 1 else "n")
     output = _response_format(mapping(body, "response_format"))
     tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
@@ -106,6 +107,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
         reasoning_effort=effort(body, "reasoning_effort"),
         logprobs=logprobs,
+        choices=choices,
         end_user=text(body, "user", default=""),
         extra=passed_through(body, _READ),
         api_key_id=api_key_id,
@@ -134,8 +136,6 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
         unsupported("store", "is not supported: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
         unsupported("modalities", "other than text are not supported by this gateway")
-    if whole(body, "n", least=1, most=128) not in (None, 1):
-        unsupported("n", "must be 1: one call gives one answer")
 
 
 def _logprobs(body: Json) -> int | None:

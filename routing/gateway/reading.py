@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from routing.demand import SINGLE
 from routing.gateway.heads import BETAS
 from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Text, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
@@ -304,14 +305,13 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
 
 
 _NO_HINTS = Hints()
-_SINGLE = "single"  # the pattern of one answer by one model
 
 
 def by_one_model(said: Hints, why: str) -> Hints:
     """For a request whose answer no second model may have a part in, because of the parameter `why`."""
-    if said.pattern not in ("", _SINGLE):
+    if said.pattern not in ("", SINGLE):
         unsupported(why, f"and the pattern {said.pattern!r} do not go together")
-    return replace(said, pattern=_SINGLE)
+    return replace(said, pattern=SINGLE)
 
 
 def _complexity(said: str) -> float:

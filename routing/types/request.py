@@ -51,6 +51,8 @@ class ChatRequest(Value):
 
     `budget_fit` says what becomes of a call whose worst case is more than a budget has left: "clamp" allows a
     shorter answer, "refuse" does not; "" clamps where no `max_output_tokens` is stated and refuses where one is.
+
+    `choices` is how many answers are wanted, each of them independent of the others, all by one model (choices.py).
     """
 
     messages: tuple[Message, ...]
@@ -81,6 +83,7 @@ class ChatRequest(Value):
     creator: str = ""
     envelope_id: UUID | None = None
     budget_fit: BudgetFit = ""
+    choices: int = 1
 
     @property
     def needs(self) -> frozenset[str]:

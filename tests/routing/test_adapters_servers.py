@@ -159,6 +159,20 @@ def test_a_message_that_ends_before_its_reason_is_cut(done: bytes) -> None:
     assert caught.value.kind == "cut"
 
 
+def test_a_stream_that_names_no_reason_though_it_was_to_come_was_broken_off() -> None:
+    """llama-cpp-python leaves an answer for the next request, and ends it like a whole one but for its reason."""
+    role, piece = chunk(role="assistant", content=""), chunk(content="Once upon")
+    assert role["choices"][0]["finish_reason"] is None
+    with pytest.raises(ProviderError, match="without saying why") as caught:
+        read("openai", sse(role, piece), {})
+    assert (caught.value.kind, caught.value.retryable) == ("cut", True)
+
+
+def test_a_stream_that_knows_no_reasons_ends_by_itself() -> None:
+    said = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": word}}]} for word in ("Hi", " you")]
+    assert (read("openai", sse(*said), {}).text, read("openai", sse(*said), {}).stop_reason) == ("Hi you", "stop")
+
+
 REFUSALS: dict[str, tuple[int, Any, str]] = {
     "mlx-lm: takes no images": (404, {"error": "Only 'text' content type is supported."}, "bad_request"),
     "mlx-lm: no such model": (404, {"error": "Repository Not Found for url: https://huggingface.co/api/models/x."}, "not_found"),

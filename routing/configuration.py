@@ -127,9 +127,8 @@ class ProviderEntry(Entry):
                     "option", "{what}", {"what": f"options.{name}: only `headers` is a mapping, and it always is one"}
                 )
             if isinstance(value, dict) and (ours := sorted(OUR_HEADERS & {key.lower() for key in value})):
-                raise PydanticCustomError(
-                    "option", "{what}", {"what": f"options.headers: {ours[0]} is not yours to set"}
-                )
+                what = f"options.headers: {ours[0]} is not yours to set"
+                raise PydanticCustomError("option", "{what}", {"what": what})
         return self
 
     @model_validator(mode="after")

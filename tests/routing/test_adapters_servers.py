@@ -371,6 +371,7 @@ VECTORS: dict[str, tuple[str, Any, Any, int]] = {
     "openai: the tokens of one text": ("openai", {"data": [{"index": 0, "embedding": [1, 0]}]}, {"input": [5, 6, 7]}, 1),
     "openai: tokens of two texts": ("openai", {"data": [{"index": n, "embedding": [1, 0]} for n in (0, 1)]}, {"input": [[5], [6, 7]]}, 2),
     "ollama: one text": ("ollama", {"embeddings": [[1, 0]]}, {"input": "Hello"}, 1),
+    "llama.cpp: in a list of its own": ("openai", {"data": [{"index": 0, "embedding": [[1, 0]]}]}, {"input": "Hello"}, 1),
     "ollama: in the older way": ("ollama", {"embedding": [1, 0]}, {"prompt": "Hello"}, 1),
     "gemini: one text": ("gemini", {"embedding": {"values": [1, 0]}}, {"content": {"parts": [{"text": "Hello"}]}}, 1),
     "cohere: its first version": ("cohere", {"embeddings": [[1, 0], [0, 1]], "texts": ["a", "b"]}, {"texts": ["a", "b"]}, 2),
@@ -385,3 +386,10 @@ def test_vectors_are_counted_as_they_were_asked_for(kind: str, answer: Any, aske
     more = {key: ["a", "b", "c"] for key in ("input", "texts", "requests")}
     with pytest.raises(ProviderError, match="embeddings for"):
         CODECS[kind]().decode_embed(response, WireRequest("POST", "x", body=more))
+
+
+def test_vectors_of_tokens_are_no_embedding_of_a_text() -> None:
+    answer = {"data": [{"index": 0, "embedding": [[1.5, 0.5], [0.25, 2.0]]}]}
+    sent = WireRequest("POST", "http://127.0.0.1/", body={"input": "Hello"})
+    with pytest.raises(ProviderError, match="a vector for each token"):
+        CODECS["openai"]().decode_embed(WireResponse(200, {}, json.dumps(answer).encode()), sent)

@@ -168,6 +168,12 @@ def test_a_stream_that_names_no_reason_though_it_was_to_come_was_broken_off() ->
     assert (caught.value.kind, caught.value.retryable) == ("cut", True)
 
 
+@pytest.mark.parametrize("behind", ['"[DONE]"', "[done]", "bye"])
+def test_what_is_no_json_behind_a_whole_answer_does_it_no_harm(behind: str) -> None:
+    body = sse(chunk(content="Hi"), chunk("stop")).removesuffix(b"data: [DONE]\n\n") + f"data: {behind}\n\n".encode()
+    assert (read("openai", body, {}).text, read("openai", body, {}).stop_reason) == ("Hi", "stop")
+
+
 def test_a_stream_that_knows_no_reasons_ends_by_itself() -> None:
     said = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": word}}]} for word in ("Hi", " you")]
     assert (read("openai", sse(*said), {}).text, read("openai", sse(*said), {}).stop_reason) == ("Hi you", "stop")

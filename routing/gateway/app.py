@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
-from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
+from routing.gateway.chat import ANTHROPIC, OPENAI, RESPONSES, chat, settled
 from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,
@@ -37,6 +37,7 @@ Endpoint = Callable[[Http, Key], Awaitable[None]]
 
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
+    "/v1/responses": ("POST", lambda http, key: chat(http, RESPONSES, key)),
     "/v1/messages": ("POST", lambda http, key: chat(http, ANTHROPIC, key)),
     "/v1/messages/count_tokens": ("POST", other.count_tokens),
     "/v1/embeddings": ("POST", embedding.embeddings),

@@ -15,7 +15,15 @@ from routing import envelopes, receipts, service
 from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
 from routing.collecting import prompt_tokens
-from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
+from routing.gateway import (
+    anthropic_answers,
+    anthropic_wire,
+    openai_answers,
+    openai_wire,
+    responses_answers,
+    responses_events,
+    responses_wire,
+)
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.feed import feed
 from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
@@ -54,8 +62,8 @@ class Dialect:
     """One wire API."""
 
     decode: Callable[[Json, Mapping[str, str], str], Incoming]
-    encode: Callable[[ChatResult, str, str], bytes]
-    streaming: Callable[[str, str, bool, int], StreamEncoder]
+    encode: Callable[[ChatResult, str, str, Incoming], bytes]
+    streaming: Callable[[str, str, Incoming, int], StreamEncoder]
     error: Callable[[ZiggieError, int, str], bytes]
     request_id_header: bytes
     rates: Callable[[Standing], Headers]
@@ -68,15 +76,27 @@ class Dialect:
 
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
-    lambda result, call_id, model: openai_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
+    lambda result, call_id, model, _: openai_answers.encode_result(result, call_id=call_id, model=model),
+    lambda call_id, model, incoming, _: openai_answers.StreamEncoder(
+        call_id=call_id, model=model, include_usage=incoming.include_usage
+    ),
+    openai_answers.encode_error,
+    b"x-request-id",
+    openai_headers,
+)
+RESPONSES = Dialect(
+    lambda body, hints, key_id: responses_wire.decode_response(body, hints, api_key_id=key_id),
+    lambda result, call_id, model, incoming: responses_answers.encode_result(
+        result, call_id=call_id, model=model, incoming=incoming
+    ),
+    lambda call_id, model, incoming, _: responses_events.StreamEncoder(call_id=call_id, model=model, incoming=incoming),
     openai_answers.encode_error,
     b"x-request-id",
     openai_headers,
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
-    lambda result, call_id, model: anthropic_answers.encode_result(result, call_id=call_id, model=model),
+    lambda result, call_id, model, _: anthropic_answers.encode_result(result, call_id=call_id, model=model),
     lambda call_id, model, _, prompt: anthropic_answers.StreamEncoder(
         call_id=call_id, model=model, input_tokens=prompt
     ),
@@ -154,7 +174,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     answer = await _walked(http, call, admission)
     try:
         name = id_text(call.id)
-        body = dialect.encode(answer.result, name, answer.candidate.model.slug)
+        body = dialect.encode(answer.result, name, answer.candidate.model.slug, incoming)
         cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
         headers = call_headers(call, name, answer.candidate, dialect)
         await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", cost)])
@@ -163,7 +183,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    stream = _Stream(http, dialect, include_usage=incoming.include_usage)
+    stream = _Stream(http, dialect, incoming)
     preparation = Preparation(incoming.request, whole=False)
     call = await service.open_call(
         incoming.request,
@@ -192,11 +212,11 @@ class _Stream:
     """The answer on its way to the client. Headers go with the first piece: until then another model may serve.
     An answer of several calls, or one that was kept, goes out when it is whole."""
 
-    def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
+    def __init__(self, http: Http, dialect: Dialect, incoming: Incoming) -> None:
         self.call: service.OpenCall
         self._http = http
         self._dialect = dialect
-        self._include_usage = include_usage
+        self._incoming = incoming
         self._encoder: StreamEncoder | None = None
         self._candidate: Candidate | None = None
 
@@ -226,7 +246,7 @@ class _Stream:
         if self._encoder is None or candidate is not self._candidate:
             self._candidate = candidate
             self._encoder = self._dialect.streaming(
-                str(self.call.id), candidate.model.slug, self._include_usage, self.call.demand.input_likely
+                str(self.call.id), candidate.model.slug, self._incoming, self.call.demand.input_likely
             )
         return self._encoder
 

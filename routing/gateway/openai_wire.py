@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.call_pieces import google_signature
-from routing.gateway.openai_parts import allowed, answer_form, by_one_model, count_images, function_tool, image, is_marked
+from routing.gateway.openai_parts import (
+    allowed,
+    answer_form,
+    by_one_model,
+    count_images,
+    function_tool,
+    image,
+    is_marked,
+)
 from routing.gateway.reading import (
     MAX_MESSAGES,
     MAX_NAME,

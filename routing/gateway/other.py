@@ -18,10 +18,11 @@ from routing.types import (
     Source,
     UnsupportedByProvider,
 )
-from ziggie.errors import UnknownModel
+from ziggie.errors import NotFound, UnknownModel
 from ziggie.ids import uuid7
 
 MODEL_PATH = "/v1/models/"
+ANSWER_PATH = "/v1/responses/"
 COUNT_SECONDS = 10.0
 NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
 
@@ -53,6 +54,12 @@ def _request_id(http: Http) -> Headers:
 
 def may_ask(model: ModelSpec, key: Key) -> bool:
     return model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
+
+
+async def stored_answer(http: Http, key: Key) -> None:
+    """Raises NotFound, whatever is to be done with the answer."""
+    name = http.path.removeprefix(ANSWER_PATH).split("/")[0]
+    raise NotFound(f"no answer {name[:100]!r} is stored: this gateway keeps none, and serves POST /v1/responses alone")
 
 
 async def count_tokens(http: Http, key: Key) -> None:

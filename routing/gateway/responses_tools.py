@@ -1,7 +1,7 @@
 """PURE: the tools of OpenAI's responses API: which there are, which must be called.
 
 Functions alone. Those in a namespace are told to models under one name made of both, and to the client as it named
-them. OpenAI's own tools are refused, but a search of the web that may not look at the web, as Codex always adds it.
+them. OpenAI's own tools are refused, but the search that Codex adds to its functions by itself: it is left out.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def decode_tools(body: Json) -> Tools:
             description = text(row, "description", where, default="")
             told = {"type": "namespace", "name": name, "description": description}
             echo.append({**told, "tools": [_echo(tool) for tool in members]})
-        elif not _searches_nothing(row):
+        elif not _is_extra(row) or not _has_functions(body):
             tool = _function(row, where)
             found.append(tool)
             echo.append(_echo(tool))
@@ -79,8 +79,14 @@ def decode_tools(body: Json) -> Tools:
     return Tools(tools, chosen_tool(choice, tools), echo, _told_choice(body.get("tool_choice")), namespaces)
 
 
-def _searches_nothing(row: Json) -> bool:
-    return row.get("type") == "web_search" and row.get("external_web_access") is False
+def _is_extra(row: Json) -> bool:
+    """True for the search of Codex, which says each time how far it may go: a model that is not told of it does without,
+    and the answer's `tools` show that it was not."""
+    return row.get("type") == "web_search" and isinstance(row.get("external_web_access"), bool)
+
+
+def _has_functions(body: Json) -> bool:
+    return any(row.get("type") in ("function", "namespace") for row in body["tools"])
 
 
 def _members(row: Json, where: str) -> list[Tool]:

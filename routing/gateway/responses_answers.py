@@ -119,8 +119,8 @@ def _item(
     first = parts[0]
     if isinstance(first, ToolCall):
         return answer.call(place, status, first)
-    if isinstance(first, Reasoning):
-        return answer.thinking(place, status, first)
+    if isinstance(first, Reasoning):  # what signs it ends it
+        return answer.thinking(place, "completed" if first.signature or first.redacted else status, first)
     content = []
     for part in parts:
         if isinstance(part, Text):

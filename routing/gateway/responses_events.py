@@ -72,8 +72,9 @@ class StreamEncoder:
         if not self._output:
             self._say(Delta())
         status, reason = ending(stop_reason, refused=self._refused)
-        for number in list(self._calls):
-            self._end_call(number, status)
+        last = len(self._output) - 1
+        for number, call in list(self._calls.items()):
+            self._end_call(number, status if call.place == last else "completed")
         self._close(status)
         response = self._answer.response(status, self._output, reason=reason, usage=usage)
         self._event(f"response.{status}", response=response)

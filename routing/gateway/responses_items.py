@@ -16,7 +16,9 @@ _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "u
 _MERGED = frozenset[Role]({"assistant", "tool"})
 _TEXTS = frozenset({"input_text", "output_text", "text"})
 _THOUGHT = re.compile(r"rs_[0-9a-f-]{36}_\d+")  # how thinking is named that was told here
-_STORED = "names what an earlier answer said, and none is stored here: send the item itself, as clients do with store: false"
+_STORED = (
+    "names what an earlier answer said, and none is stored here: send the item itself, as clients do with store: false"
+)
 
 
 def conversation(body: Json) -> tuple[Message, ...]:

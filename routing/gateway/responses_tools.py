@@ -80,7 +80,7 @@ def decode_tools(body: Json) -> Tools:
 
 
 def _is_extra(row: Json) -> bool:
-    """True for the search of Codex, which says each time how far it may go: a model that is not told of it does without,
+    """True for the search of Codex, which always says how far it may go. A model that is not told of it does without,
     and the answer's `tools` show that it was not."""
     return row.get("type") == "web_search" and isinstance(row.get("external_web_access"), bool)
 

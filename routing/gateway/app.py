@@ -39,6 +39,7 @@ ANY = ""  # method
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
     "/v1/responses": ("POST", lambda http, key: chat(http, RESPONSES, key)),
+    "/v1/responses/input_tokens": ("POST", other.count_input_tokens),
     "/v1/messages": ("POST", lambda http, key: chat(http, ANTHROPIC, key)),
     "/v1/messages/count_tokens": ("POST", other.count_tokens),
     "/v1/embeddings": ("POST", embedding.embeddings),

@@ -91,6 +91,24 @@ RESPOND = obj(
     metadata=may({"type": "object", "additionalProperties": STRING}),
 )
 
+COUNTED_INPUT: Described = {
+    **RESPOND,
+    "required": ["input"],
+    "properties": {
+        name: RESPOND["properties"][name]
+        for name in (
+            "model",
+            "input",
+            "instructions",
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "text",
+            "reasoning",
+        )
+    },
+}
+
 # --- answers ---------------------------------------------------------------------------------------
 
 _STATUS = one_of("completed", "incomplete")
@@ -117,3 +135,4 @@ RESPONSE = obj(
     incomplete_details=may(obj("reason", reason=one_of("max_output_tokens", "content_filter"))),
     store=FLAG,
 )
+INPUT_TOKENS = obj("object", "input_tokens", object=one_of("response.input_tokens"), input_tokens=COUNT)

@@ -139,3 +139,7 @@ def _usage(usage: Usage) -> Json:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
         "total_tokens": inputs + outputs,
     }
+
+
+def encode_count(tokens: int) -> bytes:
+    return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})

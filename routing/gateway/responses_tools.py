@@ -71,8 +71,8 @@ def decode_tools(body: Json) -> Tools:
             tool = _function(row, where)
             found.append(tool)
             echo.append(_echo(tool))
-    if len(found) > MAX_TOOLS:
-        raise TooLarge(f"tools: at most {MAX_TOOLS} are accepted, and there are {len(found)}")
+        if len(found) > MAX_TOOLS:
+            raise TooLarge(f"tools: at most {MAX_TOOLS} are accepted, and there are more")
     if namespaces and len({tool.name for tool in found}) < len(found):
         refuse("tools", "must not have the same name twice")
     tools, choice = _chosen(body.get("tool_choice"), tuple(found))

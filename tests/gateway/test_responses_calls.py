@@ -9,9 +9,12 @@ import pytest
 
 from routing.models import Budget, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
-from tests.gateway.responses_support import are_described, ask, responses
+from tests.gateway.responses_support import TOOL, are_described, ask, responses
+from tests.gateway.test_clients import MODELS
 from tests.servers.script import Reply
 from ziggie.models import create_api_key
+
+FUNCTION: Any = {**TOOL, "strict": False}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -93,6 +96,20 @@ def test_a_client_that_leaves_stops_the_call_and_pays_for_what_came(gateway: Gat
     assert receipt.outcome == "cancelled"
     assert receipt.cost_microusd > 0
     wait_until(lambda: gateway.openai.disconnects == 1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_input_tokens_are_counted_before_they_are_paid(gateway: Gateway, model: str) -> None:
+    counted = responses(gateway).input_tokens.with_raw_response.count(
+        model=model, input="Say hello, please.", instructions="Be brief.", tools=[FUNCTION]
+    )
+    assert counted.headers["x-ziggie-count"] == ("reported" if model in ("claude", "flash") else "estimated")
+    answer = counted.parse()
+    assert (answer.object, answer.input_tokens > 5) == ("response.input_tokens", True)
+    assert responses(gateway).input_tokens.count(input="Hi.").input_tokens > 0
+    with pytest.raises(openai.NotFoundError):
+        responses(gateway).input_tokens.count(model="nobody", input="Hi.")
+    assert not RoutedCall.objects.exists()
 
 
 WAYS: dict[str, Any] = {

@@ -131,6 +131,52 @@ def test_no_answer_is_stored_to_be_asked_for(gateway: Gateway, way: str) -> None
         WAYS[way](stranger, name)
 
 
+def _deep(levels: int) -> bytes:
+    return b'{"a":' * levels + b"1" + b"}" * levels
+
+
+def _saying(more: bytes) -> bytes:
+    return b'{"model": "gpt", "input": "x", ' + more + b"}"
+
+
+def _holding(items: bytes) -> bytes:
+    return b'{"model": "gpt", "input": [' + items + b"]}"
+
+
+SPACE = b'{"type":"namespace","name":"n","tools":[' + b",".join([b'{"type":"function","name":"f"}'] * 150) + b"]}"
+SEALED = b'{"type": "reasoning", "summary": [], "encrypted_content": "ziggie:' + b"W1tb" * 5_000 + b'"}'
+BODIES: dict[str, tuple[bytes, int]] = {
+    "nothing": (b"", 400),
+    "half a document": (b'{"model": "gpt", "input"', 400),
+    "an array": (b"[]", 400),
+    "a lone surrogate": (_saying(b'"instructions": "\\ud800"'), 400),
+    "NaN": (_saying(b'"temperature": NaN'), 400),
+    "a million items": (_holding(b"{}," * 999_999 + b"{}"), 413),
+    "600,000 messages": (_holding(b'{"role":"user","content":"x"},' * 600_000 + b"{}"), 413),
+    "a million parts": (_holding(b'{"role":"user","content":[' + b'{"type":"x"},' * 999_999 + b"{}]}"), 413),
+    "300 namespaces": (_saying(b'"tools": [' + b",".join([SPACE] * 300) + b"]"), 413),
+    "a schema of 900 levels": (
+        _saying(b'"text": {"format": {"type": "json_schema", "schema": ' + _deep(900) + b"}}"),
+        400,
+    ),
+    "metadata of 900 levels": (_saying(b'"metadata": ' + _deep(900)), 200),
+    "a choice of 900 levels": (_saying(b'"tool_choice": {"type": "auto", "x": ' + _deep(900) + b"}"), 400),
+    "a parameter of 900 levels": (_saying(b'"surprise": ' + _deep(900)), 200),
+    "sealed nonsense alone": (_holding(SEALED), 400),
+}
+
+
+def test_what_no_honest_client_sends_is_refused_and_nothing_is_held(gateway: Gateway) -> None:
+    for name, (body, status) in BODIES.items():
+        for stream in (b"", b'"stream": true, ') if body.startswith(b"{") else (b"",):
+            sent = body.replace(b"{", b"{" + stream, 1)
+            answer = httpx2.post(f"{gateway.url}/v1/responses", content=sent, headers=gateway.headers, timeout=60)
+            assert answer.status_code == status, (name, answer.text[:300])
+            if status != 200:
+                assert answer.json()["error"]["type"] == "invalid_request_error"
+    gateway.settled(4)
+
+
 def test_an_answer_is_told_beside_django_too(mounted: Gateway) -> None:
     mounted.openai.default = Reply("Hello.")
     for stream in (False, True):

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from routing.gateway.reading import (
-    MAX_IMAGES,
     Json,
     flag,
     needed,
@@ -14,8 +13,7 @@ from routing.gateway.reading import (
     tool_name,
     unsupported,
 )
-from routing.types import ChatRequest, Hints, Image, Tool
-from ziggie.errors import TooLarge
+from routing.types import Hints, Image, Tool
 from ziggie.values import replace
 
 SINGLE = "single"  # the pattern of one answer by one model
@@ -44,13 +42,6 @@ def image(said: Json, where: str, *, address: str = "url", tool_call_id: str = "
     if not url.startswith(("https://", "http://")):
         refuse(where + address, "must be an http(s) or data: address")
     return Image(url=url, detail=detail, tool_call_id=tool_call_id)
-
-
-def count_images(request: ChatRequest) -> None:
-    """Raises TooLarge."""
-    images = sum([isinstance(part, Image) for message in request.messages for part in message.parts])
-    if images > MAX_IMAGES:
-        raise TooLarge(f"at most {MAX_IMAGES} images are accepted, and there are {images}")
 
 
 def function_tool(said: Json, where: str, *, cache_mark: bool) -> Tool:

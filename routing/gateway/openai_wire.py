@@ -8,11 +8,11 @@ from routing.gateway.openai_parts import (
     allowed,
     answer_form,
     by_one_model,
-    count_images,
     function_tool,
     image,
     is_marked,
 )
+from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
     MAX_NAME,
@@ -22,6 +22,7 @@ from routing.gateway.reading import (
     Incoming,
     Json,
     chosen_tool,
+    count_shown,
     effort,
     flag,
     hints,
@@ -49,6 +50,7 @@ from routing.types import (
     ToolCall,
     ToolResult,
 )
+from ziggie.values import replace
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -86,7 +88,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
             temperature=number(body, "temperature", least=0, most=2),
             api_key_id=api_key_id,
         )
-        count_images(request)
+        count_shown(request)
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
@@ -114,7 +116,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         **output,
         **paying,
     )
-    count_images(request)
+    count_shown(request)
     return Incoming(
         request,
         stream=bool(flag(body, "stream")),
@@ -227,9 +229,11 @@ def _part(part: Json, where: str, role: Role) -> Part:
         return Text(text(part, "refusal", f"{where}."))
     if kind == "image_url" and role == "user":
         return _image(part, where)
+    if kind == "file" and role == "user":
+        return replace(file_pdf(part, where), cache_mark=is_marked(part))
     if kind in ("input_audio", "file", "image_url"):
         unsupported(f"{where}.type", f"{kind} is not supported here")
-    return refuse(f"{where}.type", "must be text or image_url")
+    return refuse(f"{where}.type", "must be text, image_url or file")
 
 
 def _image(part: Json, where: str) -> Image:

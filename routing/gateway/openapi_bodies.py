@@ -68,11 +68,25 @@ _PICTURE = obj(
     type=one_of("image_url"),
     image_url=obj("url", url=PICTURE_ADDRESS),
 )
+# base64 of what begins with %PDF-1
+_PDF_DATA = r"JVBERi0x([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_FILE = obj(
+    "type",
+    "file",
+    type=one_of("file"),
+    file=obj(
+        "file_data",
+        filename={"type": "string", "maxLength": MAX_NAME},
+        file_data={"type": "string", "pattern": rf"^data:application/pdf;base64,{_PDF_DATA}"},
+    ),
+)
 _FUNCTION = obj("name", name=NAME, arguments=may(STRING))
 _CALL = obj("id", "function", id=STRING, type=one_of("function"), function=_FUNCTION)
 _TURNS: list[Described] = [
     obj("role", "content", role=one_of("system", "developer"), content=STRING),
-    obj("role", "content", role=one_of("user"), content={"oneOf": [STRING, listed({"oneOf": [_TEXT, _PICTURE]})]}),
+    obj(
+        "role", "content", role=one_of("user"), content={"oneOf": [STRING, listed({"oneOf": [_TEXT, _PICTURE, _FILE]})]}
+    ),
     obj("role", role=one_of("assistant"), content=may(STRING), tool_calls=may(listed(_CALL))),
     obj("role", "tool_call_id", role=one_of("tool"), tool_call_id=STRING, content=may(STRING)),
 ]
@@ -178,14 +192,30 @@ _SOURCES: list[Described] = [
     obj("type", "media_type", "data", type=one_of("base64"), media_type=STRING, data=STRING),
     obj("type", "url", type=one_of("url"), url={"type": "string", "pattern": "^https?://"}),
 ]
+_PDF = obj(
+    *("type", "media_type", "data"),
+    type=one_of("base64"),
+    media_type=one_of("application/pdf"),
+    data={"type": "string", "pattern": f"^{_PDF_DATA}"},
+)
+_PLAIN = obj("type", "data", type=one_of("text"), media_type=one_of("text/plain"), data=STRING)
+_DOCUMENT = obj(
+    "type",
+    "source",
+    type=one_of("document"),
+    source={"oneOf": [_PDF, _SOURCES[1], _PLAIN]},
+    title=may(STRING),
+    context=may(STRING),
+)
 _USERS: list[Described] = [
     _TEXT,
     obj("type", "source", type=one_of("image"), source={"oneOf": _SOURCES}),
+    _DOCUMENT,
     obj(
         *("type", "tool_use_id"),
         type=one_of("tool_result"),
         tool_use_id=STRING,
-        content=may({"oneOf": [STRING, listed(_TEXT)]}),
+        content=may({"oneOf": [STRING, listed({"oneOf": [_TEXT, _DOCUMENT]})]}),
         is_error=FLAG,
     ),
 ]

@@ -7,10 +7,12 @@ import re
 from typing import Any
 
 from routing.gateway.openai_parts import image, is_marked
+from routing.gateway.pdf_parts import input_pdf
 from routing.gateway.reading import MAX_MESSAGES, MAX_PARTS, Json, mapping, objects, refuse, text, unsupported
 from routing.gateway.responses_thinking import thinking_of
 from routing.gateway.responses_tools import name_in
 from routing.types import Image, Message, Part, Reasoning, Role, Text, ToolCall, ToolResult
+from ziggie.values import replace
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MERGED = frozenset[Role]({"assistant", "tool"})
@@ -95,9 +97,11 @@ def _part(part: Json, where: str, role: Role) -> Part:
             return Text(text(part, "refusal", f"{where}."))
         case "input_image" if role == "user":
             return _image(part, where)
+        case "input_file" if role == "user":
+            return replace(input_pdf(part, where), cache_mark=_mark(part, where))
         case str() as kind:
             unsupported(f"{where}.type", f"{kind[:40]!r} is not supported in {role}'s turns here")
-    return refuse(f"{where}.type", "must be input_text, input_image, output_text or refusal")
+    return refuse(f"{where}.type", "must be input_text, input_image, input_file, output_text or refusal")
 
 
 def _mark(part: Json, where: str) -> bool:
@@ -112,22 +116,26 @@ def _image(part: Json, where: str, *, tool_call_id: str = "") -> Image:
 
 
 def _result(row: Json, where: str) -> list[Part]:
-    """What a tool gave: its text, then the images in it."""
+    """What a tool gave: its text, then the images and documents in it."""
     call_id, output = text(row, "call_id", where), row.get("output")
     if output is None or isinstance(output, str):
         return [ToolResult(call_id, output or "")]
     texts: list[str] = []
-    images: list[Part] = []
+    shown: list[Part] = []
     for place, part in enumerate(objects(row, "output", where, most=MAX_PARTS)):
         within = f"{where}output[{place}]"
         if part.get("type") in _TEXTS:
             texts.append(text(part, "text", f"{within}."))
         elif part.get("type") == "input_image":
-            images.append(_image(part, within, tool_call_id=call_id))
+            shown.append(_image(part, within, tool_call_id=call_id))
+        elif part.get("type") == "input_file":
+            shown.append(replace(input_pdf(part, within), tool_call_id=call_id))
         else:
             _refuse_output(part.get("type"), within)
-    return [ToolResult(call_id, "".join(texts)), *images]
+    return [ToolResult(call_id, "".join(texts)), *shown]
 
 
 def _refuse_output(kind: Any, where: str) -> None:
-    unsupported(f"{where}.type", f"{str(kind)[:40]!r} is not supported here: a tool's output must be text or images")
+    unsupported(
+        f"{where}.type", f"{str(kind)[:40]!r} is not supported here: a tool's output must be text, images or files"
+    )

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from routing.gateway.openai_parts import answer_form, by_one_model, count_images
+from routing.gateway.openai_parts import answer_form, by_one_model
 from routing.gateway.reading import (
     MAX_OUTPUT_TOKENS,
     Incoming,
     Json,
+    count_shown,
     effort,
     flag,
     hints,
@@ -75,7 +76,7 @@ def decode_response(body: Json, headers: Mapping[str, str], *, api_key_id: str |
         **_output(form),
         **paying,
     )
-    count_images(request)
+    count_shown(request)
     stream = bool(flag(body, "stream"))
     return Incoming(request, stream, True, _echo(body, request, tools, form), tools.namespaces)
 

@@ -1,6 +1,7 @@
 """Requests of OpenAI's responses API: how each item, tool and parameter is read, and what is refused by its name."""
 
 import json
+from base64 import b64encode
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from routing.gateway.reading import MAX_IMAGES, MAX_MESSAGES, MAX_TOOLS, Incoming
 from routing.gateway.responses_thinking import sealed
 from routing.gateway.responses_wire import decode_response
-from routing.types import Image, Message, Part, Reasoning, Text, ToolCall, ToolResult, message
+from routing.types import Image, Message, Part, Pdf, Reasoning, Text, ToolCall, ToolResult, message
 from tests.bounded import BOUNDED
 from tests.gateway.conftest import Gateway
 from tests.gateway.responses_support import TOOL
@@ -21,6 +22,7 @@ from ziggie.errors import InvalidInput, TooLarge, Unsupported
 
 DATA = f"data:image/png;base64,{PIXEL}"
 PICTURE = {"type": "input_image", "image_url": DATA}
+PDF = "data:application/pdf;base64," + b64encode(b"%PDF-1.4\n1 0 obj<</Type/Page>>endobj\n%%EOF").decode()
 CALL = {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "a", "output": "rain"}
 SIGNED = Reasoning("Hm.", "signed")
@@ -67,6 +69,13 @@ CONVERSATIONS: dict[str, tuple[list[Any], list[Message]]] = {
          turn("assistant", Text("I look."), ToolCall("a", "weather", "{}"), ToolCall("b", "weather", "{}")),
          turn("tool", ToolResult("a", "rain"), ToolResult("b", "sun"),
               Image("image/png", PIXEL, tool_call_id="b"))],
+    ),
+    "documents, also of a tool": (
+        [{"role": "user", "content": [{"type": "input_file", "filename": "a.pdf", "file_data": PDF, "detail": "low"}]},
+         CALL, {**RESULT, "output": [{"type": "input_file", "file_url": "https://x/b.pdf"}]}],
+        [turn("user", Pdf(data=PDF.split(",")[1], title="a.pdf", pages=1)),
+         turn("assistant", ToolCall("a", "weather", "{}")),
+         turn("tool", ToolResult("a", ""), Pdf(url="https://x/b.pdf", tool_call_id="a"))],
     ),
     "a call of a function in a namespace": (
         [{**CALL, "namespace": "sky"}], [turn("assistant", ToolCall("a", "sky__weather", "{}"))]),
@@ -185,6 +194,7 @@ NOT_DONE: dict[str, Any] = {
     "input[0]": {"input": [{"type": "item_reference", "id": "msg_1"}]},
     "input[0].content[0].type": {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
     "input[0].content[0].file_id": {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]},
+    "input[0].content[0].file_id ": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
     "input[0].output[0].type": {"input": [{**RESULT, "output": [{"type": "input_audio"}]}]},
     "input[0].type": {"input": [{"type": "computer_call_output"}]},
 }
@@ -198,8 +208,8 @@ def test_what_is_not_done_here_is_refused_by_its_name(param: str) -> None:
     asked = {param: asked} if param in ("moderation",) else asked
     with pytest.raises(Unsupported) as refused:
         decoded(**asked)
-    assert refused.value.details == [{"param": param}]
-    assert refused.value.message.startswith(param)
+    assert refused.value.details == [{"param": param.strip()}]
+    assert refused.value.message.startswith(param.strip())
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
@@ -220,6 +230,12 @@ WRONG: dict[str, Any] = {
     "input[0].content[0].text": {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
     "input[0].content[0].image_url": {"input": [{"role": "user", "content": [{**PICTURE, "image_url": "cat.png"}]}]},
     "input[0].content[0].detail": {"input": [{"role": "user", "content": [{**PICTURE, "detail": "x"}]}]},
+    "input[0].content[0].file_url": {
+        "input": [{"role": "user", "content": [{"type": "input_file", "file_url": "b.pdf"}]}]
+    },
+    "input[0].content[0].file_data": {
+        "input": [{"role": "user", "content": [{"type": "input_file", "file_data": "x"}]}]
+    },
     "input[0].call_id": {"input": [{**CALL, "call_id": None}]},
     "input[0].name": {"input": [{**CALL, "name": ""}]},
     "input[0].arguments": {"input": [{**CALL, "arguments": {}}]},

@@ -15,9 +15,11 @@ from ziggie.errors import RateLimited, ZiggieError
 
 @dataclass(slots=True)
 class _Message:
-    """A message that grows. `refuses` says of which kind its open part is; None: there is none."""
+    """A message that grows. `refuses` says of which kind its open part is; None: there is none. `head`: how the events
+    begin that tell its text, up to their number."""
 
     place: int
+    head: bytes = b""
     content: list[Json] = field(default_factory=list)
     refuses: bool | None = None
     text: list[str] = field(default_factory=list)
@@ -93,7 +95,7 @@ class StreamEncoder:
 
     # --- events and items ---
 
-    def _event(self, name: str, **fields: object) -> None:
+    def _event(self, name: str, /, **fields: object) -> None:
         told = orjson.dumps({"type": name, "sequence_number": self._number, **fields}, default=str)
         self._number += 1
         self._events.append(b"event: " + name.encode() + b"\ndata: " + told + b"\n\n")
@@ -148,13 +150,23 @@ class StreamEncoder:
             message.refuses = delta.refuses
             self._refused = self._refused or delta.refuses
             self._part_event("response.content_part.added", message, part=said("", refuses=delta.refuses))
+            message.head = self._head_of_deltas(message)
         message.text.append(delta.text)
         if delta.refuses:
             self._part_event("response.refusal.delta", message, delta=delta.text)
-        elif delta.text or delta.logprobs:
+        elif delta.logprobs:
             told = with_bytes(delta.logprobs)
             message.logprobs += told
             self._part_event("response.output_text.delta", message, delta=delta.text, logprobs=told)
+        elif delta.text:  # nearly all events of most answers
+            self._events.append(b'%b%d,"delta":%b}\n\n' % (message.head, self._number, orjson.dumps(delta.text)))
+            self._number += 1
+
+    def _head_of_deltas(self, message: _Message) -> bytes:
+        place, index = message.place, len(message.content)
+        told: Json = {"type": "response.output_text.delta", "item_id": self._answer.id("msg", place), "logprobs": []}
+        told |= {"output_index": place, "content_index": index}
+        return b"event: response.output_text.delta\ndata: " + orjson.dumps(told)[:-1] + b',"sequence_number":'
 
     def _new_message(self) -> _Message:
         message = self._open = _Message(self._next_place())
@@ -174,7 +186,7 @@ class StreamEncoder:
         message.content.append(part)
         message.refuses, message.text, message.logprobs = None, [], []
 
-    def _part_event(self, name: str, message: _Message, **fields: object) -> None:
+    def _part_event(self, name: str, message: _Message, /, **fields: object) -> None:
         place, index = message.place, len(message.content)
         self._event(name, item_id=self._answer.id("msg", place), output_index=place, content_index=index, **fields)
 
@@ -210,7 +222,7 @@ class StreamEncoder:
             self._summary_event("response.reasoning_summary_part.done", thinking, part=part)
         self._done(thinking.place, self._answer.thinking(thinking.place, status, whole))
 
-    def _summary_event(self, name: str, thinking: _Thinking, **fields: object) -> None:
+    def _summary_event(self, name: str, thinking: _Thinking, /, **fields: object) -> None:
         place = thinking.place
         self._event(name, item_id=self._answer.id("rs", place), output_index=place, summary_index=0, **fields)
 
@@ -232,8 +244,9 @@ class StreamEncoder:
             call.arguments.append("{}")
             self._arguments_event("response.function_call_arguments.delta", call, delta="{}")
         arguments = "".join(call.arguments)
-        self._arguments_event("response.function_call_arguments.done", call, arguments=arguments)
-        self._done(call.place, self._answer.call(call.place, status, ToolCall(call.id, call.name, arguments)))
+        item = self._answer.call(call.place, status, ToolCall(call.id, call.name, arguments))
+        self._arguments_event("response.function_call_arguments.done", call, name=item["name"], arguments=arguments)
+        self._done(call.place, item)
 
-    def _arguments_event(self, name: str, call: _Call, **fields: object) -> None:
+    def _arguments_event(self, name: str, call: _Call, /, **fields: object) -> None:
         self._event(name, item_id=self._answer.id("fc", call.place), output_index=call.place, **fields)

@@ -17,7 +17,7 @@ from ziggie.values import replace
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MERGED = frozenset[Role]({"assistant", "tool"})
 _TEXTS = frozenset({"input_text", "output_text", "text"})
-_THOUGHT = re.compile(r"rs_[0-9a-f-]{36}_\d+")  # how thinking is named that was told here
+_THOUGHT, _SAID = (re.compile(kind + r"_[0-9a-f-]{36}_\d{1,4}") for kind in ("rs", "msg"))  # names of items of ours
 _STORED = (
     "names what an earlier answer said, and none is stored here: send the item itself, as clients do with store: false"
 )
@@ -41,7 +41,10 @@ def conversation(body: Json) -> tuple[Message, ...]:
 
 def _turns(rows: list[Json]) -> tuple[Message, ...]:
     turns: list[tuple[Role, list[Part]]] = []
+    passed_over = _passed_over(rows)
     for place, row in enumerate(rows):
+        if place in passed_over:
+            continue
         role, parts = _item(row, f"input[{place}]")
         if turns and role in _MERGED and turns[-1][0] == role:
             turns[-1][1].extend(parts)
@@ -50,13 +53,36 @@ def _turns(rows: list[Json]) -> tuple[Message, ...]:
     return tuple([Message(role, tuple(parts)) for role, parts in turns if role != "assistant" or _says(parts)])
 
 
+def _passed_over(rows: list[Json]) -> set[int]:
+    """The places of references to what the conversation goes on without: thinking of ours, and what we said ahead of a
+    call that stands there itself. So do clients refer that take for granted that answers are stored."""
+    found = set()
+    is_followed_by_call = False
+    for place in range(len(rows) - 1, -1, -1):
+        row = rows[place]
+        if _kind(row) != "item_reference":
+            is_followed_by_call = _kind(row) == "function_call"
+            continue
+        name = row.get("id")
+        if isinstance(name, str) and (_THOUGHT.fullmatch(name) or (is_followed_by_call and _SAID.fullmatch(name))):
+            found.add(place)
+    return found
+
+
+def _kind(row: Json) -> Any:
+    kind = row.get("type")
+    if kind is None:
+        return "message" if "role" in row else "item_reference"
+    return kind
+
+
 def _says(parts: list[Part]) -> bool:
     """False for a turn in which a model only thought: there is nothing in it to be answered."""
     return any(not isinstance(part, Reasoning) for part in parts)
 
 
 def _item(row: Json, where: str) -> tuple[Role, list[Part]]:
-    match row.get("type", "message" if "role" in row else "item_reference"):
+    match _kind(row):
         case "message":
             return _message(row, f"{where}.")
         case "function_call":
@@ -66,9 +92,8 @@ def _item(row: Json, where: str) -> tuple[Role, list[Part]]:
             return "tool", _result(row, f"{where}.")
         case "reasoning":
             return "assistant", [*thinking_of(row, f"{where}.")]
-        case "item_reference" | None:
-            if _THOUGHT.fullmatch(text(row, "id", f"{where}.")):
-                return "assistant", []  # no answer needs what was thought before
+        case "item_reference":
+            text(row, "id", f"{where}.")
             unsupported(where, _STORED)
         case str() as kind:
             unsupported(f"{where}.type", f"{kind[:40]!r} is not supported by this gateway")

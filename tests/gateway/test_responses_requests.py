@@ -99,6 +99,12 @@ CONVERSATIONS: dict[str, tuple[list[Any], list[Message]]] = {
         [{"type": "item_reference", "id": OF_OURS}, {"id": OF_OURS}, CALL],
         [turn("assistant", ToolCall("a", "weather", "{}"))],
     ),
+    "references to what was thought and said ahead of a call": (
+        [USER, {"type": "item_reference", "id": OF_OURS},
+         {"type": "item_reference", "id": OF_OURS.replace("rs", "msg")}, CALL, RESULT],
+        [message("user", "Hi."), turn("assistant", ToolCall("a", "weather", "{}")),
+         turn("tool", ToolResult("a", "rain"))],
+    ),
     "marks for a cache": (
         [{"role": "user", "content": [
             {"type": "input_text", "text": "Hi.", "prompt_cache_breakpoint": {"mode": "explicit"}}]}],
@@ -192,6 +198,8 @@ NOT_DONE: dict[str, Any] = {
     "tools[0].defer_loading": {"tools": [{**TOOL, "defer_loading": True}]},
     "tools[0].allowed_callers": {"tools": [{**TOOL, "allowed_callers": ["programmatic"]}]},
     "input[0]": {"input": [{"type": "item_reference", "id": "msg_1"}]},
+    "input[1]": {"input": [USER, {"type": "item_reference", "id": OF_OURS.replace("rs", "msg")}, USER]},
+    "input[1] ": {"input": [USER, {"type": "item_reference", "id": "msg_1"}, CALL]},
     "input[0].content[0].type": {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
     "input[0].content[0].file_id": {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]},
     "input[0].content[0].file_id ": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
-from routing.gateway.chat import ANTHROPIC, OPENAI, RESPONSES, chat, settled
+from routing.gateway.chat import chat, settled
+from routing.gateway.dialects import ANTHROPIC, OPENAI, RESPONSES
 from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,

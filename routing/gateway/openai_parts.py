@@ -11,12 +11,10 @@ from routing.gateway.reading import (
     schema,
     text,
     tool_name,
-    unsupported,
 )
-from routing.types import Hints, Image, Tool
+from routing.types import Image, Tool
 from ziggie.values import replace
 
-SINGLE = "single"  # the pattern of one answer by one model
 _DETAILS = ("", "auto", "low", "high", "original")
 
 
@@ -86,10 +84,3 @@ def answer_form(asked: Json, where: str) -> Json:
         "json_schema_name": text(asked, "name", where, default="answer"),
         "json_schema_strict": flag(asked, "strict", where),
     }
-
-
-def by_one_model(said: Hints) -> Hints:
-    """Only what one model wrote as it stands has log probabilities of its own."""
-    if said.pattern not in ("", SINGLE):
-        unsupported("logprobs", f"and the pattern {said.pattern!r} do not go together")
-    return replace(said, pattern=SINGLE)

@@ -3,6 +3,7 @@ what else these APIs have goes through to the providers that know it."""
 
 from typing import Any
 
+from routing.demand import MOST_ANSWERS
 from routing.gateway.reading import (
     MAX_DIMENSIONS,
     MAX_MESSAGES,
@@ -108,6 +109,7 @@ CHAT = obj(
     top_p=SHARE,
     stop={"oneOf": [STRING, STOPS], "nullable": True},
     seed={"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1, "nullable": True},
+    n={"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS, "nullable": True},
     stream=FLAG,
     stream_options=may(obj(include_usage=FLAG)),
     tools=may(listed(_TOOL, maxItems=MAX_TOOLS)),
@@ -140,7 +142,7 @@ COMPLETION = obj(
     object=one_of("chat.completion"),
     created=COUNT,
     model=STRING,
-    choices=listed(_CHOICE, minItems=1, maxItems=1),
+    choices=listed(_CHOICE, minItems=1, maxItems=MOST_ANSWERS),
     usage=obj(
         *("prompt_tokens", "completion_tokens", "total_tokens"),
         prompt_tokens=COUNT,
@@ -206,6 +208,7 @@ _DOCUMENT = obj(
     source={"oneOf": [_PDF, _SOURCES[1], _PLAIN]},
     title=may(STRING),
     context=may(STRING),
+    citations=may(obj(enabled=FLAG)),
 )
 _USERS: list[Described] = [
     _TEXT,

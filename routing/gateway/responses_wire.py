@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from routing.gateway.openai_parts import answer_form, by_one_model
+from routing.gateway.openai_parts import answer_form
 from routing.gateway.reading import (
     MAX_OUTPUT_TOKENS,
     Incoming,
     Json,
-    count_shown,
+    by_one_model,
     effort,
     flag,
     hints,
@@ -16,6 +16,7 @@ from routing.gateway.reading import (
     number,
     passed_through,
     refuse,
+    shown_in,
     text,
     unsupported,
     whole,
@@ -56,7 +57,7 @@ def decode_response(body: Json, headers: Mapping[str, str], *, api_key_id: str |
     said, paying = hints(mapping(body, "metadata"), headers)
     logprobs = _logprobs(body)
     if logprobs is not None:
-        said = by_one_model(said)
+        said = by_one_model(said, "logprobs")
     tools = decode_tools(body)
     form = mapping(mapping(body, "text"), "format", "text.")
     request = ChatRequest(
@@ -76,7 +77,7 @@ def decode_response(body: Json, headers: Mapping[str, str], *, api_key_id: str |
         **_output(form),
         **paying,
     )
-    count_shown(request)
+    shown_in(request)
     stream = bool(flag(body, "stream"))
     return Incoming(request, stream, True, _echo(body, request, tools, form), tools.namespaces)
 

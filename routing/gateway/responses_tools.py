@@ -60,13 +60,13 @@ def decode_tools(body: Json) -> Tools:
     for place, row in enumerate(objects(body, "tools", most=MAX_TOOLS)):
         where = f"tools[{place}]."
         if row.get("type") == "namespace":
+            name, about = tool_name(row, where), text(row, "description", where, default="")
             members = _members(row, where)
-            name = tool_name(row, where)
-            found += [replace(tool, name=_joined(name, tool.name, where)) for tool in members]
-            namespaces |= {_joined(name, tool.name, where): (name, tool.name) for tool in members}
-            description = text(row, "description", where, default="")
-            told = {"type": "namespace", "name": name, "description": description}
-            echo.append({**told, "tools": [_echo(tool) for tool in members]})
+            known = [replace(tool, name=_joined(name, tool.name, where)) for tool in members]
+            namespaces |= {tool.name: (name, member.name) for tool, member in zip(known, members, strict=True)}
+            found += _introduced(known, about)
+            told = {"type": "namespace", "name": name, "description": about}
+            echo.append({**told, "tools": [_echo(member) for member in members]})
         elif not _is_extra(row) or not _has_functions(body):
             tool = _function(row, where)
             found.append(tool)
@@ -90,15 +90,15 @@ def _has_functions(body: Json) -> bool:
 
 
 def _members(row: Json, where: str) -> list[Tool]:
-    """The functions of a namespace. What is said of them all is said with the first."""
-    members = [
-        _function(member, f"{where}tools[{place}].")
-        for place, member in enumerate(objects(row, "tools", where, most=MAX_TOOLS))
-    ]
-    about = text(row, "description", where, default="")
-    if members and about:
-        members[0] = replace(members[0], description=f"{about}\n\n{members[0].description}".strip())
-    return members
+    rows = objects(row, "tools", where, most=MAX_TOOLS)
+    return [_function(member, f"{where}tools[{place}].") for place, member in enumerate(rows)]
+
+
+def _introduced(tools: list[Tool], about: str) -> list[Tool]:
+    """The functions of a namespace, what is said of them all said with the first."""
+    if not tools or not about:
+        return tools
+    return [replace(tools[0], description=f"{about}\n\n{tools[0].description}".strip()), *tools[1:]]
 
 
 def _function(row: Json, where: str) -> Tool:

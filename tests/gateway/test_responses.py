@@ -144,7 +144,8 @@ def test_a_tool_in_a_namespace_is_called_as_its_client_named_it(gateway: Gateway
     again = ask(gateway, model, stream=stream, tools=[space], input=turns)
     assert again.output_text == "Rain."
     assert "sky__weather" in json.dumps(heard(gateway, model).get("messages", heard(gateway, model).get("contents")))
-    assert again.to_dict()["tools"][0]["name"] == "sky"
+    (echoed,) = again.to_dict()["tools"]  # type: ignore[misc]  # a list
+    assert (echoed["name"], echoed["tools"][0]["description"]) == ("sky", "Tells it.")
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -105,12 +105,21 @@ def encode_result(result: ChatResult, *, call_id: str, model: str, incoming: Inc
 def _groups(parts: Sequence[Part]) -> list[list[Part]]:
     """The parts of each item: texts that follow each other are one message."""
     groups: list[list[Part]] = []
-    for part in parts:
+    for part in filter(_says, parts):
         if isinstance(part, Text) and groups and isinstance(groups[-1][0], Text):
             groups[-1].append(part)
         else:
             groups.append([part])
     return groups
+
+
+def _says(part: Part) -> bool:
+    match part:
+        case Text():
+            return bool(part.text)
+        case Reasoning():
+            return bool(part.text or part.signature)
+    return True
 
 
 def _item(

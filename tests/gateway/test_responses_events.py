@@ -13,7 +13,7 @@ from routing.adapters.assembly import Assembler, deltas_of
 from routing.gateway.reading import Incoming
 from routing.gateway.responses_answers import encode_result
 from routing.gateway.responses_events import StreamEncoder
-from routing.types import ChatRequest, Delta, StopReason, Usage, message
+from routing.types import ChatRequest, ChatResult, Delta, Reasoning, StopReason, Text, ToolCall, Usage, message
 from tests.bounded import BOUNDED
 from tests.gateway.responses_support import EVENT, are_described, is_described
 from ziggie.errors import RateLimited, RoutingError, ZiggieError
@@ -130,6 +130,14 @@ def test_a_failure_is_the_end_and_no_open_call_looks_done(error: ZiggieError, co
     assert (response["status"], response["error"]) == ("failed", {"code": code, "message": error.message})
     assert [item["status"] for item in response["output"]] == ["completed", "in_progress"]
     assert sum(event["type"] == "response.output_item.done" for event in events) == 1
+
+
+def test_parts_that_say_nothing_are_no_items() -> None:
+    parts = (Text(""), Reasoning(""), ToolCall("a", "ls", "{}"), Text(""))
+    whole = json.loads(encode_result(ChatResult(parts), call_id="1", model="m", incoming=INCOMING))
+    assert [item["type"] for item in whole["output"]] == ["function_call"]
+    empty = json.loads(encode_result(ChatResult(()), call_id="1", model="m", incoming=INCOMING))
+    assert [said(item) for item in empty["output"]] == [""]
 
 
 TEXTS = st.text(min_size=1, max_size=5)

@@ -83,4 +83,7 @@ def from_json(kept: Mapping[str, Any]) -> ChatRequest:
 
 
 def _part(kept: Mapping[str, Any]) -> Part:
-    return PARTS[kept["kind"]](**{name: value for name, value in kept.items() if name != "kind"})
+    said = {name: value for name, value in kept.items() if name != "kind"}
+    if "citations" in said:
+        said["citations"] = tuple(said["citations"])
+    return PARTS[kept["kind"]](**said)

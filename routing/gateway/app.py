@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Http, Key], Awaitable[None]]
 
-ANY = ""  # method
+ANY = ""  # method: no other is refused
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
     "/v1/responses": ("POST", lambda http, key: chat(http, RESPONSES, key)),
@@ -138,7 +138,7 @@ def _endpoint(http: Http) -> Endpoint:
     if found is None:
         raise NotFound("there is no such endpoint")
     method, endpoint = found
-    if method not in (http.method, ANY):
+    if method and http.method != method:
         raise MethodNotAllowed(method)
     return endpoint
 

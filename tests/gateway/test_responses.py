@@ -168,6 +168,51 @@ def test_an_image_by_address_arrives(gateway: Gateway) -> None:
     assert ADDRESS in json.dumps(heard(gateway, "gpt"))
 
 
+# As Codex CLI 0.169 asks of a provider of its user's, but for the length of what it says.
+CODEX: dict[str, Any] = {
+    "tools": [
+        {**TOOL, "name": "exec_command", "strict": False},
+        {
+            "type": "namespace",
+            "name": "multi_agent_v1",
+            "description": "Sub-agents.",
+            "tools": [{**TOOL, "strict": False}],
+        },
+        {"type": "web_search", "external_web_access": True},
+    ],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "reasoning": {"summary": "auto"},
+    "store": False,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "01a1fff9-cd13-7341-98b8-08684f65c3b2",
+}
+SAID = [
+    {"type": "message", "id": f"msg_{place}", "role": role, "content": [{"type": "input_text", "text": "Be brief."}]}
+    for place, role in enumerate(("developer", "developer", "user", "user"))
+]
+
+
+@in_every_way
+def test_a_coding_agent_is_served_as_it_comes(gateway: Gateway, model: str) -> None:
+    metadata = {"client_metadata": {"turn_id": "1", "x-codex-window-id": "1:0"}}
+    set_reply(gateway, Reply("I look.", reasoning="Hm.", calls=(Call("exec_command", {"city": "ls"}),)))
+    answer = ask(gateway, model, stream=True, input=SAID, extra_body=metadata, **CODEX)
+    thought, said, called = items(answer)
+    assert (said["content"][0]["text"], called["name"]) == ("I look.", "exec_command")
+    assert [tool["type"] for tool in answer.to_dict()["tools"]] == ["function", "namespace"]  # type: ignore[attr-defined]
+    set_reply(gateway, Reply("Done."))
+    result = {"type": "function_call_output", "call_id": called["call_id"], "output": "a.txt"}
+    again = ask(gateway, model, stream=True, input=[*SAID, thought, said, called, result], extra_body=metadata, **CODEX)
+    assert again.output_text == "Done."
+    body = heard(gateway, model)
+    assert "web_search" not in json.dumps(body)
+    assert (
+        len([turn for turn in body.get("messages", body.get("contents")) if turn["role"] in ("assistant", "model")])
+        == 1
+    )
+
+
 # --- forms, thinking, refusals -------------------------------------------------------------------
 
 

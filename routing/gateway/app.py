@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
 from routing.gateway.chat import chat, settled
-from routing.gateway.dialects import ANTHROPIC, OPENAI
+from routing.gateway.dialects import ANTHROPIC, OPENAI, RESPONSES
 from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,
@@ -37,14 +37,20 @@ logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Http, Key], Awaitable[None]]
 
+ANY = ""  # method: no other is refused
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
+    "/v1/responses": ("POST", lambda http, key: chat(http, RESPONSES, key)),
+    "/v1/responses/input_tokens": ("POST", other.count_input_tokens),
     "/v1/messages": ("POST", lambda http, key: chat(http, ANTHROPIC, key)),
     "/v1/messages/count_tokens": ("POST", other.count_tokens),
     "/v1/embeddings": ("POST", embedding.embeddings),
     "/v1/models": ("GET", other.models),
 }
-ONE_MODEL: tuple[str, Endpoint] = ("GET", other.model)
+BELOW: dict[str, tuple[str, Endpoint]] = {
+    other.MODEL_PATH: ("GET", other.model),
+    other.ANSWER_PATH: (ANY, other.stored_answer),
+}
 CLOSING = frozenset({408, 413})  # the rest of the request is not read
 RETRY_SECONDS = 1
 SETTLE_SECONDS = 10.0  # for the books of calls that a stop has cut
@@ -131,13 +137,17 @@ async def serve(http: Http) -> None:
 
 def _endpoint(http: Http) -> Endpoint:
     """Raises NotFound, MethodNotAllowed."""
-    found = ENDPOINTS.get(http.path.rstrip("/")) or (ONE_MODEL if http.path.startswith(other.MODEL_PATH) else None)
+    found = ENDPOINTS.get(http.path.rstrip("/")) or _below(http.path)
     if found is None:
         raise NotFound("there is no such endpoint")
     method, endpoint = found
-    if http.method != method:
+    if method and http.method != method:
         raise MethodNotAllowed(method)
     return endpoint
+
+
+def _below(path: str) -> tuple[str, Endpoint] | None:
+    return next((found for start, found in BELOW.items() if path.startswith(start)), None)
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:

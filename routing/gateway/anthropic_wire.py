@@ -63,14 +63,14 @@ _THINKING = ("enabled", "disabled", "adaptive")
 # They change how Claude thinks and how its answer comes, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
-    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management|effort"
+    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|advanced-tool-use|context-management|effort"
     r"|structured-outputs)-[a-z0-9-]{1,64}"
 )
 _MAX_BETAS = 10
 # Edits that leave things out of a prompt. One that has it summarised would be paid beyond what was held.
 _EDITS = ("clear_tool_uses_20250919", "clear_thinking_20251015")
 _MAX_EDITS = 10
-_REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
+_REFUSED_OF_TOOLS = ("input_examples",)
 _DIRECT = ["direct"]  # by whom a tool may be called: by the model itself
 
 
@@ -258,17 +258,19 @@ def _tool_result(block: Json, where: str) -> list[Part]:
     if content is None or isinstance(content, str):
         return [ToolResult(call_id, content or "", is_error=failed, cache_mark=mark)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
-    if any(row.get("type") not in ("text", "image", *KINDS) for row in rows):
-        unsupported(f"{where}.content", "must be text, images or documents: it is a tool's result")
+    if any(row.get("type") not in ("text", "image", "tool_reference", *KINDS) for row in rows):
+        unsupported(f"{where}.content", "must be text, images, documents or found tools: it is a tool's result")
     between = "\n" if any(row["type"] in KINDS for row in rows) else ""
-    said = between.join([_told(row, f"{where}.content") for row in rows if row["type"] != "image"])
+    told = [row for row in rows if row["type"] not in ("image", "tool_reference")]
+    said = between.join([_told(row, f"{where}.content") for row in told])
+    found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
     mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
     images = [
         replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
         for row in rows
         if row["type"] == "image"
     ]
-    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark), *images]
+    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark, references=found), *images]
 
 
 def _told(row: Json, where: str) -> str:
@@ -306,6 +308,7 @@ def _tools(body: Json) -> tuple[Tool, ...]:
                 parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
                 strict=bool(flag(row, "strict", where)),
                 cache_mark=_mark(row, where),
+                deferred=bool(flag(row, "defer_loading", where)),
             )
         )
     if len({tool.name for tool in tools}) < len(tools):

@@ -162,7 +162,7 @@ def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gatew
         (MESSAGES, {"tools": [{"name": "look_up"}]}),
         (MESSAGES, {"tools": [tool, tool]}),
         (MESSAGES, {"tools": [{**tool, "input_examples": [{"city": "Oslo"}]}]}),
-        (MESSAGES, {"tools": [{**tool, "defer_loading": True}]}),
+        (MESSAGES, {"tools": [{**tool, "defer_loading": "yes"}]}),
         (MESSAGES, {"thinking": "hard"}),
         (MESSAGES, {"thinking": {"type": "enabled"}}),
         (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": "all"}}),

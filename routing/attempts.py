@@ -94,6 +94,7 @@ class Walk(Struct):
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
     refused: int = 0
+    retry_after: float | None = None  # seconds, as the last provider said that told
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     kept_waiting: Callable[[], float] | None = None  # seconds for which the reader of a stream has kept it waiting
@@ -258,6 +259,7 @@ class Walk(Struct):
             unseen = unseen and had_it
             usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
+            self.retry_after = failure.retry_after_seconds or self.retry_after
             await self.observer.failed(candidate, failure)
             raise
         finally:

@@ -282,7 +282,9 @@ class _Draft(Struct):
         return written + max((self.screen.output_cap(model) for model in self.chain), default=0)
 
     def _refuse(self) -> NoReturn:
-        raise refusal(self.dropped, self.rule.name)
+        error = refusal(self.dropped, self.rule.name)
+        error.retry_after_seconds = self.screen.soonest(self.dropped)
+        raise error
 
 
 def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pattern: str) -> Screen:

@@ -57,7 +57,11 @@ _READ = frozenset(
     | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
 )
 # What this gateway does not do, and what would come back in a shape that this API's answers have no place for.
-_REFUSED = ("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio")
+# `thread` stands for turns that this gateway never saw: the client is told so, and sends all of them.
+_REFUSED = (
+    *("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio", "thread"),
+    *("compaction", "diagnostics", "billing_policy", "fallback_credit_token", "user_profile_id"),
+)
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
 # They change how Claude thinks and how its answer comes, not what it costs or what it may hold.

@@ -7,6 +7,7 @@ served alone by `manage.py gateway`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from math import ceil
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
@@ -149,6 +150,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
     if isinstance(error, RoutingError):
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
+        if error.retry_after_seconds is not None:
+            headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_seconds))))
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     if isinstance(error, Stopping):

@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from routing import pricing
 from routing.adapters.assembly import Assembler
+from routing.adapters.deferral import said_by, with_found_tools
 from routing.tokens import estimate_tokens
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
 from ziggie.values import replace
@@ -127,7 +128,7 @@ def prompt_tokens(request: ChatRequest) -> int:
             elif isinstance(part, ToolCall):
                 total += estimate_tokens(part.arguments)
             elif isinstance(part, ToolResult):
-                total += estimate_tokens(part.content)
+                total += estimate_tokens(said_by(part))
             else:
                 total += 1200  # an image of ordinary size
-    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in request.tools)
+    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in with_found_tools(request).tools)

@@ -130,11 +130,18 @@ def _endpoint(http: Http) -> Endpoint:
     """Raises NotFound, MethodNotAllowed."""
     found = ENDPOINTS.get(http.path.rstrip("/")) or (ONE_MODEL if http.path.startswith(other.MODEL_PATH) else None)
     if found is None:
-        raise NotFound("there is no such endpoint")
+        raise NotFound(_unknown(http.path))
     method, endpoint = found
     if http.method != method:
         raise MethodNotAllowed(method)
     return endpoint
+
+
+def _unknown(path: str) -> str:
+    """Also which one was meant, where a client was given an address with one `/v1` too many or too few."""
+    meant = f"/v1/{path.rpartition('/v1/')[2].strip('/')}"
+    hint = f": the address to ask is that of {meant}" if meant in ENDPOINTS else ""
+    return f"there is no endpoint {path[:100]!r}{hint}"
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:

@@ -180,7 +180,7 @@ def _stake(item: _Due, configuration: Snapshot) -> dict[int, int]:
     assert model.price is not None  # has_batches
     worst = worst_case_microusd(
         model.price,
-        input_tokens=item.demand.input_at_most,
+        input_tokens=item.demand.most_input(model),
         output_tokens=item.demand.choices * item.candidate.max_output_tokens,
     )
     watching = budgets_in_scope(configuration, model, item.demand)

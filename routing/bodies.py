@@ -59,18 +59,23 @@ def _redactor(snapshot: Snapshot) -> Redactor:
 
 
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without what was left empty, and with what images are instead of them."""
-    return {name: _without_images(value) for name, value in body.items() if value not in (None, "", [], {}, ())}
+    """The body without what was left empty, and with what images and PDFs are instead of them."""
+    return {name: _without_files(value) for name, value in body.items() if value not in (None, "", [], {}, ())}
 
 
-def _without_images(value: Any) -> Any:
+_FILES = ("image", "pdf")
+_KEPT_OF_FILES = ("kind", "media_type", "title", "context")
+
+
+def _without_files(value: Any) -> Any:
     if isinstance(value, list):
-        return [_without_images(item) for item in value]
+        return [_without_files(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    if value.get("kind") == "image" and value.get("data"):
-        return {"kind": "image", "media_type": value.get("media_type", ""), "bytes": len(value["data"]) * 3 // 4}
-    return {name: _without_images(item) for name, item in value.items()} if "parts" in value else value
+    if value.get("kind") in _FILES and value.get("data"):
+        kept = {name: said for name, said in value.items() if name in _KEPT_OF_FILES}
+        return {**kept, "bytes": len(value["data"]) * 3 // 4}
+    return {name: _without_files(item) for name, item in value.items()} if "parts" in value else value
 
 
 def _json(redactor: Redactor, body: dict[str, Any]) -> str:

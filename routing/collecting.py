@@ -4,11 +4,22 @@ import time
 
 from msgspec import Struct, field
 
-from routing import pricing
+from routing import pdfs, pricing
 from routing.adapters.assembly import Assembler
 from routing.adapters.deferral import said_by, with_found_tools
 from routing.tokens import estimate_tokens
-from routing.types import Candidate, ChatRequest, ChatResult, Delta, Reasoning, Text, ToolCall, ToolResult, Usage
+from routing.types import (
+    Candidate,
+    ChatRequest,
+    ChatResult,
+    Delta,
+    Pdf,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 from ziggie.values import replace
 
 
@@ -129,6 +140,8 @@ def prompt_tokens(request: ChatRequest) -> int:
                 total += estimate_tokens(part.arguments)
             elif isinstance(part, ToolResult):
                 total += estimate_tokens(said_by(part))
+            elif isinstance(part, Pdf):
+                total += estimate_tokens(part.title + part.context) + pdfs.tokens_likely(part)
             else:
                 total += 1200  # an image of ordinary size
     return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in with_found_tools(request).tools)

@@ -9,7 +9,19 @@ from typing import Any, Literal
 from routing.adapters.deferral import said_by
 from routing.judging import json_of
 from routing.pattern_prompts import quoted
-from routing.types import SHADOW, ChatRequest, ChatResult, Hints, Image, Text, ToolCall, ToolResult, Verdict, message
+from routing.types import (
+    SHADOW,
+    ChatRequest,
+    ChatResult,
+    Hints,
+    Image,
+    Pdf,
+    Text,
+    ToolCall,
+    ToolResult,
+    Verdict,
+    message,
+)
 
 Preference = Literal["first", "second", "tie"]
 Winner = Literal["model", "shadow", "tie"]
@@ -95,6 +107,8 @@ def parts_text(parts: tuple[Any, ...]) -> str:
                 lines.append(text)
             case Image():
                 lines.append("(an image)")
+            case Pdf():
+                lines.append("(a PDF document)")
             case ToolCall(_, name, arguments):
                 lines.append(f"(calls the tool {name} with {arguments})")
             case ToolResult():

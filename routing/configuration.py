@@ -17,6 +17,9 @@ MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20
 MAX_RULES_IN_ALL, MAX_KEYS, MAX_TIERS = 1_000, 50, 10
 MAX_REQUEST_SECONDS = 3600
 TIMEOUT_SECONDS, LOCAL_TIMEOUT_SECONDS = 120, 600  # people's own machines write slowly
+# of a request to a provider: they say how its bytes are to be read
+OUR_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te"})
+OUR_HEADERS |= {"trailer", "transfer-encoding", "upgrade"}
 BIG = 2_147_483_647  # the database's integer
 
 
@@ -80,6 +83,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]+$", min_leng
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f,]+$", max_length=60)]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=10_000)]
 Expression = Annotated[str, AfterValidator(_expression)]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[-!#$%&'*+.^_`|~0-9A-Za-z]+$", max_length=60)]
+HeaderText = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=1_000)]
+Headers = Annotated[dict[HeaderName, HeaderText], Field(max_length=MAX_KEYS)]
 Words = Annotated[list[Word], Field(max_length=100)]
 Chain = Annotated[list[ModelSlug], Field(max_length=20)]
 Level = Literal["L1", "L2", "L3"]
@@ -111,7 +117,19 @@ class ProviderEntry(Entry):
     max_requests_per_day: Amount | None = None
     timeout_seconds: Annotated[int, Field(ge=1, le=MAX_REQUEST_SECONDS)] = TIMEOUT_SECONDS
     power_watts: Annotated[int, Field(ge=0, le=100_000)] = 0
-    options: dict[Word, bool | int | str] = {}
+    options: dict[Word, bool | int | str | Headers] = {}
+
+    @model_validator(mode="after")
+    def _only_headers_are_many(self) -> Self:
+        for name, value in self.options.items():
+            if isinstance(value, dict) is not (name == "headers"):
+                raise PydanticCustomError(
+                    "option", "{what}", {"what": f"options.{name}: only `headers` is a mapping, and it always is one"}
+                )
+            if isinstance(value, dict) and (ours := sorted(OUR_HEADERS & {key.lower() for key in value})):
+                what = f"options.headers: {ours[0]} is not yours to set"
+                raise PydanticCustomError("option", "{what}", {"what": what})
+        return self
 
     @model_validator(mode="after")
     def _local_ones_have_time(self) -> Self:

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Literal, LiteralString, Protocol
 
 import psycopg
 from django.db import connections
@@ -25,7 +25,12 @@ Connection = psycopg.AsyncConnection[TupleRow]
 MAX_CONNECTIONS = 6  # of one event loop
 CONNECT_TIMEOUT_SECONDS = 5
 CHECKOUT_TIMEOUT_SECONDS = 10.0
-STATEMENT_TIMEOUT_MS = 15_000
+STATEMENT_TIMEOUT_MS: Literal[15_000] = 15_000
+# Said on the connection and not while it is made: poolers such as PgBouncer refuse what they do not know there.
+LIMITS: LiteralString = (
+    f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', false),"
+    f" set_config('idle_in_transaction_session_timeout', '{STATEMENT_TIMEOUT_MS}', false)"
+)
 TRUSTED_IDLE_SECONDS = 5.0  # a connection idle for longer is tried before it is lent
 DJANGO_ONLY_OPTIONS = frozenset({"isolation_level", "server_side_binding", "assume_role", "pool"})
 
@@ -43,7 +48,6 @@ def connection_parameters() -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "ziggie",
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout=15000",
         "keepalives_idle": 30,
     }
     parameters |= {name: value for name, value in named.items() if value not in ("", None)}
@@ -54,11 +58,17 @@ def connection_parameters() -> dict[str, Any]:
 async def connect(**overrides: Any) -> Connection:
     """A connection outside the pool (for LISTEN). Raises Unavailable; the caller closes it."""
     try:
-        return await psycopg.AsyncConnection.connect(
+        connection = await psycopg.AsyncConnection.connect(
             **{**connection_parameters(), **overrides}, autocommit=True, prepare_threshold=1
         )
+        try:
+            await connection.execute(LIMITS, prepare=False)
+        except BaseException:
+            await connection.close()
+            raise
     except (psycopg.OperationalError, OSError) as error:
         raise Unavailable("the database does not answer") from error
+    return connection
 
 
 class Closeable(Protocol):

@@ -11,9 +11,24 @@ from typing import Any
 
 from msgspec import Struct
 
+from routing import pdfs
 from routing.adapters.deferral import is_any_deferred, said_by, times_found
 from routing.tokens import estimate_tokens
-from routing.types import BudgetFit, ChatRequest, Hints, Image, Message, Reasoning, Text, ToolCall, ToolResult
+from routing.types import (
+    READS_PDF,
+    BudgetFit,
+    ChatRequest,
+    Hints,
+    Image,
+    Message,
+    ModelSpec,
+    Part,
+    Pdf,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from ziggie.errors import InvalidInput
 from ziggie.values import Value
 
@@ -40,8 +55,9 @@ MAX_CHOICES = 1_000
 class Demand(Value):
     """A request as the planner sees it.
 
-    `input_at_most` is an upper bound of its tokens, for money; `input_likely` an estimate, for whether it
-    fits a context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
+    `input_at_most` is an upper bound of its tokens, for money, its documents left out: how long these may be depends
+    on the model, so that most_input() is what may be billed. `input_likely` is an estimate, for whether it fits a
+    context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
     `choices` is how many answers are asked for at once. `may_repair`: an answer that does not validate is
     sent back once. `budget_fit` is the request's.
     `sticky` is a digest that tells runs and conversations apart for rollouts.
@@ -73,6 +89,12 @@ class Demand(Value):
         if self.budget_fit:
             return self.budget_fit == "clamp"
         return self.max_output_tokens is None
+
+    def most_input(self, model: ModelSpec) -> int:
+        """More input tokens than this request can be billed with by the model's provider."""
+        if READS_PDF in self.needs:
+            return max(self.input_at_most, pdfs.tokens_at_most(model))
+        return self.input_at_most
 
     def bucket(self, salt: str) -> int:
         """0..9999, always the same for the same run or conversation and the same salt."""
@@ -122,11 +144,6 @@ _ESTIMATED = {
 }
 
 
-def upper_bound_tokens(request: ChatRequest) -> int:
-    """More input tokens than any tokenizer makes of the request: no token is shorter than a byte."""
-    return measure(request).input_at_most
-
-
 _SETS = ("needs", "estimated")
 
 
@@ -174,22 +191,34 @@ class _Size(Struct):
                     for stem in STRATEGIC_STEMS:
                         self.speaks_of_strategy |= stem in lowered
                 continue
-            match part:
-                case Image():
-                    self.at_most += IMAGE_TOKENS_AT_MOST
-                    self.likely += IMAGE_TOKENS_LIKELY
-                case ToolCall(_, name, arguments):
-                    self.at_most += TOKENS_PER_TOOL
-                    self.add_prompt(name + arguments)
-                case ToolResult():
-                    self.at_most += TOKENS_PER_TOOL
-                    self.add_prompt(said_by(part))
-                case Reasoning(text, signature):
-                    self.add_prompt(text + signature)
+            self.add_part(part)
+
+    def add_part(self, part: Part) -> None:
+        match part:
+            case Image():
+                self.at_most += IMAGE_TOKENS_AT_MOST
+                self.likely += IMAGE_TOKENS_LIKELY
+            case Pdf(_, _, title, context):
+                self.add_prompt(title + context)
+                self.add_pdf(part)
+            case ToolCall(_, name, arguments):
+                self.at_most += TOKENS_PER_TOOL
+                self.add_prompt(name + arguments)
+            case ToolResult():
+                self.at_most += TOKENS_PER_TOOL
+                self.add_prompt(said_by(part))
+            case Reasoning(text, signature):
+                self.add_prompt(text + signature)
 
     def add_prompt(self, text: str) -> None:
         self.characters += len(text)
         self.add_text(text)
+
+    def add_pdf(self, pdf: Pdf) -> None:
+        """As long as its text in the prompt would be; at most: see Demand."""
+        likely = pdfs.tokens_likely(pdf)
+        self.characters += likely * CHARACTERS_PER_TOKEN
+        self.likely += likely
 
     def add_text(self, text: str) -> None:
         self.at_most += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

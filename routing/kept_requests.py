@@ -14,6 +14,7 @@ from routing.types import (
     Image,
     Message,
     Part,
+    Pdf,
     Reasoning,
     Text,
     Tool,
@@ -24,6 +25,7 @@ from routing.types import (
 PARTS: Mapping[str, type[Part]] = {
     "text": Text,
     "image": Image,
+    "pdf": Pdf,
     "tool_call": ToolCall,
     "tool_result": ToolResult,
     "reasoning": Reasoning,

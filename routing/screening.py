@@ -133,7 +133,7 @@ class Screen(Struct):
         most = self.purse.max_attempts
         if not is_part and most is not None and calls.total > most:
             calls = calls.at_most(most)
-        costs = self._costs(model.price, calls, output)
+        costs = self._costs(model, model.price, calls, output)
         for budget in hard:
             if self.purse.fits(budget, costs, is_part=is_part):
                 continue
@@ -142,7 +142,7 @@ class Screen(Struct):
                 kind: DropKind = "denied" if budget.on_exhausted == "deny" else "budget"
                 return dropped(model, kind, self._does_not_fit(sum(costs), budget))
             output = min(output, affordable)
-            costs = self._costs(model.price, calls, output)
+            costs = self._costs(model, model.price, calls, output)
             reason = f"{reason}, its answer limited to {output} tokens by the budget {budget.slug}"
         self.purse.add(watching, costs, is_part=is_part)
         return Candidate(model, reason, output, sum(costs), role, calls.total)
@@ -156,21 +156,20 @@ class Screen(Struct):
             return "unpriced", f"has no output limit, and the hard budget {hard[0].slug} admits nothing without one"
         return None
 
-    def _costs(self, price: PriceSpec, calls: Calls, output: int) -> list[int]:
+    def _costs(self, model: ModelSpec, price: PriceSpec, calls: Calls, output: int) -> list[int]:
         """The worst case of each call."""
         output_tokens = self.demand.choices * output
-        seen = self._seen(calls)
+        seen = self._seen(model, calls)
         costs = [worst_case_microusd(price, input_tokens=seen, output_tokens=output_tokens)] * calls.first
         if calls.again:
             seen += WRAPPING_TOKENS + calls.echoes * output
             costs += [worst_case_microusd(price, input_tokens=seen, output_tokens=output_tokens)] * calls.again
         return costs
 
-    def _seen(self, calls: Calls) -> int:
+    def _seen(self, model: ModelSpec, calls: Calls) -> int:
         """Input tokens of a first call."""
-        if not calls.sees_others:
-            return self.demand.input_at_most
-        return self.demand.input_at_most + self.others_output + WRAPPING_TOKENS
+        at_most = self.demand.most_input(model)
+        return at_most + self.others_output + WRAPPING_TOKENS if calls.sees_others else at_most
 
     def _affordable(self, model: ModelSpec, price: PriceSpec, calls: Calls, room: int) -> int | None:
         """A shorter output with which the calls fit into `room`, if the caller wants one."""
@@ -179,12 +178,12 @@ class Screen(Struct):
         cap = self.output_cap(model)
         if price.tiers:
             tokens: int | None = most_that_fits(
-                lambda output: sum(self._costs(price, calls, output)), at_most=cap, room_microusd=room
+                lambda output: sum(self._costs(model, price, calls, output)), at_most=cap, room_microusd=room
             )
         else:
             tokens = affordable_output_tokens(
                 price,
-                input_tokens=calls.total * self._seen(calls) + calls.again * WRAPPING_TOKENS,
+                input_tokens=calls.total * self._seen(model, calls) + calls.again * WRAPPING_TOKENS,
                 echoes=calls.again * calls.echoes,
                 calls=calls.total * self.demand.choices,
                 left_microusd=room - calls.total,  # each call's worst case is rounded up

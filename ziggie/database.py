@@ -3,6 +3,8 @@
 What is wrong with it is said in one line (docs/operations.md lists them); a password is never part of it.
 """
 
+from typing import Any
+
 from django.conf import settings
 from django.db import DatabaseError, NotSupportedError, OperationalError, ProgrammingError, connection
 
@@ -32,7 +34,30 @@ def check_external() -> None:
         raise ConfigurationError(f"DATABASE_URL names a host that cannot be looked up: {error}.") from error
     if server_version() < OLDEST_VERSION:
         raise _too_old(f"this is PostgreSQL {server_version()}")
+    refuse_shared_sessions()
     ensure_vector()
+
+
+def refuse_shared_sessions() -> None:
+    """Raises ConfigurationError behind a pooler that lends its connections for one transaction at a time: two that are
+    open at once are never served by the same process of PostgreSQL otherwise."""
+    other = connection.copy()
+    try:
+        seen = [(_backend(connection), _backend(other)) for _ in range(2)]
+    finally:
+        other.close()
+    if seen[0] != seen[1] or seen[0][0] == seen[0][1]:
+        raise ConfigurationError(
+            "DATABASE_URL leads to a pooler that shares its connections between transactions (PgBouncer: "
+            "pool_mode = transaction). Ziggie listens, locks and prepares statements on its connections: "
+            "set pool_mode = session, or name PostgreSQL itself."
+        )
+
+
+def _backend(of: Any) -> int:
+    with of.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
 
 
 def server_version() -> int:

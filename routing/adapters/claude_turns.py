@@ -14,6 +14,7 @@ from routing.types import (
     Image,
     Message,
     Part,
+    Pdf,
     Reasoning,
     Text,
     Tool,
@@ -106,13 +107,13 @@ class _Turns:
                 yield _marked({"type": "text", "text": part.text}, part, marks=self._marks)
 
     def _blocks(self, turn: Message, role: str) -> list[Json]:
-        """A turn's content blocks; images that a tool gave stand within its result."""
+        """A turn's content blocks; images and PDFs that a tool gave stand within its result."""
         blocks: list[Json] = []
         results: dict[str, Json] = {}
         for part in turn.parts:
             for plain in encode_part(part, role, self._found):
                 block = _marked(plain, part, marks=self._marks)
-                if isinstance(part, Image) and part.tool_call_id in results:
+                if isinstance(part, (Image, Pdf)) and part.tool_call_id in results:
                     _put_into(results[part.tool_call_id], block)
                     continue
                 if isinstance(part, ToolResult):
@@ -129,6 +130,8 @@ def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
         if role == "assistant":
             raise UnsupportedByProvider("an image in an assistant's turn")
         return [{"type": "image", "source": _image_source(part)}]
+    if isinstance(part, Pdf):
+        return [_document(part, role)]
     if isinstance(part, ToolCall):
         arguments = arguments_object(part.arguments, part.name)
         return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
@@ -176,6 +179,15 @@ def _texts_only(turn: Message) -> list[Text]:
     if any(not isinstance(part, Text) for part in turn.parts):
         raise UnsupportedByProvider("a system message that is not text")
     return [part for part in turn.parts if isinstance(part, Text)]
+
+
+def _document(pdf: Pdf, role: str) -> Json:
+    if role == "assistant":
+        raise UnsupportedByProvider("a document in an assistant's turn")
+    by_value = {"type": "base64", "media_type": "application/pdf", "data": pdf.data}
+    block: Json = {"type": "document", "source": {"type": "url", "url": pdf.url} if pdf.url else by_value}
+    said = {"title": pdf.title, "context": pdf.context}
+    return block | {name: value for name, value in said.items() if value}
 
 
 def _image_source(image: Image) -> Json:

@@ -8,7 +8,7 @@ from routing.adapters.cohere_answers import CohereDecoder, read_message, read_us
 from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
-from routing.adapters.openai import content_block, tool_definition, tool_result_text
+from routing.adapters.openai_parts import content_block, tool_definition, tool_result_text
 from routing.adapters.prompting import (
     effort_of,
     in_prompt,
@@ -38,6 +38,7 @@ from routing.types import (
     Image,
     Message,
     ModelSpec,
+    Pdf,
     ProviderError,
     ProviderSpec,
     Text,
@@ -180,10 +181,12 @@ class CohereCodec:
             return turns
         if turn.role == "assistant":
             return [*turns, _assistant(turn)]
-        if not any(isinstance(part, Image) for part in turn.parts):
+        if not any(isinstance(part, (Image, Pdf)) for part in turn.parts):
             return [*turns, {"role": "user" if turn.role == "tool" else turn.role, "content": joined_text(turn)}]
         if turn.role == "system":
-            raise UnsupportedByProvider("an image in a system message")
+            raise UnsupportedByProvider("an image or a document in a system message")
+        if any(isinstance(part, Pdf) for part in turn.parts):
+            raise UnsupportedByProvider("a PDF document: Cohere's API takes none")
         blocks = [content_block(part) for part in turn.parts if isinstance(part, (Text, Image))]
         return [*turns, {"role": "user", "content": blocks}]
 
@@ -207,8 +210,8 @@ def _thinking(asked: Any) -> Any:
 
 
 def _assistant(turn: Message) -> Json:
-    if any(isinstance(part, Image) for part in turn.parts):
-        raise UnsupportedByProvider("an image in an assistant's turn")
+    if any(isinstance(part, (Image, Pdf)) for part in turn.parts):
+        raise UnsupportedByProvider("an image or a document in an assistant's turn")
     encoded: Json = {"role": "assistant"}
     text = joined_text(turn)
     calls = [part for part in turn.parts if isinstance(part, ToolCall)]

@@ -23,10 +23,9 @@ _RETRYABLE: frozenset[ErrorKind] = frozenset(
 def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderError:
     """The error that a non-2xx answer means."""
     if 300 <= response.status < 400:
-        where = "another address" if response.headers.get("location") else "nowhere"
         return make_error(
             "protocol",
-            f"the server redirects to {where}; that is not followed",
+            _redirect(response, sent),
             sent,
             retryable=False,
             status=response.status,
@@ -42,6 +41,14 @@ def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderEr
         retry_after_seconds=retry_after(kind, response.headers, told=detail.retry_seconds, message=detail.message),
         one_model=_is_quota_of_one_model(kind, detail),
     )
+
+
+def _redirect(response: WireResponse, sent: WireRequest) -> str:
+    """What a redirect says, as far as it helps to mend it. Its address is the server's word, and is not repeated."""
+    location = response.headers.get("location", "").lower()
+    if location.startswith("https://") and sent.url.lower().startswith("http://"):
+        return "the server redirects to https, which is not followed: its address has to begin with https://"
+    return f"the server redirects to {'another address' if location else 'nowhere'}; that is not followed"
 
 
 def error_from_event(error: Any, sent: WireRequest, *, usage: Usage | None = None) -> ProviderError:

@@ -4,6 +4,7 @@ import httpx2
 
 from routing.adapters.base import WireRequest
 from routing.adapters.errors import make_error
+from routing.adapters.trust import NOT_TRUSTED
 from routing.types import ErrorKind, ProviderError
 
 # The client's texts may quote a header, so ours stand for them. The first row that fits counts.
@@ -23,6 +24,8 @@ def translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderE
     for types, kind, text, retryable in _FAILURES:
         if isinstance(error, types):
             reason = f": {error}" if isinstance(error, httpx2.ConnectError) and str(error) else ""
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                reason += f"; {NOT_TRUSTED}"
             return make_error(kind, text + reason, sent, retryable=retryable)
     if began:
         return make_error("cut", "the connection broke before the answer ended", sent)

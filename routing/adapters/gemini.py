@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.deferral import said_by, with_found_tools
+from routing.adapters.documents import said_of
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.gemini_answers import ContentDecoder, read_content
@@ -51,6 +52,7 @@ from routing.types import (
     Message,
     ModelSpec,
     Part,
+    Pdf,
     ProviderError,
     ProviderSpec,
     Reasoning,
@@ -293,6 +295,8 @@ def _parts(turn: Message, names: Mapping[str, str], *, signs: bool) -> list[Json
             if part.signature.startswith(SIGNATURE_MARK):
                 signature = part.signature.removeprefix(SIGNATURE_MARK)
             continue
+        if isinstance(part, Pdf) and (said := said_of(part, named=False)):
+            encoded.append({"text": said})
         block = _part(part, turn.role, names)
         if not block:
             continue
@@ -320,6 +324,10 @@ def _part(part: Part, role: str, names: Mapping[str, str]) -> Json:
         if inline is None or role == "assistant":
             raise UnsupportedByProvider("an image by address or in an assistant's turn: Gemini takes neither")
         return {"inlineData": {"mimeType": inline[0], "data": inline[1]}}
+    if isinstance(part, Pdf):
+        if part.url or role == "assistant":
+            raise UnsupportedByProvider("a PDF by address or in an assistant's turn: Gemini takes neither")
+        return {"inlineData": {"mimeType": "application/pdf", "data": part.data}}
     if isinstance(part, ToolCall):
         return {"functionCall": {"name": part.name, "args": arguments_object(part.arguments, part.name)}}
     if isinstance(part, ToolResult):

@@ -24,7 +24,7 @@ from routing.adapters.ollama_context import (
     refuse_overflow,
     refuse_truncated,
 )
-from routing.adapters.openai import tool_definition, tool_result_text
+from routing.adapters.openai_parts import tool_definition, tool_result_text
 from routing.adapters.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.sse import NDJSONSplitter
 from routing.adapters.wire import (

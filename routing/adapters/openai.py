@@ -11,10 +11,11 @@ from typing import Any
 
 from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
-from routing.adapters.deferral import said_by, with_found_tools
+from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.logprobs import LogprobsDecoder
 from routing.adapters.openai_answers import ChatDecoder, read_result
+from routing.adapters.openai_parts import content_block, file_blocks, tool_definition, tool_result_text
 from routing.adapters.openai_usage import read_usage
 from routing.adapters.plain_answers import plain_result
 from routing.adapters.prompting import (
@@ -42,7 +43,6 @@ from routing.adapters.wire import (
     get_number,
     get_str,
     get_vectors,
-    inline_image,
     is_idle,
     is_neutral,
     load_object,
@@ -60,12 +60,12 @@ from routing.types import (
     Image,
     Message,
     ModelSpec,
+    Pdf,
     ProviderError,
     ProviderSpec,
     Reasoning,
     Source,
     Text,
-    Tool,
     ToolCall,
     ToolResult,
     UnsupportedByProvider,
@@ -259,14 +259,14 @@ class OpenAICodec:
         if turn.role == "assistant":
             said = self._assistant(turn, model)
         else:
-            said = {"role": "user" if turn.role == "tool" else turn.role, "content": self._content(turn)}
+            said = {"role": "user" if turn.role == "tool" else turn.role, "content": self._content(turn, model)}
         if turn.name and "mistral.ai" not in model.provider.base_url:
             said["name"] = turn.name
         return [*turns, said]
 
     def _assistant(self, turn: Message, model: ModelSpec) -> Json:
-        if any(isinstance(part, Image) for part in turn.parts):
-            raise UnsupportedByProvider("an image in an assistant's turn")
+        if any(isinstance(part, (Image, Pdf)) for part in turn.parts):
+            raise UnsupportedByProvider("an image or a document in an assistant's turn")
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
         text = joined_text(turn)
         # OpenAI says null of a turn that only calls; of the servers that people run themselves some refuse that
@@ -288,15 +288,18 @@ class OpenAICodec:
             encoded["reasoning_content"] = thinking
         return encoded
 
-    def _content(self, turn: Message) -> str | list[Json]:
-        blocks = [part for part in turn.parts if isinstance(part, (Text, Image))]
+    def _content(self, turn: Message, model: ModelSpec) -> str | list[Json]:
+        said = [part for part in turn.parts if isinstance(part, (Text, Image, Pdf))]
         if turn.role == "system":
-            if any(isinstance(part, Image) for part in blocks):
-                raise UnsupportedByProvider("an image in a system message")
+            if any(isinstance(part, (Image, Pdf)) for part in said):
+                raise UnsupportedByProvider("an image or a document in a system message")
             return joined_text(turn)  # many compatible servers take only a string here
-        if len(blocks) <= 1 and all(isinstance(part, Text) for part in blocks):
+        if len(said) <= 1 and all(isinstance(part, Text) for part in said):
             return turn.text
-        return [content_block(part) for part in blocks]
+        blocks: list[Json] = []
+        for part in said:
+            blocks += file_blocks(part, model) if isinstance(part, Pdf) else [content_block(part)]
+        return blocks
 
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
         """The answer's JSON object; errors of every shape are raised."""
@@ -308,13 +311,6 @@ class OpenAICodec:
         if answer.get("object") == "error" or answer.get("type") == "error":
             raise error_from_event(answer, sent)
         return answer
-
-
-def tool_definition(tool: Tool) -> Json:
-    function: Json = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    if tool.strict:
-        function["strict"] = True
-    return {"type": "function", "function": function}
 
 
 def _thinking(request: ChatRequest, model: ModelSpec) -> ChatRequest:
@@ -364,22 +360,6 @@ def _sign(calls: list[Json], turn: Message, model: ModelSpec) -> None:
                 calls[place]["extra_content"] = {"google": {"thought_signature": signature}}
             signature = ""
             place += 1
-
-
-def tool_result_text(result: ToolResult) -> str:
-    """A tool's answer for the APIs that have no field for failure: the text has to say it."""
-    said = said_by(result)
-    if result.is_error and not said.lower().startswith("error"):
-        return f"Error: {said}"
-    return said
-
-
-def content_block(part: Text | Image) -> Json:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    inline = inline_image(part)
-    image = {"url": f"data:{inline[0]};base64,{inline[1]}" if inline else part.url}
-    return {"type": "image_url", "image_url": {**image, "detail": part.detail} if part.detail else image}
 
 
 def is_strict(schema: Any) -> bool:

@@ -277,6 +277,7 @@ class ChatDecoder(EventDecoder):
     def __init__(self, codec: "Codec", sent: WireRequest) -> None:
         super().__init__(codec, sent, SSESplitter())
         self._introduced = False
+        self._announced = False  # its chunks say that there is no reason to end yet: so one will be told
         self._stop_reason: StopReason | None = None
         self._refused = False
         self._calls = CallPieces(sent)
@@ -323,6 +324,8 @@ class ChatDecoder(EventDecoder):
         if not self._introduced:
             raise protocol_error("the stream holds no answer")
         if self._stop_reason is None:
+            if self._announced:  # llama-cpp-python, say, which leaves an answer for the next request
+                raise self.cut("the stream ended without saying why: the answer may have been broken off")
             self._stop("", out)
         self._calls.end(out)
         if self.usage is not self._usage_told:
@@ -340,6 +343,7 @@ class ChatDecoder(EventDecoder):
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
+        self._announced = self._announced or ("finish_reason" in choice and not finish)
         if finish or choice.get("error"):
             _refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it

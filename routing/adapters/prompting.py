@@ -5,7 +5,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from routing.types import ChatRequest, Image, Message, ModelSpec, ProviderError, Text, UnsupportedByProvider, message
+from routing.types import (
+    ChatRequest,
+    Image,
+    Message,
+    ModelSpec,
+    Pdf,
+    ProviderError,
+    Text,
+    UnsupportedByProvider,
+    message,
+)
 from ziggie.values import replace
 
 StructuredOutput = Literal["schema", "object", "tool", "prompt"]
@@ -126,4 +136,9 @@ def joined_text(turn: Message) -> str:
 
 
 def images(turn: Message) -> Iterator[Image]:
-    return (part for part in turn.parts if isinstance(part, Image))
+    """What an API shows that shows nothing but images. Raises UnsupportedByProvider for a PDF."""
+    for part in turn.parts:
+        if isinstance(part, Image):
+            yield part
+        elif isinstance(part, Pdf):
+            raise UnsupportedByProvider("a PDF document: this API takes none")

@@ -8,8 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
-from ssl import SSLContext
+from functools import cache, partial
 from weakref import WeakKeyDictionary
 
 import httpx2
@@ -23,6 +22,7 @@ from routing.adapters.delivery import Delivery, under_way
 from routing.adapters.errors import redact, refuse_other_content
 from routing.adapters.failures import translated
 from routing.adapters.rewording import again
+from routing.adapters.trust import ssl_context
 from routing.adapters.wire import dumps
 from routing.types import (
     ChatRequest,
@@ -225,7 +225,7 @@ def _pool() -> _Pool:
     pool = _pools.get(loop)
     if pool is None or pool.http.is_closed:
         client = httpx2.AsyncClient(
-            verify=_ssl_context(),
+            verify=ssl_context(),
             trust_env=False,
             follow_redirects=False,
             limits=httpx2.Limits(max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE_SECONDS),
@@ -251,11 +251,6 @@ async def _mark(delivery: Delivery, event: str, _: Mapping[str, object]) -> None
 def http_client() -> httpx2.AsyncClient:
     """This event loop's client, for a package that speaks to a provider in its own way."""
     return _pool().http
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> SSLContext:
-    return httpx2.create_ssl_context(trust_env=False)
 
 
 async def close() -> None:
@@ -325,7 +320,15 @@ async def _read(exchange: _Exchange, deadlines: Deadlines, limit: int) -> bytes:
     """The body. Of an error only the beginning is read; an answer longer than the limit is refused."""
     body = bytearray()
     chunks = exchange.chunks()
-    while (chunk := await deadlines.wait(anext(chunks, None))) is not None:
+    while True:
+        try:
+            chunk = await deadlines.wait(anext(chunks, None))
+        except httpx2.HTTPError:
+            if exchange.ok:
+                raise
+            break  # the status says enough
+        if chunk is None:
+            break
         body += chunk
         if len(body) > limit:
             if not exchange.ok:

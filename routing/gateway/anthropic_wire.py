@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from routing.gateway.documents import KINDS, document_text, texts_of
+from routing.gateway.documents import KINDS, block_text, texts_of
 from routing.gateway.heads import BETAS
+from routing.gateway.pdf_parts import document_pdf, is_pdf
 from routing.gateway.reading import (
-    MAX_IMAGES,
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
     MAX_PARTS,
@@ -20,6 +20,7 @@ from routing.gateway.reading import (
     Incoming,
     Json,
     chosen_tool,
+    count_shown,
     effort,
     flag,
     hints,
@@ -49,7 +50,6 @@ from routing.types import (
     ToolCall,
     ToolResult,
 )
-from ziggie.errors import TooLarge
 from ziggie.values import replace
 
 _READ = frozenset(
@@ -119,7 +119,7 @@ def decode_messages(
         api_key_id=api_key_id,
         **paying,
     )
-    _count_images(request)
+    count_shown(request)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)
 
 
@@ -241,7 +241,9 @@ def _block(block: Json, where: str, role: Role) -> Part:
             image = _image(mapping(block, "source", f"{where}."), where)
             return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
         case (("document" | "search_result"), "user"):
-            return Text(document_text(block, where), _marks(block, where))
+            if is_pdf(block):
+                return replace(document_pdf(block, where), cache_mark=_mark(block, f"{where}."))
+            return Text(block_text(block, where), _marks(block, where))
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
             called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
@@ -256,7 +258,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
 
 
 def _tool_result(block: Json, where: str) -> list[Part]:
-    """A tool's answer, and the images in it."""
+    """A tool's answer, and the images and PDFs in it."""
     call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
     content, mark = block.get("content"), _mark(block, f"{where}.")
     if content is None or isinstance(content, str):
@@ -264,21 +266,28 @@ def _tool_result(block: Json, where: str) -> list[Part]:
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
     if any(row.get("type") not in ("text", "image", "tool_reference", *KINDS) for row in rows):
         unsupported(f"{where}.content", "must be text, images, documents or found tools: it is a tool's result")
-    between = "\n" if any(row["type"] in KINDS for row in rows) else ""
-    told = [row for row in rows if row["type"] not in ("image", "tool_reference")]
+    shown = [_shown(row, f"{where}.content", call_id) for row in rows if _is_shown(row)]
+    told = [row for row in rows if row["type"] != "tool_reference" and not _is_shown(row)]
+    between = "\n" if any(row["type"] in KINDS for row in told) else ""
     said = between.join([_told(row, f"{where}.content") for row in told])
     found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
     mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
-    images = [
-        replace(_image(mapping(row, "source", f"{where}.content."), f"{where}.content"), tool_call_id=call_id)
-        for row in rows
-        if row["type"] == "image"
-    ]
-    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark, references=found), *images]
+    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark, references=found), *shown]
+
+
+def _is_shown(row: Json) -> bool:
+    return row["type"] == "image" or is_pdf(row)
+
+
+def _shown(row: Json, where: str, call_id: str) -> Part:
+    """An image or a PDF that a tool gave."""
+    if row["type"] == "image":
+        return replace(_image(mapping(row, "source", f"{where}."), where), tool_call_id=call_id)
+    return replace(document_pdf(row, where), tool_call_id=call_id)
 
 
 def _told(row: Json, where: str) -> str:
-    return document_text(row, where) if row["type"] in KINDS else text(row, "text", f"{where}.")
+    return block_text(row, where) if row["type"] in KINDS else text(row, "text", f"{where}.")
 
 
 def _image(source: Json, where: str) -> Image:
@@ -335,9 +344,3 @@ def _tool_choice(value: Any) -> tuple[str, bool | None]:
         case "tool":
             return tool_name(value, "tool_choice."), parallel
     return refuse("tool_choice.type", "must be auto, any, tool or none")
-
-
-def _count_images(request: ChatRequest) -> None:
-    images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
-    if images > MAX_IMAGES:
-        raise TooLarge(f"at most {MAX_IMAGES} images are accepted, and there are {images}")

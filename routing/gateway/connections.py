@@ -17,6 +17,7 @@ from routing.types import ErrorKind
 MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_STREAM_BYTES = 256 * 1024 * 1024
+NOTICED_SECONDS = 2.0  # after a request: until then it is heard of that the server had closed a kept connection
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
 
 
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser  # while there is a transport: it refers to this object
         self._keep_alive = False
         self._payload = b""
+        self._was_sent = False
         self._delivery: Delivery | None = None
         self._raw_headers: dict[bytes, bytes] = {}
         self.on_header = self._raw_headers.__setitem__  # the parser's call for each header, without a function of ours
@@ -166,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._idle_seconds = idle_seconds
         self._heard_at = now = self.loop.time()
         self._until = math.inf if until is None else now + until - time.monotonic()  # loops have clocks of their own
-        self._is_asked = True
+        self._is_asked, self._was_sent = True, False
         look_at = min(now + idle_seconds, self._until)
         if self._timer is None or self._timer_at > look_at:
             self._look_at(look_at)
@@ -179,6 +181,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():  # its loss is heard of otherwise
             if self._delivery is not None:
                 self._delivery.has_begun = True
+            self._was_sent = True
             self.transport.write(self._payload)
         self._payload, self._delivery = b"", None
 
@@ -247,6 +250,16 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_exception(error.anew())
         self.close()
+
+    @property
+    def had_been_closed(self) -> bool:
+        """For one that broke before a byte came: whether the server had closed it before it was asked. One that is new,
+        or was waited for, broke for the request's sake, which may have been served and must not be sent twice."""
+        return not self._was_sent or (self.reused and self.loop.time() - self._heard_at < NOTICED_SECONDS)
+
+    @property
+    def is_refusal(self) -> bool:
+        return self.head is not None and self.head[0] >= 300
 
     @property
     def reusable(self) -> bool:

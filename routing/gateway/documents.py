@@ -1,7 +1,6 @@
 """PURE: documents and search results of Anthropic's clients that are texts -> the text that any model can read."""
 
-import re
-
+from routing.adapters.documents import document_text
 from routing.gateway.reading import MAX_PARTS, Json, flag, mapping, needed, objects, text, unsupported
 
 # the fields of each kind that are told, then those that are read otherwise
@@ -13,27 +12,24 @@ _READ = {
 }
 _READ_OF_SOURCE = {"text": frozenset({"type", "media_type", "data"}), "content": frozenset({"type", "content"})}
 _READ_OF_TEXT = frozenset({"type", "text", "cache_control"})
+OF_DOCUMENT = _READ["document"].union(_ABOUT["document"])
+NO_FILES = "is not supported here: no file is kept for later. Send the document itself, as base64"
 _NOTHING: tuple[object, ...] = (None, "", [], {})
-_ENDS = {
-    name: re.compile(rf"<(?=\s*/\s*(?:{name}|document)\b)", re.IGNORECASE)
-    for name in ("content", "title", "context", "source")
-}
 
 
-def document_text(block: Json, where: str) -> str:
+def block_text(block: Json, where: str) -> str:
     """The text of a block of one of the KINDS, with what is said about it. Raises Unsupported for one that is no text
-    (a PDF, a file), that says what would get lost, or that the answer is to quote: none of ours has a place for
+    (a file), that says what would get lost, or that the answer is to quote: none of ours has a place for
     citations."""
     kind = block["type"]
-    _refuse_others(block, _READ[kind].union(_ABOUT[kind]), where)
-    _refuse_citations(block, where)
+    refuse_others(block, _READ[kind].union(_ABOUT[kind]), where)
+    refuse_citations(block, where)
     if kind == "search_result":
         said = _texts(needed(block, "content", f"{where}."), f"{where}.content")
     else:
         said = _source(mapping(block, "source", f"{where}."), where)
     about = [(name, text(block, name, f"{where}.", default="")) for name in _ABOUT[kind]]
-    told = [f"<{name}>{_within(name, value)}</{name}>" for name, value in about if value]
-    return "\n".join(["<document>", *told, "<content>", _within("content", said), "</content>", "</document>"])
+    return document_text(about, said)
 
 
 def texts_of(block: Json) -> list[Json]:
@@ -43,27 +39,24 @@ def texts_of(block: Json) -> list[Json]:
     return content if isinstance(content, list) else []
 
 
-def _within(name: str, value: str) -> str:
-    """A text that does not end what it stands in: what follows would look like the caller's own words."""
-    return _ENDS[name].sub("&lt;", value)
-
-
-def _refuse_others(holder: Json, known: frozenset[str], where: str) -> None:
+def refuse_others(holder: Json, known: frozenset[str], where: str) -> None:
     for key, value in holder.items():
         if key not in known and value not in _NOTHING:
             unsupported(f"{where}.{key[:40]}")
 
 
-def _refuse_citations(holder: Json, where: str) -> None:
+def refuse_citations(holder: Json, where: str) -> None:
     if flag(mapping(holder, "citations", f"{where}."), "enabled", f"{where}.citations."):
         unsupported(f"{where}.citations")
 
 
 def _source(source: Json, where: str) -> str:
     kind, where = source.get("type"), f"{where}.source"
+    if kind == "file":
+        unsupported(f"{where}.type", f"file {NO_FILES}")
     if kind not in ("text", "content"):
-        unsupported(f"{where}.type", "must be text or content: other documents are not supported here")
-    _refuse_others(source, _READ_OF_SOURCE[kind], where)
+        unsupported(f"{where}.type", "must be base64, url, text or content")
+    refuse_others(source, _READ_OF_SOURCE[kind], where)
     if kind == "content":
         return _texts(needed(source, "content", f"{where}."), f"{where}.content")
     if source.get("media_type") not in (None, "text/plain"):
@@ -78,5 +71,5 @@ def _texts(content: object, where: str) -> str:
     if any(row.get("type") != "text" for row in rows):
         unsupported(where, "must be text: other documents are not supported here")
     for row in rows:
-        _refuse_others(row, _READ_OF_TEXT, where)
+        refuse_others(row, _READ_OF_TEXT, where)
     return "\n\n".join(text(row, "text", f"{where}.") for row in rows)

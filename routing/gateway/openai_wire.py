@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.call_pieces import google_signature
+from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
-    MAX_IMAGES,
     MAX_MESSAGES,
     MAX_NAME,
     MAX_OUTPUT_TOKENS,
@@ -14,6 +14,7 @@ from routing.gateway.reading import (
     Incoming,
     Json,
     chosen_tool,
+    count_shown,
     effort,
     flag,
     hints,
@@ -44,7 +45,6 @@ from routing.types import (
     ToolCall,
     ToolResult,
 )
-from ziggie.errors import TooLarge
 from ziggie.values import replace
 
 _ROLES: dict[str, Role] = {
@@ -85,7 +85,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
             temperature=number(body, "temperature", least=0, most=2),
             api_key_id=api_key_id,
         )
-        _count_images(request)
+        count_shown(request)
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
@@ -113,7 +113,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         **output,
         **paying,
     )
-    _count_images(request)
+    count_shown(request)
     return Incoming(
         request,
         stream=bool(flag(body, "stream")),
@@ -233,9 +233,11 @@ def _part(part: Json, where: str, role: Role) -> Part:
         return Text(text(part, "refusal", f"{where}."))
     if kind == "image_url" and role == "user":
         return _image(part, where)
+    if kind == "file" and role == "user":
+        return replace(file_pdf(part, where), cache_mark=_mark(part))
     if kind in ("input_audio", "file", "image_url"):
         unsupported(f"{where}.type", f"{kind} is not supported here")
-    return refuse(f"{where}.type", "must be text or image_url")
+    return refuse(f"{where}.type", "must be text, image_url or file")
 
 
 def _mark(holder: Json) -> bool:
@@ -348,9 +350,3 @@ def _response_format(value: Json) -> Json:
         "json_schema_name": text(asked, "name", where, default="answer"),
         "json_schema_strict": flag(asked, "strict", where),
     }
-
-
-def _count_images(request: ChatRequest) -> None:
-    images = sum([isinstance(part, Image) for message in request.messages for part in message.parts])
-    if images > MAX_IMAGES:
-        raise TooLarge(f"at most {MAX_IMAGES} images are accepted, and there are {images}")

@@ -67,11 +67,25 @@ _PICTURE = _object(
     type=_one_of("image_url"),
     image_url=_object("url", url={"type": "string", "pattern": r"^(https?://|data:[\w/+.-]+;base64,[\w/+]+=*$)"}),
 )
+# base64 of what begins with %PDF-1
+_PDF_DATA = r"JVBERi0x([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_FILE = _object(
+    "type",
+    "file",
+    type=_one_of("file"),
+    file=_object(
+        "file_data",
+        filename={"type": "string", "maxLength": MAX_NAME},
+        file_data={"type": "string", "pattern": rf"^data:application/pdf;base64,{_PDF_DATA}"},
+    ),
+)
 _FUNCTION = _object("name", name=NAME, arguments=_may(STRING))
 _CALL = _object("id", "function", id=STRING, type=_one_of("function"), function=_FUNCTION)
 _TURNS: list[Described] = [
     _object("role", "content", role=_one_of("system", "developer"), content=STRING),
-    _object("role", "content", role=_one_of("user"), content={"oneOf": [STRING, _list({"oneOf": [_TEXT, _PICTURE]})]}),
+    _object(
+        "role", "content", role=_one_of("user"), content={"oneOf": [STRING, _list({"oneOf": [_TEXT, _PICTURE, _FILE]})]}
+    ),
     _object("role", role=_one_of("assistant"), content=_may(STRING), tool_calls=_may(_list(_CALL))),
     _object("role", "tool_call_id", role=_one_of("tool"), tool_call_id=STRING, content=_may(STRING)),
 ]
@@ -177,14 +191,30 @@ _SOURCES: list[Described] = [
     _object("type", "media_type", "data", type=_one_of("base64"), media_type=STRING, data=STRING),
     _object("type", "url", type=_one_of("url"), url={"type": "string", "pattern": "^https?://"}),
 ]
+_PDF = _object(
+    *("type", "media_type", "data"),
+    type=_one_of("base64"),
+    media_type=_one_of("application/pdf"),
+    data={"type": "string", "pattern": f"^{_PDF_DATA}"},
+)
+_PLAIN = _object("type", "data", type=_one_of("text"), media_type=_one_of("text/plain"), data=STRING)
+_DOCUMENT = _object(
+    "type",
+    "source",
+    type=_one_of("document"),
+    source={"oneOf": [_PDF, _SOURCES[1], _PLAIN]},
+    title=_may(STRING),
+    context=_may(STRING),
+)
 _USERS: list[Described] = [
     _TEXT,
     _object("type", "source", type=_one_of("image"), source={"oneOf": _SOURCES}),
+    _DOCUMENT,
     _object(
         *("type", "tool_use_id"),
         type=_one_of("tool_result"),
         tool_use_id=STRING,
-        content=_may({"oneOf": [STRING, _list(_TEXT)]}),
+        content=_may({"oneOf": [STRING, _list({"oneOf": [_TEXT, _DOCUMENT]})]}),
         is_error=FLAG,
     ),
 ]

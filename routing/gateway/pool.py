@@ -1,20 +1,16 @@
 """Connections to providers, kept for each address and event loop and reused."""
 
 import asyncio
-import ssl
 import time
 from collections import deque
-from functools import lru_cache, partial
-
-import certifi
+from functools import partial
 
 from routing.gateway.connections import Broken, Connection
+from routing.gateway.dialing import Address, dial
 
 KEEP_SECONDS = 4.0  # shorter than any server's own, so that a request seldom meets a connection being closed
 KEPT_CONNECTIONS = 512  # of one address
 CONNECT_SECONDS = 5.0
-
-Address = tuple[bool, str, int]  # TLS, host, port
 
 
 class Pool:
@@ -111,21 +107,8 @@ class Pool:
 
 async def _opened(address: Address) -> Connection:
     """Raises Broken."""
-    tls, host, port = address
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                Connection, host, port, ssl=_ssl_context() if tls else None
-            )
+            return await dial(address)
     except TimeoutError:
         raise Broken("connection", "nobody answered in time") from None
-    except ssl.SSLError as error:
-        raise Broken("connection", f"TLS failed: {error.reason}") from None
-    except (OSError, UnicodeError):
-        raise Broken("connection", "no connection to the provider") from None
-    return connection
-
-
-@lru_cache(maxsize=1)
-def _ssl_context() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certifi.where())

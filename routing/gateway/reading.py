@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import orjson
 
 from routing.gateway.heads import BETAS
-from routing.types import ChatRequest, Hints, Tool
+from routing.types import ChatRequest, Hints, Image, Pdf, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
 from ziggie.values import Value
 
@@ -20,6 +20,7 @@ SMALL_BODY_BYTES = 128 * 1024  # parsed in a millisecond, whatever it holds
 MAX_PARTS = 2_000  # of one message
 MAX_TOOLS = 512
 MAX_IMAGES = 100
+MAX_PDFS = 100
 MAX_STOPS = 16
 MAX_DEPTH = 64
 MAX_NAME = 256
@@ -231,6 +232,17 @@ def chosen_tool(choice: str, tools: tuple[Tool, ...]) -> str:
         if choice != "required" and all(tool.name != choice for tool in tools):
             refuse("tool_choice", f"names {choice!r}, which is none of the tools")
     return choice
+
+
+def count_shown(request: ChatRequest) -> None:
+    """Raises TooLarge for more images or PDFs than are accepted."""
+    shown = [part for message in request.messages for part in message.parts if isinstance(part, (Image, Pdf))]
+    if len(shown) <= min(MAX_IMAGES, MAX_PDFS):
+        return
+    images = sum(isinstance(part, Image) for part in shown)
+    for what, count, most in (("images", images, MAX_IMAGES), ("PDF documents", len(shown) - images, MAX_PDFS)):
+        if count > most:
+            raise TooLarge(f"at most {most} {what} are accepted, and there are {count}")
 
 
 def tool_name(holder: Mapping[str, Any], where: str) -> str:

@@ -5,8 +5,10 @@ import zlib
 from routing.gateway.connections import MAX_ANSWER_BYTES, Broken
 
 _EITHER = zlib.MAX_WBITS | 32  # gzip's and zlib's own head are told apart
+_RAW = -zlib.MAX_WBITS  # what some servers call deflate, too
 _GZIP = b"\x1f"  # the first byte of each of its members
 PACKINGS = frozenset({"gzip", "x-gzip", "deflate"})
+NOT_PACKED = frozenset({"", "identity", "none", "utf-8", "utf8"})  # as servers say that mean another header
 
 
 class Unpacker:
@@ -16,6 +18,8 @@ class Unpacker:
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(_EITHER)
         self._left = MAX_ANSWER_BYTES
+        self._start = b""  # its first two bytes, which show what it is
+        self._is_known = False
 
     def whole(self, packed: bytes) -> bytes:
         """The same for the rest of an answer. Raises Broken also where that ends too soon."""
@@ -26,6 +30,13 @@ class Unpacker:
 
     def feed(self, packed: bytes) -> bytes:
         """What these bytes complete, b"" if that is nothing. Raises Broken for what is not packed, or is too much."""
+        if not self._is_known:
+            self._start += packed
+            if len(self._start) < 2:
+                return b""
+            packed, self._start, self._is_known = self._start, b"", True
+            if not _has_head(packed):
+                self._inner = zlib.decompressobj(_RAW)
         plain = b""
         while packed:
             if self._inner.eof:
@@ -41,3 +52,8 @@ class Unpacker:
             packed = self._inner.unused_data
         self._left -= len(plain)
         return plain
+
+
+def _has_head(packed: bytes) -> bool:
+    """gzip's magic number, or zlib's: a method and a check of it."""
+    return packed.startswith(b"\x1f\x8b") or (packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0)

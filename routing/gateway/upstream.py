@@ -18,8 +18,9 @@ from routing.adapters.delivery import not_begun
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
 from routing.gateway.connections import Broken, Connection
-from routing.gateway.pool import Address, Pool
-from routing.gateway.unpacking import PACKINGS, Unpacker
+from routing.gateway.dialing import Address
+from routing.gateway.pool import Pool
+from routing.gateway.unpacking import NOT_PACKED, PACKINGS, Unpacker
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
 
@@ -130,7 +131,9 @@ async def _asked(
             return connection
         except Broken as broken:
             _drop(connection)
-            if kept is None or not broken.clean:
+            if connection is not None and connection.is_refusal:
+                return connection  # its status says enough
+            if kept is None or not broken.clean or not kept.had_been_closed:
                 raise _translated(broken, sent) from None
         except BaseException:
             _drop(connection)
@@ -151,11 +154,11 @@ def _translated(broken: Broken, sent: WireRequest, usage: Usage | None = None) -
 
 def _unpacker(headers: Mapping[str, str], sent: WireRequest) -> Unpacker | None:
     """For an answer that was packed unasked. Raises ProviderError."""
-    packing = headers.get("content-encoding", "identity")
-    if packing == "identity":
+    packing = headers.get("content-encoding")
+    if not packing or (packing := packing.strip().lower()) in NOT_PACKED:
         return None
-    if packing.lower() not in PACKINGS:
-        raise make_error("protocol", "the answer is compressed, which was not asked for", sent)
+    if packing not in PACKINGS:
+        raise make_error("protocol", f"the answer is compressed ({packing[:40]}), which was not asked for", sent)
     return Unpacker()
 
 
@@ -197,17 +200,22 @@ class Exchange:
 
     async def read(self) -> WireResponse:
         """The whole answer. Raises ProviderError."""
-        assert self._connection is not None
-        pieces = []
+        connection, pieces = self._connection, []
+        assert connection is not None
         try:
-            while piece := await self._connection.next_chunk():
+            while piece := await connection.next_chunk():
                 pieces.append(piece)
-            body = b"".join(pieces)
-            return WireResponse(
-                self.status, self.headers, body if self._unpacker is None else self._unpacker.whole(body)
-            )
+        except Broken as broken:
+            if not connection.is_refusal:
+                raise _translated(broken, self._sent) from None
+        return self._whole(b"".join(pieces))
+
+    def _whole(self, body: bytes) -> WireResponse:
+        try:
+            body = body if self._unpacker is None else self._unpacker.whole(body)
         except Broken as broken:
             raise _translated(broken, self._sent) from None
+        return WireResponse(self.status, self.headers, body)
 
     async def next_chunk(self, *, usage: Usage | None = None) -> bytes:
         """What has come since the last time; b"" at the end. Raises ProviderError, which bears `usage`:

@@ -21,6 +21,7 @@ from routing.types import (
     ChatResult,
     Delta,
     Image,
+    Pdf,
     ProviderError,
     StopReason,
     Text,
@@ -107,8 +108,8 @@ def _stated_confidence(text: str) -> float | None:
 
 def _checked(request: ChatRequest) -> list[str]:
     """The prompt's texts. Raises for what extraction cannot serve."""
-    if any(isinstance(part, Image) for message in request.messages for part in message.parts):
-        raise UnsupportedByProvider("the offline model reads no images")
+    if any(isinstance(part, (Image, Pdf)) for message in request.messages for part in message.parts):
+        raise UnsupportedByProvider("the offline model reads no images and no PDFs")
     if request.tool_choice not in ("", "auto", "none"):
         raise UnsupportedByProvider("the offline model calls no tools")
     if request.logprobs is not None:

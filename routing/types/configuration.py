@@ -66,6 +66,7 @@ class PriceTier:
 
 # how a model's row says that it makes vectors: people write both
 EMBEDS = frozenset({"embedding", "embeddings"})
+READS_PDF = "pdf"  # and that it reads PDF documents
 
 
 @value

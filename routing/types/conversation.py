@@ -44,6 +44,20 @@ class Image(Value):
     cache_mark: bool = False
 
 
+class Pdf(Value):
+    """A PDF document by value (`data`, base64 without prefix) or by address (`url`). `title` is its name, `context`
+    what the caller says about it, `pages` about how many it has (0: nobody has looked). One that a tool gave bears that
+    call's id, as an Image does."""
+
+    data: str = ""
+    url: str = ""
+    title: str = ""
+    context: str = ""
+    pages: int = 0
+    tool_call_id: str = ""
+    cache_mark: bool = False
+
+
 class ToolCall(Value):
     """A model's wish to call a tool. `arguments` is a JSON text, as the model wrote it."""
 
@@ -71,7 +85,7 @@ class Reasoning(Value):
     redacted: bool = False
 
 
-Part = Text | Image | ToolCall | ToolResult | Reasoning
+Part = Text | Image | Pdf | ToolCall | ToolResult | Reasoning
 
 
 class Message(Value):

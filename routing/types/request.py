@@ -7,7 +7,8 @@ from uuid import UUID
 from msgspec import field
 
 from routing.types.answers import ChatResult
-from routing.types.conversation import Image, Message, Tool
+from routing.types.configuration import READS_PDF
+from routing.types.conversation import Image, Message, Pdf, Tool
 from ziggie.values import Value
 
 
@@ -32,6 +33,7 @@ class Verdict(Value):
     confidence: float | None = None
 
 
+_SHOWN = (Image, Pdf)
 BudgetFit = Literal["", "clamp", "refuse"]
 
 
@@ -88,6 +90,6 @@ class ChatRequest(Value):
             needed |= {"tools"}
         for said in self.messages:
             for part in said.parts:
-                if isinstance(part, Image):
-                    return needed | {"vision"}
+                if isinstance(part, _SHOWN):
+                    needed |= {READS_PDF} if isinstance(part, Pdf) else {"vision"}
         return needed

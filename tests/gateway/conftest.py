@@ -161,11 +161,11 @@ def _configure(made: Gateway) -> None:
         for slug, kind, place, url, key in rows
     }
     models = [
-        ("gpt", "openai", "gpt-4o-mini", ["chat", "json", "tools", "vision"], "1", "5"),
-        ("claude", "anthropic", made.anthropic.models[0], ["chat", "json", "tools", "vision"], "3", "15"),
-        ("thinker", "openai", "gpt-5-mini", ["chat", "json", "tools", "vision"], "1", "5"),
+        ("gpt", "openai", "gpt-4o-mini", ["chat", "json", "tools", "vision", "pdf"], "1", "5"),
+        ("claude", "anthropic", made.anthropic.models[0], ["chat", "json", "tools", "vision", "pdf"], "3", "15"),
+        ("thinker", "openai", "gpt-5-mini", ["chat", "json", "tools", "vision", "pdf"], "1", "5"),
         ("llama", "ollama", made.ollama.models[0], ["chat", "json", "tools", "vision"], "0", "0"),
-        ("flash", "gemini", made.gemini.models[0], ["chat", "json", "tools", "vision"], "2", "10"),
+        ("flash", "gemini", made.gemini.models[0], ["chat", "json", "tools", "vision", "pdf"], "2", "10"),
         ("command", "cohere", made.cohere.models[0], ["chat", "json", "tools", "vision"], "4", "20"),
         ("local-embedder", "ollama", "nomic-embed-text", ["embedding"], "0", "0"),
         ("embedder", "openai", "text-embedding-3-small", ["embeddings"], "1", "0"),

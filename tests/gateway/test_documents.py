@@ -45,7 +45,7 @@ def test_a_document_that_is_a_text_is_read_by_every_model(gateway: Gateway, bloc
     ("block", "param"),
     [
         ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}}, "source"),
-        ({"type": "document", "source": {"type": "url", "url": "https://x.test/a.pdf"}}, "source"),
+        ({"type": "document", "source": {"type": "url", "url": "file:///etc/passwd"}}, "source"),
         ({"type": "document", "source": {"type": "file", "file_id": "f"}}, "source"),
         ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, "content"),
         ({"type": "document", "source": SKY, "citations": {"enabled": True}}, "citations"),

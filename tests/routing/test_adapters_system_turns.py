@@ -1,4 +1,4 @@
-"""Servers whose templates know one system message: what they refused is asked once more, with the later ones elsewhere."""
+"""Servers whose templates know one system message are asked once more, with the later ones elsewhere."""
 
 import pytest
 
@@ -13,15 +13,15 @@ REFUSALS = {
     "Qwen 3.5 at llama.cpp": "Value is not callable: System message must be at the beginning. at row 1, column 9",
     "Qwen 3.5 at Ollama": "Unable to generate parser for this template. System message must be at the beginning.",
     "Mistral": "Only user and assistant roles are supported, with the exception of an initial optional system message!",
-    "older Mistral": "After the optional system message, conversation roles must alternate user/assistant/user/assistant/...",
+    "older Mistral": "After the optional system message, conversation roles must alternate user/assistant/...",
     "Gemma": "System role not supported",
     "Anthropic's API": "role 'system' is not supported on this model",
-    "older API of Anthropic's": 'messages: Unexpected role "system". The Messages API accepts a top-level `system` parameter',
+    "older API of Anthropic's": 'messages: Unexpected role "system". The API accepts a top-level `system` parameter',
 }
 
 
 def asked_again(*turns: Message, words: str = REFUSALS["Gemma"], kind: ErrorKind = "bad_request") -> ChatRequest | None:
-    another = again(ChatRequest(turns), ProviderError(kind, words), SERVER, streamed=True)
+    another = again(ChatRequest(turns), ProviderError(kind, words, retryable=False), SERVER, streamed=True)
     return another[0] if another else None
 
 
@@ -83,8 +83,8 @@ def test_nothing_else_is_asked_again(turns: tuple[Message, ...], words: str, kin
 )
 def test_thinking_that_is_left_to_the_model_is_left_out_for_one_that_does_not_think(words: str, answers: bool) -> None:
     request = ChatRequest((USER,), reasoning_effort="high", extra={"thinking": {"type": "adaptive"}, "top_p": 0.5})
-    another = again(request, ProviderError("bad_request", words), SERVER, streamed=True)
+    another = again(request, ProviderError("bad_request", words, retryable=False), SERVER, streamed=True)
     assert (another is not None) == answers
     if another is not None:
         assert (another[0].reasoning_effort, another[0].extra) == ("", {"top_p": 0.5})
-        assert again(another[0], ProviderError("bad_request", words), SERVER, streamed=True) is None
+        assert again(another[0], ProviderError("bad_request", words, retryable=False), SERVER, streamed=True) is None

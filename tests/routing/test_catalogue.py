@@ -101,6 +101,7 @@ ROUTES: list[tuple[dict[str, Any], list[str]]] = [
     ({"task_kind": "unit_tests"}, ["qwen2.5:7b", SMALL, HAIKU, "offline"]),
     # images
     ({"capabilities": frozenset({"vision"})}, ["llava:13b", HAIKU, SONNET]),
+    ({"capabilities": frozenset({"pdf"})}, [HAIKU, SONNET]),
     # strategies
     ({"strategy": "cost-optimized", "complexity": 0.95}, [HAIKU, LARGE, SMALL, "offline"]),
     ({"strategy": "cost-optimized", "complexity": 0.8}, [LARGE, SMALL, HAIKU, "offline"]),

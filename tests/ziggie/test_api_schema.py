@@ -11,11 +11,11 @@ from drf_spectacular.generators import SchemaGenerator
 from hypothesis import given
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
-import agents.seeding
-import knowledge.seeding
-import routing.seeding
+from agents.seeding import seed as seed_agents
+from knowledge.seeding import seed as seed_knowledge
 from routing.gateway.app import ENDPOINTS
 from routing.gateway.other import MODEL_PATH
+from routing.seeding import seed as seed_routing
 from tests.bounded import BOUNDED
 from ziggie.models import SCOPES, create_api_key
 
@@ -23,8 +23,8 @@ from ziggie.models import SCOPES, create_api_key
 @pytest.fixture
 def key(transactional_db: None) -> str:
     """A key for everything, beside the rows that an installation begins with."""
-    for app in (routing, knowledge, agents):
-        app.seeding.seed()
+    for seed in (seed_routing, seed_knowledge, seed_agents):
+        seed()
     return create_api_key("schema", scopes=list(SCOPES))[1]
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import agents.seeding
-import knowledge.seeding
-import routing.seeding
+from agents.seeding import seed as seed_agents
+from knowledge.seeding import seed as seed_knowledge
 from monitoring import schedules
+from routing.seeding import seed as seed_routing
 from ziggie.commands import ZiggieCommand
 
 
@@ -14,7 +14,7 @@ class Command(ZiggieCommand):
     offers_json = True
 
     def handle(self, *args: Any, **options: Any) -> None:
-        added = routing.seeding.seed() | knowledge.seeding.seed() | agents.seeding.seed()
+        added = seed_routing() | seed_knowledge() | seed_agents()
         schedules.ensure()
         names = ", ".join(f"{count} {name}" for name, count in added.items() if count)
         self.emit({"added": added}, f"Added {names}." if names else "Nothing was missing.")

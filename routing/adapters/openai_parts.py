@@ -1,0 +1,45 @@
+"""Parts of a conversation as OpenAI's chat completions have them, and the APIs that took them over."""
+
+import re
+
+from routing.adapters.deferral import said_by
+from routing.adapters.documents import file_name, said_of
+from routing.adapters.wire import Json, inline_image
+from routing.types import Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
+
+# They have documents read by other means than their models, or search in them, and ask a price for that.
+_READ_APART = re.compile(r"^https?://[^/]*\b(?:x\.ai|mistral\.ai|openrouter\.ai)(?:[:/]|$)")
+
+
+def content_block(part: Text | Image) -> Json:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    inline = inline_image(part)
+    image = {"url": f"data:{inline[0]};base64,{inline[1]}" if inline else part.url}
+    return {"type": "image_url", "image_url": {**image, "detail": part.detail} if part.detail else image}
+
+
+def file_blocks(pdf: Pdf, model: ModelSpec) -> list[Json]:
+    """A PDF document, after what is said about it and has no place in a `file`. Raises UnsupportedByProvider."""
+    if pdf.url:
+        raise UnsupportedByProvider("a PDF by address: this API takes none")
+    if _READ_APART.search(model.provider.base_url):
+        raise UnsupportedByProvider("a PDF: what reading it costs here is not in the model's price")
+    said = said_of(pdf, named=True)
+    file = {"filename": file_name(pdf), "file_data": f"data:application/pdf;base64,{pdf.data}"}
+    return [*([{"type": "text", "text": said}] if said else []), {"type": "file", "file": file}]
+
+
+def tool_definition(tool: Tool) -> Json:
+    function: Json = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    if tool.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def tool_result_text(result: ToolResult) -> str:
+    """A tool's answer for the APIs that have no field for failure: the text has to say it."""
+    said = said_by(result)
+    if result.is_error and not said.lower().startswith("error"):
+        return f"Error: {said}"
+    return said

@@ -1,0 +1,56 @@
+"""PURE: how long a PDF is as a prompt: how long it may be at most, and how long it probably is.
+
+Its bytes bound nothing, since its text may be packed a thousandfold; nor do its pages, of which providers say how many
+they take and not how much text may stand on one. What bounds it is the model's context: a longer prompt is refused
+before it costs anything.
+"""
+
+import re
+from math import ceil
+
+from routing.types import ModelSpec, Pdf
+
+PAGE_TOKENS_LIKELY = 1_500  # its text, and its picture: measured 560 with Gemini, 1,300 with OpenAI, 2,300 with Claude
+UNSEEN_PAGES = 10
+_BYTES_OF_A_PAGE = 50_000
+_MOST_PAGES_BY_BYTES = 20  # a few scanned pages may have many bytes
+_FIRST_BYTES = 1_024
+_PAGE = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")
+_PAGES_IN_FRONT = re.compile(rb"/N\s{1,8}(\d{1,5})(?!\d)")
+# OpenAI bills what it shows of a page to its smaller models at more tokens than that takes of their context: 33.3, 2.46
+# and, of those named mini, up to 1.72 times as many.
+_BILLED = (
+    (re.compile(r"gpt-4o-mini"), 34.0),
+    (re.compile(r"(?:gpt|o\d)[\w.-]*-nano"), 2.5),
+    (re.compile(r"(?:gpt|o\d)[\w.-]*-mini"), 1.75),
+)
+
+
+def tokens_at_most(model: ModelSpec) -> int:
+    """More than the model's provider can bill for any prompt that the model takes, documents included."""
+    return ceil(model.context_window * _billed(model))
+
+
+def _billed(model: ModelSpec) -> float:
+    """How many times as many as they are, at most. The provider's option `pdf_token_factor` says it where a model's
+    name does not."""
+    stated = model.provider.options.get("pdf_token_factor")
+    if isinstance(stated, int | float) and stated >= 1:
+        return stated
+    return next((times for names, times in _BILLED if names.search(model.name.lower())), 1.0)
+
+
+def tokens_likely(pdf: Pdf) -> int:
+    return (pdf.pages or UNSEEN_PAGES) * PAGE_TOKENS_LIKELY
+
+
+def pages_likely(document: bytes) -> int:
+    """About how many pages it has, at least 1. Newer files may have them all packed: then by what those say at their
+    beginning that are made for the web, else by the size."""
+    pages = len(_PAGE.findall(document))
+    if pages:
+        return pages
+    front = document[:_FIRST_BYTES]
+    found = _PAGES_IN_FRONT.search(front) if b"/Linearized" in front else None
+    stated = int(found[1]) if found else 0
+    return stated or min(1 + len(document) // _BYTES_OF_A_PAGE, _MOST_PAGES_BY_BYTES)

@@ -1,0 +1,165 @@
+"""How long a PDF is taken to be, and what its worst case is for each model."""
+
+import time
+from typing import Any
+
+import pytest
+
+from routing import kept_requests
+from routing.adapters.transport import codec_for
+from routing.comparing import as_text
+from routing.demand import measure
+from routing.pdfs import PAGE_TOKENS_LIKELY, pages_likely, tokens_at_most
+from routing.pricing import worst_case_microusd
+from routing.rules import plan
+from routing.types import ChatRequest, Hints, Message, Pdf, PriceTier, Text, UnsupportedByProvider
+from tests.gateway.pdf_files import encoded, pdf
+from tests.routing.specs import (
+    ANTHROPIC,
+    BUILT_IN,
+    HEALTHY,
+    MOONSHOT,
+    SONNET,
+    SONNET_PRICE,
+    budget,
+    model,
+    price,
+    rule,
+    snapshot,
+)
+from ziggie.values import replace
+
+READS = frozenset({"chat", "json", "tools", "pdf"})
+READER = replace(SONNET, capabilities=READS)
+
+
+def asked(*documents: Pdf, **fields: Any) -> ChatRequest:
+    return ChatRequest((Message("user", (Text("what?"), *documents)),), **fields)
+
+
+@pytest.mark.parametrize(
+    ("document", "pages"),
+    [
+        (pdf(pages=1), 1),
+        (pdf(pages=31), 31),
+        (pdf(pages=12).replace(b"/Type /Page ", b"/Type/Page"), 12),
+        (pdf(pages=12, packed=True), 1),
+        (pdf(pages=12, packed=True, filling=b"x" * 210_000), 5),
+        (pdf(pages=12, packed=True, filling=b"x" * 9_000_000), 20),
+        (b"%PDF-1.5\n1 0 obj <</Linearized 1 /L 5000 /N 12 /T 4000>> endobj" + b"x" * 90_000, 12),
+        (b"%PDF-1.5\n1 0 obj <</N 12>> endobj", 1),
+        (b"%PDF-1.5 /Linearized /N 0", 1),
+        (b"%PDF-", 1),
+    ],
+)
+def test_pages_are_counted_where_they_can_be_seen_and_guessed_where_not(document: bytes, pages: int) -> None:
+    assert pages_likely(document) == pages
+
+
+@pytest.mark.parametrize("filling", [b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9])
+def test_no_file_takes_long_to_look_through(filling: bytes) -> None:
+    document = b"%PDF-" + filling * (15_000_000 // len(filling))
+    began = time.process_time()
+    pages_likely(document)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("gpt-4o-mini", 34),
+        ("openai/gpt-4o-mini-2024-07-18", 34),
+        ("gpt-4.1-nano", 2.5),
+        ("gpt-5-nano-2025-08-07", 2.5),
+        ("gpt-5.4-mini", 1.75),
+        ("o4-mini", 1.75),
+        ("gpt-4o", 1),
+        ("gpt-5.2", 1),
+        ("claude-haiku-4-5", 1),
+        ("gemini-2.5-pro", 1),
+    ],
+)
+def test_a_prompt_may_be_billed_at_more_tokens_than_fit_into_the_context(name: str, times: float) -> None:
+    assert tokens_at_most(model("m", MOONSHOT, name=name, context_window=100_000)) == int(100_000 * times)
+
+
+def test_staff_say_so_where_a_name_does_not() -> None:
+    azure = replace(MOONSHOT, options={"pdf_token_factor": 34})
+    assert tokens_at_most(model("small", azure, context_window=100_000)) == 3_400_000
+    for odd in ("34", True, 0, -2, None, [34]):
+        azure = replace(MOONSHOT, options={"pdf_token_factor": odd})
+        assert tokens_at_most(model("small", azure, context_window=100_000)) == 100_000
+
+
+def test_the_worst_case_is_a_full_context_in_every_call_that_may_be_made() -> None:
+    request = asked(Pdf(data="x", pages=2), max_output_tokens=1_000, json_object=True)
+    (candidate,) = plan(request, snapshot(rule(chain=(READER.slug,)), models=(READER,)), HEALTHY).candidates
+    first = worst_case_microusd(SONNET_PRICE, input_tokens=200_000, output_tokens=1_000)
+    assert candidate.worst_case_microusd >= 2 * first  # the repair reads the document again
+
+
+def test_a_tier_for_long_prompts_is_held_where_a_document_may_reach_it() -> None:
+    tiered = replace(SONNET_PRICE, tiers=(PriceTier(150_000, price("6", "22.50")),))
+    dear = replace(READER, price=tiered)
+    chosen = snapshot(rule(chain=(dear.slug,)), models=(dear,))
+    request = asked(Pdf(data="x", pages=2), max_output_tokens=1_000)
+    (candidate,) = plan(request, chosen, HEALTHY).candidates
+    assert candidate.worst_case_microusd == 200_000 * 6 + 22_500
+
+
+def test_long_texts_beside_a_document_are_held_by_their_bytes() -> None:
+    request = ChatRequest((Message("user", (Text("x" * 300_000), Pdf(data="x", pages=2))),))
+    demand = measure(request)
+    assert demand.most_input(READER) == demand.input_at_most > 300_000
+
+
+def test_a_document_is_as_long_as_its_pages_for_rules_and_contexts() -> None:
+    demand = measure(asked(Pdf(data="x", pages=80), Pdf(url="https://x.test/a.pdf", title="t" * 400)))
+    assert demand.needs == {"pdf"}
+    assert 90 * PAGE_TOKENS_LIKELY <= demand.context_tokens <= 90 * PAGE_TOKENS_LIKELY + 110
+    assert demand.input_likely >= 90 * PAGE_TOKENS_LIKELY
+    assert demand.complexity == 0.6  # longer than 10,000 characters
+
+
+def test_a_caller_who_states_the_capability_is_held_like_one_with_a_document() -> None:
+    demand = measure(ChatRequest((Message("user", (Text("x"),)),), hints=Hints(capabilities=frozenset({"pdf"}))))
+    assert demand.most_input(READER) == 200_000
+
+
+def test_a_document_is_kept_and_read_again_as_it_was() -> None:
+    request = asked(Pdf("QUJD", title="a.pdf", context="c", pages=3, tool_call_id="t", cache_mark=True))
+    assert kept_requests.from_json(kept_requests.to_json(request)) == request
+    assert "(a PDF document)" in as_text(request)
+
+
+@pytest.mark.parametrize("kind", ["ollama", "cohere", "offline"])
+@pytest.mark.parametrize("role", ["user", "tool", "system", "assistant"])
+def test_no_api_drops_a_document_in_silence(kind: str, role: Any) -> None:
+    provider = replace(ANTHROPIC, kind=kind) if kind != "offline" else BUILT_IN
+    request = ChatRequest((Message("user", (Text("x"),)), Message(role, (Text("y"), Pdf(data=encoded(pdf()))))))
+    if kind == "offline":
+        from routing.offline.model import answer
+
+        with pytest.raises(UnsupportedByProvider, match="PDF"):
+            answer(request)
+        return
+    with pytest.raises(UnsupportedByProvider, match=r"PDF|document"):
+        codec_for(provider).encode_chat(request, model("m", provider), max_output_tokens=9, stream=False)
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "gemini"])
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_nor_where_it_stands_in_no_users_turn(kind: str, role: Any) -> None:
+    provider = replace(ANTHROPIC, kind=kind)
+    request = ChatRequest((Message(role, (Text("y"), Pdf(data=encoded(pdf())))), Message("user", (Text("x"),))))
+    with pytest.raises(UnsupportedByProvider):
+        codec_for(provider).encode_chat(request, model("m", provider), max_output_tokens=9, stream=False)
+
+
+def test_money_that_is_short_leaves_the_document_to_the_next_model() -> None:
+    cheap = model("cheap", MOONSHOT, price("0.10", "0.40"), capabilities=READS, context_window=128_000)
+    cheap = replace(cheap, provider=replace(MOONSHOT, switch=""))
+    chosen = snapshot(rule(chain=(READER.slug, "cheap")), models=(READER, cheap), budgets=(budget(100_000),))
+    decided = plan(asked(Pdf(data="x", pages=1), max_output_tokens=100), chosen, HEALTHY)
+    assert [candidate.model.slug for candidate in decided.candidates] == ["cheap"]
+    assert [row.kind for row in decided.dropped] == ["budget"]

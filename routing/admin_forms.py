@@ -116,7 +116,7 @@ class ProviderForm(ConfigurationForm):
 class LanguageModelForm(ConfigurationForm):
     section = "models"
     aliases = NamesField(help_text="Other names that clients may use, separated by commas.")
-    capabilities = NamesField(help_text="chat, json, tools, vision, pdf, embedding, and what rules ask for.")
+    capabilities = NamesField(help_text="chat, json, tools, vision, pdf, citations, embedding, and what rules ask for.")
 
     class Meta:
         model = LanguageModel

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from routing.adapters.delivery import watched
 from routing.collecting import Collector, charged, with_estimates
-from routing.judging import ACCEPTED, judged
+from routing.judging import ACCEPTED, judged, repair_request
 from routing.outcomes import outcome_of, was_at_work, worth_another_try
 from routing.patience import Patience, waited_for_reader
 from routing.reaching import Caller, Observer, Whole
@@ -37,7 +37,6 @@ from routing.types import (
     UnsupportedByProvider,
     Usage,
     Verdict,
-    message,
 )
 from ziggie.errors import Unavailable
 from ziggie.values import Value, replace
@@ -59,7 +58,8 @@ class Answer(Value):
     """An answer with who gave it, in which attempt, and what its judge said.
 
     `findings` is what a pattern learned on the way (JSON-like). `sound` is False for the best of what could
-    be had where the rule asked for more: such an answer is given, and never kept for others.
+    be had where the rule asked for more: such an answer is given, and never kept for others. `others` are the
+    answers beside this one, where several were asked for.
     """
 
     result: ChatResult
@@ -68,9 +68,10 @@ class Answer(Value):
     attempt: int = 0
     findings: Mapping[str, Any] = field(default_factory=dict)
     sound: bool = True
+    others: "tuple[Answer, ...]" = ()
 
 
-class _Step(Value):
+class Step(Value):
     """One thing that a candidate is asked. `until` is on time.monotonic's clock."""
 
     request: ChatRequest
@@ -138,7 +139,7 @@ class Walk(Struct):
         if self._used_up(candidate, role):
             return None
         first_token = self.plan.options.first_token_seconds if hurry else None
-        step = _Step(request, role, first_token, _earlier(until, self.deadline), slot_seconds=first_token)
+        step = Step(request, role, first_token, _earlier(until, self.deadline), slot_seconds=first_token)
         try:
             return await self._ask_and_judge(candidate, step)
         except (ProviderError, Busy):
@@ -182,7 +183,7 @@ class Walk(Struct):
         # A slow model is left only for another real one: the offline model is no reason to hurry.
         first_token = self.plan.options.first_token_seconds if others else None
         slot_seconds = self._slot_seconds(candidate, others, busy) if others else None
-        step = _Step(self.request, ANSWER, first_token, self.deadline, slot_seconds)
+        step = Step(self.request, ANSWER, first_token, self.deadline, slot_seconds)
         for number in range(1, tries + 1):
             try:
                 return await self._ask_and_judge(candidate, step)
@@ -192,7 +193,7 @@ class Walk(Struct):
                 await asyncio.sleep(min(error.retry_after_seconds or 0.2 * number, MAX_RETRY_WAIT_SECONDS))
         return None
 
-    async def _ask_and_judge(self, candidate: Candidate, step: _Step) -> Answer | None:
+    async def _ask_and_judge(self, candidate: Candidate, step: Step) -> Answer | None:
         """One answer and its verdict; an answer that does not pass is sent back for repair once."""
         asked = step
         for repair in (False, True):
@@ -204,7 +205,7 @@ class Walk(Struct):
             asked = replace(step, request=repair_request(step.request, answer.result, answer.verdict.problem))
         return None
 
-    def _attempt(self, candidate: Candidate, step: _Step, *, repair: bool) -> Awaitable[Answer]:
+    def _attempt(self, candidate: Candidate, step: Step, *, repair: bool) -> Awaitable[Answer]:
         """One call of a candidate, once it has a slot: the time of the attempt counts from there.
 
         Raises ProviderError for a failed attempt, and Busy where it came to none."""
@@ -214,7 +215,7 @@ class Walk(Struct):
         return self._asked_in(slot, candidate, step, repair=repair)
 
     async def _asked_in(
-        self, slot: AbstractAsyncContextManager[None], candidate: Candidate, step: _Step, *, repair: bool
+        self, slot: AbstractAsyncContextManager[None], candidate: Candidate, step: Step, *, repair: bool
     ) -> Answer:
         waiting_since = time.monotonic()
         async with AsyncExitStack() as held:
@@ -228,11 +229,11 @@ class Walk(Struct):
                 raise
             return await self._asked(candidate, step, repair=repair)
 
-    def _skip(self, candidate: Candidate, step: _Step, reason: str, waiting_since: float) -> None:
+    def _skip(self, candidate: Candidate, step: Step, reason: str, waiting_since: float) -> None:
         model, seconds = candidate.model, time.monotonic() - waiting_since
         self.skipped.append(Skipped(model.slug, model.provider.slug, model.source, step.role, reason, seconds))
 
-    async def _asked(self, candidate: Candidate, step: _Step, *, repair: bool) -> Answer:
+    async def _asked(self, candidate: Candidate, step: Step, *, repair: bool) -> Answer:
         started_at, started = datetime.now(UTC), time.monotonic()
         collector = Collector()
         self._calls[id(candidate)] = self._calls.get(id(candidate), 0) + 1
@@ -290,7 +291,7 @@ class Walk(Struct):
             )
         return Answer(result, candidate, verdict, number)
 
-    def _comes_whole(self, candidate: Candidate, step: _Step) -> bool:
+    def _comes_whole(self, candidate: Candidate, step: Step) -> bool:
         in_one_piece = self.whole is not None and step.first_token_seconds is None
         return in_one_piece and candidate.model.source != Source.OFFLINE
 
@@ -302,7 +303,7 @@ class Walk(Struct):
             return "low_confidence"
         return "ok"
 
-    async def _consume(self, candidate: Candidate, step: _Step, collector: Collector, *, whole: bool) -> None:
+    async def _consume(self, candidate: Candidate, step: Step, collector: Collector, *, whole: bool) -> None:
         """Reads one answer to its end, within the deadline and the time granted to its first token."""
         asked_at = time.monotonic()
         try:
@@ -325,7 +326,7 @@ class Walk(Struct):
             logger.exception("asking %s failed in an unforeseen way", candidate.model.slug)
             raise ProviderError("unfit", f"unforeseen: {type(error).__name__}", retryable=False) from error
 
-    async def _listen(self, candidate: Candidate, step: _Step, collector: Collector) -> None:
+    async def _listen(self, candidate: Candidate, step: Step, collector: Collector) -> None:
         """Takes the pieces of an answer as they come."""
         first_token = step.first_token_seconds
         clock = asyncio.get_running_loop().time
@@ -366,7 +367,7 @@ def _real(candidates: Iterable[Candidate]) -> list[Candidate]:
     return [candidate for candidate in candidates if candidate.model.source != Source.OFFLINE]
 
 
-def _patience(candidate: Candidate, step: _Step) -> float:
+def _patience(candidate: Candidate, step: Step) -> float:
     """How many seconds to wait for a slot: as long as the step says, and not beyond its end."""
     granted = candidate.model.provider.timeout_seconds if step.slot_seconds is None else step.slot_seconds
     return granted if step.until is None else min(granted, max(step.until - time.monotonic(), 0.0))
@@ -379,22 +380,3 @@ def _earlier(one: float | None, other: float | None) -> float | None:
 
 def _confidence(answer: Answer) -> float:
     return answer.verdict.confidence if answer.verdict.confidence is not None else 0.0
-
-
-def repair_request(request: ChatRequest, result: ChatResult, problem: str) -> ChatRequest:
-    """The request again, with the refused answer and what was wrong with it."""
-    refused = result.text[:20_000] or "(no text)"
-    return replace(
-        request,
-        messages=(
-            *request.messages,
-            message("assistant", refused),
-            message(
-                "user",
-                f"That answer cannot be used: {problem[:2000]}\n"
-                "Give the whole answer again, corrected, as one JSON document and nothing else."
-                if request.json_schema is not None
-                else f"That answer cannot be used: {problem[:2000]}\nGive the whole answer again, corrected.",
-            ),
-        ),
-    )

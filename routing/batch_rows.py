@@ -80,6 +80,8 @@ def row_of(request: ChatRequest, terms: Terms) -> BatchItem:
     """The row that keeps a request, not saved yet. Raises InvalidInput for one that cannot be kept."""
     if request.accept is not None or request.on_output is not None or request.envelope_id is not None:
         raise InvalidInput("a request that waits cannot keep `accept`, `on_output` or an envelope")
+    if request.choices != 1:
+        raise InvalidInput("a request that waits has one answer: hand in one for each that is wanted")
     measure(request)  # raises InvalidInput for hints that cannot be meant
     return BatchItem(
         pk=request.call_id or uuid7(),

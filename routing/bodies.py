@@ -44,9 +44,15 @@ async def keep(call_id: UUID, request: ChatRequest, answer: Answer | None, snaps
 
 def _row(request: ChatRequest, answer: Answer | None, snapshot: Snapshot) -> tuple[str, str | None, int, bool]:
     asked, answered = _redactor(snapshot), _redactor(snapshot)
-    question = _json(asked, _plain(kept_requests.to_json(request)))
-    reply = _json(answered, {"parts": kept_answers.answer_json(answer)["parts"]}) if answer else None
+    body = kept_requests.to_json(request) | ({"choices": request.choices} if request.choices != 1 else {})
+    question = _json(asked, _plain(body))
+    reply = _json(answered, _said(answer)) if answer else None
     return question, reply, asked.found + answered.found, asked.cut or answered.cut
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    said: dict[str, Any] = {"parts": kept_answers.answer_json(answer)["parts"]}
+    return said | {"others": [_said(other) for other in answer.others]} if answer.others else said
 
 
 def _redactor(snapshot: Snapshot) -> Redactor:
@@ -72,6 +78,8 @@ def _without_files(value: Any) -> Any:
         return [_without_files(item) for item in value]
     if not isinstance(value, Mapping):
         return value
+    if value.get("kind") == "cited":
+        return {"kind": "cited", "text": value.get("text", "")}  # its block is the same again, or a PDF
     if value.get("kind") in _FILES and value.get("data"):
         kept = {name: said for name, said in value.items() if name in _KEPT_OF_FILES}
         return {**kept, "bytes": len(value["data"]) * 3 // 4}

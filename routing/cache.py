@@ -61,8 +61,8 @@ class Entry(Value):
 
 def is_wanted(request: ChatRequest, plan: Plan) -> bool:
     """A rule must say how long. A temperature that nobody set is the provider's own, which is above 0. What is kept
-    has no log probabilities."""
-    if not plan.options.cache_ttl_seconds or request.logprobs is not None:
+    has no log probabilities, and is one answer."""
+    if not plan.options.cache_ttl_seconds or request.logprobs is not None or request.choices != 1:
         return False
     return request.temperature == 0 or plan.options.cache_any_temperature
 
@@ -76,7 +76,7 @@ def key_of(request: ChatRequest, plan: Plan, snapshot: Snapshot) -> str:
         "model": request.model,
         "messages": [[m.role, m.name, [[type(p).__name__, asdict(p)] for p in m.parts]] for m in request.messages],
         "hints": asdict(request.hints),
-        "parameters": [request.max_output_tokens, request.temperature, request.stop, request.seed],
+        "parameters": [request.max_output_tokens, request.temperature, request.stop, request.seed, request.choices],
         "tools": [asdict(tool) for tool in request.tools],
         "tool_choice": [request.tool_choice, request.parallel_tool_calls],
         "output": [request.json_schema, request.json_schema_name, request.json_schema_strict, request.json_object],

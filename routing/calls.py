@@ -28,6 +28,7 @@ from routing import (
 )
 from routing.attempts import Answer, Walk
 from routing.calling import Breakers, ask
+from routing.choices import Several
 from routing.demand import Demand, measure
 from routing.pricing import usd
 from routing.reaching import Caller, Whole
@@ -111,7 +112,8 @@ async def open_call(
             await asyncio.shield(turn.release(given_up=not isinstance(error, ZiggieError)))
             raise
     observer = _BREAKERS if by_package else _DIRECT_BREAKERS
-    walk = Walk(planned.plan, request, caller, observer, deadline=deadline, whole=whole)
+    kind = Walk if request.choices == 1 else Several
+    walk = kind(planned.plan, request, caller, observer, deadline=deadline, whole=whole)
     return OpenCall(call_id, request, demand, planned.snapshot, planned.plan, planned.seen, hold, walk, started, turn)
 
 

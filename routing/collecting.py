@@ -12,6 +12,7 @@ from routing.types import (
     Candidate,
     ChatRequest,
     ChatResult,
+    Cited,
     Delta,
     Pdf,
     Reasoning,
@@ -141,7 +142,10 @@ def prompt_tokens(request: ChatRequest) -> int:
             elif isinstance(part, ToolResult):
                 total += estimate_tokens(said_by(part))
             elif isinstance(part, Pdf):
-                total += estimate_tokens(part.title + part.context) + pdfs.tokens_likely(part)
+                total += estimate_tokens(part.title + part.context) + pdfs.tokens_likely(part.pages)
+            elif isinstance(part, Cited):
+                pages = 0 if part.pages is None else pdfs.tokens_likely(part.pages)
+                total += estimate_tokens(part.text) + pages
             else:
                 total += 1200  # an image of ordinary size
     return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in with_found_tools(request).tools)

@@ -13,6 +13,7 @@ from routing.types import (
     SHADOW,
     ChatRequest,
     ChatResult,
+    Cited,
     Hints,
     Image,
     Pdf,
@@ -109,6 +110,8 @@ def parts_text(parts: tuple[Any, ...]) -> str:
                 lines.append("(an image)")
             case Pdf():
                 lines.append("(a PDF document)")
+            case Cited(_, text, pages):
+                lines.append(text if pages is None else "(a PDF document)")
             case ToolCall(_, name, arguments):
                 lines.append(f"(calls the tool {name} with {arguments})")
             case ToolResult():

@@ -15,9 +15,11 @@ from routing import pdfs
 from routing.adapters.deferral import is_any_deferred, said_by, times_found
 from routing.tokens import estimate_tokens
 from routing.types import (
+    CITES,
     READS_PDF,
     BudgetFit,
     ChatRequest,
+    Cited,
     Hints,
     Image,
     Message,
@@ -50,6 +52,10 @@ IMAGE_TOKENS_LIKELY = 1_500
 KEY_CHARACTERS = 4_096
 BUCKETS = 10_000
 MAX_CHOICES = 1_000
+MOST_ANSWERS = 16  # of one request: each is a call of its own
+SINGLE = "single"  # the pattern of one model that answers by itself
+# What documents come to is not told by the request: a PDF's text is packed, one to be cited is cut up by its reader.
+_BOUNDED_BY_CONTEXT = frozenset({READS_PDF, CITES})
 
 
 class Demand(Value):
@@ -58,8 +64,8 @@ class Demand(Value):
     `input_at_most` is an upper bound of its tokens, for money, its documents left out: how long these may be depends
     on the model, so that most_input() is what may be billed. `input_likely` is an estimate, for whether it fits a
     context; `context_tokens` and `complexity` are what the caller stated, else estimates too.
-    `choices` is how many answers are asked for at once. `may_repair`: an answer that does not validate is
-    sent back once. `budget_fit` is the request's.
+    `choices` is how many answers one call asks its provider for, `answers` how many calls are made for as many answers.
+    `may_repair`: an answer that does not validate is sent back once. `budget_fit` is the request's.
     `sticky` is a digest that tells runs and conversations apart for rollouts.
     """
 
@@ -82,6 +88,7 @@ class Demand(Value):
     api_key_id: str
     creator: str
     budget_fit: BudgetFit = ""
+    answers: int = 1
 
     @property
     def may_clamp(self) -> bool:
@@ -92,7 +99,7 @@ class Demand(Value):
 
     def most_input(self, model: ModelSpec) -> int:
         """More input tokens than this request can be billed with by the model's provider."""
-        if READS_PDF in self.needs:
+        if not _BOUNDED_BY_CONTEXT.isdisjoint(self.needs):
             return max(self.input_at_most, pdfs.tokens_at_most(model))
         return self.input_at_most
 
@@ -121,7 +128,7 @@ def measure(request: ChatRequest) -> Demand:
         _complexity(hints, size) if hints.complexity is None else float(hints.complexity),
         size.characters // CHARACTERS_PER_TOKEN if hints.context_tokens is None else hints.context_tokens,
         hints.strategy,
-        hints.pattern,
+        hints.pattern if request.choices == 1 else _one_models_pattern(request),
         request.needs,
         _ESTIMATED[hints.complexity is None, hints.context_tokens is None],
         size.at_most,
@@ -133,6 +140,7 @@ def measure(request: ChatRequest) -> Demand:
         request.api_key_id or "",
         request.creator,
         request.budget_fit,
+        request.choices,
     )
 
 
@@ -162,6 +170,15 @@ def _check(hints: Hints) -> None:
         raise InvalidInput(f"context_tokens must not be negative, and it is {hints.context_tokens}")
 
 
+def _one_models_pattern(request: ChatRequest) -> str:
+    """Several answers are those of one model, whatever pattern the rule has."""
+    if not 1 <= request.choices <= MOST_ANSWERS:
+        raise InvalidInput(f"choices must be a whole number from 1 to {MOST_ANSWERS}, not {request.choices}")
+    if request.hints.pattern not in ("", SINGLE):
+        raise InvalidInput(f"several answers and the pattern {request.hints.pattern!r} do not go together")
+    return SINGLE
+
+
 def _complexity(hints: Hints, size: "_Size") -> float:
     """By the agent's level, the length and the subject. Counted in tenths, so that sums are exact."""
     tenths = round(BASE_COMPLEXITY.get(hints.agent_level.upper(), OTHER_COMPLEXITY) * 10)
@@ -186,6 +203,8 @@ class _Size(Struct):
         for part in message.parts:
             if isinstance(part, Text):  # nearly all of them
                 self.add_prompt(part.text)
+                if part.citations:  # which go back to who made them
+                    self.at_most += len(json.dumps(part.citations, default=str))
                 if self.reads_subject and not self.speaks_of_strategy:
                     lowered = part.text.lower()
                     for stem in STRATEGIC_STEMS:
@@ -200,7 +219,10 @@ class _Size(Struct):
                 self.likely += IMAGE_TOKENS_LIKELY
             case Pdf(_, _, title, context):
                 self.add_prompt(title + context)
-                self.add_pdf(part)
+                self.add_pages(pdfs.tokens_likely(part.pages))
+            case Cited(_, text, pages):
+                self.add_prompt(text)
+                self.add_pages(0 if pages is None else pdfs.tokens_likely(pages))
             case ToolCall(_, name, arguments):
                 self.at_most += TOKENS_PER_TOOL
                 self.add_prompt(name + arguments)
@@ -214,9 +236,8 @@ class _Size(Struct):
         self.characters += len(text)
         self.add_text(text)
 
-    def add_pdf(self, pdf: Pdf) -> None:
-        """As long as its text in the prompt would be; at most: see Demand."""
-        likely = pdfs.tokens_likely(pdf)
+    def add_pages(self, likely: int) -> None:
+        """As long as their text in the prompt would be; at most: see Demand."""
         self.characters += likely * CHARACTERS_PER_TOKEN
         self.likely += likely
 

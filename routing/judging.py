@@ -1,4 +1,5 @@
-"""Is an answer what was asked for, as far as its shape can tell? Pure, but for the thread that checks schemas."""
+"""Is an answer what was asked for, as far as its shape can tell, and how is it asked for again? Pure, but for the
+thread that checks schemas."""
 
 import asyncio
 import json
@@ -8,7 +9,8 @@ from typing import Any
 
 from routing.offline.checking import Checker
 from routing.offline.leaves import Unfillable
-from routing.types import ChatRequest, ChatResult, Verdict
+from routing.types import ChatRequest, ChatResult, Verdict, message
+from ziggie.values import replace
 
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 ACCEPTED = Verdict(ok=True)
@@ -39,6 +41,25 @@ async def judged(request: ChatRequest, result: ChatResult) -> Verdict:
     if request.accept is None and request.json_schema is not None:
         return await asyncio.to_thread(judge, request, result)
     return judge(request, result)
+
+
+def repair_request(request: ChatRequest, result: ChatResult, problem: str) -> ChatRequest:
+    """The request again, with the refused answer and what was wrong with it."""
+    refused = result.text[:20_000] or "(no text)"
+    return replace(
+        request,
+        messages=(
+            *request.messages,
+            message("assistant", refused),
+            message(
+                "user",
+                f"That answer cannot be used: {problem[:2000]}\n"
+                "Give the whole answer again, corrected, as one JSON document and nothing else."
+                if request.json_schema is not None
+                else f"That answer cannot be used: {problem[:2000]}\nGive the whole answer again, corrected.",
+            ),
+        ),
+    )
 
 
 def json_of(text: str) -> Any:

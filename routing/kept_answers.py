@@ -25,6 +25,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "usage": _usage_json(result.usage),
         "confidence": answer.verdict.confidence,
         "findings": answer.findings,
+        **({"others": [answer_json(other) for other in answer.others]} if answer.others else {}),
     }
 
 
@@ -58,6 +59,7 @@ def routed_from_row(row: Mapping[str, Any]) -> Routed:
         confidence=kept["confidence"],
         cache=row["cache"],
         findings=kept["findings"],
+        others=tuple(result_from_json(other) for other in kept.get("others", ())),
     )
 
 

@@ -10,6 +10,7 @@ from msgspec.structs import asdict, fields
 
 from routing.types import (
     ChatRequest,
+    Cited,
     Hints,
     Image,
     Message,
@@ -26,6 +27,7 @@ PARTS: Mapping[str, type[Part]] = {
     "text": Text,
     "image": Image,
     "pdf": Pdf,
+    "cited": Cited,
     "tool_call": ToolCall,
     "tool_result": ToolResult,
     "reasoning": Reasoning,

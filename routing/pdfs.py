@@ -6,9 +6,11 @@ before it costs anything.
 """
 
 import re
+import zlib
+from itertools import islice
 from math import ceil
 
-from routing.types import ModelSpec, Pdf
+from routing.types import ModelSpec
 
 PAGE_TOKENS_LIKELY = 1_500  # its text, and its picture: measured 560 with Gemini, 1,300 with OpenAI, 2,300 with Claude
 UNSEEN_PAGES = 10
@@ -16,6 +18,12 @@ _BYTES_OF_A_PAGE = 50_000
 _MOST_PAGES_BY_BYTES = 20  # a few scanned pages may have many bytes
 _FIRST_BYTES = 1_024
 _PAGE = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")
+_PACKED = re.compile(rb"/Type\s{0,8}/ObjStm")
+_STREAM = re.compile(rb"stream\r?\n")
+_LONGEST_HEAD = 512  # of packed objects, from their type to where they begin
+_MOST_PACKED = 200
+_LONGEST_PACKED = 256 * 1024
+_MOST_UNPACKED = 8 * 1024 * 1024
 _PAGES_IN_FRONT = re.compile(rb"/N\s{1,8}(\d{1,5})(?!\d)")
 # OpenAI bills what it shows of a page to its smaller models at more tokens than that takes of their context: 33.3, 2.46
 # and, of those named mini, up to 1.72 times as many.
@@ -40,17 +48,34 @@ def _billed(model: ModelSpec) -> float:
     return next((times for names, times in _BILLED if names.search(model.name.lower())), 1.0)
 
 
-def tokens_likely(pdf: Pdf) -> int:
-    return (pdf.pages or UNSEEN_PAGES) * PAGE_TOKENS_LIKELY
+def tokens_likely(pages: int) -> int:
+    """Of a PDF with so many pages; 0: nobody has looked."""
+    return (pages or UNSEEN_PAGES) * PAGE_TOKENS_LIKELY
 
 
 def pages_likely(document: bytes) -> int:
-    """About how many pages it has, at least 1. Newer files may have them all packed: then by what those say at their
-    beginning that are made for the web, else by the size."""
-    pages = len(_PAGE.findall(document))
-    if pages:
-        return pages
+    """About how many pages it has, at least 1: those that can be seen, also in packed objects, or those that a file
+    made for the web says it has; else by its size. Takes some 5 ms a megabyte at most."""
+    seen = len(_PAGE.findall(document)) + _packed_pages(document)
     front = document[:_FIRST_BYTES]
     found = _PAGES_IN_FRONT.search(front) if b"/Linearized" in front else None
     stated = int(found[1]) if found else 0
-    return stated or min(1 + len(document) // _BYTES_OF_A_PAGE, _MOST_PAGES_BY_BYTES)
+    return max(seen, stated) or min(1 + len(document) // _BYTES_OF_A_PAGE, _MOST_PAGES_BY_BYTES)
+
+
+def _packed_pages(document: bytes) -> int:
+    """The pages in the first of its packed objects: however much those say they hold, little of it is unpacked."""
+    pages, left = 0, _MOST_UNPACKED
+    view = memoryview(document)
+    for found in islice(_PACKED.finditer(document), _MOST_PACKED):
+        begins = _STREAM.search(document, found.end(), found.end() + _LONGEST_HEAD)
+        if begins is None or left <= 0:
+            continue
+        packed = view[begins.end() : begins.end() + _LONGEST_PACKED]
+        try:
+            objects = zlib.decompressobj().decompress(packed, left)
+        except zlib.error:
+            continue
+        left -= len(objects)
+        pages += len(_PAGE.findall(objects))
+    return pages

@@ -194,6 +194,8 @@ def books(
 
 def _mark_served(walk: Walk, answer: Answer) -> None:
     walk.attempts[answer.attempt - 1].served = True
+    for other in answer.others:
+        walk.attempts[other.attempt - 1].served = True
 
 
 def _outcome_of(failure: BaseException | None) -> str:
@@ -203,9 +205,15 @@ def _outcome_of(failure: BaseException | None) -> str:
 def usage_rows(walk: Walk, answer: Answer | None, snapshot: Snapshot) -> list[UsageRow]:
     """A record for each attempt. What an attempt cost saves nothing, if the answer is not its own."""
     return [
-        _usage_row(attempt, snapshot, serves=task_usage(walk, answer) if answer and attempt.served else None)
+        _usage_row(attempt, snapshot, serves=_serves(walk, answer, attempt) if answer and attempt.served else None)
         for attempt in walk.attempts
     ]
+
+
+def _serves(walk: Walk, answer: Answer, attempt: Attempt) -> Usage:
+    if answer.others:
+        answer = next(one for one in (answer, *answer.others) if one.attempt == attempt.number)
+    return task_usage(walk, answer)
 
 
 def task_usage(walk: Walk, answer: Answer) -> Usage:
@@ -283,6 +291,7 @@ def routed(row: CallRow, plan: Plan, walk: Walk, answer: Answer) -> Routed:
         confidence=answer.verdict.confidence,
         cache=cast("CacheState", row.cache),
         findings=answer.findings,
+        others=tuple([other.result for other in answer.others]),
     )
 
 

@@ -33,6 +33,10 @@ class Calls(Value):
     def total(self) -> int:
         return self.first + self.again
 
+    def times(self, answers: int) -> "Calls":
+        """The calls of so many answers that are independent of each other."""
+        return Calls(self.first * answers, self.again * answers, self.echoes, self.sees_others)
+
     def at_most(self, total: int) -> "Calls":
         """The dearest calls of these, at most so many of them."""
         again = min(self.again, total)

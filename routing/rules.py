@@ -288,7 +288,7 @@ class _Draft(Struct):
 
 
 def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pattern: str) -> Screen:
-    attempts = rule.options.max_attempts if pattern == "single" else None
+    attempts = rule.options.max_attempts * demand.answers if pattern == "single" else None
     return Screen(demand, snapshot, world, Purse(snapshot, demand, world, max_attempts=attempts))
 
 

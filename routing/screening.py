@@ -38,6 +38,8 @@ class Screen(Struct):
 
     def judge(self, model: ModelSpec, *, role: str, reason: str, calls: Calls) -> Candidate | Dropped:
         """The candidate, already counted in the purse, or why the model may not serve."""
+        if self.demand.answers != 1:
+            calls = calls.times(self.demand.answers)
         problem = (
             self._switched_off(model)
             or self._incapable(model)

@@ -20,7 +20,7 @@ FAILED = frozenset({"error", "timeout", "cut", "invalid"})
 SERVED = ("ok", "low_confidence")
 CACHE_ROLE = "cache"  # of an attempt that was an answer kept from before
 # Attempts at the task itself. What a model said of an answer tells nothing of what it would answer.
-ANSWERING = frozenset({"answer", "draft", "refiner", "member"})
+ANSWERING = frozenset({"answer", "choice", "draft", "refiner", "member"})
 OF_THE_ANSWER = frozenset({"critic", "revision"})  # done by whoever gave the answer
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens")
 
@@ -104,6 +104,7 @@ class _Walk:
     def __init__(self, receipt: Receipt, plan: Plan, models: Models) -> None:
         self.plan = plan
         self.models = models
+        self.answers = receipt.demand.answers
         self.task = task_usage(receipt)
         self.served: ModelSpec | None = None
         self.spent: dict[str, int] = {}
@@ -114,9 +115,12 @@ class _Walk:
         self._known: dict[str, list[Mapping[str, Any]]] = {}
         for attempt in receipt.attempts:
             known = self._known.setdefault(attempt["model"], [])
-            # What a member said in later rounds is no other try of the task.
-            if attempt["role"] in ANSWERING and not (known and known[-1]["outcome"] in SERVED):
+            # What a member said in later rounds is no other try of the task; one of several answers is.
+            if attempt["role"] in ANSWERING and (self.answers > 1 or not (known and known[-1]["outcome"] in SERVED)):
                 known.append(attempt)
+        if self.answers > 1:
+            for known in self._known.values():  # the last one says how it went with all of them
+                known.sort(key=lambda attempt: (attempt.get("served", False), attempt["outcome"] in FAILED))
 
     def go(self) -> None:
         if self.plan.pattern in ("ensemble", "debate"):
@@ -131,7 +135,7 @@ class _Walk:
         unsure: ModelSpec | None = None
         for candidate in self.plan.candidates:
             model = candidate.model
-            if self.asked >= self.plan.options.max_attempts and model.source is not Source.OFFLINE:
+            if self.asked >= self.answers * self.plan.options.max_attempts and model.source is not Source.OFFLINE:
                 continue
             if unsure is not None and model.source is not Source.CLOUD:
                 continue
@@ -150,7 +154,7 @@ class _Walk:
         """What is known of the model's answer, None if nothing is; its cost is spent."""
         known = self._known.get(model.slug)
         if not known:
-            self.charge(model, self.task, 1)
+            self.charge(model, self.task, self.answers)
             return None
         self.asked += len(known)
         for attempt in known:
@@ -234,15 +238,17 @@ class _Walk:
 
 
 def task_usage(receipt: Receipt) -> Usage | None:
-    """The tokens of the task and its answer, as any model would see them, nothing cached; None if no attempt
-    got so far as to have any."""
+    """The tokens of the task and its answer (of several: as many as they had on average), as any model would see
+    them, nothing cached; None if no attempt got so far as to have any."""
     attempts = [attempt for attempt in receipt.attempts if attempt["usage"].get("output_tokens")]
     if not attempts:
         return None
     serving = [a for a in attempts if a["model"] == receipt.model and a["outcome"] in SERVED] or attempts
     read = [attempt["usage"].get("input_tokens") for attempt in receipt.attempts if attempt["role"] != CACHE_ROLE]
     known = [tokens for tokens in read if tokens]
-    return Usage(min(known, default=None), serving[-1]["usage"]["output_tokens"])
+    of_the_answer = serving[-1:] if receipt.demand.answers == 1 else serving
+    written = sum(attempt["usage"]["output_tokens"] for attempt in of_the_answer)
+    return Usage(min(known, default=None), round(written / len(of_the_answer)))
 
 
 def _usage(attempt: Mapping[str, Any]) -> Usage:

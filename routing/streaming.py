@@ -19,7 +19,7 @@ AHEAD = 256  # pieces that a provider may be ahead of a slow client
 
 def is_live(request: ChatRequest, plan: Plan) -> bool:
     """Whether the pieces of an answer may go out before the answer is complete."""
-    return plan.pattern == "single" and request.accept is None
+    return plan.pattern == "single" and request.accept is None and request.choices == 1
 
 
 class Pipe:

@@ -112,7 +112,8 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
 def _part(block: Json, by_tool: bool) -> Part | None:
     match block.get("type"):
         case "text":
-            return Text(get_str(block, "text"))
+            text = get_str(block, "text")
+            return Text(text, citations=tuple(get_dicts(block, "citations"))) if block.get("citations") else Text(text)
         case "thinking":
             return Reasoning(get_str(block, "thinking"), get_str(block, "signature"))
         case "redacted_thinking":
@@ -180,6 +181,8 @@ class MessageDecoder(EventDecoder):
         self._echoes: dict[tuple[int, str], _Echo] = {}
         self._sealed: set[str] = set()  # signatures, and thinking that is not shown
         self._early_calls: dict[str, int] = {}  # id -> block
+        self._was_text = False  # the block before was one of text, too
+        self._begins = False  # the next piece is the first of such a block
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.strip() == b"[DONE]":  # as OpenAI's API ends
@@ -229,6 +232,7 @@ class MessageDecoder(EventDecoder):
         blocks = get_dicts(message, "content")
         for index, block in enumerate(blocks):  # what was written before the stream began
             self._early_block(block, index, out)
+        self._was_text = False  # what follows may go on with it
         if blocks and (reason := get_str(message, "stop_reason")):
             self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
 
@@ -259,8 +263,11 @@ class MessageDecoder(EventDecoder):
         kind = get_str(block, "type")
         self._blocks[index] = kind
         self._stop_early(out, before=index)
+        self._begins, self._was_text = self._was_text and kind == "text", kind == "text"
         if kind == "text":
             self._text(get_str(block, "text"), index, out)
+            for citation in get_dicts(block, "citations"):
+                self._citation(citation, out)
         elif kind == "thinking":
             self._thinking(get_str(block, "thinking"), get_str(block, "signature"), index, out)
         elif kind == "redacted_thinking":
@@ -295,7 +302,12 @@ class MessageDecoder(EventDecoder):
         if self._echoes and (echo := self._echoes.get((index, "text"))):
             text = echo.new(text)
         if text:
-            out.append(Delta(text=text))
+            out.append(Delta(text=text, begins=True) if self._begins else Delta(text=text))
+            self._begins = False
+
+    def _citation(self, citation: Json, out: list[Delta]) -> None:
+        out.append(Delta(citation=citation, begins=self._begins))
+        self._begins = False
 
     def _thinking(self, thinking: str, signature: str, index: int, out: list[Delta]) -> None:
         if self._echoes and (echo := self._echoes.get((index, "thinking"))):
@@ -313,6 +325,8 @@ class MessageDecoder(EventDecoder):
                 self._thinking(get_str(delta, "thinking"), "", index, out)
             case "signature_delta":
                 self._thinking("", get_str(delta, "signature"), index, out)
+            case "citations_delta":
+                self._citation(get_dict(delta, "citation"), out)
             case "input_json_delta":
                 self._arguments(get_str(delta, "partial_json"), index, out)
 

@@ -33,6 +33,7 @@ class Assembler:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refuses = False
+        self._citations: list[Mapping[str, Any]] = []
         self.stop_reason: StopReason | None = None
         self.stop_sequence = ""
         self.usage = Usage()
@@ -46,10 +47,12 @@ class Assembler:
             self._add_reasoning(delta)
         if delta.text:
             self._close_reasoning()
-            if delta.refuses != self._refuses:
+            if delta.refuses != self._refuses or delta.begins:
                 self._close_text()
                 self._refuses = delta.refuses
             self._text.append(delta.text)
+        if delta.citation is not None:
+            self._add_citation(delta.citation, begins=delta.begins)
         if delta.tool_index is not None:
             self._add_call(delta.tool_index, delta)
         self.stop_reason = delta.stop_reason or self.stop_reason
@@ -90,6 +93,12 @@ class Assembler:
         if delta.reasoning_signature:  # ends a block of thinking; more thinking begins another
             self._close_reasoning(delta.reasoning_signature)
 
+    def _add_citation(self, citation: Mapping[str, Any], *, begins: bool) -> None:
+        """Of the text around it: one that begins a block stands before its text."""
+        if begins:
+            self._close_text()
+        self._citations.append(citation)
+
     def _add_call(self, index: int, delta: Delta) -> None:
         call = self._calls.get(index)
         if call is None:
@@ -107,8 +116,9 @@ class Assembler:
 
     def _close_text(self) -> None:
         if self._text:
-            self._parts.append(Text("".join(self._text), refuses=self._refuses))
-            self._text = []
+            text = "".join(self._text)
+            self._parts.append(Text(text, refuses=self._refuses, citations=tuple(self._citations)))
+            self._text, self._citations = [], []
 
     def _close_reasoning(self, signature: str = "") -> None:
         if self._reasoning or signature:
@@ -119,13 +129,15 @@ class Assembler:
 def deltas_of(result: ChatResult) -> list[Delta]:
     """A complete answer as the deltas of a stream that came all at once."""
     has_text = any(isinstance(part, Text) for part in result.parts)
+    cites = any(isinstance(part, Text) and part.citations for part in result.parts)
     of_text = result.logprobs if has_text else ()
     head = Delta(model=result.model, response_id=result.response_id, logprobs=() if has_text else result.logprobs)
     deltas: list[Delta] = [head]
     tool_index = 0
     for part in result.parts:
         if isinstance(part, Text):
-            deltas.append(Delta(text=part.text, refuses=part.refuses, logprobs=of_text))
+            deltas.append(Delta(text=part.text, refuses=part.refuses, logprobs=of_text, begins=cites))
+            deltas += [Delta(citation=citation) for citation in part.citations]
             of_text = ()
         elif isinstance(part, Reasoning):
             deltas.append(

@@ -11,6 +11,7 @@ from routing.adapters.deferral import is_any_deferred, said_by, with_found_tools
 from routing.adapters.wire import SIGNATURE_MARK, Json, arguments_object, digest, inline_image
 from routing.types import (
     ChatRequest,
+    Cited,
     Image,
     Message,
     Part,
@@ -107,13 +108,13 @@ class _Turns:
                 yield _marked({"type": "text", "text": part.text}, part, marks=self._marks)
 
     def _blocks(self, turn: Message, role: str) -> list[Json]:
-        """A turn's content blocks; images and PDFs that a tool gave stand within its result."""
+        """A turn's content blocks; images and documents that a tool gave stand within its result."""
         blocks: list[Json] = []
         results: dict[str, Json] = {}
         for part in turn.parts:
             for plain in encode_part(part, role, self._found):
                 block = _marked(plain, part, marks=self._marks)
-                if isinstance(part, (Image, Pdf)) and part.tool_call_id in results:
+                if isinstance(part, (Image, Pdf, Cited)) and part.tool_call_id in results:
                     _put_into(results[part.tool_call_id], block)
                     continue
                 if isinstance(part, ToolResult):
@@ -125,13 +126,16 @@ class _Turns:
 def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
     """One of our parts as content blocks; none for what this API has no use for. `found`: tools to refer to."""
     if isinstance(part, Text):
-        return [{"type": "text", "text": part.text}] if part.text else []  # the API refuses empty texts
+        cited = {"citations": part.citations} if part.citations else {}
+        return [{"type": "text", "text": part.text, **cited}] if part.text else []  # the API refuses empty texts
     if isinstance(part, Image):
         if role == "assistant":
             raise UnsupportedByProvider("an image in an assistant's turn")
         return [{"type": "image", "source": _image_source(part)}]
-    if isinstance(part, Pdf):
-        return [_document(part, role)]
+    if isinstance(part, (Pdf, Cited)):
+        if role == "assistant":
+            raise UnsupportedByProvider("a document in an assistant's turn")
+        return [_document(part) if isinstance(part, Pdf) else {**part.block}]
     if isinstance(part, ToolCall):
         arguments = arguments_object(part.arguments, part.name)
         return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
@@ -181,9 +185,7 @@ def _texts_only(turn: Message) -> list[Text]:
     return [part for part in turn.parts if isinstance(part, Text)]
 
 
-def _document(pdf: Pdf, role: str) -> Json:
-    if role == "assistant":
-        raise UnsupportedByProvider("a document in an assistant's turn")
+def _document(pdf: Pdf) -> Json:
     by_value = {"type": "base64", "media_type": "application/pdf", "data": pdf.data}
     block: Json = {"type": "document", "source": {"type": "url", "url": pdf.url} if pdf.url else by_value}
     said = {"title": pdf.title, "context": pdf.context}

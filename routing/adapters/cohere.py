@@ -34,6 +34,7 @@ from routing.adapters.wire import (
 from routing.types import (
     ChatRequest,
     ChatResult,
+    Cited,
     Embeddings,
     Image,
     Message,
@@ -181,12 +182,12 @@ class CohereCodec:
             return turns
         if turn.role == "assistant":
             return [*turns, _assistant(turn)]
-        if not any(isinstance(part, (Image, Pdf)) for part in turn.parts):
+        if not any(isinstance(part, (Image, Pdf, Cited)) for part in turn.parts):
             return [*turns, {"role": "user" if turn.role == "tool" else turn.role, "content": joined_text(turn)}]
         if turn.role == "system":
             raise UnsupportedByProvider("an image or a document in a system message")
-        if any(isinstance(part, Pdf) for part in turn.parts):
-            raise UnsupportedByProvider("a PDF document: Cohere's API takes none")
+        if any(isinstance(part, (Pdf, Cited)) for part in turn.parts):
+            raise UnsupportedByProvider("a PDF document, or one to be cited: Cohere's API takes none")
         blocks = [content_block(part) for part in turn.parts if isinstance(part, (Text, Image))]
         return [*turns, {"role": "user", "content": blocks}]
 
@@ -210,7 +211,7 @@ def _thinking(asked: Any) -> Any:
 
 
 def _assistant(turn: Message) -> Json:
-    if any(isinstance(part, (Image, Pdf)) for part in turn.parts):
+    if any(isinstance(part, (Image, Pdf, Cited)) for part in turn.parts):
         raise UnsupportedByProvider("an image or a document in an assistant's turn")
     encoded: Json = {"role": "assistant"}
     text = joined_text(turn)

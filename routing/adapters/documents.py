@@ -10,6 +10,7 @@ _ENDS = {
     for name in ("content", "title", "context", "source")
 }
 _FILE_NAME = re.compile(r"[^/\\\x00-\x1f]{1,200}\.pdf", re.IGNORECASE)
+NO_CITATIONS = "citations of documents: Claude alone tells them"
 _UNNAMED = "document.pdf"
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.deferral import said_by, with_found_tools
-from routing.adapters.documents import said_of
+from routing.adapters.documents import NO_CITATIONS, said_of
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.gemini_answers import ContentDecoder, read_content
@@ -47,6 +47,7 @@ from routing.adapters.wire import (
 from routing.types import (
     ChatRequest,
     ChatResult,
+    Cited,
     Embeddings,
     Image,
     Message,
@@ -324,6 +325,8 @@ def _part(part: Part, role: str, names: Mapping[str, str]) -> Json:
         if inline is None or role == "assistant":
             raise UnsupportedByProvider("an image by address or in an assistant's turn: Gemini takes neither")
         return {"inlineData": {"mimeType": inline[0], "data": inline[1]}}
+    if isinstance(part, Cited):
+        raise UnsupportedByProvider(NO_CITATIONS)
     if isinstance(part, Pdf):
         if part.url or role == "assistant":
             raise UnsupportedByProvider("a PDF by address or in an assistant's turn: Gemini takes neither")

@@ -15,7 +15,7 @@ from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.logprobs import LogprobsDecoder
 from routing.adapters.openai_answers import ChatDecoder, read_result
-from routing.adapters.openai_parts import content_block, file_blocks, tool_definition, tool_result_text
+from routing.adapters.openai_parts import content_blocks, tool_definition, tool_result_text
 from routing.adapters.openai_usage import read_usage
 from routing.adapters.plain_answers import plain_result
 from routing.adapters.prompting import (
@@ -56,6 +56,7 @@ from routing.adapters.wire import (
 from routing.types import (
     ChatRequest,
     ChatResult,
+    Cited,
     Embeddings,
     Image,
     Message,
@@ -265,7 +266,7 @@ class OpenAICodec:
         return [*turns, said]
 
     def _assistant(self, turn: Message, model: ModelSpec) -> Json:
-        if any(isinstance(part, (Image, Pdf)) for part in turn.parts):
+        if any(isinstance(part, (Image, Pdf, Cited)) for part in turn.parts):
             raise UnsupportedByProvider("an image or a document in an assistant's turn")
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
         text = joined_text(turn)
@@ -289,17 +290,14 @@ class OpenAICodec:
         return encoded
 
     def _content(self, turn: Message, model: ModelSpec) -> str | list[Json]:
-        said = [part for part in turn.parts if isinstance(part, (Text, Image, Pdf))]
+        said = [part for part in turn.parts if isinstance(part, (Text, Image, Pdf, Cited))]
         if turn.role == "system":
-            if any(isinstance(part, (Image, Pdf)) for part in said):
+            if any(isinstance(part, (Image, Pdf, Cited)) for part in said):
                 raise UnsupportedByProvider("an image or a document in a system message")
             return joined_text(turn)  # many compatible servers take only a string here
         if len(said) <= 1 and all(isinstance(part, Text) for part in said):
             return turn.text
-        blocks: list[Json] = []
-        for part in said:
-            blocks += file_blocks(part, model) if isinstance(part, Pdf) else [content_block(part)]
-        return blocks
+        return [block for part in said for block in content_blocks(part, model)]
 
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
         """The answer's JSON object; errors of every shape are raised."""

@@ -3,9 +3,9 @@
 import re
 
 from routing.adapters.deferral import said_by
-from routing.adapters.documents import file_name, said_of
+from routing.adapters.documents import NO_CITATIONS, file_name, said_of
 from routing.adapters.wire import Json, inline_image
-from routing.types import Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
+from routing.types import Cited, Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
 
 # They have documents read by other means than their models, or search in them, and ask a price for that.
 _READ_APART = re.compile(r"^https?://[^/]*\b(?:x\.ai|mistral\.ai|openrouter\.ai)(?:[:/]|$)")
@@ -19,8 +19,17 @@ def content_block(part: Text | Image) -> Json:
     return {"type": "image_url", "image_url": {**image, "detail": part.detail} if part.detail else image}
 
 
-def file_blocks(pdf: Pdf, model: ModelSpec) -> list[Json]:
-    """A PDF document, after what is said about it and has no place in a `file`. Raises UnsupportedByProvider."""
+def content_blocks(part: Text | Image | Pdf | Cited, model: ModelSpec) -> list[Json]:
+    """Raises UnsupportedByProvider for what this API, or this server, does not take."""
+    if isinstance(part, Pdf):
+        return _file_blocks(part, model)
+    if isinstance(part, Cited):
+        raise UnsupportedByProvider(NO_CITATIONS)
+    return [content_block(part)]
+
+
+def _file_blocks(pdf: Pdf, model: ModelSpec) -> list[Json]:
+    """A PDF document, after what is said about it and has no place in a `file`."""
     if pdf.url:
         raise UnsupportedByProvider("a PDF by address: this API takes none")
     if _READ_APART.search(model.provider.base_url):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from routing.types import (
     ChatRequest,
+    Cited,
     Image,
     Message,
     ModelSpec,
@@ -136,9 +137,9 @@ def joined_text(turn: Message) -> str:
 
 
 def images(turn: Message) -> Iterator[Image]:
-    """What an API shows that shows nothing but images. Raises UnsupportedByProvider for a PDF."""
+    """What an API shows that shows nothing but images. Raises UnsupportedByProvider for another document."""
     for part in turn.parts:
         if isinstance(part, Image):
             yield part
-        elif isinstance(part, Pdf):
-            raise UnsupportedByProvider("a PDF document: this API takes none")
+        elif isinstance(part, (Pdf, Cited)):
+            raise UnsupportedByProvider("a PDF document, or one to be cited: this API takes none")

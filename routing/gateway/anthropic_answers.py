@@ -76,6 +76,8 @@ def _encoded(part: Part) -> Json:
         if part.redacted:
             return {"type": "redacted_thinking", "data": part.text}
         return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+    if isinstance(part, Text) and part.citations:
+        return {"type": "text", "text": part.text, "citations": part.citations}
     return {"type": "text", "text": part.text if isinstance(part, Text) else ""}
 
 
@@ -154,9 +156,14 @@ class StreamEncoder:
             self._block(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""}, out)
             self._piece({"type": "signature_delta", "signature": delta.reasoning_signature}, out)
             self._close(out)  # it signs one block: thinking that follows is another
+        if delta.begins and self._open == ("text", 0):
+            self._close(out)
         if delta.text:
             self._block(("text", 0), {"type": "text", "text": ""}, out)
             self._piece({"type": "text_delta", "text": delta.text}, out)
+        if delta.citation is not None:
+            self._block(("text", 0), {"type": "text", "text": ""}, out)
+            self._piece({"type": "citations_delta", "citation": delta.citation}, out)
         if delta.tool_index is not None:
             if self._open is not None and self._open[0] == "tool" and self._open[1] != delta.tool_index:
                 self._postpone(delta, delta.tool_index)

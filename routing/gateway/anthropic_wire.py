@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
+from routing.gateway.document_parts import document_part, refuse_some_cited, stands_alone
 from routing.gateway.documents import KINDS, block_text, texts_of
 from routing.gateway.heads import BETAS
-from routing.gateway.pdf_parts import document_pdf, is_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
@@ -19,8 +19,8 @@ from routing.gateway.reading import (
     MAX_TOOLS,
     Incoming,
     Json,
+    by_one_model,
     chosen_tool,
-    count_shown,
     effort,
     flag,
     hints,
@@ -32,6 +32,7 @@ from routing.gateway.reading import (
     passed_through,
     refuse,
     schema,
+    shown_in,
     stops,
     text,
     tool_name,
@@ -40,6 +41,7 @@ from routing.gateway.reading import (
 )
 from routing.types import (
     ChatRequest,
+    Cited,
     Image,
     Message,
     Part,
@@ -119,8 +121,22 @@ def decode_messages(
         api_key_id=api_key_id,
         **paying,
     )
-    count_shown(request)
+    shown = shown_in(request)
+    if shown and any(isinstance(part, Cited) for part in shown):
+        request = _by_one_that_cites(request, rows)
     return Incoming(request, stream=bool(flag(body, "stream")), include_usage=True)
+
+
+def _by_one_that_cites(request: ChatRequest, turns: list[Json]) -> ChatRequest:
+    """Only what one model wrote as it stands says truly where it stands in the documents."""
+    refuse_some_cited(turns)
+    if request.json_schema is not None:
+        unsupported("output_config.format", "and citations do not go together")
+    return replace(request, hints=by_one_model(request.hints, "citations"))
+
+
+def _with_citations(said: Text, block: Json, where: str) -> Text:
+    return replace(said, citations=tuple(objects(block, "citations", f"{where}.", most=MAX_PARTS)))
 
 
 def _betas(headers: Mapping[str, str]) -> Json:
@@ -236,14 +252,13 @@ def _parts(block: Json, where: str, role: Role) -> list[Part]:
 def _block(block: Json, where: str, role: Role) -> Part:
     match block.get("type"), role:
         case "text", _:
-            return Text(text(block, "text", f"{where}."), _mark(block, f"{where}."))
+            said = Text(text(block, "text", f"{where}."), _mark(block, f"{where}."))
+            return _with_citations(said, block, where) if block.get("citations") and role == "assistant" else said
         case "image", "user":
             image = _image(mapping(block, "source", f"{where}."), where)
             return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
         case (("document" | "search_result"), "user"):
-            if is_pdf(block):
-                return replace(document_pdf(block, where), cache_mark=_mark(block, f"{where}."))
-            return Text(block_text(block, where), _marks(block, where))
+            return replace(document_part(block, where), cache_mark=_marks(block, where))
         case "tool_use", "assistant":
             arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
             called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
@@ -258,7 +273,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
 
 
 def _tool_result(block: Json, where: str) -> list[Part]:
-    """A tool's answer, and the images and PDFs in it."""
+    """A tool's answer, and the images and documents in it that are no text."""
     call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
     content, mark = block.get("content"), _mark(block, f"{where}.")
     if content is None or isinstance(content, str):
@@ -266,24 +281,23 @@ def _tool_result(block: Json, where: str) -> list[Part]:
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
     if any(row.get("type") not in ("text", "image", "tool_reference", *KINDS) for row in rows):
         unsupported(f"{where}.content", "must be text, images, documents or found tools: it is a tool's result")
-    shown = [_shown(row, f"{where}.content", call_id) for row in rows if _is_shown(row)]
-    told = [row for row in rows if row["type"] != "tool_reference" and not _is_shown(row)]
+    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
+    found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
+    rows = [row for row in rows if row["type"] != "tool_reference"]
+    apart = [row["type"] == "image" or stands_alone(row, f"{where}.content") for row in rows]
+    shown = [_shown(row, f"{where}.content", call_id) for row, alone in zip(rows, apart, strict=True) if alone]
+    told = [row for row, alone in zip(rows, apart, strict=True) if not alone]
     between = "\n" if any(row["type"] in KINDS for row in told) else ""
     said = between.join([_told(row, f"{where}.content") for row in told])
-    found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
-    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
     return [ToolResult(call_id, said, is_error=failed, cache_mark=mark, references=found), *shown]
 
 
-def _is_shown(row: Json) -> bool:
-    return row["type"] == "image" or is_pdf(row)
-
-
 def _shown(row: Json, where: str, call_id: str) -> Part:
-    """An image or a PDF that a tool gave."""
+    """An image or a document that a tool gave."""
     if row["type"] == "image":
         return replace(_image(mapping(row, "source", f"{where}."), where), tool_call_id=call_id)
-    return replace(document_pdf(row, where), tool_call_id=call_id)
+    part = document_part(row, where)
+    return part if isinstance(part, Text) else replace(part, tool_call_id=call_id)
 
 
 def _told(row: Json, where: str) -> str:

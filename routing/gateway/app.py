@@ -11,7 +11,8 @@ from math import ceil
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
-from routing.gateway.chat import ANTHROPIC, OPENAI, chat, settled
+from routing.gateway.chat import chat, settled
+from routing.gateway.dialects import ANTHROPIC, OPENAI
 from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,

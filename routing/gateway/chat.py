@@ -6,91 +6,46 @@ between, the hold is still there and the sweep settles it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from functools import lru_cache, partial
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, cast
 from uuid import UUID
 
 from routing import envelopes, receipts, service
-from routing.adapters.assembly import deltas_of
 from routing.attempts import Answer
+from routing.choices import Several
 from routing.collecting import prompt_tokens
-from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
 from routing.gateway.asking import Preparation, asker
+from routing.gateway.dialects import Dialect, call_headers
 from routing.gateway.feed import feed
-from routing.gateway.http import JSON_TYPE, ClientGone, Headers, Http, header_text
+from routing.gateway.http import JSON_TYPE, MAX_BODY_BYTES, ClientGone, Http
 from routing.gateway.keys import Key
-from routing.gateway.limits import Admission, Standing, limits
+from routing.gateway.limits import Admission, limits
 from routing.gateway.outlet import outlet
-from routing.gateway.rates import anthropic_headers, openai_headers
-from routing.gateway.reading import Incoming, Json, parse
+from routing.gateway.reading import Incoming, parse
 from routing.gateway.streams import streams
+from routing.gateway.telling import SeveralStream, Stream
 from routing.pricing import usd
-from routing.types import Candidate, ChatRequest, ChatResult, Delta, StopReason, Usage
-from ziggie.errors import Forbidden, RoutingError, Unavailable, ZiggieError
+from routing.types import ChatRequest
+from ziggie.errors import Forbidden, RoutingError, TooLarge, Unavailable, ZiggieError
 from ziggie.ids import id_text
-from ziggie.values import replace, value
+from ziggie.values import replace
 
 logger = logging.getLogger(__name__)
 
 UNBOUNDED_OUTPUT_TOKENS = 1_000  # what a call that names no limit is taken to write, until it has ended
-STREAM_HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),
-)
-
-
-class StreamEncoder(Protocol):
-    def deltas(self, deltas: list[Delta]) -> bytes: ...
-
-    def end(self, stop_reason: StopReason, usage: Usage) -> bytes: ...
-
-    def failure(self, error: ZiggieError) -> bytes: ...
-
-
-@value
-class Dialect:
-    """One wire API."""
-
-    decode: Callable[[Json, Mapping[str, str], str], Incoming]
-    encode: Callable[[ChatResult, str, str], bytes]
-    streaming: Callable[[str, str, bool, int], StreamEncoder]
-    error: Callable[[ZiggieError, int, str], bytes]
-    request_id_header: bytes
-    rates: Callable[[Standing], Headers]
-
-    def request_id(self, request_id: str) -> Headers:
-        """The id under our name and under the one that the API's clients look for."""
-        encoded = request_id.encode()
-        return [(b"x-ziggie-request-id", encoded), (self.request_id_header, encoded)]
-
-
-OPENAI = Dialect(
-    lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
-    lambda result, call_id, model: openai_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
-    openai_answers.encode_error,
-    b"x-request-id",
-    openai_headers,
-)
-ANTHROPIC = Dialect(
-    lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
-    lambda result, call_id, model: anthropic_answers.encode_result(result, call_id=call_id, model=model),
-    lambda call_id, model, _, prompt: anthropic_answers.StreamEncoder(
-        call_id=call_id, model=model, input_tokens=prompt
-    ),
-    anthropic_answers.encode_error,
-    b"request-id",
-    anthropic_headers,
-)
+MAX_SENT_BYTES = 4 * MAX_BODY_BYTES  # of one request, which goes to its provider once for each answer
 
 _settling: set[asyncio.Future[Any]] = set()
 
 
 async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     """Answers one request. Raises ZiggieError only while nothing has been sent."""
-    incoming = dialect.decode(parse(await http.body()), http.hints, key.id)
+    body = await http.body()
+    incoming = dialect.decode(parse(body), http.hints, key.id)
+    if incoming.request.choices != 1:
+        _check_copies(incoming.request.choices, len(body))
+    del body  # it may be large, and the call long
     check_model(incoming.request.model, key)
     windows = limits()
     admission = windows.at_once(key) or await windows.admit(key, _estimate(incoming.request, key))
@@ -108,11 +63,19 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
         windows.correct(key, admission)
 
 
+def _check_copies(choices: int, size: int) -> None:
+    """Raises TooLarge for a request that would go out too often for its size."""
+    if choices * size > MAX_SENT_BYTES:
+        millions = MAX_SENT_BYTES // 2**20
+        raise TooLarge(f"n: {choices} answers to a body of {size} bytes are more than {millions} MB to send")
+
+
 def _estimate(request: ChatRequest, key: Key) -> int:
     """Tokens to count until it is known what the call used: looked for only where a limit needs it."""
     if key.tokens_per_minute is None:
         return 0
-    return prompt_tokens(request) + (request.max_output_tokens or UNBOUNDED_OUTPUT_TOKENS)
+    each = prompt_tokens(request) + (request.max_output_tokens or UNBOUNDED_OUTPUT_TOKENS)
+    return each * request.choices
 
 
 async def _drawing(incoming: Incoming, run_id: str, key: Key) -> Incoming:
@@ -154,7 +117,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     answer = await _walked(http, call, admission)
     try:
         name = id_text(call.id)
-        body = dialect.encode(answer.result, name, answer.candidate.model.slug)
+        body = dialect.encode(answer, name, answer.candidate.model.slug)
         cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
         headers = call_headers(call, name, answer.candidate, dialect)
         await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", cost)])
@@ -163,7 +126,8 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
-    stream = _Stream(http, dialect, include_usage=incoming.include_usage)
+    kind = Stream if incoming.request.choices == 1 else SeveralStream
+    stream = kind(http, dialect, include_usage=incoming.include_usage)
     preparation = Preparation(incoming.request, whole=False)
     call = await service.open_call(
         incoming.request,
@@ -174,6 +138,8 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
     )
     stream.call = call
     call.walk.kept_waiting = lambda: http.kept_waiting
+    if isinstance(stream, SeveralStream):
+        stream.listen(cast("Several", call.walk), preparation)
     try:
         answer = await _walked(http, call, admission)
         try:
@@ -186,55 +152,6 @@ async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: In
         await stream.fail(error)
     finally:
         del stream.call  # it asks by this stream: the two would keep all that was said until the collector comes
-
-
-class _Stream:
-    """The answer on its way to the client. Headers go with the first piece: until then another model may serve.
-    An answer of several calls, or one that was kept, goes out when it is whole."""
-
-    def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
-        self.call: service.OpenCall
-        self._http = http
-        self._dialect = dialect
-        self._include_usage = include_usage
-        self._encoder: StreamEncoder | None = None
-        self._candidate: Candidate | None = None
-
-    async def take(self, candidate: Candidate, deltas: list[Delta]) -> None:
-        if service.is_live(self.call):
-            await self._send(candidate, deltas)
-
-    async def _send(self, candidate: Candidate, deltas: list[Delta]) -> None:
-        encoder = self._encoder_for(candidate)
-        piece = encoder.deltas(deltas)
-        if piece:
-            await self._begin(candidate)
-            await self._http.send_piece(piece)
-
-    async def end(self, answer: Answer) -> None:
-        if not self._http.started:
-            await self._send(answer.candidate, deltas_of(answer.result))
-        encoder = self._encoder_for(answer.candidate)
-        await self._begin(answer.candidate)
-        await self._http.send_piece(encoder.end(answer.result.stop_reason, answer.result.usage), last=True)
-
-    async def fail(self, error: ZiggieError) -> None:
-        assert self._encoder is not None
-        await self._http.send_piece(self._encoder.failure(error), last=True)
-
-    def _encoder_for(self, candidate: Candidate) -> StreamEncoder:
-        if self._encoder is None or candidate is not self._candidate:
-            self._candidate = candidate
-            self._encoder = self._dialect.streaming(
-                str(self.call.id), candidate.model.slug, self._include_usage, self.call.demand.input_likely
-            )
-        return self._encoder
-
-    async def _begin(self, candidate: Candidate) -> None:
-        if not self._http.started:
-            self.call.walk.committed = True
-            headers = call_headers(self.call, str(self.call.id), candidate, self._dialect)
-            await self._http.start_stream([*STREAM_HEADERS, *headers])
 
 
 async def _walked(http: Http, call: service.OpenCall, admission: Admission) -> Answer:
@@ -322,25 +239,3 @@ def _explained(failure: Exception, call: service.OpenCall) -> ZiggieError:
     error = RoutingError("the gateway failed")
     error.http_status, error.code = 500, "internal"
     return service.name_call(error, call)
-
-
-def call_headers(call: service.OpenCall, name: str, candidate: Candidate, dialect: Dialect) -> Headers:
-    """`name` is the call's id."""
-    model = candidate.model
-    attempts = max(len(call.walk.attempts), 1)
-    return [
-        *dialect.request_id(name),
-        *route_headers(model.slug, model.provider.slug, str(model.source), call.plan.rule),
-        (b"x-ziggie-attempts", b"%d" % attempts),
-        (b"x-ziggie-cache", call.turn.state.encode()),
-    ]
-
-
-@lru_cache(maxsize=4096)
-def route_headers(model: str, provider: str, source: str, rule: str) -> tuple[tuple[bytes, bytes], ...]:
-    return (
-        (b"x-ziggie-model", header_text(model)),
-        (b"x-ziggie-provider", header_text(provider)),
-        (b"x-ziggie-source", header_text(source)),
-        (b"x-ziggie-rule", header_text(rule)),
-    )

@@ -19,11 +19,9 @@ _NOTHING: tuple[object, ...] = (None, "", [], {})
 
 def block_text(block: Json, where: str) -> str:
     """The text of a block of one of the KINDS, with what is said about it. Raises Unsupported for one that is no text
-    (a file), that says what would get lost, or that the answer is to quote: none of ours has a place for
-    citations."""
+    (a file), or that says what would get lost."""
     kind = block["type"]
     refuse_others(block, _READ[kind].union(_ABOUT[kind]), where)
-    refuse_citations(block, where)
     if kind == "search_result":
         said = _texts(needed(block, "content", f"{where}."), f"{where}.content")
     else:
@@ -45,9 +43,18 @@ def refuse_others(holder: Json, known: frozenset[str], where: str) -> None:
             unsupported(f"{where}.{key[:40]}")
 
 
-def refuse_citations(holder: Json, where: str) -> None:
-    if flag(mapping(holder, "citations", f"{where}."), "enabled", f"{where}.citations."):
-        unsupported(f"{where}.citations")
+def is_cited(block: Json, where: str) -> bool:
+    """Whether the model is to cite it. Raises InvalidInput or Unsupported for what is no such wish."""
+    wish = mapping(block, "citations", f"{where}.")
+    if wish:
+        refuse_others(wish, frozenset({"enabled"}), f"{where}.citations")
+    return bool(flag(wish, "enabled", f"{where}.citations."))
+
+
+def plain_rows(content: str | list[Json]) -> list[Json]:
+    """Blocks of text, which have been read, without their marks."""
+    texts = [content] if isinstance(content, str) else [row["text"] for row in content]
+    return [{"type": "text", "text": text} for text in texts]
 
 
 def _source(source: Json, where: str) -> str:

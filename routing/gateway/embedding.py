@@ -15,7 +15,8 @@ from routing.budgets import budgets_in_scope
 from routing.calls import HOLD_SECONDS, LONGEST_CALL_SECONDS
 from routing.demand import Demand, measure
 from routing.gateway import other_wire, token_inputs
-from routing.gateway.chat import OPENAI, beside, check_model, envelope_of
+from routing.gateway.chat import beside, check_model, envelope_of
+from routing.gateway.dialects import OPENAI
 from routing.gateway.http import JSON_TYPE, ClientGone, Http, header_text
 from routing.gateway.keys import Key
 from routing.gateway.limits import Admission, limits

@@ -41,10 +41,26 @@ _ERROR_TYPES = {
     431: "invalid_request_error",
     429: "rate_limit_error",
 }
+_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
 DONE = b"data: [DONE]\n\n"
 
 
-def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
+def encode_result(result: ChatResult, *, call_id: str, model: str, others: Sequence[ChatResult] = ()) -> bytes:
+    """`usage` is what all choices have used: each has read the prompt."""
+    choices, usage = [_choice(result, 0)], result.usage
+    if others:
+        choices += [_choice(other, index) for index, other in enumerate(others, 1)]
+        usage = usage_of([result, *others])
+    return orjson.dumps({**_head(call_id, model, "chat.completion"), "choices": choices, "usage": _usage(usage)})
+
+
+def usage_of(results: Sequence[ChatResult]) -> Usage:
+    """What answers have used together. What none of them tells is not told."""
+    counts = {name: [told for each in results if (told := getattr(each.usage, name)) is not None] for name in _COUNTS}
+    return Usage(**{name: sum(told) for name, told in counts.items() if told})
+
+
+def _choice(result: ChatResult, index: int) -> Json:
     text, refusal = result.text, ""
     if result.stop_reason == "content_filter":
         refusal = "".join([part.text for part in result.parts if isinstance(part, Text) and part.refuses])
@@ -60,10 +76,7 @@ def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
         message["content"] = ""
     finish = "stop" if refusal else _FINISH[result.stop_reason]  # as OpenAI ends a refusal that is told as one
     logprobs = _logprobs(result.logprobs, refused=bool(refusal)) if result.logprobs else None
-    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish}
-    return orjson.dumps(
-        {**_head(call_id, model, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
-    )
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
 
 
 def _logprobs(told: Sequence[Mapping[str, Any]], *, refused: bool) -> Json:
@@ -105,16 +118,16 @@ def _usage(usage: Usage) -> Json:
 
 
 class StreamEncoder:
-    """One answer as server-sent chunks."""
+    """One answer as server-sent chunks; `index` is its place among those of its call."""
 
-    def __init__(self, *, call_id: str, model: str, include_usage: bool) -> None:
+    def __init__(self, *, call_id: str, model: str, include_usage: bool, index: int = 0) -> None:
         head = orjson.dumps(_head(call_id, model, "chat.completion.chunk"))[:-1]
-        self._head = b"data: " + head + b',"choices":[{"index":0,"delta":'
+        self._head = b'data: %b,"choices":[{"index":%d,"delta":' % (head, index)
         self._no_choices = b"data: " + head + b',"choices":[],"usage":'
         self._include_usage = include_usage
         nothing_used = b',"usage":null' if include_usage else b""
         self._tail = b',"logprobs":null,"finish_reason":null}]' + nothing_used + b"}\n\n"
-        self._begun = False
+        self.has_begun = False
         self._refused = False
         self._signature = ""  # Google's, of the call that comes next
 
@@ -132,8 +145,8 @@ class StreamEncoder:
 
     def _chunk(self, delta: Delta) -> bytes:
         said: Json = {}
-        if not self._begun:
-            self._begun = True
+        if not self.has_begun:
+            self.has_begun = True
             said["role"] = "assistant"
             said["content"] = ""
         if delta.refuses:
@@ -157,11 +170,23 @@ class StreamEncoder:
         return self._head + orjson.dumps(said) + tail
 
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
+        return self.last(stop_reason) + self.close(usage)
+
+    def last(self, stop_reason: StopReason) -> bytes:
+        """The end of this answer."""
         finish = b"stop" if self._refused else _FINISH[stop_reason].encode()
-        opening = b"" if self._begun else self._chunk(Delta())
-        last = self._head + b"{}" + self._tail.replace(b'"finish_reason":null', b'"finish_reason":"' + finish + b'"')
+        opening = b"" if self.has_begun else self._chunk(Delta())
+        return (
+            opening
+            + self._head
+            + b"{}"
+            + self._tail.replace(b'"finish_reason":null', b'"finish_reason":"' + finish + b'"')
+        )
+
+    def close(self, usage: Usage) -> bytes:
+        """The end of the stream."""
         spent = self._no_choices + orjson.dumps(_usage(usage)) + b"}\n\n" if self._include_usage else b""
-        return opening + last + spent + DONE
+        return spent + DONE
 
     def failure(self, error: ZiggieError) -> bytes:
         """The error as the stream's last event: no [DONE] follows, the answer is not complete."""

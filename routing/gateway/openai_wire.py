@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.call_pieces import google_signature
+from routing.demand import MOST_ANSWERS
 from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
@@ -13,8 +14,8 @@ from routing.gateway.reading import (
     MAX_TOOLS,
     Incoming,
     Json,
+    by_one_model,
     chosen_tool,
-    count_shown,
     effort,
     flag,
     hints,
@@ -26,6 +27,7 @@ from routing.gateway.reading import (
     passed_through,
     refuse,
     schema,
+    shown_in,
     stops,
     text,
     tool_name,
@@ -34,7 +36,6 @@ from routing.gateway.reading import (
 )
 from routing.types import (
     ChatRequest,
-    Hints,
     Image,
     Message,
     Part,
@@ -59,14 +60,13 @@ _SPEAKING = frozenset[Role]({"system", "user"})
 _READ = frozenset(
     {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stop", "seed", "stream"}
     | {"stream_options", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"}
-    | {"metadata", "store", "logprobs", "top_logprobs", "modalities", "user"}
+    | {"metadata", "store", "logprobs", "top_logprobs", "modalities", "user", "n"}
 )
 # All that most requests say.
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
 _DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
-SINGLE = "single"  # the pattern of one answer by one model
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -85,13 +85,13 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
             temperature=number(body, "temperature", least=0, most=2),
             api_key_id=api_key_id,
         )
-        count_shown(request)
+        shown_in(request)
         return Incoming(request, stream=bool(flag(body, "stream")))
     _refuse_what_cannot_be_answered(body)
     said, paying = hints(mapping(body, "metadata"), headers)
-    logprobs = _logprobs(body)
-    if logprobs is not None:
-        said = _by_one_model(said)
+    logprobs, choices = _logprobs(body), whole(body, "n", least=1, most=MOST_ANSWERS) or 1
+    if logprobs is not None or choices != 1:
+        said = by_one_model(said, "logprobs" if choices == 1 else "n")
     output = _response_format(mapping(body, "response_format"))
     tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
@@ -107,13 +107,14 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         parallel_tool_calls=flag(body, "parallel_tool_calls"),
         reasoning_effort=effort(body, "reasoning_effort"),
         logprobs=logprobs,
+        choices=choices,
         end_user=text(body, "user", default=""),
         extra=passed_through(body, _READ),
         api_key_id=api_key_id,
         **output,
         **paying,
     )
-    count_shown(request)
+    shown_in(request)
     return Incoming(
         request,
         stream=bool(flag(body, "stream")),
@@ -135,8 +136,6 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
         unsupported("store", "is not supported: this gateway keeps no answers for later reading")
     if body.get("modalities") not in (None, ["text"]):
         unsupported("modalities", "other than text are not supported by this gateway")
-    if whole(body, "n", least=1, most=128) not in (None, 1):
-        unsupported("n", "must be 1: one call gives one answer")
 
 
 def _logprobs(body: Json) -> int | None:
@@ -147,13 +146,6 @@ def _logprobs(body: Json) -> int | None:
     if beside:
         refuse("top_logprobs", "needs logprobs: true")
     return None
-
-
-def _by_one_model(said: Hints) -> Hints:
-    """Only what one model wrote as it stands has probabilities of its own."""
-    if said.pattern not in ("", SINGLE):
-        unsupported("logprobs", f"and the pattern {said.pattern!r} do not go together")
-    return replace(said, pattern=SINGLE)
 
 
 def _message(row: Json, place: int) -> Message:

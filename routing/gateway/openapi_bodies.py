@@ -3,6 +3,7 @@ what else these APIs have goes through to the providers that know it."""
 
 from typing import Any
 
+from routing.demand import MOST_ANSWERS
 from routing.gateway.reading import (
     MAX_DIMENSIONS,
     MAX_MESSAGES,
@@ -107,6 +108,7 @@ CHAT = _object(
     top_p=SHARE,
     stop={"oneOf": [STRING, STOPS], "nullable": True},
     seed={"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1, "nullable": True},
+    n={"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS, "nullable": True},
     stream=FLAG,
     stream_options=_may(_object(include_usage=FLAG)),
     tools=_may(_list(_TOOL, maxItems=MAX_TOOLS)),
@@ -139,7 +141,7 @@ COMPLETION = _object(
     object=_one_of("chat.completion"),
     created=COUNT,
     model=STRING,
-    choices=_list(_CHOICE, minItems=1, maxItems=1),
+    choices=_list(_CHOICE, minItems=1, maxItems=MOST_ANSWERS),
     usage=_object(
         *("prompt_tokens", "completion_tokens", "total_tokens"),
         prompt_tokens=COUNT,
@@ -205,6 +207,7 @@ _DOCUMENT = _object(
     source={"oneOf": [_PDF, _SOURCES[1], _PLAIN]},
     title=_may(STRING),
     context=_may(STRING),
+    citations=_may(_object(enabled=FLAG)),
 )
 _USERS: list[Described] = [
     _TEXT,

@@ -4,7 +4,8 @@ from routing import snapshot
 from routing.adapters.transport import codec_for
 from routing.collecting import prompt_tokens
 from routing.gateway import anthropic_answers, anthropic_wire, other_wire
-from routing.gateway.chat import ANTHROPIC, OPENAI, check_model, route_headers
+from routing.gateway.chat import check_model
+from routing.gateway.dialects import ANTHROPIC, OPENAI, route_headers
 from routing.gateway.http import JSON_TYPE, Headers, Http
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits

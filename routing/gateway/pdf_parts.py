@@ -3,7 +3,7 @@
 import binascii
 import re
 
-from routing.gateway.documents import NO_FILES, OF_DOCUMENT, refuse_citations, refuse_others
+from routing.gateway.documents import NO_FILES, OF_DOCUMENT, refuse_others
 from routing.gateway.reading import MAX_NAME, Json, mapping, refuse, text, unsupported
 from routing.pdfs import pages_likely
 from routing.types import Pdf
@@ -24,9 +24,8 @@ def is_pdf(block: Json) -> bool:
 
 
 def document_pdf(block: Json, where: str) -> Pdf:
-    """One that is_pdf(). Raises InvalidInput or Unsupported, also where it is to be cited."""
+    """One that is_pdf(). Raises InvalidInput or Unsupported."""
     refuse_others(block, OF_DOCUMENT, where)
-    refuse_citations(block, where)
     title, context = (text(block, name, f"{where}.", default="") for name in ("title", "context"))
     source, where = mapping(block, "source", f"{where}."), f"{where}.source"
     kind = source["type"]

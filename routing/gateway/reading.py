@@ -6,10 +6,11 @@ from typing import Any, NoReturn
 
 import orjson
 
+from routing.demand import SINGLE
 from routing.gateway.heads import BETAS
-from routing.types import ChatRequest, Hints, Image, Pdf, Tool
+from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Text, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
-from ziggie.values import Value
+from ziggie.values import Value, replace
 
 Json = dict[str, Any]
 
@@ -234,15 +235,21 @@ def chosen_tool(choice: str, tools: tuple[Tool, ...]) -> str:
     return choice
 
 
-def count_shown(request: ChatRequest) -> None:
-    """Raises TooLarge for more images or PDFs than are accepted."""
-    shown = [part for message in request.messages for part in message.parts if isinstance(part, (Image, Pdf))]
-    if len(shown) <= min(MAX_IMAGES, MAX_PDFS):
-        return
-    images = sum(isinstance(part, Image) for part in shown)
-    for what, count, most in (("images", images, MAX_IMAGES), ("PDF documents", len(shown) - images, MAX_PDFS)):
-        if count > most:
-            raise TooLarge(f"at most {most} {what} are accepted, and there are {count}")
+def shown_in(request: ChatRequest) -> list[Image | Pdf | Cited]:
+    """Its images and documents. Raises TooLarge for more images or PDFs than are accepted."""
+    shown = [
+        part
+        for message in request.messages
+        for part in message.parts
+        if not isinstance(part, Text) and isinstance(part, (Image, Pdf, Cited))  # nearly all are texts
+    ]
+    if shown and len(shown) > min(MAX_IMAGES, MAX_PDFS):
+        images = sum(isinstance(part, Image) for part in shown)
+        pdfs = sum(isinstance(part, Pdf) or (isinstance(part, Cited) and part.pages is not None) for part in shown)
+        for what, count, most in (("images", images, MAX_IMAGES), ("PDF documents", pdfs, MAX_PDFS)):
+            if count > most:
+                raise TooLarge(f"at most {most} {what} are accepted, and there are {count}")
+    return shown
 
 
 def tool_name(holder: Mapping[str, Any], where: str) -> str:
@@ -298,6 +305,13 @@ def hints(metadata: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[Hint
 
 
 _NO_HINTS = Hints()
+
+
+def by_one_model(said: Hints, why: str) -> Hints:
+    """For a request whose answer no second model may have a part in, because of the parameter `why`."""
+    if said.pattern not in ("", SINGLE):
+        unsupported(why, f"and the pattern {said.pattern!r} do not go together")
+    return replace(said, pattern=SINGLE)
 
 
 def _complexity(said: str) -> float:

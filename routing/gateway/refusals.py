@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import orjson
 
-from routing.gateway.chat import ANTHROPIC, OPENAI
+from routing.gateway.dialects import ANTHROPIC, OPENAI
 from routing.gateway.http import END_CONNECTION, JSON_TYPE, RequestTimeout
 from routing.gateway.paths import origin_form
 from ziggie.errors import InvalidInput, Unavailable, ZiggieError, error_body

@@ -19,6 +19,7 @@ from routing.tokens import estimate_tokens
 from routing.types import (
     ChatRequest,
     ChatResult,
+    Cited,
     Delta,
     Image,
     Pdf,
@@ -108,8 +109,8 @@ def _stated_confidence(text: str) -> float | None:
 
 def _checked(request: ChatRequest) -> list[str]:
     """The prompt's texts. Raises for what extraction cannot serve."""
-    if any(isinstance(part, (Image, Pdf)) for message in request.messages for part in message.parts):
-        raise UnsupportedByProvider("the offline model reads no images and no PDFs")
+    if any(isinstance(part, (Image, Pdf, Cited)) for message in request.messages for part in message.parts):
+        raise UnsupportedByProvider("the offline model reads no images and no PDFs, and cites nothing")
     if request.tool_choice not in ("", "auto", "none"):
         raise UnsupportedByProvider("the offline model calls no tools")
     if request.logprobs is not None:

@@ -16,6 +16,7 @@ from routing.types.answers import (
     Usage,
 )
 from routing.types.configuration import (
+    CITES,
     EMBEDS,
     ENVELOPE,
     READS_PDF,
@@ -36,6 +37,7 @@ from routing.types.configuration import (
     World,
 )
 from routing.types.conversation import (
+    Cited,
     Image,
     Message,
     Part,
@@ -66,6 +68,7 @@ from routing.types.request import BudgetFit, ChatRequest, Hints, Verdict
 
 __all__ = [
     "ANSWERED",
+    "CITES",
     "EMBEDS",
     "ENVELOPE",
     "READS_PDF",
@@ -79,6 +82,7 @@ __all__ = [
     "Candidate",
     "ChatRequest",
     "ChatResult",
+    "Cited",
     "Delta",
     "DropKind",
     "Dropped",

@@ -47,7 +47,8 @@ class Delta(Value):
     `tool_index` says which tool call a piece belongs to, `tool_id` and `tool_name` come once with its
     first piece. `reasoning_redacted` marks one whole block of encrypted thinking, `refuses` a text that says that
     there will be no answer. `logprobs` are of the tokens that it brings. `held` is what the model has just written of
-    something that comes whole in a later delta.
+    something that comes whole in a later delta. `begins`: another block of text than the one before, which only
+    matters where documents are cited; `citation` is one of the block's.
     `usage`, `stop_reason` and `mean_logprob` come near the end, in any order."""
 
     text: str = ""
@@ -67,11 +68,13 @@ class Delta(Value):
     refuses: bool = False
     held: str = ""
     logprobs: tuple[Mapping[str, Any], ...] = ()
+    begins: bool = False
+    citation: Mapping[str, Any] | None = None
 
     @property
     def is_output(self) -> bool:
         """True if a client would see something: such a delta ends the time in which we may fall back."""
-        return bool(self.text or self.reasoning or self.tool_index is not None)
+        return bool(self.text or self.reasoning or self.tool_index is not None or self.citation)
 
     @property
     def is_written(self) -> bool:

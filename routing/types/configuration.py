@@ -67,6 +67,7 @@ class PriceTier:
 # how a model's row says that it makes vectors: people write both
 EMBEDS = frozenset({"embedding", "embeddings"})
 READS_PDF = "pdf"  # and that it reads PDF documents
+CITES = "citations"  # and that it says where in its documents stands what it says
 
 
 @value

@@ -24,11 +24,13 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Text(Value):
-    """`refuses`: the model says here that it will not answer, where its API tells that apart."""
+    """`refuses`: the model says here that it will not answer, where its API tells that apart. `citations`: where in the
+    documents that it was to cite stands what it says, in Anthropic's words."""
 
     text: str
     cache_mark: bool = False
     refuses: bool = False
+    citations: tuple[Mapping[str, Any], ...] = ()
 
 
 class Image(Value):
@@ -54,6 +56,17 @@ class Pdf(Value):
     title: str = ""
     context: str = ""
     pages: int = 0
+    tool_call_id: str = ""
+    cache_mark: bool = False
+
+
+class Cited(Value):
+    """A document or search result that the model is to cite: `block` as Anthropic's clients have it, since nobody else
+    can. `text` is what of it is text, `pages` about how many pages its PDF has, None where it is no PDF."""
+
+    block: Mapping[str, Any]
+    text: str = ""
+    pages: int | None = None
     tool_call_id: str = ""
     cache_mark: bool = False
 
@@ -85,7 +98,7 @@ class Reasoning(Value):
     redacted: bool = False
 
 
-Part = Text | Image | Pdf | ToolCall | ToolResult | Reasoning
+Part = Text | Image | Pdf | Cited | ToolCall | ToolResult | Reasoning
 
 
 class Message(Value):

@@ -138,7 +138,8 @@ class Skipped(Value):
 
 class Routed(Value):
     """A routed call's answer with its receipt in short. `findings` is what its pattern learned: what a verifier
-    found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md)."""
+    found, how sure a draft was and by what reckoning, how a vote went (JSON-like, docs/routing.md). `others` are the
+    answers beside the first one, where several were asked for."""
 
     result: ChatResult
     call_id: str
@@ -155,3 +156,4 @@ class Routed(Value):
     confidence: float | None = None
     cache: CacheState = "off"
     findings: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[ChatResult, ...] = ()

@@ -7,8 +7,8 @@ from uuid import UUID
 from msgspec import field
 
 from routing.types.answers import ChatResult
-from routing.types.configuration import READS_PDF
-from routing.types.conversation import Image, Message, Pdf, Tool
+from routing.types.configuration import CITES, READS_PDF
+from routing.types.conversation import Cited, Image, Message, Pdf, Text, Tool
 from ziggie.values import Value
 
 
@@ -33,7 +33,7 @@ class Verdict(Value):
     confidence: float | None = None
 
 
-_SHOWN = (Image, Pdf)
+_SHOWN = (Image, Pdf, Cited)
 BudgetFit = Literal["", "clamp", "refuse"]
 
 
@@ -51,6 +51,8 @@ class ChatRequest(Value):
 
     `budget_fit` says what becomes of a call whose worst case is more than a budget has left: "clamp" allows a
     shorter answer, "refuse" does not; "" clamps where no `max_output_tokens` is stated and refuses where one is.
+
+    `choices` is how many answers are wanted, each of them independent of the others, all by one model (choices.py).
     """
 
     messages: tuple[Message, ...]
@@ -81,6 +83,7 @@ class ChatRequest(Value):
     creator: str = ""
     envelope_id: UUID | None = None
     budget_fit: BudgetFit = ""
+    choices: int = 1
 
     @property
     def needs(self) -> frozenset[str]:
@@ -90,6 +93,14 @@ class ChatRequest(Value):
             needed |= {"tools"}
         for said in self.messages:
             for part in said.parts:
-                if isinstance(part, _SHOWN):
-                    needed |= {READS_PDF} if isinstance(part, Pdf) else {"vision"}
+                if not isinstance(part, Text) and isinstance(part, _SHOWN):  # nearly all are texts
+                    needed |= _needed_for(part)
         return needed
+
+
+def _needed_for(part: Image | Pdf | Cited) -> set[str]:
+    if isinstance(part, Image):
+        return {"vision"}
+    if isinstance(part, Pdf):
+        return {READS_PDF}
+    return {CITES} if part.pages is None else {CITES, READS_PDF}

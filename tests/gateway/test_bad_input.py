@@ -113,7 +113,7 @@ def test_a_field_of_the_wrong_kind_is_refused_and_named(gateway: Gateway, path: 
 @pytest.mark.parametrize(
     "change",
     [
-        {"n": 3},
+        {"n": 17},
         {"top_logprobs": 3},
         {"functions": [{}]},
         {"modalities": ["audio"]},

@@ -31,11 +31,11 @@ def post(gateway: Gateway, path: str = CHAT, *, key: str = "", **changes: Any) -
     return httpx2.post(gateway.url + path, json={**ASKED, **changes}, headers=headers, timeout=30)
 
 
-def asked_and_left(gateway: Gateway, *, stream: bool, pieces: bool = True) -> None:
+def asked_and_left(gateway: Gateway, *, stream: bool, pieces: bool = True, n: int = 1) -> None:
     """A client that leaves before it has its answer: of a stream with `pieces` once it has some of it, else once the
     provider has been asked."""
     with ThreadPoolExecutor(1) as client:
-        leaving, body = threading.Event(), {**ASKED, "stream": stream}
+        leaving, body = threading.Event(), {**ASKED, "stream": stream, "n": n}
         calling = client.submit(asyncio.run, _leave(gateway, body, leaving, after_a_piece=stream and pieces))
         until(lambda: gateway.openai.calls, 60)
         leaving.set()

@@ -25,16 +25,16 @@ from tests.servers.script import Fault, Reply
 Deed = Callable[[Gateway], object]
 
 
-def asked(reply: Reply, *, stream: bool) -> Deed:
+def asked(reply: Reply, *, stream: bool, n: int = 1) -> Deed:
     def deed(gateway: Gateway) -> None:
         gateway.openai.default = gateway.ollama.default = reply
-        assert post(gateway, model="auto", stream=stream).content
+        assert post(gateway, model="auto", stream=stream, n=n).content
 
     return deed
 
 
-def broken(fault: Fault, *, stream: bool = False) -> Deed:
-    return asked(Reply("One two three four.", fault=fault), stream=stream)
+def broken(fault: Fault, *, stream: bool = False, n: int = 1) -> Deed:
+    return asked(Reply("One two three four.", fault=fault), stream=stream, n=n)
 
 
 def refused(gateway: Gateway) -> None:
@@ -42,10 +42,19 @@ def refused(gateway: Gateway) -> None:
     assert post(gateway).status_code == 402
 
 
-def left(*, stream: bool) -> Deed:
+def one_fails(*, stream: bool) -> Deed:
+    def deed(gateway: Gateway) -> None:
+        gateway.openai.default = Reply("word " * 40, fault="stall", fault_after=3)
+        gateway.openai.queue(Reply(status=400, error="refused"))
+        assert b"refused" in post(gateway, stream=stream, n=3).content
+
+    return deed
+
+
+def left(*, stream: bool, n: int = 1) -> Deed:
     def deed(gateway: Gateway) -> None:
         gateway.openai.default = Reply("word " * 400, fault="stall", fault_after=10 if stream else 0)
-        asked_and_left(gateway, stream=stream)
+        asked_and_left(gateway, stream=stream, n=n)
 
     return deed
 
@@ -119,6 +128,14 @@ def is_open(thing: object) -> bool:
         pytest.param(broken("cut"), id="cut"),
         pytest.param(broken("cut", stream=True), id="cut stream"),
         pytest.param(broken("error_in_stream", stream=True), id="error in a stream"),
+        pytest.param(asked(Reply(), stream=False, n=3), id="several answers"),
+        pytest.param(asked(Reply(), stream=True, n=3), id="several streamed"),
+        pytest.param(asked(Reply(status=500), stream=False, n=3), id="several failed"),
+        pytest.param(broken("cut", stream=True, n=3), id="several cut in a stream"),
+        pytest.param(one_fails(stream=False), id="one of several failed"),
+        pytest.param(one_fails(stream=True), id="one of several failed in a stream"),
+        pytest.param(left(stream=False, n=3), id="several left"),
+        pytest.param(left(stream=True, n=3), id="several left in a stream"),
         pytest.param(left(stream=False), id="left"),
         pytest.param(left(stream=True), id="left stream"),
         pytest.param(sent(HALF), id="half a body, no key"),

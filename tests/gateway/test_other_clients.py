@@ -115,6 +115,17 @@ def langchain(gateway: Gateway, api: str, model: str) -> Any:
     )  # type: ignore[arg-type]  # fmt: skip
 
 
+def test_langchain_gets_several_answers(gateway: Gateway) -> None:
+    from langchain_core.messages import HumanMessage
+
+    set_reply(gateway, RAIN)
+    for model in MODELS:
+        found = langchain(gateway, "openai", model).generate([[HumanMessage("Weather?")]], n=3)
+        assert [generation.text for generation in found.generations[0]] == [RAIN.text] * 3
+        assert found.llm_output["token_usage"]["total_tokens"] == 48
+    assert len(gateway.settled(len(MODELS))) == len(MODELS)
+
+
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 def test_langchain_streams_calls_tools_and_reads_schemas(gateway: Gateway, api: str) -> None:
     from langchain_core.messages import HumanMessage, ToolMessage

@@ -266,7 +266,7 @@ def test_a_system_turn_among_the_others_is_heard(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [{"n": 2}, {"store": True}, {"modalities": ["audio"]}],
+    [{"store": True}, {"modalities": ["audio"]}],
     ids=lambda asked: next(iter(asked)),
 )
 def test_what_no_answer_has_a_place_for_is_refused(gateway: Gateway, asked: Any) -> None:

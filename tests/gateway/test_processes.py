@@ -128,8 +128,8 @@ def moods(chance: random.Random) -> list[Reply]:
 
 
 class Clients:
-    """Five hundred of them. Some leave, some stream, some name the run that pays. A few more wait at the first
-    gateway for a provider that never answers."""
+    """Five hundred of them. Some leave, some stream, some ask for several answers, some name the run that pays. A few
+    more wait at the first gateway for a provider that never answers."""
 
     def __init__(self, gateway: Gateway, urls: list[str], run: UUID, chance: random.Random) -> None:
         self.gateway, self.urls, self.run, self.chance = gateway, urls, run, chance
@@ -149,6 +149,8 @@ class Clients:
             "messages": [{"role": "user", "content": "what"}],
         }
         body["stream"] = self.chance.random() < 0.5
+        if self.chance.random() < 0.15:
+            body["n"] = self.chance.randint(2, 3)
         if self.chance.random() < 0.3:
             body["metadata"] = {"run_id": str(self.run)}
         patience = self.chance.choice([90.0, 90.0, 0.3 + self.chance.random()])

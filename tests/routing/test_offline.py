@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing import offline, pattern_prompts
-from routing.attempts import repair_request
+from routing.judging import repair_request
 from routing.tokens import estimate_tokens
 from routing.types import (
     ChatRequest,

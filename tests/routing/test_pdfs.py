@@ -1,18 +1,20 @@
 """How long a PDF is taken to be, and what its worst case is for each model."""
 
 import time
+import zlib
 from typing import Any
 
 import pytest
 
 from routing import kept_requests
 from routing.adapters.transport import codec_for
+from routing.collecting import prompt_tokens
 from routing.comparing import as_text
 from routing.demand import measure
 from routing.pdfs import PAGE_TOKENS_LIKELY, pages_likely, tokens_at_most
 from routing.pricing import worst_case_microusd
 from routing.rules import plan
-from routing.types import ChatRequest, Hints, Message, Pdf, PriceTier, Text, UnsupportedByProvider
+from routing.types import ChatRequest, Cited, Hints, Message, Pdf, PriceTier, Text, UnsupportedByProvider
 from tests.gateway.pdf_files import encoded, pdf
 from tests.routing.specs import (
     ANTHROPIC,
@@ -37,15 +39,23 @@ def asked(*documents: Pdf, **fields: Any) -> ChatRequest:
     return ChatRequest((Message("user", (Text("what?"), *documents)),), **fields)
 
 
+def hidden(size: int) -> bytes:
+    """A document of which nothing can be seen."""
+    return b"%PDF-1.7\n" + b"x" * size
+
+
 @pytest.mark.parametrize(
     ("document", "pages"),
     [
         (pdf(pages=1), 1),
         (pdf(pages=31), 31),
         (pdf(pages=12).replace(b"/Type /Page ", b"/Type/Page"), 12),
-        (pdf(pages=12, packed=True), 1),
-        (pdf(pages=12, packed=True, filling=b"x" * 210_000), 5),
-        (pdf(pages=12, packed=True, filling=b"x" * 9_000_000), 20),
+        (pdf(pages=12, packed=True), 12),
+        (pdf(pages=12, packed=True).replace(b"x\x9c", b"x\x00"), 1),  # packed in a way that nobody knows
+        (hidden(210_000), 5),
+        (hidden(9_000_000), 20),
+        (pdf(pages=3) + pdf(pages=12, packed=True), 15),
+        (pdf(pages=3).replace(b"<</Type /Catalog", b"<</Linearized 1 /N 40 /Type /Catalog"), 40),
         (b"%PDF-1.5\n1 0 obj <</Linearized 1 /L 5000 /N 12 /T 4000>> endobj" + b"x" * 90_000, 12),
         (b"%PDF-1.5\n1 0 obj <</N 12>> endobj", 1),
         (b"%PDF-1.5 /Linearized /N 0", 1),
@@ -56,7 +66,13 @@ def test_pages_are_counted_where_they_can_be_seen_and_guessed_where_not(document
     assert pages_likely(document) == pages
 
 
-@pytest.mark.parametrize("filling", [b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9])
+PACKED = b"/Type /ObjStm stream\n"
+BOMB = PACKED + zlib.compress(b"/Type /Page" * 1_000_000)
+SHORT = PACKED + zlib.compress(b"x")
+ODD = (b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9, b"/Type/ObjStm", b"stream\n")
+
+
+@pytest.mark.parametrize("filling", [*ODD, BOMB, SHORT])
 def test_no_file_takes_long_to_look_through(filling: bytes) -> None:
     document = b"%PDF-" + filling * (15_000_000 // len(filling))
     began = time.process_time()
@@ -127,16 +143,43 @@ def test_a_caller_who_states_the_capability_is_held_like_one_with_a_document() -
 
 
 def test_a_document_is_kept_and_read_again_as_it_was() -> None:
-    request = asked(Pdf("QUJD", title="a.pdf", context="c", pages=3, tool_call_id="t", cache_mark=True))
-    assert kept_requests.from_json(kept_requests.to_json(request)) == request
-    assert "(a PDF document)" in as_text(request)
+    block = {"type": "document", "source": {"type": "text", "data": "Green."}}
+    for part, text in (
+        (Pdf("QUJD", title="a.pdf", context="c", pages=3, tool_call_id="t", cache_mark=True), "(a PDF document)"),
+        (Cited({"type": "document"}, "a.pdf", 3), "(a PDF document)"),
+        (Cited(block, "Green.", cache_mark=True), "Green."),
+    ):
+        request = ChatRequest((Message("user", (Text("what?"), part)),))
+        assert kept_requests.from_json(kept_requests.to_json(request)) == request
+        assert text in as_text(request)
 
 
+def test_citations_that_go_back_are_held_by_their_bytes() -> None:
+    quotes = Text("Green.", citations=({"cited_text": "x" * 10_000},))
+    plain, quoting = (measure(ChatRequest((Message("assistant", (part,)),))) for part in (Text("Green."), quotes))
+    assert quoting.input_at_most >= plain.input_at_most + 10_000
+
+
+def test_what_is_to_be_cited_is_measured_like_what_it_is() -> None:
+    text, document = Cited({}, "Green." * 100), Cited({}, "a.pdf", 0)
+    measured = measure(ChatRequest((Message("user", (text,)),)))
+    assert measured.needs == {"citations"}
+    assert (measured.context_tokens, measured.most_input(READER)) == (150, 200_000)
+    measured = measure(ChatRequest((Message("user", (document,)),)))
+    assert measured.needs == {"citations", "pdf"}
+    assert measured.context_tokens >= 10 * PAGE_TOKENS_LIKELY
+    assert prompt_tokens(ChatRequest((Message("user", (document,)),))) >= 10 * PAGE_TOKENS_LIKELY
+
+
+DOCUMENTS = [Pdf(data=encoded(pdf())), Cited({"type": "document"}, "Green.")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=["PDF", "cited"])
 @pytest.mark.parametrize("kind", ["ollama", "cohere", "offline"])
 @pytest.mark.parametrize("role", ["user", "tool", "system", "assistant"])
-def test_no_api_drops_a_document_in_silence(kind: str, role: Any) -> None:
+def test_no_api_drops_a_document_in_silence(kind: str, role: Any, document: Any) -> None:
     provider = replace(ANTHROPIC, kind=kind) if kind != "offline" else BUILT_IN
-    request = ChatRequest((Message("user", (Text("x"),)), Message(role, (Text("y"), Pdf(data=encoded(pdf()))))))
+    request = ChatRequest((Message("user", (Text("x"),)), Message(role, (Text("y"), document))))
     if kind == "offline":
         from routing.offline.model import answer
 
@@ -147,11 +190,12 @@ def test_no_api_drops_a_document_in_silence(kind: str, role: Any) -> None:
         codec_for(provider).encode_chat(request, model("m", provider), max_output_tokens=9, stream=False)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=["PDF", "cited"])
 @pytest.mark.parametrize("kind", ["openai", "anthropic", "gemini"])
 @pytest.mark.parametrize("role", ["system", "assistant"])
-def test_nor_where_it_stands_in_no_users_turn(kind: str, role: Any) -> None:
+def test_nor_where_it_stands_in_no_users_turn(kind: str, role: Any, document: Any) -> None:
     provider = replace(ANTHROPIC, kind=kind)
-    request = ChatRequest((Message(role, (Text("y"), Pdf(data=encoded(pdf())))), Message("user", (Text("x"),))))
+    request = ChatRequest((Message(role, (Text("y"), document)), Message("user", (Text("x"),))))
     with pytest.raises(UnsupportedByProvider):
         codec_for(provider).encode_chat(request, model("m", provider), max_output_tokens=9, stream=False)
 

@@ -159,10 +159,10 @@ def test_what_was_changed_since_it_was_looked_at_is_not_published(staff: Client)
 def test_a_draft_with_mistakes_is_refused_with_their_places(staff: Client) -> None:
     made = draft(system_query=["nobody", "nothing"])
     path = f"/policies/default/{made.version}/publish/"
-    assert "mistake rules[18].chain[0] there is no model 'nobody'" in seen(staff.get(path))
+    assert "mistake rules[19].chain[0] there is no model 'nobody'" in seen(staff.get(path))
     shown = seen(publish(staff, made))
     assert "cannot be published" in shown
-    assert "rules[18].chain[1]: there is no model 'nothing'" in shown
+    assert "rules[19].chain[1]: there is no model 'nothing'" in shown
     assert live_versions() == [1]
 
 

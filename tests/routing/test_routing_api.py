@@ -140,9 +140,9 @@ def test_rows_are_added_and_changed_key_by_key(admin: Api) -> None:
         ("PATCH", "models/phi3", {"provider": "x", "colour": 1}, "models[0].provider: there is no provider 'x'"),
         ("PATCH", "budgets/monthly-cloud", {"limit_usd": -1}, "budgets[0].limit_usd: should be greater than"),
         ("PATCH", "settings", {"strategy": "fast"}, "settings.strategy: should be 'cost-optimized'"),
-        ("PATCH", "rules/simple", {"chain": []}, "policies[0].rules[36].chain: is empty"),
-        ("PATCH", "rules/simple", {"name": "moderate"}, "policies[0].rules[36].name: 'moderate' is used twice"),
-        ("POST", "rules", {"chain": ["offline"]}, "policies[0].rules[37].name: is missing"),
+        ("PATCH", "rules/simple", {"chain": []}, "policies[0].rules[37].chain: is empty"),
+        ("PATCH", "rules/simple", {"name": "moderate"}, "policies[0].rules[37].name: 'moderate' is used twice"),
+        ("POST", "rules", {"chain": ["offline"]}, "policies[0].rules[38].name: is missing"),
         ("POST", "policies", {"slug": "x", "rules": [{"name": "a", "x": 1}]}, "policies[0].rules[0].x: unknown key"),
         ("POST", "providers", [], None),
         ("POST", "models", {}, "models[0].slug: is missing"),
@@ -178,7 +178,7 @@ def test_a_draft_is_written_replaced_published_and_rolled_back(admin: Api) -> No
     assert admin("POST", "routing/policies/default/2/publish", expect=409)["error"]["code"] == "conflict"
     assert snapshot.load().policy.rules[0].chain == ("phi3", "offline")
     back = admin("POST", "routing/policies/default/1/rollback")
-    assert (back["version"], back["state"], len(back["rules"])) == (3, "live", 37)
+    assert (back["version"], back["state"], len(back["rules"])) == (3, "live", 38)
     assert admin("PUT", "routing/policies/default/1", {"rules": rules}, expect=409)
     assert admin("POST", "routing/policies/default/1/duplicate")["state"] == "draft"
     assert [policy["version"] for policy in admin("GET", "routing/policies")["results"]] == [4, 3, 2, 1]
@@ -218,9 +218,9 @@ def test_rules_that_are_added_at_the_same_time_are_all_kept(admin: Api) -> None:
 
 def test_rules_of_the_live_policy_are_listed_in_order_changed_added_and_taken_away(admin: Api) -> None:
     rules = admin("GET", "routing/rules?page_size=500")["results"]
-    assert [rule["position"] for rule in rules] == list(range(1, 38))
+    assert [rule["position"] for rule in rules] == list(range(1, 39))
     changed = admin("PATCH", "routing/rules/simple", {"chain": ["phi3", "offline"]})
-    assert (changed["chain"], changed["version"], changed["position"]) == (["phi3", "offline"], 2, 37)
+    assert (changed["chain"], changed["version"], changed["position"]) == (["phi3", "offline"], 2, 38)
     added = admin(
         "POST", "routing/rules", {"name": "poems", "position": 1, "chain": ["mistral", "offline"]}, expect=201
     )

@@ -109,6 +109,7 @@ def situations(draw: st.DrawFn) -> tuple[ChatRequest, Snapshot, World]:
         capabilities=frozenset(draw(st.sets(st.sampled_from(CAPABILITIES[1:]), max_size=1))),
         max_output_tokens=draw(st.none() | st.integers(1, 5_000)),
         json_object=draw(st.booleans()),
+        choices=draw(st.sampled_from([1, 1, 2, 5])),
     )
     config = snapshot(*rules, models=models, budgets=budgets, settings=SettingsSpec(kimi_enabled=draw(st.booleans())))
     return request, config, world
@@ -174,6 +175,23 @@ def test_the_whole_plan_fits_into_every_hard_budget(situation: tuple[ChatRequest
         assert held <= sum(c.worst_case_microusd for c in (*in_scope, *parts))
         if each.hard and held:
             assert held <= world.budgets[each.id].left_microusd
+
+
+@settings(max_examples=200, deadline=None)
+@given(situations(), st.integers(2, 16))
+def test_of_several_answers_each_is_held_like_a_call_of_its_own(
+    situation: tuple[ChatRequest, Snapshot, World], answers: int
+) -> None:
+    request, config, world = situation
+    request = replace(request, budget_fit="refuse", choices=1, hints=replace(request.hints, pattern="single"))
+    alone, together = planned((request, config, world)), planned((replace(request, choices=answers), config, world))
+    same = alone and together and alone.rule == together.rule
+    if not (alone and together and same) or len(alone.candidates) != len(together.candidates):
+        return  # there was room for one of them alone
+    for one, all_of_them in zip(alone.candidates, together.candidates, strict=True):
+        assert all_of_them.calls == answers * one.calls
+        assert all_of_them.worst_case_microusd == answers * one.worst_case_microusd
+    assert together.holds == {budget_id: answers * held for budget_id, held in alone.holds.items()}
 
 
 @settings(max_examples=200, deadline=None)

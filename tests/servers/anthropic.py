@@ -212,7 +212,9 @@ def _blocks(reply: Reply, request: Any) -> list[dict[str, Any]]:
     forced = _forced_tool(request)
     if forced and not reply.calls:
         return [*blocks, {"type": "tool_use", "id": "toolu_0", "name": forced, "input": json.loads(reply.text)}]
-    if reply.text:
+    if reply.cited:
+        blocks += [{"type": "text", "text": text, "citations": list(cited) or None} for text, cited in reply.cited]
+    elif reply.text:
         blocks.append({"type": "text", "text": reply.text})
     for number, call in enumerate(reply.calls):
         block = {"type": "tool_use", "id": f"toolu_{number}", "name": call.name, "input": dict(call.arguments)}
@@ -227,7 +229,9 @@ def _block_events(block: dict[str, Any], reply: Reply) -> tuple[dict[str, Any], 
             deltas.append({"type": "signature_delta", "signature": block["signature"]})
             return {"type": "thinking", "thinking": "", "signature": ""}, deltas
         case "text":
-            return {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in reply.pieces]
+            texts = [block["text"][at : at + reply.piece] for at in range(0, len(block["text"]), reply.piece)]
+            citations = [{"type": "citations_delta", "citation": each} for each in block.get("citations") or ()]
+            return {"type": "text", "text": ""}, [{"type": "text_delta", "text": text} for text in texts] + citations
     text = json.dumps(block["input"]) if block["input"] else ""
     pieces = [text[at : at + 8] for at in range(0, len(text), 8)] or [""]
     return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]

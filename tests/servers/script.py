@@ -59,6 +59,7 @@ class Reply:
     error_type: str = ""
     model: str = ""  # the model name reported, if not the one asked for
     packed: bool = False  # comes as gzip, whether or not that was asked for
+    cited: tuple[tuple[str, tuple[Mapping[str, Any], ...]], ...] = ()  # Anthropic's texts, with citations
     after: threading.Event | None = None  # what the head waits for, however long that takes
 
     @classmethod

@@ -39,6 +39,7 @@ from routing.gateway.reading import (
     unsupported,
     whole,
 )
+from routing.gateway.tool_changes import CHANGES, after_changes, without_empty
 from routing.types import (
     ChatRequest,
     Cited,
@@ -101,9 +102,12 @@ def decode_messages(
     config = _output_config(body)
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
-    tools = _tools(body)
+    declared = _tools(body)
+    tools = after_changes(rows, declared, _tool)
     _check_thinking(body)
     messages = _system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)])
+    if tools is not declared:
+        messages = without_empty(messages)
     request = ChatRequest(
         messages=_with_end_marked(messages) if _mark(body, "") else messages,
         model=model(body),
@@ -246,6 +250,8 @@ def _message(row: Json, where: str) -> Message:
 def _parts(block: Json, where: str, role: Role) -> list[Part]:
     if block.get("type") == "tool_result" and role == "user":
         return _tool_result(block, where)
+    if block.get("type") in CHANGES and role == "system":
+        return []  # read with the tools
     return [_block(block, where, role)]
 
 
@@ -318,29 +324,29 @@ def _image(source: Json, where: str) -> Image:
 
 
 def _tools(body: Json) -> tuple[Tool, ...]:
-    tools = []
-    for place, row in enumerate(objects(body, "tools", most=MAX_TOOLS)):
-        where = f"tools[{place}]."
-        if row.get("type") not in (None, "custom"):
-            unsupported(f"{where}type", "must be custom: the provider's own tools are not supported by this gateway")
-        for key in _REFUSED_OF_TOOLS:
-            if row.get(key):
-                unsupported(f"{where}{key}")
-        if row.get("allowed_callers") not in (None, [], _DIRECT):
-            unsupported(f"{where}allowed_callers", "other than direct are not supported by this gateway")
-        tools.append(
-            Tool(
-                name=tool_name(row, where),
-                description=text(row, "description", where, default=""),
-                parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
-                strict=bool(flag(row, "strict", where)),
-                cache_mark=_mark(row, where),
-                deferred=bool(flag(row, "defer_loading", where)),
-            )
-        )
+    rows = objects(body, "tools", most=MAX_TOOLS)
+    tools = [_tool(row, f"tools[{place}].") for place, row in enumerate(rows)]
     if len({tool.name for tool in tools}) < len(tools):
         refuse("tools", "must not have the same name twice")
     return tuple(tools)
+
+
+def _tool(row: Json, where: str) -> Tool:
+    if row.get("type") not in (None, "custom"):
+        unsupported(f"{where}type", "must be custom: the provider's own tools are not supported by this gateway")
+    for key in _REFUSED_OF_TOOLS:
+        if row.get(key):
+            unsupported(f"{where}{key}")
+    if row.get("allowed_callers") not in (None, [], _DIRECT):
+        unsupported(f"{where}allowed_callers", "other than direct are not supported by this gateway")
+    return Tool(
+        name=tool_name(row, where),
+        description=text(row, "description", where, default=""),
+        parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
+        strict=bool(flag(row, "strict", where)),
+        cache_mark=_mark(row, where),
+        deferred=bool(flag(row, "defer_loading", where)),
+    )
 
 
 def _tool_choice(value: Any) -> tuple[str, bool | None]:

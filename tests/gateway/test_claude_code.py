@@ -188,3 +188,43 @@ def test_what_is_no_found_tool_is_refused(gateway: Gateway, found: dict[str, Any
     asked["messages"][3]["content"][0]["content"] = [found]
     assert ask(gateway, asked).status_code == 400
     assert not gateway.openai.calls
+
+
+def change(kind: str, **said: Any) -> dict[str, Any]:
+    return {"role": "system", "content": [{"type": kind, "tool": said}]}
+
+
+ASKED_AGAIN = (*FIRST_TURNS, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Go on."})
+REFERENCE = {"type": "tool_reference", "name": "Late"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([change("tool_addition", **REFERENCE)], ["Bash", "Read", "Late"]),
+        ([change("tool_addition", type="tool_definition", definition=tool("New"))], ["Bash", "Read", "New"]),
+        ([change("tool_removal", type="tool_reference", name="Bash")], ["Read"]),
+        ([change("tool_addition", **REFERENCE), change("tool_removal", **REFERENCE)], ["Bash", "Read"]),
+    ],
+)
+@pytest.mark.parametrize("model", ["gpt", "llama", LATER])
+def test_tools_come_and_go(
+    gateway: Gateway, later_claude: str, model: str, changes: list[Any], expected: list[str]
+) -> None:
+    asked = {**body(model), "tools": [tool("Bash"), tool("Read"), tool("Late", defer_loading=True)]}
+    asked["messages"] = [*ASKED_AGAIN, *changes]
+    assert list(events(ask(gateway, asked)))[-1]["type"] == "message_stop"
+    sent = {"gpt": gateway.openai, "llama": gateway.ollama}.get(model, gateway.anthropic).calls[-1].json
+    tools = [row.get("function", row) for row in sent["tools"]]
+    assert [row["name"] for row in tools if not row.get("defer_loading")] == expected
+    assert [turn["role"] for turn in sent["messages"]][-1] == "user"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"type": "mcp_toolset_reference"}, {"type": "tool_reference", "name": "Nobody"}, {"type": "tool_definition"}],
+)
+def test_a_change_that_cannot_be_understood_is_refused(gateway: Gateway, said: dict[str, Any]) -> None:
+    answer = ask(gateway, {**body("gpt"), "messages": [*ASKED_AGAIN, change("tool_addition", **said)]})
+    assert (answer.status_code, "messages[4].content[0].tool" in answer.text) == (400, True)
+    assert not gateway.openai.calls

@@ -24,6 +24,7 @@ from routing.adapters.prompting import (
     structured_output,
     with_instruction,
 )
+from routing.adapters.system_turns import in_users_turns
 from routing.adapters.wire import (
     SIGNATURE_MARK,
     UNSIGNED,
@@ -93,7 +94,7 @@ class GeminiCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         generation: Json = {}
-        request = with_found_tools(request)
+        request = in_users_turns(with_found_tools(request))
         calls: tuple[str, ...] = ()
         if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
             request, calls = as_answer(request)

@@ -13,14 +13,21 @@ _TAG = "system-reminder"  # what Claude Code marks such words with, for models t
 
 
 def as_users(request: ChatRequest, refusal: ProviderError) -> ChatRequest | None:
+    """The request for a server that has just refused later system messages. None where there are none, or where that is
+    not what the server said."""
+    if refusal.kind not in ("bad_request", "server") or not _REFUSED.search(refusal.message.lower()):
+        return None
+    told = in_users_turns(request)
+    return None if told is request else told
+
+
+def in_users_turns(request: ChatRequest) -> ChatRequest:
     """The request with later system messages in the user's turns beside them, where they stand: at the beginning they
-    would change it each time. None where there are none, or where that is not what the server said."""
+    would change it each time, and no cache could keep it."""
     turns = request.messages
     first = next((place for place, turn in enumerate(turns) if turn.role != "system"), len(turns))
-    if refusal.kind not in ("bad_request", "server") or all(turn.role != "system" for turn in turns[first:]):
-        return None
-    if not _REFUSED.search(refusal.message.lower()):
-        return None
+    if all(turn.role != "system" for turn in turns[first:]):
+        return request
     kept: list[Message] = []
     for turn in turns[first:]:
         said = message("user", _tagged(turn)) if turn.role == "system" else turn

@@ -113,3 +113,12 @@ def test_a_tool_that_waits_costs_nothing_until_it_is_found() -> None:
     assert found > 40_000
     twice = ChatRequest((*SEARCHED.messages, CALLED, FOUND), tools=(SEARCH, huge))
     assert measure(twice).input_at_most > 80_000, "each time it is found it may stand in the prompt"
+
+
+def test_gemini_is_told_of_a_later_system_message_where_it_stands() -> None:
+    body = body_of(
+        ChatRequest((message("system", "Be kind."), USER, LATER, ANSWER, USER)), "gemini", "gemini-2.5-flash"
+    )
+    assert body["systemInstruction"]["parts"] == [{"text": "Be kind."}]
+    assert [turn["role"] for turn in body["contents"]] == ["user", "model", "user"]
+    assert "Be brief from now on." in str(body["contents"][0])

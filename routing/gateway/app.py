@@ -7,6 +7,7 @@ served alone by `manage.py gateway`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from math import ceil
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
@@ -139,7 +140,7 @@ def _endpoint(http: Http) -> Endpoint:
     """Raises NotFound, MethodNotAllowed."""
     found = ENDPOINTS.get(http.path.rstrip("/")) or _below(http.path)
     if found is None:
-        raise NotFound("there is no such endpoint")
+        raise NotFound(_unknown(http.path))
     method, endpoint = found
     if method and http.method != method:
         raise MethodNotAllowed(method)
@@ -148,6 +149,13 @@ def _endpoint(http: Http) -> Endpoint:
 
 def _below(path: str) -> tuple[str, Endpoint] | None:
     return next((found for start, found in BELOW.items() if path.startswith(start)), None)
+
+
+def _unknown(path: str) -> str:
+    """Also which one was meant, where a client was given an address with one `/v1` too many or too few."""
+    meant = f"/v1/{path.rpartition('/v1/')[2].strip('/')}"
+    hint = f": the address to ask is that of {meant}" if meant in ENDPOINTS else ""
+    return f"there is no endpoint {path[:100]!r}{hint}"
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:
@@ -163,6 +171,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
     if isinstance(error, RoutingError):
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
+        if error.retry_after_seconds is not None:
+            headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_seconds))))
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     if isinstance(error, Stopping):

@@ -280,6 +280,8 @@ def _tool_choice(value: Any) -> str:
         return ""
     if value in ("auto", "none", "required"):
         return str(value)
+    if value == "any":  # Mistral's word for it
+        return "required"
     if isinstance(value, dict) and value.get("type") == "function":
         return tool_name(mapping(value, "function", "tool_choice."), "tool_choice.function.")
     return refuse("tool_choice", "must be auto, none, required, one function or allowed_tools")

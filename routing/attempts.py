@@ -259,7 +259,8 @@ class Walk(Struct):
             unseen = unseen and had_it
             usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
-            await self.observer.failed(candidate, failure)
+            unheard = step.request if collector.first_output is None else None
+            await self.observer.failed(candidate, failure, unheard=unheard)
             raise
         finally:
             if outcome == "cancelled" and not delivery.has_begun:

@@ -84,7 +84,8 @@ class Collector(Struct):
         heard = not unseen or self.first_output is not None
         if heard and (usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens):
             usage = _estimated(usage, "output_tokens", said.output_tokens)
-        return usage if usage.input_tokens is not None else _estimated(usage, "input_tokens", said.input_tokens)
+        # no prompt has no tokens: some begin an answer with a zero where the count is to stand at its end
+        return usage if usage.input_tokens else _estimated(usage, "input_tokens", said.input_tokens)
 
     def _said(self, usage: Usage) -> ChatResult:
         """What came of the answer, without its counts; what was held back of it, too, where nobody has counted that."""

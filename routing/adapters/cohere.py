@@ -17,6 +17,7 @@ from routing.adapters.prompting import (
     with_instruction,
 )
 from routing.adapters.prompting import schema_instruction as in_words
+from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
     Json,
     base_url,
@@ -24,11 +25,9 @@ from routing.adapters.wire import (
     get_dict,
     get_dicts,
     get_str,
-    get_vectors,
     is_idle,
     load_object,
     protocol_error,
-    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,

@@ -23,6 +23,7 @@ from routing.adapters.prompting import (
     structured_output,
     with_instruction,
 )
+from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
     SIGNATURE_MARK,
     UNSIGNED,
@@ -34,13 +35,11 @@ from routing.adapters.wire import (
     get_dict,
     get_dicts,
     get_str,
-    get_vectors,
     inline_image,
     is_idle,
     load_object,
     loads,
     protocol_error,
-    refuse_other_number,
     signs,
 )
 from routing.types import (

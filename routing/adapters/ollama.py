@@ -26,6 +26,7 @@ from routing.adapters.ollama_context import (
 from routing.adapters.openai_parts import tool_definition, tool_result_text
 from routing.adapters.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.sse import NDJSONSplitter
+from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
     Json,
     arguments_object,
@@ -36,13 +37,11 @@ from routing.adapters.wire import (
     get_dicts,
     get_number,
     get_str,
-    get_vectors,
     inline_image,
     is_idle,
     json_text,
     load_object,
     protocol_error,
-    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,

@@ -26,6 +26,7 @@ from routing.adapters.prompting import (
     structured_output,
     with_instruction,
 )
+from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
     SIGNATURE_MARK,
     UNSIGNED,
@@ -39,14 +40,12 @@ from routing.adapters.wire import (
     get_dicts,
     get_number,
     get_str,
-    get_vectors,
     is_idle,
     is_neutral,
     load_object,
     load_rows,
     merge_extra,
     protocol_error,
-    refuse_other_number,
     shortened,
     signs,
 )

@@ -295,7 +295,10 @@ class ChatDecoder(EventDecoder):
             chunk = load_object(data, "a chunk of the stream")
         except ProviderError:
             if name != b"error":
-                raise
+                if self._stop_reason is None:
+                    raise
+                self._end(out)  # the answer is whole, whatever else is said behind it
+                return
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
             out.append(Delta(text))

@@ -28,6 +28,7 @@ from routing.gateway.http import (
 )
 from routing.gateway.keys import Key, book
 from routing.gateway.limits import OverLimit
+from routing.gateway.sweeping import sweep_now_and_then
 from routing.gateway.upstream import close as close_connections
 from ziggie.errors import NotFound, RateLimited, RoutingError, Unavailable, ZiggieError
 from ziggie.ids import uuid7
@@ -77,7 +78,9 @@ async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
     await snapshot.acurrent()  # the first request finds a warm cache, and a broken set-up is seen at once
     await send({"type": "lifespan.startup.complete"})
+    sweeping = asyncio.get_running_loop().create_task(sweep_now_and_then())
     await receive()
+    sweeping.cancel()
     await wind_up(scope.get("state", {}).get(UNDER_WAY, ()))
     await send({"type": "lifespan.shutdown.complete"})
 

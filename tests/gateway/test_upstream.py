@@ -1,13 +1,17 @@
 """Connections to providers whose servers do not keep to HTTP."""
 
 import asyncio
+import socket
+import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
 from routing.adapters.base import WireRequest
-from routing.gateway import upstream
+from routing.adapters.errors import error_from_response
+from routing.gateway import connections, upstream
 from routing.gateway.upstream import Exchange, fetch
 from routing.types import ProviderError
 
@@ -48,6 +52,13 @@ def whole(status: bytes, body: bytes) -> bytes:
     return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
+async def resets(writer: asyncio.StreamWriter) -> None:
+    """Ends the connection at once, without an answer."""
+    end_now = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, end_now)
+    writer.transport.abort()
+
+
 async def test_what_follows_an_answer_is_neither_its_own_nor_the_next_ones() -> None:
     both = saying(whole(b"200 OK", b"first"), whole(b"500 Oops", b"second"))
     async with serving(both, saying(whole(b"200 OK", b"third"))) as sent:
@@ -73,3 +84,75 @@ async def test_another_protocol_than_the_one_asked_for_is_no_answer() -> None:
     async with serving(saying(switching)) as sent:
         with pytest.raises(ProviderError, match="not HTTP"):
             await fetch(sent, idle_seconds=30)
+
+
+async def test_a_kept_connection_that_had_been_closed_is_replaced() -> None:
+    async with serving(saying(whole(b"200 OK", b"first")), resets, saying(whole(b"200 OK", b"again"))) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"first"
+        assert (await fetch(sent, idle_seconds=30)).body == b"again"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_request_that_ends_its_server_is_not_sent_to_the_next(
+    kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "NOTICED_SECONDS", 0.0)  # so the server had it for long
+    answers = [saying(whole(b"200 OK", b"first"))] if kept else []
+    async with serving(*answers, resets, saying(whole(b"200 OK", b"paid twice"))) as sent:
+        if kept:
+            await fetch(sent, idle_seconds=30)
+        with pytest.raises(ProviderError, match="before an answer came"):
+            await fetch(sent, idle_seconds=30)
+
+
+async def test_a_refusal_counts_though_its_body_breaks_off() -> None:
+    broken = b"HTTP/1.1 503 Unavailable\r\ncontent-length: 100\r\n\r\nbusy"
+    async with serving(saying(broken), saying(broken)) as sent:
+        answer = await fetch(sent, idle_seconds=30)
+        async with Exchange(sent, idle_seconds=30) as exchange:
+            assert (await exchange.read()).body == b"busy"
+    assert (answer.status, error_from_response(answer, sent).kind) == (503, "overloaded")
+
+
+@pytest.mark.parametrize("packing", [b"Identity", b"", b"UTF-8"])
+async def test_what_names_no_packing_is_not_packed(packing: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: %b\r\ncontent-length: 2\r\n\r\n" % packing
+    async with serving(saying(head, b"hi")) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"hi"
+
+
+async def test_deflate_without_its_head_is_unpacked_in_pieces_of_any_size() -> None:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(b"hi" * 500) + packer.flush()
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: deflate\r\ncontent-length: %d\r\n\r\n" % len(packed)
+
+    async def dribble(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        for byte in packed:
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+    async with serving(saying(head, packed), dribble) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"hi" * 500
+        async with Exchange(sent, idle_seconds=30) as exchange:
+            heard = [piece async for piece in pieces(exchange)]
+    assert b"".join(heard) == b"hi" * 500
+
+
+async def pieces(exchange: Exchange) -> AsyncIterator[bytes]:
+    while piece := await exchange.next_chunk():
+        yield piece
+
+
+async def test_a_packing_that_is_not_understood_is_named() -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\nhi")) as sent:
+        with pytest.raises(ProviderError, match=r"compressed \(br\)"):
+            await fetch(sent, idle_seconds=30)
+
+
+async def test_a_redirect_to_https_says_what_to_mend_and_not_where_it_leads() -> None:
+    moved = b"HTTP/1.1 308 Permanent Redirect\r\nlocation: https://elsewhere.test/v1\r\ncontent-length: 0\r\n\r\n"
+    async with serving(saying(moved)) as sent:
+        error = error_from_response(await fetch(sent, idle_seconds=30), sent)
+    assert "begin with https://" in error.message
+    assert "elsewhere" not in error.message

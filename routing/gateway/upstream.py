@@ -68,8 +68,8 @@ def _payload(sent: WireRequest, path: str, host: str) -> bytes:
 @lru_cache(maxsize=512)
 def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...]) -> bytes:
     """The same for all calls of a provider. Raises ValueError for a header that HTTP forbids."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: ziggie\r\naccept-encoding: identity\r\n"
-    for name, said in headers:
+    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\n"
+    for name, said in ({"user-agent": "ziggie"} | dict(headers)).items():
         if not FORBIDDEN.isdisjoint(said) or not FORBIDDEN.isdisjoint(name):
             raise ValueError(name)
         head += f"{name}: {said}\r\n"

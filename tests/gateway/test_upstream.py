@@ -78,6 +78,11 @@ async def test_a_long_refusal_of_a_stream_is_read_to_its_end() -> None:
     assert (refused.status, len(refused.body)) == (422, len(echoed))
 
 
+def test_a_header_of_the_provider_takes_the_place_of_ours() -> None:
+    payload = upstream.Ready.of(WireRequest("GET", "http://127.0.0.1:9/", {"user-agent": "studio"})).taken()
+    assert [line for line in payload.split(b"\r\n") if line.startswith(b"user-agent")] == [b"user-agent: studio"]
+
+
 @pytest.mark.filterwarnings("error")
 async def test_another_protocol_than_the_one_asked_for_is_no_answer() -> None:
     switching = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"

@@ -277,7 +277,8 @@ class ChatDecoder(EventDecoder):
     def __init__(self, codec: "Codec", sent: WireRequest) -> None:
         super().__init__(codec, sent, SSESplitter())
         self._introduced = False
-        self._announced = False  # its chunks say that there is no reason to end yet: so one will be told
+        self._announced = False  # its chunks say that there is no reason to end yet: so one should be told
+        self._is_said = False  # that it is done
         self._stop_reason: StopReason | None = None
         self._refused = False
         self._calls = CallPieces(sent)
@@ -289,7 +290,7 @@ class ChatDecoder(EventDecoder):
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
-            self._end(out)
+            self._hear_end(out)
             return
         try:
             chunk = load_object(data, "a chunk of the stream")
@@ -318,8 +319,14 @@ class ChatDecoder(EventDecoder):
             self._usage_told = self.usage
             out.append(Delta(usage=self.usage))
 
+    def _hear_end(self, out: list[Delta]) -> None:
+        """Where a reason is still to come, the body's own end tells: llama-cpp-python says this of what it leaves, too."""
+        self._is_said = True
+        if self._stop_reason is not None or not self._announced:
+            self._end(out)
+
     def on_end(self, out: list[Delta]) -> None:
-        if self._stop_reason is None:
+        if self._stop_reason is None and not self._is_said:
             raise self.cut()
         self._end(out)
 
@@ -327,8 +334,6 @@ class ChatDecoder(EventDecoder):
         if not self._introduced:
             raise protocol_error("the stream holds no answer")
         if self._stop_reason is None:
-            if self._announced:  # llama-cpp-python, say, which leaves an answer for the next request
-                raise self.cut("the stream ended without saying why: the answer may have been broken off")
             self._stop("", out)
         self._calls.end(out)
         if self.usage is not self._usage_told:

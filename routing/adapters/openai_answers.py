@@ -320,7 +320,7 @@ class ChatDecoder(EventDecoder):
             out.append(Delta(usage=self.usage))
 
     def _hear_end(self, out: list[Delta]) -> None:
-        """Where a reason is still to come, the body's own end tells: llama-cpp-python says this of what it leaves, too."""
+        """Where a reason is to come, only the body's end tells: llama-cpp-python says this of what it leaves, too."""
         self._is_said = True
         if self._stop_reason is not None or not self._announced:
             self._end(out)

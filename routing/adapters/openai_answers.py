@@ -10,7 +10,7 @@ from routing.adapters.call_pieces import CallPieces, google_signature, whole_arg
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
-from routing.adapters.logprobs import of_choice, refuse_silence
+from routing.adapters.logprobs import mean, of_choice, refuse_silence, token_numbers
 from routing.adapters.openai_usage import later, read_usage
 from routing.adapters.plain_answers import plain_text
 from routing.adapters.sse import SSESplitter
@@ -18,7 +18,6 @@ from routing.adapters.wire import (
     Json,
     get_dict,
     get_dicts,
-    get_number,
     get_str,
     json_text,
     load_object,
@@ -156,7 +155,7 @@ def read_choice(
     if text or refusal:
         parts.append(Text(text or refusal, refuses=not text))
     stop_reason = stop_reason_of(finish, has_calls=bool(calls), refused=bool(refusal))
-    return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
+    return (*parts, *calls), stop_reason, mean(token_numbers(choice))
 
 
 def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
@@ -244,19 +243,6 @@ def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
     return calls
 
 
-def _logprobs(choice: Json) -> list[float]:
-    logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(content, list):
-        return []
-    numbers = (get_number(token, "logprob") for token in content if isinstance(token, dict))
-    return [number for number in numbers if number is not None]
-
-
-def _mean(numbers: list[float]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
-
-
 _SPEAKS = frozenset({"delta", "message", "text"})
 
 # --- the stream ------------------------------------------------------------------------------------
@@ -277,7 +263,7 @@ class ChatDecoder(EventDecoder):
     def __init__(self, codec: "Codec", sent: WireRequest) -> None:
         super().__init__(codec, sent, SSESplitter())
         self._introduced = False
-        self._announced = False  # its chunks say that there is no reason to end yet: so one should be told
+        self._latest: Json = {}  # the last chunk of the answer
         self._is_said = False  # that it is done
         self._stop_reason: StopReason | None = None
         self._refused = False
@@ -302,10 +288,10 @@ class ChatDecoder(EventDecoder):
                 return
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
+            self._latest = chunk
             out.append(Delta(text))
             return
-        choices = get_dicts(chunk, "choices")
-        choice = choices[0] if choices else {}
+        choice = next(iter(get_dicts(chunk, "choices")), {})
         self.usage = later(read_usage(chunk, choice), self.usage)
         failed = _failed(name, chunk)
         if failed is not None:
@@ -314,6 +300,7 @@ class ChatDecoder(EventDecoder):
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
         if choice:
+            self._latest = chunk
             self._choice(choice, out)
         if self._stop_reason is not None and self.usage is not self._usage_told:
             self._usage_told = self.usage
@@ -322,7 +309,7 @@ class ChatDecoder(EventDecoder):
     def _hear_end(self, out: list[Delta]) -> None:
         """Where a reason is to come, only the body's end tells: llama-cpp-python says this of what it leaves, too."""
         self._is_said = True
-        if self._stop_reason is not None or not self._announced:
+        if self._stop_reason is not None or not self._left_open():
             self._end(out)
 
     def on_end(self, out: list[Delta]) -> None:
@@ -340,6 +327,11 @@ class ChatDecoder(EventDecoder):
             out.append(Delta(usage=self.usage))
         self.done = True
 
+    def _left_open(self) -> bool:
+        """Its last chunk says that it has no reason to end yet, and no usage came, as from servers that give none."""
+        choices = get_dicts(self._latest, "choices")[:1]
+        return self.usage is None and any(not choice.get("finish_reason", "unsaid") for choice in choices)
+
     def _choice(self, choice: Json, out: list[Delta]) -> None:
         # Perplexity's chunks hold both: the piece, and as a message all that was written so far
         delta = get_dict(choice, "message" if choice.get("delta") is None else "delta")
@@ -351,7 +343,6 @@ class ChatDecoder(EventDecoder):
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
-        self._announced = self._announced or ("finish_reason" in choice and not finish)
         if finish or choice.get("error"):
             _refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
@@ -388,7 +379,7 @@ class ChatDecoder(EventDecoder):
     def _read_logprobs(self, choice: Json) -> tuple[Json, ...]:
         """Those that the caller asked for."""
         if choice.get("logprobs"):
-            self._logprobs += _logprobs(choice)
+            self._logprobs += token_numbers(choice)
         return of_choice(choice) if self.sent.logprobs else ()
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
@@ -396,5 +387,5 @@ class ChatDecoder(EventDecoder):
         if self._thought and not has_calls and is_answer(thought := "".join(self._thought), finish, self.sent):
             out.append(Delta(thought.strip()))
         self._stop_reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
-        mean = _mean(self._logprobs)
-        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))
+        average = mean(self._logprobs)
+        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=average))

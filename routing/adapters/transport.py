@@ -377,6 +377,6 @@ def _redacted(sent: WireRequest) -> Iterator[None]:
     try:
         yield
     except ProviderError as error:
-        error.message = redact(error.message, sent.secret)
+        error.message = redact(error.message, sent)
         error.args = (error.message,)
         raise

@@ -1,6 +1,7 @@
 """Connections to providers whose servers do not keep to HTTP."""
 
 import asyncio
+import gzip
 import socket
 import struct
 import zlib
@@ -9,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from routing.adapters.base import WireRequest
+from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import error_from_response
 from routing.gateway import connections, upstream
 from routing.gateway.upstream import Exchange, fetch
@@ -67,15 +68,51 @@ async def test_what_follows_an_answer_is_neither_its_own_nor_the_next_ones() -> 
         assert (await fetch(sent, idle_seconds=30)).body == b"third"
 
 
-async def test_a_long_refusal_of_a_stream_is_read_to_its_end() -> None:
+async def by_exchange(sent: WireRequest) -> WireResponse:
+    async with Exchange(sent, idle_seconds=30) as exchange:
+        return await exchange.read()
+
+
+async def by_fetch(sent: WireRequest) -> WireResponse:
+    return await fetch(sent, idle_seconds=30)
+
+
+@pytest.mark.parametrize("ask", [by_exchange, by_fetch])
+async def test_of_a_long_refusal_the_beginning_is_read(ask: Callable[[WireRequest], Awaitable[WireResponse]]) -> None:
     echoed = b"x" * 3_000_000
-    async with (
-        serving(saying(whole(b"422 Unprocessable", echoed))) as sent,
-        asyncio.timeout(60),
-        Exchange(sent, idle_seconds=30) as exchange,
-    ):
-        refused = await exchange.read()
-    assert (refused.status, len(refused.body)) == (422, len(echoed))
+    async with serving(saying(whole(b"422 Unprocessable", echoed))) as sent, asyncio.timeout(60):
+        refused = await ask(sent)
+    assert (refused.status, len(refused.body)) == (422, connections.MAX_REFUSAL_BYTES)
+
+
+LIMITED = b"HTTP/1.1 429 Too Many\r\nretry-after: 7\r\ncontent-length: 2000000\r\ncontent-encoding: "
+
+
+@pytest.mark.parametrize("ask", [by_exchange, by_fetch])
+@pytest.mark.parametrize(
+    ("packing", "body", "read"),
+    [
+        (b"gzip", gzip.compress(b"slow down" + bytes(9_000_000))[:900], b"slow down"),  # longer, and cut
+        (b"deflate", zlib.compress(b"slow down")[2:-4], b"slow down"),
+        (b"gzip", b"none at all", b""),
+        (b"gzip", b"", b""),
+        (b"br", b"what we cannot read", b""),
+    ],
+)
+async def test_the_status_of_a_packed_refusal_counts_though_its_body_cannot_be_read(
+    ask: Callable[[WireRequest], Awaitable[WireResponse]], packing: bytes, body: bytes, read: bytes
+) -> None:
+    async with serving(saying(LIMITED + packing + b"\r\n\r\n", body)) as sent:
+        answer = await ask(sent)
+    error = error_from_response(answer, sent)
+    assert (error.kind, error.retry_after_seconds) == ("rate_limited", 7.0)
+    assert len(answer.body) <= connections.MAX_REFUSAL_BYTES
+    assert answer.body.startswith(read)
+
+
+def test_a_header_of_the_provider_takes_the_place_of_ours() -> None:
+    payload = upstream.Ready.of(WireRequest("GET", "http://127.0.0.1:9/", {"user-agent": "studio"})).taken()
+    assert [line for line in payload.split(b"\r\n") if line.startswith(b"user-agent")] == [b"user-agent: studio"]
 
 
 @pytest.mark.filterwarnings("error")

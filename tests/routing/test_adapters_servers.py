@@ -166,6 +166,22 @@ def test_a_stream_that_is_done_and_ends_as_it_should_is_whole_without_a_reason()
     assert (result.text, result.stop_reason) == ("Once upon", "stop")
 
 
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_server_that_never_gives_a_reason_but_counts_has_given_a_whole_answer(nothing: str | None) -> None:
+    pieces = [chunk(content=text) for text in ("", "Once ", "upon")]
+    for piece in pieces:
+        piece["choices"][0]["finish_reason"] = nothing
+    counted = {"id": "1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    answer = read("openai", sse(*pieces, counted), {})
+    assert (answer.text, answer.stop_reason, answer.usage.output_tokens) == ("Once upon", "stop", 2)
+
+
+def test_what_the_first_piece_says_of_the_reason_does_not_bind_the_last() -> None:
+    last = chunk(content="Once upon")
+    del last["choices"][0]["finish_reason"]
+    assert read("openai", sse(chunk(role="assistant", content=""), last), {}).text == "Once upon"
+
+
 @pytest.mark.parametrize("behind", ['"[DONE]"', "[done]", "bye"])
 def test_what_is_no_json_behind_a_whole_answer_does_it_no_harm(behind: str) -> None:
     body = sse(chunk(content="Hi"), chunk("stop")).removesuffix(b"data: [DONE]\n\n") + f"data: {behind}\n\n".encode()

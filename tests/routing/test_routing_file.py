@@ -93,6 +93,10 @@ def test_headers_of_a_provider_stand_in_the_file_and_come_back(seeded: None) -> 
         ("{headers: yes please}", "only `headers` is a mapping, and it always is one"),
         ("{keep_alive: {a: b}}", "options.keep_alive: only `headers` is a mapping"),
         ("{headers: {Host: elsewhere}}", "options.headers: host is not yours to set"),
+        ("{headers: {Keep-Alive: timeout=5}}", "options.headers: keep-alive is not yours to set"),
+        ("{headers: {X-A: 1st, x-a: 2nd}}", "options.headers: x-a stands there twice"),
+        ("{headers: {X-A: '${SECRET_KEY}'}}", "names an environment variable that ends in _API_KEY"),
+        ("{headers: {X-A: '${A_API_KEY'}}", "names an environment variable that ends in _API_KEY"),
         ("{headers: {a b: c}}", "is no valid name here"),
     ],
 )

@@ -212,6 +212,10 @@ def _call_piece(delta: Delta, index: int) -> Json:
 
 def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
     """This API tells the request's id in a header alone."""
+    return orjson.dumps({"error": error_object(error, status)}, default=str)
+
+
+def error_object(error: ZiggieError, status: int) -> Json:
     body: Json = {
         "message": error.message,
         "type": _ERROR_TYPES.get(status, "server_error"),
@@ -223,4 +227,4 @@ def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
     attempts = [detail for detail in error.details if "param" not in detail]
     if attempts:
         body["details"] = attempts
-    return orjson.dumps({"error": body}, default=str)
+    return body

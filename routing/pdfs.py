@@ -5,6 +5,7 @@ they take and not how much text may stand on one. What bounds it is the model's 
 before it costs anything.
 """
 
+import binascii
 import re
 import zlib
 from itertools import islice
@@ -16,7 +17,10 @@ PAGE_TOKENS_LIKELY = 1_500  # its text, and its picture: measured 560 with Gemin
 UNSEEN_PAGES = 10
 _BYTES_OF_A_PAGE = 50_000
 _MOST_PAGES_BY_BYTES = 20  # a few scanned pages may have many bytes
-_FIRST_BYTES = 1_024
+_BEGINS = b"%PDF-"
+_FIRST_BYTES = 1_024  # where readers look for its beginning
+_FIRST_LETTERS = _FIRST_BYTES // 3 * 4 + 4  # of them in base64
+_NO_LETTERS = re.compile(r"[^A-Za-z0-9+/]+")
 _PAGE = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")
 _PACKED = re.compile(rb"/Type\s{0,8}/ObjStm")
 _STREAM = re.compile(rb"stream\r?\n")
@@ -32,6 +36,17 @@ _BILLED = (
     (re.compile(r"(?:gpt|o\d)[\w.-]*-nano"), 2.5),
     (re.compile(r"(?:gpt|o\d)[\w.-]*-mini"), 1.75),
 )
+
+
+def begins(document: bytes) -> bool:
+    """Whether this is a PDF, as far as its readers look for that."""
+    return _BEGINS in document[:_FIRST_BYTES]
+
+
+def is_encoded(data: str) -> bool:
+    """Whether this base64 is a PDF's, whatever it is said to be."""
+    letters = _NO_LETTERS.sub("", data[: 2 * _FIRST_LETTERS])  # as who reads it leniently
+    return begins(binascii.a2b_base64(letters[: len(letters) // 4 * 4]))
 
 
 def tokens_at_most(model: ModelSpec) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from routing.adapters.call_pieces import google_signature
 from routing.demand import MOST_ANSWERS
+from routing.gateway.image_parts import image_type
 from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
@@ -250,7 +251,9 @@ def _image(part: Json, where: str) -> Image:
         head, comma, data = url[5:].partition(",")
         if not comma or not head.endswith(";base64") or not data:
             refuse(f"{where}.image_url.url", "must be a base64 data: address")
-        return Image(media_type=head.removesuffix(";base64").split(";")[0], data=data, detail=detail)
+        media_type = head.removesuffix(";base64").split(";")[0]
+        kind = image_type(media_type, data, f"{where}.image_url.url", documents="a part of the type file")
+        return Image(media_type=kind, data=data, detail=detail)
     if not url.startswith(("https://", "http://")):
         refuse(f"{where}.image_url.url", "must be an http(s) or data: address")
     return Image(url=url, detail=detail)

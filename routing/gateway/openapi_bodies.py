@@ -66,7 +66,7 @@ _PICTURE = _object(
     "type",
     "image_url",
     type=_one_of("image_url"),
-    image_url=_object("url", url={"type": "string", "pattern": r"^(https?://|data:[\w/+.-]+;base64,[\w/+]+=*$)"}),
+    image_url=_object("url", url={"type": "string", "pattern": r"^(https?://|data:image/[a-z0-9]+;base64,[\w/+]+=*$)"}),
 )
 # base64 of what begins with %PDF-1
 _PDF_DATA = r"JVBERi0x([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
@@ -189,8 +189,9 @@ MODELS = _object("object", "data", "has_more", object=_one_of("list"), data=_lis
 
 # --- Anthropic's -----------------------------------------------------------------------------------
 
+_IMAGE_TYPE: Described = {"type": "string", "pattern": "^image/[a-z0-9]+$"}
 _SOURCES: list[Described] = [
-    _object("type", "media_type", "data", type=_one_of("base64"), media_type=STRING, data=STRING),
+    _object("type", "media_type", "data", type=_one_of("base64"), media_type=_IMAGE_TYPE, data=STRING),
     _object("type", "url", type=_one_of("url"), url={"type": "string", "pattern": "^https?://"}),
 ]
 _PDF = _object(

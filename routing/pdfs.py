@@ -8,15 +8,17 @@ before it costs anything.
 import binascii
 import re
 import zlib
+from collections.abc import Collection
 from itertools import islice
 from math import ceil
 
-from routing.types import ModelSpec
+from routing.types import CITES, READS_PDF, ModelSpec
 
 PAGE_TOKENS_LIKELY = 1_500  # its text, and its picture: measured 560 with Gemini, 1,300 with OpenAI, 2,300 with Claude
 UNSEEN_PAGES = 10
 _BYTES_OF_A_PAGE = 50_000
 _MOST_PAGES_BY_BYTES = 20  # a few scanned pages may have many bytes
+_OF_DOCUMENTS = frozenset({READS_PDF, CITES})
 _BEGINS = b"%PDF-"
 _FIRST_BYTES = 1_024  # where readers look for its beginning
 _FIRST_LETTERS = _FIRST_BYTES // 3 * 4 + 4  # of them in base64
@@ -47,6 +49,12 @@ def is_encoded(data: str) -> bool:
     """Whether this base64 is a PDF's, whatever it is said to be."""
     letters = _NO_LETTERS.sub("", data[: 2 * _FIRST_LETTERS])  # as who reads it leniently
     return begins(binascii.a2b_base64(letters[: len(letters) // 4 * 4]))
+
+
+def are_among(needs: Collection[str]) -> bool:
+    """Whether a request with these needs has documents whose tokens it does not tell: a PDF's text is packed, one to be
+    cited is cut up by its reader."""
+    return not _OF_DOCUMENTS.isdisjoint(needs)
 
 
 def tokens_at_most(model: ModelSpec) -> int:

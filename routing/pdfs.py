@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Collection
 from itertools import islice
 from math import ceil
+from typing import TypeGuard
 
 from routing.types import CITES, READS_PDF, ModelSpec
 
@@ -31,13 +32,17 @@ _MOST_PACKED = 200
 _LONGEST_PACKED = 256 * 1024
 _MOST_UNPACKED = 8 * 1024 * 1024
 _PAGES_IN_FRONT = re.compile(rb"/N\s{1,8}(\d{1,5})(?!\d)")
+PDF_TOKEN_FACTOR, MOST_FACTOR = "pdf_token_factor", 1_000  # the provider's option, and what it may say
 # OpenAI bills what it shows of a page to its smaller models at more tokens than that takes of their context: 33.3, 2.46
 # and, of those named mini, up to 1.72 times as many.
+_DEAREST_FACTOR = 34.0
 _BILLED = (
-    (re.compile(r"gpt-4o-mini"), 34.0),
+    (re.compile(r"4o-?mini"), _DEAREST_FACTOR),
     (re.compile(r"(?:gpt|o\d)[\w.-]*-nano"), 2.5),
-    (re.compile(r"(?:gpt|o\d)[\w.-]*-mini"), 1.75),
+    (re.compile(r"(?:gpt|o\d|codex)[\w.-]*-mini"), 1.75),
+    (re.compile(r"(?:^|[/.])(?:gpt-\d|chatgpt-|o\d(?:-|$)|claude-|gemini-)(?!.*(?:mini|nano))"), 1.0),
 )
+_OPENAIS_API = "openai"  # the kind of provider whose models may be OpenAI's
 
 
 def begins(document: bytes) -> bool:
@@ -64,11 +69,17 @@ def tokens_at_most(model: ModelSpec) -> int:
 
 def _billed(model: ModelSpec) -> float:
     """How many times as many as they are, at most. The provider's option `pdf_token_factor` says it where a model's
-    name does not."""
-    stated = model.provider.options.get("pdf_token_factor")
-    if isinstance(stated, int | float) and stated >= 1:
+    name does not: a deployment on Azure is named as its owner likes, and may be any of OpenAI's."""
+    stated = model.provider.options.get(PDF_TOKEN_FACTOR)
+    if is_pdf_token_factor(stated):
         return stated
-    return next((times for names, times in _BILLED if names.search(model.name.lower())), 1.0)
+    if model.provider.kind != _OPENAIS_API:
+        return 1.0
+    return next((times for names, times in _BILLED if names.search(model.name.lower())), _DEAREST_FACTOR)
+
+
+def is_pdf_token_factor(stated: object) -> TypeGuard[float]:
+    return isinstance(stated, int | float) and not isinstance(stated, bool) and 1 <= stated <= MOST_FACTOR
 
 
 def tokens_likely(pages: int) -> int:

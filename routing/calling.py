@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 
-from routing import health, offline
+from routing import health, offline, warming
 from routing.adapters import claude, claude_batches, transport
 from routing.adapters.deadlines import Timeouts
 from routing.adapters.delivery import begun
@@ -59,5 +59,7 @@ class Breakers:
     async def succeeded(self, candidate: Candidate) -> None:
         await health.record_success(candidate.model.provider, candidate.model)
 
-    async def failed(self, candidate: Candidate, error: ProviderError) -> None:
+    async def failed(self, candidate: Candidate, error: ProviderError, *, unheard: ChatRequest | None = None) -> None:
+        if error.kind == "timeout" and unheard is not None:
+            warming.begin(candidate, unheard)
         await health.record_failure(candidate.model.provider, candidate.model, error)

@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from routing import pdfs, pricing
 from routing.adapters.assembly import Assembler
+from routing.adapters.deferral import said_by, with_found_tools
 from routing.tokens import estimate_tokens
 from routing.types import (
     Candidate,
@@ -85,7 +86,8 @@ class Collector(Struct):
         heard = not unseen or self.first_output is not None
         if heard and (usage.output_tokens is None or (said.output_tokens or 0) > usage.output_tokens):
             usage = _estimated(usage, "output_tokens", said.output_tokens)
-        return usage if usage.input_tokens is not None else _estimated(usage, "input_tokens", said.input_tokens)
+        # no prompt has no tokens: some begin an answer with a zero where the count is to stand at its end
+        return usage if usage.input_tokens else _estimated(usage, "input_tokens", said.input_tokens)
 
     def _said(self, usage: Usage) -> ChatResult:
         """What came of the answer, without its counts; what was held back of it, too, where nobody has counted that."""
@@ -155,7 +157,7 @@ def prompt_tokens(request: ChatRequest) -> int:
             elif isinstance(part, ToolCall):
                 total += estimate_tokens(part.arguments)
             elif isinstance(part, ToolResult):
-                total += estimate_tokens(part.content)
+                total += estimate_tokens(said_by(part))
             elif isinstance(part, Pdf):
                 total += estimate_tokens(part.title + part.context) + pdfs.tokens_likely(part.pages)
             elif isinstance(part, Cited):
@@ -163,4 +165,4 @@ def prompt_tokens(request: ChatRequest) -> int:
                 total += estimate_tokens(part.text) + pages
             else:
                 total += 1200  # an image of ordinary size
-    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in request.tools)
+    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in with_found_tools(request).tools)

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from routing.models import MAX_PRICE
 from routing.pdfs import MOST_FACTOR, PDF_TOKEN_FACTOR, is_pdf_token_factor
+from routing.provider_headers import mistake
 from routing.redaction import MAX_PATTERNS, PatternError, compiled
 
 Path = tuple[str | int, ...]
@@ -18,9 +19,6 @@ MAX_PROVIDERS, MAX_MODELS, MAX_POLICIES, MAX_RULES, MAX_BUDGETS = 200, 2_000, 20
 MAX_RULES_IN_ALL, MAX_KEYS, MAX_TIERS = 1_000, 50, 10
 MAX_REQUEST_SECONDS = 3600
 TIMEOUT_SECONDS, LOCAL_TIMEOUT_SECONDS = 120, 600  # people's own machines write slowly
-# of a request to a provider: they say how its bytes are to be read
-OUR_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "content-type", "expect", "host", "te"})
-OUR_HEADERS |= {"trailer", "transfer-encoding", "upgrade"}
 BIG = 2_147_483_647  # the database's integer
 
 
@@ -127,9 +125,8 @@ class ProviderEntry(Entry):
                 raise PydanticCustomError(
                     "option", "{what}", {"what": f"options.{name}: only `headers` is a mapping, and it always is one"}
                 )
-            if isinstance(value, dict) and (ours := sorted(OUR_HEADERS & {key.lower() for key in value})):
-                what = f"options.headers: {ours[0]} is not yours to set"
-                raise PydanticCustomError("option", "{what}", {"what": what})
+            if isinstance(value, dict) and (what := mistake(value)):
+                raise PydanticCustomError("option", "{what}", {"what": f"options.headers: {what}"})
         return self
 
     @model_validator(mode="after")

@@ -32,4 +32,5 @@ class Observer(Protocol):
 
     async def succeeded(self, candidate: Candidate) -> None: ...
 
-    async def failed(self, candidate: Candidate, error: ProviderError) -> None: ...
+    async def failed(self, candidate: Candidate, error: ProviderError, *, unheard: ChatRequest | None = None) -> None:
+        """`unheard`: what was asked, where nothing came in answer."""

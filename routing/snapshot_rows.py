@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 
+from routing.provider_headers import resolved
 from routing.types import (
     BudgetSpec,
     ModelSpec,
@@ -113,6 +114,12 @@ def _settings(row: Row) -> SettingsSpec:
 
 def _provider(row: Row) -> ProviderSpec:
     api_key, problem = _api_key(row)
+    options, unset = row["options"], ""
+    if "headers" in options:
+        headers, unset = resolved(options["headers"], settings.PROVIDER_API_KEYS)
+        options = {**options, "headers": headers}
+    if unset:
+        api_key, problem = "", f"{unset} is not set, which its headers name"
     return ProviderSpec(
         id=row["id"],
         slug=row["slug"],
@@ -122,13 +129,13 @@ def _provider(row: Row) -> ProviderSpec:
         enabled=row["enabled"],
         switch=row["switch"],
         api_key=api_key,
-        needs_api_key=bool(row["api_key_env"]) or row["kind"] in KINDS_WITH_KEYS,
+        needs_api_key=bool(unset or row["api_key_env"]) or row["kind"] in KINDS_WITH_KEYS,
         api_key_problem=problem,
         max_concurrency=row["max_concurrency"],
         max_requests_per_day=row["max_requests_per_day"],
         timeout_seconds=row["timeout_seconds"],
         power_watts=row["power_watts"],
-        options=row["options"],
+        options=options,
     )
 
 

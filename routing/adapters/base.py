@@ -20,9 +20,9 @@ EmbedInput = str | tuple[int, ...]  # a text, or its tokens for a provider that 
 class WireRequest(Value):
     """An HTTP request to be sent to a provider. `url` is absolute; `body` is JSON-able or None.
 
-    `secret` is the API key that the headers carry: no text that leaves an adapter may show it. `calls` names the
-    tools of which the answer's text is to be a call, where the API knows no other way to have one called. `logprobs`:
-    the caller wants them for each token, so that an answer without them is none.
+    `secret` is the API key that the headers carry: no text that leaves an adapter may show it, or the other headers'
+    values. `calls` names the tools of which the answer's text is to be a call, where the API knows no other way to have
+    one called. `logprobs`: the caller wants them for each token, so that an answer without them is none.
     """
 
     method: str

@@ -12,6 +12,8 @@ from routing.types import ErrorKind, ProviderError, Usage
 MAX_MESSAGE_CHARACTERS = 300
 _MOST_SEARCHED = 5_000  # characters of a message in which we look for words; what follows is an echo of the request
 
+_NO_SECRETS = frozenset({"accept", "anthropic-beta", "anthropic-version", "user-agent"})
+_PARTS = re.compile(r"[^\s;,=]{6,}")  # of a header's value: `Bearer …`, `name=…; name=…`
 _NOT_JSON = ("text/html", "text/css", "image/", "audio/", "video/", "application/xml", "application/pdf")
 # protocol and cut: a proxy's hiccup or a dropped connection; the same request may well work next time.
 # unfit: a model may do better the next time
@@ -81,7 +83,7 @@ def make_error(
     """A ProviderError whose message is short and shows no key."""
     return ProviderError(
         kind,
-        redact(message, sent.secret),
+        redact(message, sent),
         retryable=kind in _RETRYABLE if retryable is None else retryable,
         retry_after_seconds=retry_after_seconds,
         status=status,
@@ -98,11 +100,14 @@ def refuse_other_content(headers: Mapping[str, str], sent: WireRequest) -> None:
         raise make_error("protocol", f"the answer is {content_type.split(';')[0]}, not JSON", sent, unbilled=True)
 
 
-def redact(message: str, secret: str) -> str:
-    """One line of at most 300 characters without the key."""
+def redact(message: str, sent: WireRequest) -> str:
+    """One line of at most 300 characters without the key, and without what the other headers say: a proxy's key, or
+    who pays."""
     line = " ".join(message.split())
-    if secret:
-        line = line.replace(secret, "[key]")
+    said = [part for name, value in sent.headers.items() if name not in _NO_SECRETS for part in _PARTS.findall(value)]
+    for secret in sorted({sent.secret, *said}, key=len, reverse=True):
+        if secret:
+            line = line.replace(secret, "[key]")
     return line[:MAX_MESSAGE_CHARACTERS]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
+from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.logprobs import LogprobsDecoder, entries, of_the_end, refuse_silence
@@ -26,6 +27,7 @@ from routing.adapters.ollama_context import (
 from routing.adapters.openai_parts import tool_definition, tool_result_text
 from routing.adapters.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.sse import NDJSONSplitter
+from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
     Json,
     arguments_object,
@@ -36,13 +38,11 @@ from routing.adapters.wire import (
     get_dicts,
     get_number,
     get_str,
-    get_vectors,
     inline_image,
     is_idle,
     json_text,
     load_object,
     protocol_error,
-    refuse_other_number,
 )
 from routing.types import (
     ChatRequest,
@@ -89,6 +89,7 @@ class OllamaCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {"model": model.name, "stream": stream, "truncate": False, "shift": False}
+        request = with_found_tools(request)
         request, calls = as_answer(request) if is_forced(request) else (request, ())
         request = in_efforts(request)
         # a schema would keep the model from calling tools at all, so it is said in words beside them

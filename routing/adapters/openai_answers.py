@@ -277,7 +277,7 @@ class ChatDecoder(EventDecoder):
     def __init__(self, codec: "Codec", sent: WireRequest) -> None:
         super().__init__(codec, sent, SSESplitter())
         self._introduced = False
-        self._announced = False  # its chunks say that there is no reason to end yet: so one will be told
+        self._latest: Json = {}  # the last chunk of the answer
         self._stop_reason: StopReason | None = None
         self._refused = False
         self._calls = CallPieces(sent)
@@ -295,13 +295,16 @@ class ChatDecoder(EventDecoder):
             chunk = load_object(data, "a chunk of the stream")
         except ProviderError:
             if name != b"error":
-                raise
+                if self._stop_reason is None:
+                    raise
+                self._end(out)  # the answer is whole, whatever else is said behind it
+                return
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
+            self._latest = chunk
             out.append(Delta(text))
             return
-        choices = get_dicts(chunk, "choices")
-        choice = choices[0] if choices else {}
+        choice = next(iter(get_dicts(chunk, "choices")), {})
         self.usage = later(read_usage(chunk, choice), self.usage)
         failed = _failed(name, chunk)
         if failed is not None:
@@ -310,6 +313,7 @@ class ChatDecoder(EventDecoder):
             self._introduced = True
             out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
         if choice:
+            self._latest = chunk
             self._choice(choice, out)
         if self._stop_reason is not None and self.usage is not self._usage_told:
             self._usage_told = self.usage
@@ -324,13 +328,18 @@ class ChatDecoder(EventDecoder):
         if not self._introduced:
             raise protocol_error("the stream holds no answer")
         if self._stop_reason is None:
-            if self._announced:  # llama-cpp-python, say, which leaves an answer for the next request
+            if self._left_open():  # llama-cpp-python, say, which leaves an answer for the next request
                 raise self.cut("the stream ended without saying why: the answer may have been broken off")
             self._stop("", out)
         self._calls.end(out)
         if self.usage is not self._usage_told:
             out.append(Delta(usage=self.usage))
         self.done = True
+
+    def _left_open(self) -> bool:
+        """Its last chunk says that it has no reason to end yet, and no usage came, as from servers that give none."""
+        choices = get_dicts(self._latest, "choices")[:1]
+        return self.usage is None and any(not choice.get("finish_reason", "unsaid") for choice in choices)
 
     def _choice(self, choice: Json, out: list[Delta]) -> None:
         # Perplexity's chunks hold both: the piece, and as a message all that was written so far
@@ -343,7 +352,6 @@ class ChatDecoder(EventDecoder):
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
-        self._announced = self._announced or ("finish_reason" in choice and not finish)
         if finish or choice.get("error"):
             _refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it

@@ -87,7 +87,7 @@ async def chat(
 
 
 async def _fetched(codec: Codec, provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> ChatResult:
-    response = await _fetch(provider, sent, timeouts)
+    response = await fetch(provider, sent, timeouts)
     with _redacted(sent):
         return codec.decode_chat(response, sent)
 
@@ -165,7 +165,7 @@ async def embed(
     name = model.name
     for start in range(0, len(texts), codec.embed_batch):
         sent = codec.encode_embed(texts[start : start + codec.embed_batch], model, purpose=purpose)
-        response = await _fetch(provider, sent, timeouts)
+        response = await fetch(provider, sent, timeouts)
         with _redacted(sent):
             batch = codec.decode_embed(response, sent)
         vectors += batch.vectors
@@ -184,7 +184,7 @@ async def count_tokens(
     sent = codec.encode_count(request, model)
     if sent is None:
         return None
-    response = await _fetch(provider, sent, timeouts)
+    response = await fetch(provider, sent, timeouts)
     with _redacted(sent):
         return codec.decode_count(response, sent)
 
@@ -197,7 +197,7 @@ async def status(provider: ProviderSpec) -> ProviderStatus:
     for sent in codec.encode_status(provider):
         with _redacted(sent):
             try:
-                response = await _fetch(provider, sent, timeouts)
+                response = await fetch(provider, sent, timeouts)
                 if not 200 <= response.status < 300:
                     raise codec.decode_error(response, sent)
                 responses.append(response)
@@ -306,7 +306,7 @@ async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -
         raise translated(error, sent, began=began) from None
 
 
-async def _fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
+async def fetch(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> WireResponse:
     """A complete response, within the total deadline and the size limit."""
     deadlines = Deadlines(provider, sent, timeouts, streamed=False)
     async with AsyncExitStack() as stack:
@@ -382,6 +382,6 @@ def _redacted(sent: WireRequest) -> Iterator[None]:
     try:
         yield
     except ProviderError as error:
-        error.message = redact(error.message, sent.secret)
+        error.message = redact(error.message, sent)
         error.args = (error.message,)
         raise

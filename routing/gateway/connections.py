@@ -16,6 +16,7 @@ from routing.types import ErrorKind
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_REFUSAL_BYTES = 256 * 1024  # of which it is enough to have the beginning
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 NOTICED_SECONDS = 2.0  # after a request: until then it is heard of that the server had closed a kept connection
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
@@ -139,8 +140,11 @@ class Connection(asyncio.Protocol):
             raw = self._raw_headers
             self._headers = dict(zip(_names(tuple(raw)), map(_text, raw.values()), strict=True))
             self.head = (status, self._headers)
+            if status >= 300:
+                self._limit = 2 * MAX_REFUSAL_BYTES  # what is too much is left as it came: a read is as long as one
+            elif self._streaming:
+                self._limit = MAX_STREAM_BYTES
             if self._streaming:
-                self._limit = MAX_STREAM_BYTES if status < 300 else MAX_ANSWER_BYTES
                 self._wake()
         self._raw_headers.clear()
 

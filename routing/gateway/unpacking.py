@@ -54,6 +54,14 @@ class Unpacker:
         return plain
 
 
+def beginning(packed: bytes, most: int) -> bytes:
+    """What can be read of an answer that may have been cut, at most so many bytes; b"" if it cannot be read."""
+    try:
+        return zlib.decompressobj(_EITHER if packed and _has_head(packed) else _RAW).decompress(packed, most)
+    except zlib.error:
+        return b""
+
+
 def _has_head(packed: bytes) -> bool:
     """gzip's magic number, or zlib's: a method and a check of it."""
     return packed.startswith(b"\x1f\x8b") or (packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0)

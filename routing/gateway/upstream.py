@@ -17,10 +17,10 @@ from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.delivery import not_begun
 from routing.adapters.errors import make_error
 from routing.adapters.wire import dumps
-from routing.gateway.connections import Broken, Connection
+from routing.gateway.connections import MAX_REFUSAL_BYTES, Broken, Connection
 from routing.gateway.dialing import Address
 from routing.gateway.pool import Pool
-from routing.gateway.unpacking import NOT_PACKED, PACKINGS, Unpacker
+from routing.gateway.unpacking import NOT_PACKED, PACKINGS, Unpacker, beginning
 from routing.loops import OfLoop
 from routing.types import ProviderError, Usage
 
@@ -68,8 +68,8 @@ def _payload(sent: WireRequest, path: str, host: str) -> bytes:
 @lru_cache(maxsize=512)
 def _head(method: str, path: str, host: str, headers: tuple[tuple[str, str], ...]) -> bytes:
     """The same for all calls of a provider. Raises ValueError for a header that HTTP forbids."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: ziggie\r\naccept-encoding: identity\r\n"
-    for name, said in headers:
+    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\n"
+    for name, said in ({"user-agent": "ziggie"} | dict(headers)).items():
         if not FORBIDDEN.isdisjoint(said) or not FORBIDDEN.isdisjoint(name):
             raise ValueError(name)
         head += f"{name}: {said}\r\n"
@@ -109,11 +109,7 @@ async def fetch(
     body = connection.taken()
     connection.done()
     pool.give_back(ready.address, connection)
-    try:
-        unpacker = _unpacker(headers, sent)
-        return WireResponse(status, headers, body if unpacker is None else unpacker.whole(body))
-    except Broken as broken:
-        raise _translated(broken, sent) from None
+    return WireResponse(status, headers, _unpacked(body, headers, sent, refused=connection.is_refusal))
 
 
 async def _asked(
@@ -152,10 +148,28 @@ def _translated(broken: Broken, sent: WireRequest, usage: Usage | None = None) -
     return make_error(broken.kind, broken.text, sent, usage=usage, unbilled=broken.unbilled)
 
 
+def _packing(headers: Mapping[str, str]) -> str:
+    """How an answer was packed unasked; "" for one that was not."""
+    packing = headers.get("content-encoding")
+    return "" if not packing or (packing := packing.strip().lower()) in NOT_PACKED else packing
+
+
+def _unpacked(body: bytes, headers: Mapping[str, str], sent: WireRequest, *, refused: bool) -> bytes:
+    """Raises ProviderError for an answer that cannot be read. The status of a refusal says enough without its body."""
+    if refused:
+        packing = _packing(headers)
+        plain = beginning(body, MAX_REFUSAL_BYTES) if packing in PACKINGS else b"" if packing else body
+        return plain[:MAX_REFUSAL_BYTES]
+    unpacker = _unpacker(headers, sent)
+    try:
+        return body if unpacker is None else unpacker.whole(body)
+    except Broken as broken:
+        raise _translated(broken, sent) from None
+
+
 def _unpacker(headers: Mapping[str, str], sent: WireRequest) -> Unpacker | None:
     """For an answer that was packed unasked. Raises ProviderError."""
-    packing = headers.get("content-encoding")
-    if not packing or (packing := packing.strip().lower()) in NOT_PACKED:
+    if not (packing := _packing(headers)):
         return None
     if packing not in PACKINGS:
         raise make_error("protocol", f"the answer is compressed ({packing[:40]}), which was not asked for", sent)
@@ -185,7 +199,7 @@ class Exchange:
         assert connection.head is not None
         self.status, self.headers = connection.head
         try:
-            self._unpacker = _unpacker(self.headers, self._sent)
+            self._unpacker = None if connection.is_refusal else _unpacker(self.headers, self._sent)
         except ProviderError:
             _drop(connection)
             raise
@@ -208,13 +222,7 @@ class Exchange:
         except Broken as broken:
             if not connection.is_refusal:
                 raise _translated(broken, self._sent) from None
-        return self._whole(b"".join(pieces))
-
-    def _whole(self, body: bytes) -> WireResponse:
-        try:
-            body = body if self._unpacker is None else self._unpacker.whole(body)
-        except Broken as broken:
-            raise _translated(broken, self._sent) from None
+        body = _unpacked(b"".join(pieces), self.headers, self._sent, refused=connection.is_refusal)
         return WireResponse(self.status, self.headers, body)
 
     async def next_chunk(self, *, usage: Usage | None = None) -> bytes:

@@ -23,7 +23,8 @@ SHADOW = "shadow"  # the task kind of every call that only compares: it serves n
 
 @value
 class ProviderSpec:
-    """A provider row. `api_key` is resolved (environment or encrypted field) and never printed."""
+    """A provider row. `api_key` and the headers in `options` are resolved (environment or encrypted field) and never
+    printed."""
 
     id: int
     slug: str
@@ -39,7 +40,7 @@ class ProviderSpec:
     max_requests_per_day: int | None = None
     timeout_seconds: float = 120.0
     power_watts: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @value
@@ -247,6 +248,7 @@ class World:
     at: datetime
     budgets: Mapping[int, BudgetState] = field(default_factory=dict)  # by budget id
     open_circuits: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (provider, model slug or "") -> why
+    reopening: Mapping[tuple[str, str], float] = field(default_factory=dict)  # the same -> seconds until one may try
     probes_due: frozenset[tuple[str, str]] = frozenset()  # open circuits that one call may now try
     busy: Mapping[str, int] = field(default_factory=dict)  # provider slug -> calls in flight or waiting
     requests_today: Mapping[str, int] = field(default_factory=dict)  # provider slug -> count

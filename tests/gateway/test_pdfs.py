@@ -295,7 +295,7 @@ WRONG: dict[str, tuple[str, Any, str, str]] = {
     "more within": (MESSAGES, changed(pages="1-2"), IN_BLOCK + "pages", "not supported"),
     "to be cited": (MESSAGES, block(citations={"enabled": 1}), "messages[0].content[0].citations.enabled", "true or"),
     "an image's part": (CHAT, picture("application/pdf"), "messages[0].content[0].image_url.url",
-                        "it is of the type 'application/pdf': a PDF document is sent as a part of the type file"),
+                        "it is of the type 'application/pdf': a PDF document is sent as a part that is a file"),
     "an image's block": (MESSAGES, shown_as("application/pdf"), "messages[0].content[0].source",
                          "it is of the type 'application/pdf': a PDF document is sent as a block of the type document"),
     "spelt otherwise": (CHAT, picture("Application/PDF;name=a.png"), "messages[0].content[0].image_url.url",

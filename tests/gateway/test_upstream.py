@@ -1,13 +1,18 @@
 """Connections to providers whose servers do not keep to HTTP."""
 
 import asyncio
+import gzip
+import socket
+import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from routing.adapters.base import WireRequest
-from routing.gateway import upstream
+from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.errors import error_from_response
+from routing.gateway import connections, upstream
 from routing.gateway.upstream import Exchange, fetch
 from routing.types import ProviderError
 
@@ -48,6 +53,13 @@ def whole(status: bytes, body: bytes) -> bytes:
     return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
+async def resets(writer: asyncio.StreamWriter) -> None:
+    """Ends the connection at once, without an answer."""
+    end_now = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, end_now)
+    writer.transport.abort()
+
+
 async def test_what_follows_an_answer_is_neither_its_own_nor_the_next_ones() -> None:
     both = saying(whole(b"200 OK", b"first"), whole(b"500 Oops", b"second"))
     async with serving(both, saying(whole(b"200 OK", b"third"))) as sent:
@@ -56,15 +68,51 @@ async def test_what_follows_an_answer_is_neither_its_own_nor_the_next_ones() -> 
         assert (await fetch(sent, idle_seconds=30)).body == b"third"
 
 
-async def test_a_long_refusal_of_a_stream_is_read_to_its_end() -> None:
+async def by_exchange(sent: WireRequest) -> WireResponse:
+    async with Exchange(sent, idle_seconds=30) as exchange:
+        return await exchange.read()
+
+
+async def by_fetch(sent: WireRequest) -> WireResponse:
+    return await fetch(sent, idle_seconds=30)
+
+
+@pytest.mark.parametrize("ask", [by_exchange, by_fetch])
+async def test_of_a_long_refusal_the_beginning_is_read(ask: Callable[[WireRequest], Awaitable[WireResponse]]) -> None:
     echoed = b"x" * 3_000_000
-    async with (
-        serving(saying(whole(b"422 Unprocessable", echoed))) as sent,
-        asyncio.timeout(60),
-        Exchange(sent, idle_seconds=30) as exchange,
-    ):
-        refused = await exchange.read()
-    assert (refused.status, len(refused.body)) == (422, len(echoed))
+    async with serving(saying(whole(b"422 Unprocessable", echoed))) as sent, asyncio.timeout(60):
+        refused = await ask(sent)
+    assert (refused.status, len(refused.body)) == (422, connections.MAX_REFUSAL_BYTES)
+
+
+LIMITED = b"HTTP/1.1 429 Too Many\r\nretry-after: 7\r\ncontent-length: 2000000\r\ncontent-encoding: "
+
+
+@pytest.mark.parametrize("ask", [by_exchange, by_fetch])
+@pytest.mark.parametrize(
+    ("packing", "body", "read"),
+    [
+        (b"gzip", gzip.compress(b"slow down" + bytes(9_000_000))[:900], b"slow down"),  # longer, and cut
+        (b"deflate", zlib.compress(b"slow down")[2:-4], b"slow down"),
+        (b"gzip", b"none at all", b""),
+        (b"gzip", b"", b""),
+        (b"br", b"what we cannot read", b""),
+    ],
+)
+async def test_the_status_of_a_packed_refusal_counts_though_its_body_cannot_be_read(
+    ask: Callable[[WireRequest], Awaitable[WireResponse]], packing: bytes, body: bytes, read: bytes
+) -> None:
+    async with serving(saying(LIMITED + packing + b"\r\n\r\n", body)) as sent:
+        answer = await ask(sent)
+    error = error_from_response(answer, sent)
+    assert (error.kind, error.retry_after_seconds) == ("rate_limited", 7.0)
+    assert len(answer.body) <= connections.MAX_REFUSAL_BYTES
+    assert answer.body.startswith(read)
+
+
+def test_a_header_of_the_provider_takes_the_place_of_ours() -> None:
+    payload = upstream.Ready.of(WireRequest("GET", "http://127.0.0.1:9/", {"user-agent": "studio"})).taken()
+    assert [line for line in payload.split(b"\r\n") if line.startswith(b"user-agent")] == [b"user-agent: studio"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -73,3 +121,76 @@ async def test_another_protocol_than_the_one_asked_for_is_no_answer() -> None:
     async with serving(saying(switching)) as sent:
         with pytest.raises(ProviderError, match="not HTTP"):
             await fetch(sent, idle_seconds=30)
+
+
+async def test_a_kept_connection_that_had_been_closed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "NOTICED_SECONDS", 600.0)
+    async with serving(saying(whole(b"200 OK", b"first")), resets, saying(whole(b"200 OK", b"again"))) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"first"
+        assert (await fetch(sent, idle_seconds=30)).body == b"again"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_request_that_ends_its_server_is_not_sent_to_the_next(
+    kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "NOTICED_SECONDS", 0.0)  # so the server had it for long
+    answers = [saying(whole(b"200 OK", b"first"))] if kept else []
+    async with serving(*answers, resets, saying(whole(b"200 OK", b"paid twice"))) as sent:
+        if kept:
+            await fetch(sent, idle_seconds=30)
+        with pytest.raises(ProviderError, match="before an answer came"):
+            await fetch(sent, idle_seconds=30)
+
+
+async def test_a_refusal_counts_though_its_body_breaks_off() -> None:
+    broken = b"HTTP/1.1 503 Unavailable\r\ncontent-length: 100\r\n\r\nbusy"
+    async with serving(saying(broken), saying(broken)) as sent:
+        answer = await fetch(sent, idle_seconds=30)
+        async with Exchange(sent, idle_seconds=30) as exchange:
+            assert (await exchange.read()).body == b"busy"
+    assert (answer.status, error_from_response(answer, sent).kind) == (503, "overloaded")
+
+
+@pytest.mark.parametrize("packing", [b"Identity", b"", b"UTF-8"])
+async def test_what_names_no_packing_is_not_packed(packing: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: %b\r\ncontent-length: 2\r\n\r\n" % packing
+    async with serving(saying(head, b"hi")) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"hi"
+
+
+async def test_deflate_without_its_head_is_unpacked_in_pieces_of_any_size() -> None:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(b"hi" * 500) + packer.flush()
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: deflate\r\ncontent-length: %d\r\n\r\n" % len(packed)
+
+    async def dribble(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        for byte in packed:
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+    async with serving(saying(head, packed), dribble) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"hi" * 500
+        async with Exchange(sent, idle_seconds=30) as exchange:
+            heard = [piece async for piece in pieces(exchange)]
+    assert b"".join(heard) == b"hi" * 500
+
+
+async def pieces(exchange: Exchange) -> AsyncIterator[bytes]:
+    while piece := await exchange.next_chunk():
+        yield piece
+
+
+async def test_a_packing_that_is_not_understood_is_named() -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\nhi")) as sent:
+        with pytest.raises(ProviderError, match=r"compressed \(br\)"):
+            await fetch(sent, idle_seconds=30)
+
+
+async def test_a_redirect_to_https_says_what_to_mend_and_not_where_it_leads() -> None:
+    moved = b"HTTP/1.1 308 Permanent Redirect\r\nlocation: https://elsewhere.test/v1\r\ncontent-length: 0\r\n\r\n"
+    async with serving(saying(moved)) as sent:
+        error = error_from_response(await fetch(sent, idle_seconds=30), sent)
+    assert "begin with https://" in error.message
+    assert "elsewhere" not in error.message

@@ -185,6 +185,14 @@ def test_the_key_is_never_repeated() -> None:
     assert KEY not in repr(SENT)
 
 
+def test_what_other_headers_say_is_not_repeated_either() -> None:
+    said = {"x-team": "games", "cookie": "session=abc123def; a=b", "authorization": "Bearer of-the-proxy-0123"}
+    sent = WireRequest("POST", "http://127.0.0.1:9/v1", {**said, "anthropic-version": "2023-06-01"}, {}, KEY)
+    body = {"error": "games refused: abc123def, of-the-proxy-0123; version 2023-06-01"}
+    found = error_from_response(WireResponse(403, {}, json.dumps(body).encode()), sent)
+    assert found.message == "games refused: [key], [key]; version 2023-06-01"
+
+
 def test_a_long_message_is_shortened_to_one_line() -> None:
     message = error(500, {"error": "a\n" * 4000}).message
     assert len(message) == 300

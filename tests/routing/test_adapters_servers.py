@@ -159,6 +159,42 @@ def test_a_message_that_ends_before_its_reason_is_cut(done: bytes) -> None:
     assert caught.value.kind == "cut"
 
 
+def test_a_stream_that_names_no_reason_though_it_was_to_come_was_broken_off() -> None:
+    """llama-cpp-python leaves an answer for the next request, and ends it like a whole one but for its reason."""
+    role, piece = chunk(role="assistant", content=""), chunk(content="Once upon")
+    assert role["choices"][0]["finish_reason"] is None
+    with pytest.raises(ProviderError, match="without saying why") as caught:
+        read("openai", sse(role, piece), {})
+    assert (caught.value.kind, caught.value.retryable) == ("cut", True)
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_a_server_that_never_gives_a_reason_but_counts_has_given_a_whole_answer(nothing: str | None) -> None:
+    pieces = [chunk(content=text) for text in ("", "Once ", "upon")]
+    for piece in pieces:
+        piece["choices"][0]["finish_reason"] = nothing
+    counted = {"id": "1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+    answer = read("openai", sse(*pieces, counted), {})
+    assert (answer.text, answer.stop_reason, answer.usage.output_tokens) == ("Once upon", "stop", 2)
+
+
+def test_what_the_first_piece_says_of_the_reason_does_not_bind_the_last() -> None:
+    last = chunk(content="Once upon")
+    del last["choices"][0]["finish_reason"]
+    assert read("openai", sse(chunk(role="assistant", content=""), last), {}).text == "Once upon"
+
+
+@pytest.mark.parametrize("behind", ['"[DONE]"', "[done]", "bye"])
+def test_what_is_no_json_behind_a_whole_answer_does_it_no_harm(behind: str) -> None:
+    body = sse(chunk(content="Hi"), chunk("stop")).removesuffix(b"data: [DONE]\n\n") + f"data: {behind}\n\n".encode()
+    assert (read("openai", body, {}).text, read("openai", body, {}).stop_reason) == ("Hi", "stop")
+
+
+def test_a_stream_that_knows_no_reasons_ends_by_itself() -> None:
+    said = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": word}}]} for word in ("Hi", " you")]
+    assert (read("openai", sse(*said), {}).text, read("openai", sse(*said), {}).stop_reason) == ("Hi you", "stop")
+
+
 REFUSALS: dict[str, tuple[int, Any, str]] = {
     "mlx-lm: takes no images": (404, {"error": "Only 'text' content type is supported."}, "bad_request"),
     "mlx-lm: no such model": (404, {"error": "Repository Not Found for url: https://huggingface.co/api/models/x."}, "not_found"),
@@ -357,6 +393,7 @@ VECTORS: dict[str, tuple[str, Any, Any, int]] = {
     "openai: the tokens of one text": ("openai", {"data": [{"index": 0, "embedding": [1, 0]}]}, {"input": [5, 6, 7]}, 1),
     "openai: tokens of two texts": ("openai", {"data": [{"index": n, "embedding": [1, 0]} for n in (0, 1)]}, {"input": [[5], [6, 7]]}, 2),
     "ollama: one text": ("ollama", {"embeddings": [[1, 0]]}, {"input": "Hello"}, 1),
+    "llama.cpp: in a list of its own": ("openai", {"data": [{"index": 0, "embedding": [[1, 0]]}]}, {"input": "Hello"}, 1),
     "ollama: in the older way": ("ollama", {"embedding": [1, 0]}, {"prompt": "Hello"}, 1),
     "gemini: one text": ("gemini", {"embedding": {"values": [1, 0]}}, {"content": {"parts": [{"text": "Hello"}]}}, 1),
     "cohere: its first version": ("cohere", {"embeddings": [[1, 0], [0, 1]], "texts": ["a", "b"]}, {"texts": ["a", "b"]}, 2),
@@ -371,3 +408,10 @@ def test_vectors_are_counted_as_they_were_asked_for(kind: str, answer: Any, aske
     more = {key: ["a", "b", "c"] for key in ("input", "texts", "requests")}
     with pytest.raises(ProviderError, match="embeddings for"):
         CODECS[kind]().decode_embed(response, WireRequest("POST", "x", body=more))
+
+
+def test_vectors_of_tokens_are_no_embedding_of_a_text() -> None:
+    answer = {"data": [{"index": 0, "embedding": [[1.5, 0.5], [0.25, 2.0]]}]}
+    sent = WireRequest("POST", "http://127.0.0.1/", body={"input": "Hello"})
+    with pytest.raises(ProviderError, match="a vector for each token"):
+        CODECS["openai"]().decode_embed(WireResponse(200, {}, json.dumps(answer).encode()), sent)

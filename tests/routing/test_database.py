@@ -128,3 +128,13 @@ def test_a_connection_left_in_a_transaction_is_not_lent_again() -> None:
         return pid == await backend()
 
     assert asyncio.run(work()) is False
+
+
+def test_no_statement_on_a_connection_runs_for_ever() -> None:
+    async def limits() -> list[str]:
+        async with database.connection() as own:
+            named = [f"SHOW {name}" for name in ("statement_timeout", "idle_in_transaction_session_timeout")]
+            rows = [await (await own.execute(name)).fetchone() for name in named]  # type: ignore[call-overload]
+        return [row[0] for row in rows if row]
+
+    assert asyncio.run(limits()) == ["15s", "15s"]

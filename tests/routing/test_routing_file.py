@@ -97,6 +97,33 @@ def test_what_is_no_such_number_is_refused(seeded: None, odd: str) -> None:
     assert "options.pdf_token_factor: " in problem
 
 
+def test_headers_of_a_provider_stand_in_the_file_and_come_back(seeded: None) -> None:
+    options = "{headers: {X-Team: games, x-route: 'a, b'}, stream_usage: false}"
+    assert apply(f"providers: [{{slug: llama-cpp, options: {options}}}]", by="test").written == ["providers llama-cpp"]
+    assert Provider.objects.get(slug="llama-cpp").options == {
+        "headers": {"X-Team": "games", "x-route": "a, b"},
+        "stream_usage": False,
+    }
+    assert apply(export(), by="test").written == []
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("{headers: yes please}", "only `headers` is a mapping, and it always is one"),
+        ("{keep_alive: {a: b}}", "options.keep_alive: only `headers` is a mapping"),
+        ("{headers: {Host: elsewhere}}", "options.headers: host is not yours to set"),
+        ("{headers: {Keep-Alive: timeout=5}}", "options.headers: keep-alive is not yours to set"),
+        ("{headers: {X-A: 1st, x-a: 2nd}}", "options.headers: x-a stands there twice"),
+        ("{headers: {X-A: '${SECRET_KEY}'}}", "names an environment variable that ends in _API_KEY"),
+        ("{headers: {X-A: '${A_API_KEY'}}", "names an environment variable that ends in _API_KEY"),
+        ("{headers: {a b: c}}", "is no valid name here"),
+    ],
+)
+def test_what_cannot_be_a_header_is_refused(seeded: None, options: str, problem: str) -> None:
+    assert any(problem in said for said in refused(f"providers: [{{slug: llama-cpp, options: {options}}}]"))
+
+
 @pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\r", "\n\n"])
 def test_no_line_end_in_a_note_is_lost_in_a_file(seeded: None, end: str) -> None:
     LanguageModel.objects.filter(slug="phi3").update(notes=f"É{end}ì")

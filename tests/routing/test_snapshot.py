@@ -95,6 +95,23 @@ def test_a_stored_key_goes_before_the_variable(settings: Any) -> None:
 
 
 @pytest.mark.usefixtures("seeded")
+def test_keys_in_a_providers_headers_come_from_the_environment(settings: Any) -> None:
+    headers = {"X-Team": "games", "Authorization": "Bearer ${PROXY_API_KEY}", "Host": "of an older row"}
+    Provider.objects.filter(slug="ollama").update(options={"headers": headers, "keep_alive": "1m"})
+    settings.PROVIDER_API_KEYS = {"PROXY_API_KEY": "let-me-in"}
+
+    def provider() -> Any:
+        return snapshot.load().models["llama3.2"].provider
+
+    sent = {"x-team": "games", "authorization": "Bearer let-me-in"}
+    assert (provider().options, provider().needs_api_key) == ({"headers": sent, "keep_alive": "1m"}, False)
+    assert "let-me-in" not in repr(provider())
+    settings.PROVIDER_API_KEYS = {}
+    assert (provider().api_key, provider().needs_api_key) == ("", True)
+    assert provider().api_key_problem == "PROXY_API_KEY is not set, which its headers name"
+
+
+@pytest.mark.usefixtures("seeded")
 def test_a_key_that_cannot_be_read_takes_away_one_provider_only() -> None:
     with connection.cursor() as cursor:
         cursor.execute("UPDATE routing_provider SET api_key = 'gAAAA-not-ours' WHERE slug = 'openai'")

@@ -1,0 +1,105 @@
+"""PgBouncer between Ziggie and PostgreSQL: a session of one's own serves, one that is shared is refused."""
+
+import asyncio
+import getpass
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+
+from routing import database
+from ziggie.database import refuse_shared_sessions
+from ziggie.errors import ConfigurationError
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+SERVER = "ziggie-postgres"  # the account of the embedded server where we are root, who may not run PgBouncer
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed"),
+]
+
+
+@contextmanager
+def pooled(folder: Path, mode: str) -> Iterator[None]:
+    """Django's database, and so Ziggie's, is reached through a PgBouncer meanwhile."""
+    settings = connections["default"].settings_dict
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    password = f" password={settings['PASSWORD']}" if settings["PASSWORD"] else ""
+    account = SERVER if os.geteuid() == 0 else getpass.getuser()
+    (folder / "ini").write_text(
+        f"[databases]\n{settings['NAME']} = host={settings['HOST']} port={settings['PORT'] or 5432} "
+        f"user={settings['USER']}{password}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = any\npool_mode = {mode}\n"
+    )
+    for path in (folder, folder / "ini"):
+        os.chown(path, pwd.getpwnam(account).pw_uid, -1)
+    switch = ["-u", account] if os.geteuid() == 0 else []
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([str(PGBOUNCER), *switch, str(folder / "ini")], stdout=log, stderr=log)
+    before = {name: settings[name] for name in ("HOST", "PORT", "OPTIONS")}
+    try:
+        _wait_for(port, process, folder / "log")
+        connection.close()
+        settings.update(HOST="127.0.0.1", PORT=port, OPTIONS={})
+        yield
+    finally:
+        connection.close()
+        settings.update(before)
+        process.terminate()
+        process.wait(60)
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return
+        time.sleep(0.05)
+    raise AssertionError("PgBouncer does not listen")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where another account may read: pytest's own folders are closed to all others."""
+    if os.geteuid() == 0:
+        for above in (tmp_path, *tmp_path.parents):
+            if above.stat().st_uid == 0 and str(above).startswith(str(Path(os.environ.get("TMPDIR", "/tmp")))):
+                above.chmod(above.stat().st_mode | 0o011)
+    return tmp_path
+
+
+async def _timeout() -> Any:
+    own = await database.connect()
+    try:
+        return await (await own.execute("SHOW statement_timeout")).fetchone()
+    finally:
+        await own.close()
+
+
+def test_a_pooler_that_gives_sessions_serves_as_postgresql_itself(folder: Path) -> None:
+    with pooled(folder, "session"):
+        refuse_shared_sessions()
+        assert asyncio.run(_timeout()) == ("15s",)
+
+
+def test_a_pooler_that_shares_sessions_is_refused_with_a_word_on_what_to_do(folder: Path) -> None:
+    with pooled(folder, "transaction"), pytest.raises(ConfigurationError, match="pool_mode = session"):
+        refuse_shared_sessions()
+
+
+def test_postgresql_itself_is_no_pooler() -> None:
+    refuse_shared_sessions()

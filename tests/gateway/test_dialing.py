@@ -164,6 +164,21 @@ async def test_certificates_that_cannot_be_read_are_named(
     assert "SSL_CERT_FILE" in error.message
 
 
+async def test_a_folder_of_certificates_that_is_not_there_is_named(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "nothing"))
+    assert "SSL_CERT_DIR names no folder" in (await failed(fetch, "https://localhost:9/")).message
+
+
+async def test_certificates_that_cannot_be_read_keep_nobody_from_a_server_without_tls(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    async with server() as port:
+        assert (await fetch(WireRequest("GET", f"http://127.0.0.1:{port}/"))).body == b"hi"
+
+
 async def test_a_server_without_tls_is_told_from_one_with_a_wrong_certificate() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)

@@ -95,6 +95,7 @@ class Walk(Struct):
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
     refused: int = 0
+    retry_after: float | None = None  # seconds, as the last provider said that told
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     kept_waiting: Callable[[], float] | None = None  # seconds for which the reader of a stream has kept it waiting
@@ -259,6 +260,7 @@ class Walk(Struct):
             unseen = unseen and had_it
             usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
+            self.retry_after = failure.retry_after_seconds or self.retry_after
             unheard = step.request if collector.first_output is None else None
             await self.observer.failed(candidate, failure, unheard=unheard)
             raise

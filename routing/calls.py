@@ -219,6 +219,7 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     elif call.walk.skipped and not attempts and not late:
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
     error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
+    error.retry_after_seconds = call.walk.retry_after
     return name_call(error, call)
 
 

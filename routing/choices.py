@@ -182,6 +182,7 @@ class Several(Walk):
             await self._ask(missing, candidate, step, signs)
         finally:
             self.refused = sum([choice.refused for choice in self.choices])
+            self.retry_after = max((choice.retry_after for choice in self.choices if choice.retry_after), default=None)
         if len(self._found) < len(self.choices):
             return None
         first, *others = [self._found[choice.index] for choice in self.choices]

@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from routing import pdfs, pricing
 from routing.adapters.assembly import Assembler
+from routing.adapters.deferral import said_by, with_found_tools
 from routing.tokens import estimate_tokens
 from routing.types import (
     Candidate,
@@ -140,7 +141,7 @@ def prompt_tokens(request: ChatRequest) -> int:
             elif isinstance(part, ToolCall):
                 total += estimate_tokens(part.arguments)
             elif isinstance(part, ToolResult):
-                total += estimate_tokens(part.content)
+                total += estimate_tokens(said_by(part))
             elif isinstance(part, Pdf):
                 total += estimate_tokens(part.title + part.context) + pdfs.tokens_likely(part.pages)
             elif isinstance(part, Cited):
@@ -148,4 +149,4 @@ def prompt_tokens(request: ChatRequest) -> int:
                 total += estimate_tokens(part.text) + pages
             else:
                 total += 1200  # an image of ordinary size
-    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in request.tools)
+    return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in with_found_tools(request).tools)

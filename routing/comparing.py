@@ -6,6 +6,7 @@ The judge sees no names. Answers and task are quoted between marks that they can
 import math
 from typing import Any, Literal
 
+from routing.adapters.deferral import said_by
 from routing.judging import json_of
 from routing.pattern_prompts import quoted
 from routing.types import (
@@ -113,8 +114,8 @@ def parts_text(parts: tuple[Any, ...]) -> str:
                 lines.append(text if pages is None else "(a PDF document)")
             case ToolCall(_, name, arguments):
                 lines.append(f"(calls the tool {name} with {arguments})")
-            case ToolResult(_, content):
-                lines.append(f"(the tool answered) {content}")
+            case ToolResult():
+                lines.append(f"(the tool answered) {said_by(part)}")
     return "\n".join(lines)
 
 

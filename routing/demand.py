@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from routing import pdfs
+from routing.adapters.deferral import is_any_deferred, said_by, times_found
 from routing.tokens import estimate_tokens
 from routing.types import (
     CITES,
@@ -225,9 +226,9 @@ class _Size(Struct):
             case ToolCall(_, name, arguments):
                 self.at_most += TOKENS_PER_TOOL
                 self.add_prompt(name + arguments)
-            case ToolResult(_, content):
+            case ToolResult():
                 self.at_most += TOKENS_PER_TOOL
-                self.add_prompt(content)
+                self.add_prompt(said_by(part))
             case Reasoning(text, signature):
                 self.add_prompt(text + signature)
 
@@ -251,9 +252,11 @@ class _Size(Struct):
                 self.at_most += len(json.dumps(said, default=str))
 
     def add_tools_and_schema(self, request: ChatRequest) -> None:
+        found = times_found(request) if is_any_deferred(request.tools) else {}
         for tool in request.tools:
-            self.at_most += TOKENS_PER_TOOL
-            self.add_text(f"{tool.name}{tool.description}{json.dumps(tool.parameters)}")
+            for _ in range(found.get(tool.name, 0) if tool.deferred else 1):
+                self.at_most += TOKENS_PER_TOOL
+                self.add_text(f"{tool.name}{tool.description}{json.dumps(tool.parameters)}")
         self.at_most += TOOLS_PREAMBLE_TOKENS if request.tools else 0
         if request.json_schema is not None:
             self.at_most += SCHEMA_PREAMBLE_TOKENS

@@ -29,8 +29,8 @@ CLOUD_CHECK_SECONDS = 5.0
 CHECKS_AT_ONCE = 8
 
 _CIRCUITS: LiteralString = """
-SELECT json_agg(json_build_array(provider_id, model_slug, state, reason,
-    coalesce(CASE state WHEN 'open' THEN open_until WHEN 'half_open' THEN probe_until END > now(), false)))
+SELECT json_agg(json_build_array(provider_id, model_slug, state, reason, greatest(0, coalesce(
+    extract(epoch FROM CASE state WHEN 'open' THEN open_until WHEN 'half_open' THEN probe_until END - now()), 0))))
 FROM routing_circuit WHERE state <> 'closed' OR failures > 0
 """
 _LOADED: LiteralString = """
@@ -94,9 +94,10 @@ def _build(rows: dict[str, Any], providers: dict[int, ProviderSpec]) -> World:
         budgets={budget: BudgetState(limit - used, limit) for budget, limit, used in rows["budgets"] or ()},
         open_circuits={
             (providers[provider].slug, model): reason if state == "open" else f"{reason} (one call is trying it)"
-            for provider, model, state, reason, blocked in unclean
-            if blocked
+            for provider, model, state, reason, seconds in unclean
+            if seconds
         },
+        reopening={(providers[provider].slug, model): seconds for provider, model, _, _, seconds in unclean if seconds},
         probes_due=frozenset((providers[provider].slug, model) for provider, model in due),
         busy={providers[provider].slug: running + waiting for provider, running, waiting in counts},
         requests_today={

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from routing.attempts import Answer
-from routing.types import Attempt, ChatResult, Reasoning, Routed, Source, Text, ToolCall, Usage
+from routing.types import Attempt, ChatResult, Part, Reasoning, Routed, Source, Text, ToolCall, Usage
 
 PART_KINDS = {"text": Text, "tool_call": ToolCall, "reasoning": Reasoning}
 
@@ -16,7 +16,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     """An answer as JSON; `result_from_json` gives its result back."""
     kinds = {kind: name for name, kind in PART_KINDS.items()}
     result = answer.result
-    parts = [{"kind": kinds[type(part)], **asdict(part)} for part in result.parts if type(part) in kinds]
+    parts = [{"kind": kinds[type(part)], **_said(part)} for part in result.parts if type(part) in kinds]
     return {
         "parts": parts,
         "stop_reason": result.stop_reason,
@@ -30,7 +30,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
-    parts = tuple(PART_KINDS[part["kind"]](**{k: v for k, v in part.items() if k != "kind"}) for part in kept["parts"])
+    parts = tuple(map(_part, kept["parts"]))
     return ChatResult(
         parts=parts,
         stop_reason=kept["stop_reason"],
@@ -38,6 +38,21 @@ def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
         usage=_usage_from_json(kept["usage"]),
         model=kept["model"],
     )
+
+
+def _said(part: Part) -> dict[str, Any]:
+    said = asdict(part)
+    if not said.get("citations"):
+        said.pop("citations", None)
+    return said
+
+
+def _part(kept: Mapping[str, Any]) -> Part:
+    said = {name: value for name, value in kept.items() if name != "kind"}
+    if "citations" in said:
+        said["citations"] = tuple(said["citations"])
+    part: Part = PART_KINDS[kept["kind"]](**said)
+    return part
 
 
 def routed_from_row(row: Mapping[str, Any]) -> Routed:

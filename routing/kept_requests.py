@@ -83,4 +83,7 @@ def from_json(kept: Mapping[str, Any]) -> ChatRequest:
 
 
 def _part(kept: Mapping[str, Any]) -> Part:
-    return PARTS[kept["kind"]](**{name: value for name, value in kept.items() if name != "kind"})
+    told: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in kept.items() if name != "kind"
+    }
+    return PARTS[kept["kind"]](**told)

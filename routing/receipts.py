@@ -205,15 +205,20 @@ def _outcome_of(failure: BaseException | None) -> str:
 def usage_rows(walk: Walk, answer: Answer | None, snapshot: Snapshot) -> list[UsageRow]:
     """A record for each attempt. What an attempt cost saves nothing, if the answer is not its own."""
     return [
-        _usage_row(attempt, snapshot, serves=_serves(walk, answer, attempt) if answer and attempt.served else None)
+        _usage_row(
+            attempt,
+            snapshot,
+            serves=task_usage(walk, _whose(answer, attempt) if answer.others else answer)
+            if answer and attempt.served
+            else None,
+        )
         for attempt in walk.attempts
     ]
 
 
-def _serves(walk: Walk, answer: Answer, attempt: Attempt) -> Usage:
-    if answer.others:
-        answer = next(one for one in (answer, *answer.others) if one.attempt == attempt.number)
-    return task_usage(walk, answer)
+def _whose(answer: Answer, attempt: Attempt) -> Answer:
+    """The one of several answers that this attempt gave."""
+    return next(one for one in (answer, *answer.others) if one.attempt == attempt.number)
 
 
 def task_usage(walk: Walk, answer: Answer) -> Usage:

@@ -282,7 +282,7 @@ class _Draft(Struct):
         return written + max((self.screen.output_cap(model) for model in self.chain), default=0)
 
     def _refuse(self) -> NoReturn:
-        raise refusal(self.dropped, self.rule.name)
+        raise refusal(self.dropped, self.rule.name, retry_after=self.screen.soonest(self.dropped))
 
 
 def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pattern: str) -> Screen:
@@ -290,9 +290,9 @@ def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pa
     return Screen(demand, snapshot, world, Purse(snapshot, demand, world, max_attempts=attempts))
 
 
-def refusal(dropped_models: list[Dropped], rule: str) -> RoutingError:
+def refusal(dropped_models: list[Dropped], rule: str, *, retry_after: float | None = None) -> RoutingError:
     """The error for a plan without a candidate: 402 for money alone, 400 for abilities alone, else 503. It tells of the
-    model that would have come first."""
+    model that would have come first, and after how many seconds one may be called again."""
     kinds = {d.kind for d in dropped_models}
     kind: type[RoutingError] = NoRoute
     if kinds <= _MONEY or "denied" in kinds:
@@ -308,4 +308,5 @@ def refusal(dropped_models: list[Dropped], rule: str) -> RoutingError:
     error = kind(f"no model may serve this request (rule {rule!r}): {reasons}", details=details)
     first = {name: str(details[0][name]) for name in ("model", "provider", "source")} if details else {}
     error.told = {**first, "rule": rule, "attempts": "0", "cache": "off"}
+    error.retry_after_seconds = retry_after
     return error

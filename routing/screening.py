@@ -1,5 +1,7 @@
 """PURE: may this model serve this request now? Yes with a bound on its cost, or no with a plain reason."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from routing.budgets import Purse, left_microusd
@@ -87,6 +89,15 @@ class Screen(Struct):
         if (why := circuits.get((provider, model.slug))) is not None:
             return "circuit", f"not called for now: {why}"
         return None
+
+    def soonest(self, dropped: Sequence[Dropped]) -> float | None:
+        """The seconds until the first of these may be called again, of those whose circuits are open."""
+        seconds = [
+            max(self.world.reopening.get((one.provider, slug), 0.0) for slug in ("", one.model))
+            for one in dropped
+            if one.kind == "circuit"
+        ]
+        return min(filter(None, seconds), default=None)
 
     def _overloaded(self, model: ModelSpec) -> Reason | None:
         provider = model.provider

@@ -89,11 +89,13 @@ class Unavailable(ZiggieError):
 
 class RoutingError(ZiggieError):
     """A routed call that gave no answer. `call_id` names its receipt once there is one. `told` is what its caller hears
-    of the way it was to go, as far as that is known: model, provider, source, rule, attempts, cache."""
+    of the way it was to go, as far as that is known: model, provider, source, rule, attempts, cache. Before
+    `retry_after_seconds` the same call would end the same way; None: nobody knows."""
 
     code, http_status = "routing", 502
     call_id: str | None = None
     told: Mapping[str, str] = MappingProxyType({"attempts": "0", "cache": "off"})
+    retry_after_seconds: float | None = None
 
 
 class UnknownModel(RoutingError):

@@ -11,6 +11,7 @@ from typing import Any
 from routing.adapters.anthropic_answers import ANSWER_TOOL, MessageDecoder, read_message
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.claude_thinking import leave_out_refused, takes_no_budget, wants_budget, with_budget
+from routing.adapters.claude_turns import conversation
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.prompting import (
@@ -18,20 +19,18 @@ from routing.adapters.prompting import (
     StructuredOutput,
     effort_of,
     in_prompt,
+    is_left_to_model,
     refuse_logprobs,
     with_instruction,
+    without_thinking,
 )
 from routing.adapters.wire import (
-    SIGNATURE_MARK,
     Json,
-    arguments_object,
     base_url,
-    digest,
     extra_headers,
     get_count,
     get_dicts,
     get_str,
-    inline_image,
     is_idle,
     load_object,
     merge_extra,
@@ -41,25 +40,18 @@ from routing.adapters.wire import (
 from routing.types import (
     ChatRequest,
     ChatResult,
-    Cited,
     Embeddings,
-    Image,
-    Message,
     ModelSpec,
-    Part,
-    Pdf,
     ProviderError,
     ProviderSpec,
-    Reasoning,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
     UnsupportedByProvider,
 )
+from ziggie.values import replace
 
 API_VERSION = "2023-06-01"
 DEFAULT_OUTPUT_TOKENS = 4096  # the API wants a number
+LEAST_BUDGET = 1024  # of thinking
+LEAST_LIMIT = 2 * LEAST_BUDGET  # with room for an answer
 # before structured outputs (and before 4.5 of each line): claude-3-5-sonnet-20241022, claude-sonnet-4-20250514
 _WITHOUT_FORMAT = re.compile(r"^claude-(?:instant|[123]\b|(?:sonnet|opus|haiku)-4(?:-0|-\d{8})?$)")
 _WITH_BOTH = re.compile(r"^claude-opus-4-5")
@@ -70,7 +62,6 @@ _REFUSED = frozenset(
     {"n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "min_p"}
     | {"repetition_penalty", "repeat_penalty", "store", "prediction", "modalities", "audio", "verbosity", "best_of"}
 )
-_TOOL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _USER_CHARACTERS = 256
 
 
@@ -86,10 +77,10 @@ class AnthropicCodec:
         limit = max_output_tokens or model.max_output_tokens or DEFAULT_OUTPUT_TOKENS
         body: Json = {"model": model.name, "max_tokens": limit, "stream": stream}
         refuse_logprobs(request, "Anthropic's API")
-        request = self._structured(request, model, body)
+        request = self._structured(_thinking_as_known(request, model.name, limit), model, body)
         price = model.price  # without a price for what is written to a cache, no budget could hold it
         marks = price is not None and price.cache_write_usd_per_mtok is not None
-        body |= self._conversation(request, marks=marks)
+        body |= conversation(request, model.name, marks=marks)
         self._sampling(request, model, body)
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
@@ -120,7 +111,7 @@ class AnthropicCodec:
     def encode_count(self, request: ChatRequest, model: ModelSpec) -> WireRequest | None:
         body: Json = {"model": model.name}
         request = self._structured(request, model, body)
-        body |= self._conversation(request, marks=False)
+        body |= conversation(request, model.name, marks=False)
         return self._request(model.provider, "POST", "/v1/messages/count_tokens", body)
 
     def decode_count(self, response: WireResponse, sent: WireRequest) -> int:
@@ -211,51 +202,12 @@ class AnthropicCodec:
             return
         if takes_no_budget(body):
             return
-        budget = min(_BUDGETS[effort], body["max_tokens"] - 1024)
-        if budget < 1024:
+        budget = min(_BUDGETS[effort], body["max_tokens"] - LEAST_BUDGET)
+        if budget < LEAST_BUDGET:
             raise UnsupportedByProvider("reasoning needs max_tokens of at least 2048 here")
         if body.get("temperature") not in (None, 1, 1.0):
             raise UnsupportedByProvider("temperature other than 1 together with reasoning")
         body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-
-    def _conversation(self, request: ChatRequest, *, marks: bool) -> Json:
-        """system, messages, tools and tool_choice; `marks`: with those that say what to cache."""
-        encoded: Json = {}
-        system = [
-            _marked({"type": "text", "text": part.text}, part, marks=marks)
-            for turn in request.messages
-            if turn.role == "system"
-            for part in _texts_only(turn)
-            if part.text
-        ]
-        if system:
-            is_plain = len(system) == 1 and "cache_control" not in system[0]
-            encoded["system"] = system[0]["text"] if is_plain else system
-        encoded["messages"] = self._messages(request.messages, marks=marks)
-        if request.tools:
-            encoded["tools"] = [_marked(tool_definition(tool), tool, marks=marks) for tool in request.tools]
-            choice = tool_choice(request)
-            if choice:
-                encoded["tool_choice"] = choice
-        return encoded
-
-    def _messages(self, turns: tuple[Message, ...], *, marks: bool) -> list[Json]:
-        """Turns of alternating roles: results of tools belong to the user's turn, neighbours merge."""
-        merged: list[Json] = []
-        for turn in turns:
-            if turn.role == "system":
-                continue
-            role = "assistant" if turn.role == "assistant" else "user"
-            blocks = _blocks(turn, role, marks=marks)
-            if role == "user":  # the API wants the results of tools first
-                blocks.sort(key=lambda block: block["type"] != "tool_result")
-            if not blocks:
-                continue
-            if merged and merged[-1]["role"] == role:
-                merged[-1]["content"] += blocks
-            else:
-                merged.append({"role": role, "content": blocks})
-        return merged
 
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
         if not 200 <= response.status < 300:
@@ -266,113 +218,17 @@ class AnthropicCodec:
         return answer
 
 
-def encode_part(part: Part, role: str) -> list[Json]:
-    """One of our parts as content blocks; none for what this API has no use for."""
-    if isinstance(part, Text):
-        cited = {"citations": part.citations} if part.citations else {}
-        return [{"type": "text", "text": part.text, **cited}] if part.text else []  # the API refuses empty texts
-    if isinstance(part, Image):
-        if role == "assistant":
-            raise UnsupportedByProvider("an image in an assistant's turn")
-        return [{"type": "image", "source": _image_source(part)}]
-    if isinstance(part, (Pdf, Cited)):
-        if role == "assistant":
-            raise UnsupportedByProvider("a document in an assistant's turn")
-        return [_document(part) if isinstance(part, Pdf) else {**part.block}]
-    if isinstance(part, ToolCall):
-        arguments = arguments_object(part.arguments, part.name)
-        return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
-    if isinstance(part, ToolResult):
-        block: Json = {"type": "tool_result", "tool_use_id": _tool_id(part.tool_call_id), "content": part.content}
-        return [{**block, "is_error": True}] if part.is_error else [block]
-    return _thinking(part)
-
-
-def _blocks(turn: Message, role: str, *, marks: bool) -> list[Json]:
-    """A turn's content blocks; images and documents that a tool gave stand within its result."""
-    blocks: list[Json] = []
-    results: dict[str, Json] = {}
-    for part in turn.parts:
-        for plain in encode_part(part, role):
-            block = _marked(plain, part, marks=marks)
-            if isinstance(part, (Image, Pdf, Cited)) and part.tool_call_id in results:
-                _put_into(results[part.tool_call_id], block)
-                continue
-            if isinstance(part, ToolResult):
-                results[part.tool_call_id] = block
-            blocks.append(block)
-    return blocks
-
-
-def _put_into(result: Json, block: Json) -> None:
-    if isinstance(result["content"], str):
-        result["content"] = [{"type": "text", "text": result["content"]}] if result["content"] else []
-    result["content"].append(block)
-
-
-def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:
-    if marks and not isinstance(part, Reasoning) and part.cache_mark:
-        block["cache_control"] = {"type": "ephemeral"}
-    return block
+def _thinking_as_known(request: ChatRequest, name: str, limit: int) -> ChatRequest:
+    """Thinking that is left to the model, for one that knows no such word: within a budget, where it may have one."""
+    if not is_left_to_model(request) or not (with_budget(name) or _WITHOUT_THINKING.match(name)):
+        return request
+    plain = without_thinking(request)
+    if not with_budget(name) or limit < LEAST_LIMIT or request.temperature not in (None, 1, 1.0):
+        return plain
+    return replace(plain, reasoning_effort=effort_of(request) or "medium")
 
 
 def _is_idle(key: str, value: Any) -> bool:
     """What this API alone has is no idle word here: `standard_only` keeps a call out of a tier that may have been
     bought."""
     return key != "context_management" and is_idle(key, value) and value != "standard_only"
-
-
-def _tool_id(given: str) -> str:
-    """Other providers' ids ("functions.weather:0") in the few characters that this API allows."""
-    return given if _TOOL_ID.fullmatch(given) else f"call_{digest(given)}"
-
-
-def _thinking(part: Reasoning) -> list[Json]:
-    if part.redacted:
-        return [{"type": "redacted_thinking", "data": part.text}]
-    if part.signature and not part.signature.startswith(SIGNATURE_MARK):
-        return [{"type": "thinking", "thinking": part.text, "signature": part.signature}]
-    return []  # another model's thinking: without a signature the API refuses it, and it is no part of the talk
-
-
-def _texts_only(turn: Message) -> list[Text]:
-    if any(not isinstance(part, Text) for part in turn.parts):
-        raise UnsupportedByProvider("a system message that is not text")
-    return [part for part in turn.parts if isinstance(part, Text)]
-
-
-def _document(pdf: Pdf) -> Json:
-    by_value = {"type": "base64", "media_type": "application/pdf", "data": pdf.data}
-    block: Json = {"type": "document", "source": {"type": "url", "url": pdf.url} if pdf.url else by_value}
-    said = {"title": pdf.title, "context": pdf.context}
-    return block | {name: value for name, value in said.items() if value}
-
-
-def _image_source(image: Image) -> Json:
-    inline = inline_image(image)
-    if inline is None:
-        return {"type": "url", "url": image.url}
-    return {"type": "base64", "media_type": inline[0], "data": inline[1]}
-
-
-def tool_definition(tool: Tool) -> Json:
-    schema = {"type": "object", **(tool.parameters or {"properties": {}})}  # the API wants its type said
-    definition: Json = {"name": tool.name, "input_schema": schema}
-    if tool.description:
-        definition["description"] = tool.description
-    if tool.strict:
-        definition["strict"] = True
-    return definition
-
-
-def tool_choice(request: ChatRequest) -> Json:
-    choice: Json = {}
-    if request.tool_choice in ("auto", "none"):
-        choice["type"] = request.tool_choice
-    elif request.tool_choice == "required":
-        choice["type"] = "any"
-    elif request.tool_choice:
-        choice |= {"type": "tool", "name": request.tool_choice}
-    if request.parallel_tool_calls is False and request.tool_choice != "none":
-        choice = {"type": "auto", **choice, "disable_parallel_tool_use": True}
-    return choice

@@ -34,6 +34,7 @@ def _goes_on_without_thinking(turns: list[Json]) -> bool:
     """True for the results of calls before which nothing was thought, or nothing that came back signed: another model
     made them, or the caller's API has no place for signatures. Claude thinks again in the next turn, and in all of
     one that it began so: of its answers there, often the first alone has thinking before its calls."""
+    turns = [turn for turn in turns if turn["role"] != "system"]
     place = len(turns) - 1
     while place > 0 and _begins_with(turns[place], "tool_result"):
         if _begins_with(turns[place - 1], *_THOUGHTS):

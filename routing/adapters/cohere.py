@@ -5,6 +5,7 @@ from typing import Any
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.cohere_answers import CohereDecoder, read_message, read_usage
+from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.openai_parts import content_block, tool_definition, tool_result_text
@@ -63,6 +64,7 @@ class CohereCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {"model": model.name, "stream": stream}
+        request = with_found_tools(request)
         calls: tuple[str, ...] = ()
         if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
             request, calls = as_answer(request)

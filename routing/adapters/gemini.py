@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.deferral import said_by, with_found_tools
 from routing.adapters.documents import NO_CITATIONS, said_of
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
@@ -23,6 +24,7 @@ from routing.adapters.prompting import (
     structured_output,
     with_instruction,
 )
+from routing.adapters.system_turns import in_users_turns
 from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
     SIGNATURE_MARK,
@@ -91,6 +93,7 @@ class GeminiCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         generation: Json = {}
+        request = in_users_turns(with_found_tools(request))
         calls: tuple[str, ...] = ()
         if request.parallel_tool_calls is False and is_forced(request):  # one call and no more: only so can it be had
             request, calls = as_answer(request)
@@ -334,5 +337,5 @@ def _part(part: Part, role: str, names: Mapping[str, str]) -> Json:
         name = names.get(part.tool_call_id)
         if name is None:
             raise UnsupportedByProvider("a tool's result without the call it answers")
-        return {"functionResponse": {"name": name, "response": {"error" if part.is_error else "result": part.content}}}
+        return {"functionResponse": {"name": name, "response": {"error" if part.is_error else "result": said_by(part)}}}
     return {}

@@ -13,6 +13,7 @@ from typing import Any
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
+from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.logprobs import LogprobsDecoder, entries, of_the_end, refuse_silence
@@ -88,6 +89,7 @@ class OllamaCodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {"model": model.name, "stream": stream, "truncate": False, "shift": False}
+        request = with_found_tools(request)
         request, calls = as_answer(request) if is_forced(request) else (request, ())
         request = in_efforts(request)
         # a schema would keep the model from calling tools at all, so it is said in words beside them

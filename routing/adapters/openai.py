@@ -11,6 +11,7 @@ from typing import Any
 
 from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.logprobs import LogprobsDecoder
 from routing.adapters.openai_answers import ChatDecoder, read_result
@@ -21,10 +22,12 @@ from routing.adapters.prompting import (
     effort_of,
     in_efforts,
     in_prompt,
+    is_left_to_model,
     joined_text,
     schema_instruction,
     structured_output,
     with_instruction,
+    without_thinking,
 )
 from routing.adapters.vectors import get_vectors, refuse_other_number
 from routing.adapters.wire import (
@@ -92,7 +95,7 @@ class OpenAICodec:
         self, request: ChatRequest, model: ModelSpec, *, max_output_tokens: int | None, stream: bool
     ) -> WireRequest:
         body: Json = {}
-        request = self._structured(_thinking(request, model), model, body)
+        request = self._structured(_thinking(with_found_tools(request), model), model, body)
         body |= {"model": model.name, "messages": self._messages(request, model), "stream": stream}
         options = model.provider.options
         is_mistral = "mistral.ai" in model.provider.base_url  # which refuses what it does not know
@@ -314,6 +317,8 @@ def _thinking(request: ChatRequest, model: ModelSpec) -> ChatRequest:
     asked = in_efforts(request)
     if asked is request or _WANTS_COMPLETION_TOKENS.match(model.name):
         return asked
+    if is_left_to_model(request):
+        return without_thinking(request)
     if asked.reasoning_effort != "none":
         raise UnsupportedByProvider(f"thinking: {model.name} does not think")
     return replace(asked, reasoning_effort="")

@@ -2,6 +2,7 @@
 
 import re
 
+from routing.adapters.deferral import said_by
 from routing.adapters.documents import NO_CITATIONS, file_name, said_of
 from routing.adapters.wire import Json, inline_image
 from routing.types import Cited, Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
@@ -47,6 +48,7 @@ def tool_definition(tool: Tool) -> Json:
 
 def tool_result_text(result: ToolResult) -> str:
     """A tool's answer for the APIs that have no field for failure: the text has to say it."""
-    if result.is_error and not result.content.lower().startswith("error"):
-        return f"Error: {result.content}"
-    return result.content
+    said = said_by(result)
+    if result.is_error and not said.lower().startswith("error"):
+        return f"Error: {said}"
+    return said

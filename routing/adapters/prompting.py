@@ -98,6 +98,17 @@ def thinking_effort(thinking: Any) -> str:
     return ""
 
 
+def is_left_to_model(request: ChatRequest) -> bool:
+    """True where the model may think, and as much as it sees fit: one that cannot does all that was asked."""
+    thinking = request.extra.get("thinking")
+    return isinstance(thinking, Mapping) and thinking.get("type") == "adaptive"
+
+
+def without_thinking(request: ChatRequest) -> ChatRequest:
+    others = {key: value for key, value in request.extra.items() if key != "thinking"}
+    return replace(request, extra=others, reasoning_effort="")
+
+
 def effort_of(request: ChatRequest) -> str:
     """How much to think; "" where the request leaves it to the model, in so many words ("default", Groq's) or not."""
     return "" if request.reasoning_effort == "default" else request.reasoning_effort

@@ -27,6 +27,8 @@ _STOP_REASONS: dict[StopReason, str] = {
     "tool_calls": "tool_use",
     "content_filter": "refusal",
 }
+# What tells Anthropic's clients to go on by sending the whole conversation each time.
+_THREADLESS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 _ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -215,7 +217,9 @@ def encode_count(tokens: int) -> bytes:
 
 def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
     body: Json = {"type": _ERROR_TYPES.get(status, "api_error"), "message": error.message, "code": error.code}
-    details = [detail for detail in error.details if "param" not in detail]
+    details: list[Json] | Json = [detail for detail in error.details if "param" not in detail]
+    if {"param": "thread"} in error.details:
+        details = _THREADLESS
     if details:
         body["details"] = details
     return orjson.dumps({"type": "error", "error": body, "request_id": request_id}, default=str)

@@ -39,6 +39,7 @@ from routing.gateway.reading import (
     unsupported,
     whole,
 )
+from routing.gateway.tool_changes import CHANGES, after_changes, without_empty
 from routing.types import (
     ChatRequest,
     Cited,
@@ -59,20 +60,24 @@ _READ = frozenset(
     | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
 )
 # What this gateway does not do, and what would come back in a shape that this API's answers have no place for.
-_REFUSED = ("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio")
+# `thread` stands for turns that this gateway never saw: the client is told so, and sends all of them.
+_REFUSED = (
+    *("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio", "thread"),
+    *("compaction", "diagnostics", "billing_policy", "fallback_credit_token", "user_profile_id"),
+)
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
 # They change how Claude thinks and how its answer comes, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
-    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|context-management|effort"
+    r"(?:interleaved-thinking|fine-grained-tool-streaming|token-efficient-tools|advanced-tool-use|context-management|effort"
     r"|structured-outputs)-[a-z0-9-]{1,64}"
 )
 _MAX_BETAS = 10
 # Edits that leave things out of a prompt. One that has it summarised would be paid beyond what was held.
 _EDITS = ("clear_tool_uses_20250919", "clear_thinking_20251015")
 _MAX_EDITS = 10
-_REFUSED_OF_TOOLS = ("defer_loading", "input_examples")
+_REFUSED_OF_TOOLS = ("input_examples",)
 _DIRECT = ["direct"]  # by whom a tool may be called: by the model itself
 
 
@@ -97,9 +102,12 @@ def decode_messages(
     config = _output_config(body)
     json_schema = _output_schema(config, body)
     choice, parallel = _tool_choice(body.get("tool_choice"))
-    tools = _tools(body)
+    declared = _tools(body)
+    tools = after_changes(rows, declared, _tool)
     _check_thinking(body)
     messages = _system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)])
+    if tools is not declared:
+        messages = without_empty(messages)
     request = ChatRequest(
         messages=_with_end_marked(messages) if _mark(body, "") else messages,
         model=model(body),
@@ -242,6 +250,8 @@ def _message(row: Json, where: str) -> Message:
 def _parts(block: Json, where: str, role: Role) -> list[Part]:
     if block.get("type") == "tool_result" and role == "user":
         return _tool_result(block, where)
+    if block.get("type") in CHANGES and role == "system":
+        return []  # read with the tools
     return [_block(block, where, role)]
 
 
@@ -275,15 +285,17 @@ def _tool_result(block: Json, where: str) -> list[Part]:
     if content is None or isinstance(content, str):
         return [ToolResult(call_id, content or "", is_error=failed, cache_mark=mark)]
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
-    if any(row.get("type") not in ("text", "image", *KINDS) for row in rows):
-        unsupported(f"{where}.content", "must be text, images or documents: it is a tool's result")
+    if any(row.get("type") not in ("text", "image", "tool_reference", *KINDS) for row in rows):
+        unsupported(f"{where}.content", "must be text, images, documents or found tools: it is a tool's result")
+    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
+    found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
+    rows = [row for row in rows if row["type"] != "tool_reference"]
     apart = [row["type"] == "image" or stands_alone(row, f"{where}.content") for row in rows]
     shown = [_shown(row, f"{where}.content", call_id) for row, alone in zip(rows, apart, strict=True) if alone]
     told = [row for row, alone in zip(rows, apart, strict=True) if not alone]
     between = "\n" if any(row["type"] in KINDS for row in told) else ""
     said = between.join([_told(row, f"{where}.content") for row in told])
-    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
-    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark), *shown]
+    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark, references=found), *shown]
 
 
 def _shown(row: Json, where: str, call_id: str) -> Part:
@@ -312,28 +324,29 @@ def _image(source: Json, where: str) -> Image:
 
 
 def _tools(body: Json) -> tuple[Tool, ...]:
-    tools = []
-    for place, row in enumerate(objects(body, "tools", most=MAX_TOOLS)):
-        where = f"tools[{place}]."
-        if row.get("type") not in (None, "custom"):
-            unsupported(f"{where}type", "must be custom: the provider's own tools are not supported by this gateway")
-        for key in _REFUSED_OF_TOOLS:
-            if row.get(key):
-                unsupported(f"{where}{key}")
-        if row.get("allowed_callers") not in (None, [], _DIRECT):
-            unsupported(f"{where}allowed_callers", "other than direct are not supported by this gateway")
-        tools.append(
-            Tool(
-                name=tool_name(row, where),
-                description=text(row, "description", where, default=""),
-                parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
-                strict=bool(flag(row, "strict", where)),
-                cache_mark=_mark(row, where),
-            )
-        )
+    rows = objects(body, "tools", most=MAX_TOOLS)
+    tools = [_tool(row, f"tools[{place}].") for place, row in enumerate(rows)]
     if len({tool.name for tool in tools}) < len(tools):
         refuse("tools", "must not have the same name twice")
     return tuple(tools)
+
+
+def _tool(row: Json, where: str) -> Tool:
+    if row.get("type") not in (None, "custom"):
+        unsupported(f"{where}type", "must be custom: the provider's own tools are not supported by this gateway")
+    for key in _REFUSED_OF_TOOLS:
+        if row.get(key):
+            unsupported(f"{where}{key}")
+    if row.get("allowed_callers") not in (None, [], _DIRECT):
+        unsupported(f"{where}allowed_callers", "other than direct are not supported by this gateway")
+    return Tool(
+        name=tool_name(row, where),
+        description=text(row, "description", where, default=""),
+        parameters=schema(needed(row, "input_schema", where), f"{where}input_schema"),
+        strict=bool(flag(row, "strict", where)),
+        cache_mark=_mark(row, where),
+        deferred=bool(flag(row, "defer_loading", where)),
+    )
 
 
 def _tool_choice(value: Any) -> tuple[str, bool | None]:

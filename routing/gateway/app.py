@@ -7,11 +7,12 @@ served alone by `manage.py gateway`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from math import ceil
 
 from routing import ledger, snapshot
 from routing.gateway import embedding, other
 from routing.gateway.chat import chat, settled
-from routing.gateway.dialects import ANTHROPIC, OPENAI
+from routing.gateway.dialects import ANTHROPIC, OPENAI, RESPONSES
 from routing.gateway.guesses import authenticated
 from routing.gateway.http import (
     END_CONNECTION,
@@ -37,14 +38,20 @@ logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Http, Key], Awaitable[None]]
 
+ANY = ""  # method: no other is refused
 ENDPOINTS: dict[str, tuple[str, Endpoint]] = {
     "/v1/chat/completions": ("POST", lambda http, key: chat(http, OPENAI, key)),
+    "/v1/responses": ("POST", lambda http, key: chat(http, RESPONSES, key)),
+    "/v1/responses/input_tokens": ("POST", other.count_input_tokens),
     "/v1/messages": ("POST", lambda http, key: chat(http, ANTHROPIC, key)),
     "/v1/messages/count_tokens": ("POST", other.count_tokens),
     "/v1/embeddings": ("POST", embedding.embeddings),
     "/v1/models": ("GET", other.models),
 }
-ONE_MODEL: tuple[str, Endpoint] = ("GET", other.model)
+BELOW: dict[str, tuple[str, Endpoint]] = {
+    other.MODEL_PATH: ("GET", other.model),
+    other.ANSWER_PATH: (ANY, other.stored_answer),
+}
 CLOSING = frozenset({408, 413})  # the rest of the request is not read
 RETRY_SECONDS = 1
 SETTLE_SECONDS = 10.0  # for the books of calls that a stop has cut
@@ -131,13 +138,24 @@ async def serve(http: Http) -> None:
 
 def _endpoint(http: Http) -> Endpoint:
     """Raises NotFound, MethodNotAllowed."""
-    found = ENDPOINTS.get(http.path.rstrip("/")) or (ONE_MODEL if http.path.startswith(other.MODEL_PATH) else None)
+    found = ENDPOINTS.get(http.path.rstrip("/")) or _below(http.path)
     if found is None:
-        raise NotFound("there is no such endpoint")
+        raise NotFound(_unknown(http.path))
     method, endpoint = found
-    if http.method != method:
+    if method and http.method != method:
         raise MethodNotAllowed(method)
     return endpoint
+
+
+def _below(path: str) -> tuple[str, Endpoint] | None:
+    return next((found for start, found in BELOW.items() if path.startswith(start)), None)
+
+
+def _unknown(path: str) -> str:
+    """Also which one was meant, where a client was given an address with one `/v1` too many or too few."""
+    meant = f"/v1/{path.rpartition('/v1/')[2].strip('/')}"
+    hint = f": the address to ask is that of {meant}" if meant in ENDPOINTS else ""
+    return f"there is no endpoint {path[:100]!r}{hint}"
 
 
 async def _refuse(http: Http, error: ZiggieError) -> None:
@@ -153,6 +171,8 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
     if isinstance(error, RoutingError):
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
+        if error.retry_after_seconds is not None:
+            headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_seconds))))
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))
     if isinstance(error, Stopping):

@@ -117,7 +117,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
     answer = await _walked(http, call, admission)
     try:
         name = id_text(call.id)
-        body = dialect.encode(answer, name, answer.candidate.model.slug)
+        body = dialect.encode(answer, name, answer.candidate.model.slug, incoming)
         cost = usd(sum([attempt.cost_microusd for attempt in call.walk.attempts])).encode()
         headers = call_headers(call, name, answer.candidate, dialect)
         await http.respond(200, body, [JSON_TYPE, *headers, (b"x-ziggie-cost-usd", cost)])
@@ -127,7 +127,7 @@ async def _answer_whole(http: Http, dialect: Dialect, key: Key, incoming: Incomi
 
 async def _answer_streaming(http: Http, dialect: Dialect, key: Key, incoming: Incoming, admission: Admission) -> None:
     kind = Stream if incoming.request.choices == 1 else SeveralStream
-    stream = kind(http, dialect, include_usage=incoming.include_usage)
+    stream = kind(http, dialect, incoming)
     preparation = Preparation(incoming.request, whole=False)
     call = await service.open_call(
         incoming.request,

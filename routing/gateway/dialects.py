@@ -1,4 +1,4 @@
-"""The two wire APIs of chat: how each is read and written, and what stands in the heads of answers."""
+"""The three wire APIs of chat: how each is read and written, and what stands in the heads of answers."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -6,7 +6,15 @@ from typing import Protocol
 
 from routing import service
 from routing.attempts import Answer
-from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
+from routing.gateway import (
+    anthropic_answers,
+    anthropic_wire,
+    openai_answers,
+    openai_wire,
+    responses_answers,
+    responses_events,
+    responses_wire,
+)
 from routing.gateway.http import Headers, header_text
 from routing.gateway.limits import Standing
 from routing.gateway.rates import anthropic_headers, openai_headers
@@ -29,8 +37,8 @@ class Dialect:
     """One wire API."""
 
     decode: Callable[[Json, Mapping[str, str], str], Incoming]
-    encode: Callable[[Answer, str, str], bytes]
-    streaming: Callable[[str, str, bool, int], StreamEncoder]
+    encode: Callable[[Answer, str, str, Incoming], bytes]
+    streaming: Callable[[str, str, Incoming, int], StreamEncoder]
     error: Callable[[ZiggieError, int, str], bytes]
     request_id_header: bytes
     rates: Callable[[Standing], Headers]
@@ -43,17 +51,29 @@ class Dialect:
 
 OPENAI = Dialect(
     lambda body, hints, key_id: openai_wire.decode_chat(body, hints, api_key_id=key_id),
-    lambda answer, call_id, model: openai_answers.encode_result(
-        answer.result, call_id=call_id, model=model, others=[other.result for other in answer.others]
+    lambda answer, call_id, model, _: openai_answers.encode_result(
+        answer.result, call_id=call_id, model=model, others=answer.others
     ),
-    lambda call_id, model, usage, _: openai_answers.StreamEncoder(call_id=call_id, model=model, include_usage=usage),
+    lambda call_id, model, incoming, _: openai_answers.StreamEncoder(
+        call_id=call_id, model=model, include_usage=incoming.include_usage
+    ),
+    openai_answers.encode_error,
+    b"x-request-id",
+    openai_headers,
+)
+RESPONSES = Dialect(
+    lambda body, hints, key_id: responses_wire.decode_response(body, hints, api_key_id=key_id),
+    lambda answer, call_id, model, incoming: responses_answers.encode_result(
+        answer.result, call_id=call_id, model=model, incoming=incoming
+    ),
+    lambda call_id, model, incoming, _: responses_events.StreamEncoder(call_id=call_id, model=model, incoming=incoming),
     openai_answers.encode_error,
     b"x-request-id",
     openai_headers,
 )
 ANTHROPIC = Dialect(
     lambda body, hints, key_id: anthropic_wire.decode_messages(body, hints, api_key_id=key_id),
-    lambda answer, call_id, model: anthropic_answers.encode_result(answer.result, call_id=call_id, model=model),
+    lambda answer, call_id, model, _: anthropic_answers.encode_result(answer.result, call_id=call_id, model=model),
     lambda call_id, model, _, prompt: anthropic_answers.StreamEncoder(
         call_id=call_id, model=model, input_tokens=prompt
     ),

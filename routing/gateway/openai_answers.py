@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from routing.adapters.wire import SIGNATURE_MARK
+from routing.attempts import Answer
 from routing.gateway.reading import (
     Json,
 )
@@ -45,12 +46,12 @@ _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_to
 DONE = b"data: [DONE]\n\n"
 
 
-def encode_result(result: ChatResult, *, call_id: str, model: str, others: Sequence[ChatResult] = ()) -> bytes:
+def encode_result(result: ChatResult, *, call_id: str, model: str, others: Sequence[Answer] = ()) -> bytes:
     """`usage` is what all choices have used: each has read the prompt."""
     choices, usage = [_choice(result, 0)], result.usage
     if others:
-        choices += [_choice(other, index) for index, other in enumerate(others, 1)]
-        usage = usage_of([result, *others])
+        choices += [_choice(other.result, index) for index, other in enumerate(others, 1)]
+        usage = usage_of([result, *[other.result for other in others]])
     return orjson.dumps({**_head(call_id, model, "chat.completion"), "choices": choices, "usage": _usage(usage)})
 
 
@@ -207,6 +208,10 @@ def _call_piece(delta: Delta, index: int) -> Json:
 
 def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
     """This API tells the request's id in a header alone."""
+    return orjson.dumps({"error": error_object(error, status)}, default=str)
+
+
+def error_object(error: ZiggieError, status: int) -> Json:
     body: Json = {
         "message": error.message,
         "type": _ERROR_TYPES.get(status, "server_error"),
@@ -218,4 +223,4 @@ def encode_error(error: ZiggieError, status: int, request_id: str) -> bytes:
     attempts = [detail for detail in error.details if "param" not in detail]
     if attempts:
         body["details"] = attempts
-    return orjson.dumps({"error": body}, default=str)
+    return body

@@ -5,6 +5,13 @@ from typing import Any
 
 from routing.adapters.call_pieces import google_signature
 from routing.demand import MOST_ANSWERS
+from routing.gateway.openai_parts import (
+    allowed,
+    answer_form,
+    function_tool,
+    image,
+    is_marked,
+)
 from routing.gateway.pdf_parts import file_pdf
 from routing.gateway.reading import (
     MAX_MESSAGES,
@@ -21,12 +28,10 @@ from routing.gateway.reading import (
     hints,
     mapping,
     model,
-    needed,
     number,
     objects,
     passed_through,
     refuse,
-    schema,
     shown_in,
     stops,
     text,
@@ -64,7 +69,6 @@ _READ = frozenset(
 )
 # All that most requests say.
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
-_DETAILS = ("", "auto", "low", "high", "original")
 # What would come back in a shape that an answer has no place for.
 _REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
 
@@ -220,40 +224,22 @@ def _parts(row: Json, where: str, role: Role) -> list[Part]:
 def _part(part: Json, where: str, role: Role) -> Part:
     kind = part.get("type")
     if kind == "text":
-        return Text(text(part, "text", f"{where}."), _mark(part))
+        return Text(text(part, "text", f"{where}."), is_marked(part))
     if kind == "refusal" and role == "assistant":
         return Text(text(part, "refusal", f"{where}."))
     if kind == "image_url" and role == "user":
         return _image(part, where)
     if kind == "file" and role == "user":
-        return replace(file_pdf(part, where), cache_mark=_mark(part))
+        return replace(file_pdf(part, where), cache_mark=is_marked(part))
     if kind in ("input_audio", "file", "image_url"):
         unsupported(f"{where}.type", f"{kind} is not supported here")
     return refuse(f"{where}.type", "must be text, image_url or file")
 
 
-def _mark(holder: Json) -> bool:
-    """Whether the prompt up to here is to be cached by who keeps what is marked, in the words that OpenAI's clients
-    have for Claude."""
-    control = holder.get("cache_control")
-    return isinstance(control, dict) and control.get("type") == "ephemeral"
-
-
 def _image(part: Json, where: str) -> Image:
     value = part.get("image_url")
     said = {"url": value} if isinstance(value, str) else mapping(part, "image_url", f"{where}.")
-    url = text(said, "url", f"{where}.image_url.")
-    detail = text(said, "detail", f"{where}.image_url.", default="")
-    if detail not in _DETAILS:
-        refuse(f"{where}.image_url.detail", f"must be one of {', '.join(_DETAILS[1:])}")
-    if url.startswith("data:"):
-        head, comma, data = url[5:].partition(",")
-        if not comma or not head.endswith(";base64") or not data:
-            refuse(f"{where}.image_url.url", "must be a base64 data: address")
-        return Image(media_type=head.removesuffix(";base64").split(";")[0], data=data, detail=detail)
-    if not url.startswith(("https://", "http://")):
-        refuse(f"{where}.image_url.url", "must be an http(s) or data: address")
-    return Image(url=url, detail=detail)
+    return image(said, f"{where}.image_url.")
 
 
 def _only_text(content: Any, where: str) -> str:
@@ -273,45 +259,20 @@ def _tools(body: Json) -> tuple[Tool, ...]:
         where = f"tools[{place}]"
         if row.get("type", "function") != "function":
             unsupported(f"{where}.type", "must be function: other tools are not supported by this gateway")
-        function = mapping(row, "function", f"{where}.")
-        tools.append(
-            Tool(
-                name=tool_name(function, f"{where}.function."),
-                description=text(function, "description", f"{where}.function.", default=""),
-                parameters=schema(function.get("parameters"), f"{where}.function.parameters"),
-                strict=bool(flag(function, "strict", f"{where}.function.")),
-                cache_mark=_mark(row),
-            )
-        )
+        said = mapping(row, "function", f"{where}.")
+        tools.append(function_tool(said, f"{where}.function.", cache_mark=is_marked(row)))
     return tuple(tools)
 
 
 def _allowed(body: Json, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
-    """The tools that the model may call, and the choice among them. Those that it may not (`allowed_tools`) are not
-    named to it: few APIs could be told."""
+    """The tools that the model may call, and the choice among them."""
     value = body.get("tool_choice")
     if not isinstance(value, dict) or value.get("type") != "allowed_tools":
         return tools, _tool_choice(value)
     where = "tool_choice.allowed_tools."
-    allowed = mapping(value, "allowed_tools", "tool_choice.")
-    mode = text(allowed, "mode", where)
-    if mode not in ("auto", "required"):
-        refuse(f"{where}mode", "must be auto or required")
-    named = {_tool_choice(row) for row in objects(allowed, "tools", where, most=MAX_TOOLS)}
-    if not named or not named <= {tool.name for tool in tools}:
-        refuse(f"{where}tools", "must name some of the tools")
-    return _named(tools, named), mode
-
-
-def _named(tools: tuple[Tool, ...], named: set[str]) -> tuple[Tool, ...]:
-    """Those of these names. What was to be cached up to another one is cached up to the one before it."""
-    kept: list[Tool] = []
-    for tool in tools:
-        if tool.name in named:
-            kept.append(tool)
-        elif tool.cache_mark and kept:
-            kept[-1] = replace(kept[-1], cache_mark=True)
-    return tuple(kept)
+    said = mapping(value, "allowed_tools", "tool_choice.")
+    named = [_tool_choice(row) for row in objects(said, "tools", where, most=MAX_TOOLS)]
+    return allowed(said, named, tools, where)
 
 
 def _tool_choice(value: Any) -> str:
@@ -319,6 +280,8 @@ def _tool_choice(value: Any) -> str:
         return ""
     if value in ("auto", "none", "required"):
         return str(value)
+    if value == "any":  # Mistral's word for it
+        return "required"
     if isinstance(value, dict) and value.get("type") == "function":
         return tool_name(mapping(value, "function", "tool_choice."), "tool_choice.function.")
     return refuse("tool_choice", "must be auto, none, required, one function or allowed_tools")
@@ -333,10 +296,4 @@ def _response_format(value: Json) -> Json:
         return {"json_object": True}
     if kind != "json_schema":
         refuse("response_format.type", "must be text, json_object or json_schema")
-    where = "response_format.json_schema."
-    asked = mapping(value, "json_schema", "response_format.")
-    return {
-        "json_schema": schema(needed(asked, "schema", where), f"{where}schema"),
-        "json_schema_name": text(asked, "name", where, default="answer"),
-        "json_schema_strict": flag(asked, "strict", where),
-    }
+    return answer_form(mapping(value, "json_schema", "response_format."), "response_format.json_schema.")

@@ -20,6 +20,7 @@ from routing.gateway.openapi_bodies import (
     TOKENS,
     Described,
 )
+from routing.gateway.openapi_responses import COUNTED_INPUT, INPUT_TOKENS, RESPOND, RESPONSE
 
 ALWAYS = (400, 401, 403, 429, 503)  # what any request may be told
 OF_A_BODY = (408, 413)
@@ -42,6 +43,12 @@ class Endpoint:
 ENDPOINTS = {
     "/v1/chat/completions": Endpoint(
         "post", "OpenAI's chat completions", COMPLETION, OF_A_BODY + OF_A_CALL, CHAT, OPENAI_ERROR, streams=True
+    ),
+    "/v1/responses": Endpoint(
+        "post", "OpenAI's responses", RESPONSE, OF_A_BODY + OF_A_CALL, RESPOND, OPENAI_ERROR, streams=True
+    ),
+    "/v1/responses/input_tokens": Endpoint(
+        "post", "OpenAI's count of tokens", INPUT_TOKENS, (*OF_A_BODY, 404), COUNTED_INPUT, OPENAI_ERROR
     ),
     "/v1/embeddings": Endpoint("post", "OpenAI's embeddings", EMBEDDINGS, OF_A_BODY + OF_A_CALL, EMBED, OPENAI_ERROR),
     "/v1/models": Endpoint("get", "The models that the key may ask for", MODELS, (), {}, OPENAI_ERROR),

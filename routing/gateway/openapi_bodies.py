@@ -17,19 +17,19 @@ from routing.gateway.reading import (
 Described = dict[str, Any]
 
 
-def _object(*required: str, **properties: Described) -> Described:
+def obj(*required: str, **properties: Described) -> Described:
     return {"type": "object", **({"required": list(required)} if required else {}), "properties": properties}
 
 
-def _list(items: Described, **limits: int) -> Described:
+def listed(items: Described, **limits: int) -> Described:
     return {"type": "array", "items": items, **limits}
 
 
-def _one_of(*values: str | None) -> Described:
+def one_of(*values: str | None) -> Described:
     return {"type": "string", "enum": list(values), **({"nullable": True} if None in values else {})}
 
 
-def _may(described: Described) -> Described:
+def may(described: Described) -> Described:
     """A field that says nothing where it is null."""
     return {**described, "nullable": True}
 
@@ -41,108 +41,109 @@ FLAG: Described = {"type": "boolean", "nullable": True}
 COUNT: Described = {"type": "integer", "minimum": 0}
 LIMIT: Described = {"type": "integer", "minimum": 1, "maximum": MAX_OUTPUT_TOKENS}
 SHARE: Described = {"type": "number", "minimum": 0, "maximum": 1, "nullable": True}
-STOPS: Described = _list(STRING, maxItems=MAX_STOPS)
+STOPS: Described = listed(STRING, maxItems=MAX_STOPS)
 SCHEMA: Described = {"type": "object"}
+PICTURE_ADDRESS: Described = {"type": "string", "pattern": r"^(https?://|data:[\w/+.-]+;base64,[\w/+]+=*$)"}
 
 # --- errors ----------------------------------------------------------------------------------------
 
-OPENAI_ERROR = _object("error", error=_object("message", "type", "code", message=STRING, type=STRING, code=STRING))
-ANTHROPIC_ERROR = _object(
+OPENAI_ERROR = obj("error", error=obj("message", "type", "code", message=STRING, type=STRING, code=STRING))
+ANTHROPIC_ERROR = obj(
     "type",
     "error",
     "request_id",
-    type=_one_of("error"),
-    error=_object("type", "message", type=STRING, message=STRING),
+    type=one_of("error"),
+    error=obj("type", "message", type=STRING, message=STRING),
     request_id=STRING,
 )
 
 # One event of a stream, as server-sent events are told apart.
-EVENT = _object("data", event=STRING, data=STRING)
+EVENT = obj("data", event=STRING, data=STRING)
 
 # --- OpenAI's --------------------------------------------------------------------------------------
 
-_TEXT = _object("type", "text", type=_one_of("text"), text=STRING)
-_PICTURE = _object(
+_TEXT = obj("type", "text", type=one_of("text"), text=STRING)
+_PICTURE = obj(
     "type",
     "image_url",
-    type=_one_of("image_url"),
-    image_url=_object("url", url={"type": "string", "pattern": r"^(https?://|data:[\w/+.-]+;base64,[\w/+]+=*$)"}),
+    type=one_of("image_url"),
+    image_url=obj("url", url=PICTURE_ADDRESS),
 )
 # base64 of what begins with %PDF-1
 _PDF_DATA = r"JVBERi0x([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-_FILE = _object(
+_FILE = obj(
     "type",
     "file",
-    type=_one_of("file"),
-    file=_object(
+    type=one_of("file"),
+    file=obj(
         "file_data",
         filename={"type": "string", "maxLength": MAX_NAME},
         file_data={"type": "string", "pattern": rf"^data:application/pdf;base64,{_PDF_DATA}"},
     ),
 )
-_FUNCTION = _object("name", name=NAME, arguments=_may(STRING))
-_CALL = _object("id", "function", id=STRING, type=_one_of("function"), function=_FUNCTION)
+_FUNCTION = obj("name", name=NAME, arguments=may(STRING))
+_CALL = obj("id", "function", id=STRING, type=one_of("function"), function=_FUNCTION)
 _TURNS: list[Described] = [
-    _object("role", "content", role=_one_of("system", "developer"), content=STRING),
-    _object(
-        "role", "content", role=_one_of("user"), content={"oneOf": [STRING, _list({"oneOf": [_TEXT, _PICTURE, _FILE]})]}
+    obj("role", "content", role=one_of("system", "developer"), content=STRING),
+    obj(
+        "role", "content", role=one_of("user"), content={"oneOf": [STRING, listed({"oneOf": [_TEXT, _PICTURE, _FILE]})]}
     ),
-    _object("role", role=_one_of("assistant"), content=_may(STRING), tool_calls=_may(_list(_CALL))),
-    _object("role", "tool_call_id", role=_one_of("tool"), tool_call_id=STRING, content=_may(STRING)),
+    obj("role", role=one_of("assistant"), content=may(STRING), tool_calls=may(listed(_CALL))),
+    obj("role", "tool_call_id", role=one_of("tool"), tool_call_id=STRING, content=may(STRING)),
 ]
-_TOOL = _object(
+_TOOL = obj(
     "function",
-    type=_one_of("function"),
-    function=_object("name", name=NAME, description=_may(STRING), parameters=_may(SCHEMA), strict=FLAG),
+    type=one_of("function"),
+    function=obj("name", name=NAME, description=may(STRING), parameters=may(SCHEMA), strict=FLAG),
 )
-_CHOSEN = _object("type", "function", type=_one_of("function"), function=_object("name", name=NAME))
-_ALLOWED = _object("mode", "tools", mode=_one_of("auto", "required"), tools=_list(_CHOSEN, minItems=1))
-CHAT = _object(
+_CHOSEN = obj("type", "function", type=one_of("function"), function=obj("name", name=NAME))
+_ALLOWED = obj("mode", "tools", mode=one_of("auto", "required"), tools=listed(_CHOSEN, minItems=1))
+CHAT = obj(
     "model",
     "messages",
     model=MODEL,
-    messages=_list({"oneOf": _TURNS}, minItems=1, maxItems=MAX_MESSAGES),
-    max_completion_tokens=_may(LIMIT),
-    max_tokens=_may(LIMIT),
+    messages=listed({"oneOf": _TURNS}, minItems=1, maxItems=MAX_MESSAGES),
+    max_completion_tokens=may(LIMIT),
+    max_tokens=may(LIMIT),
     temperature={"type": "number", "minimum": 0, "maximum": 2, "nullable": True},
     top_p=SHARE,
     stop={"oneOf": [STRING, STOPS], "nullable": True},
     seed={"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1, "nullable": True},
     n={"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS, "nullable": True},
     stream=FLAG,
-    stream_options=_may(_object(include_usage=FLAG)),
-    tools=_may(_list(_TOOL, maxItems=MAX_TOOLS)),
+    stream_options=may(obj(include_usage=FLAG)),
+    tools=may(listed(_TOOL, maxItems=MAX_TOOLS)),
     tool_choice={
         "oneOf": [
-            _one_of("auto", "none", "required"),
+            one_of("auto", "none", "required"),
             _CHOSEN,
-            _object("type", "allowed_tools", type=_one_of("allowed_tools"), allowed_tools=_ALLOWED),
+            obj("type", "allowed_tools", type=one_of("allowed_tools"), allowed_tools=_ALLOWED),
         ],
         "nullable": True,
     },
     parallel_tool_calls=FLAG,
     logprobs=FLAG,
     top_logprobs={"type": "integer", "minimum": 0, "maximum": 20, "nullable": True},
-    response_format=_may(_object("type", type=_one_of("text", "json_object", "json_schema"), json_schema=_may(SCHEMA))),
-    user=_may(STRING),
-    metadata=_may({"type": "object", "additionalProperties": STRING}),
+    response_format=may(obj("type", type=one_of("text", "json_object", "json_schema"), json_schema=may(SCHEMA))),
+    user=may(STRING),
+    metadata=may({"type": "object", "additionalProperties": STRING}),
 )
-_CHOICE = _object(
+_CHOICE = obj(
     "index",
     "message",
     "finish_reason",
     index=COUNT,
-    message=_object("role", "content", role=_one_of("assistant"), content=_may(STRING), tool_calls=_list(_CALL)),
-    finish_reason=_one_of("stop", "length", "tool_calls", "content_filter"),
+    message=obj("role", "content", role=one_of("assistant"), content=may(STRING), tool_calls=listed(_CALL)),
+    finish_reason=one_of("stop", "length", "tool_calls", "content_filter"),
 )
-COMPLETION = _object(
+COMPLETION = obj(
     *("id", "object", "created", "model", "choices", "usage"),
     id=STRING,
-    object=_one_of("chat.completion"),
+    object=one_of("chat.completion"),
     created=COUNT,
     model=STRING,
-    choices=_list(_CHOICE, minItems=1, maxItems=MOST_ANSWERS),
-    usage=_object(
+    choices=listed(_CHOICE, minItems=1, maxItems=MOST_ANSWERS),
+    usage=obj(
         *("prompt_tokens", "completion_tokens", "total_tokens"),
         prompt_tokens=COUNT,
         completion_tokens=COUNT,
@@ -152,99 +153,99 @@ COMPLETION = _object(
 _TOKEN: Described = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 _TEXTS: list[Described] = [
     {"type": "string", "minLength": 1},
-    _list({"type": "string", "minLength": 1}, minItems=1, maxItems=MAX_TEXTS),
-    _list(_TOKEN, minItems=1),
-    _list(_list(_TOKEN, minItems=1), minItems=1, maxItems=MAX_TEXTS),
+    listed({"type": "string", "minLength": 1}, minItems=1, maxItems=MAX_TEXTS),
+    listed(_TOKEN, minItems=1),
+    listed(listed(_TOKEN, minItems=1), minItems=1, maxItems=MAX_TEXTS),
 ]
 EMBED: Described = {
-    **_object(
+    **obj(
         "model",
         "input",
         model=MODEL,
         input={"oneOf": _TEXTS},
-        encoding_format=_one_of("float", "base64", None),
+        encoding_format=one_of("float", "base64", None),
         dimensions={"type": "integer", "minimum": 1, "maximum": MAX_DIMENSIONS, "nullable": True},
-        user=_may(STRING),
+        user=may(STRING),
     ),
     "additionalProperties": False,
 }
-_VECTOR: Described = {"oneOf": [_list({"type": "number"}), {"type": "string", "format": "byte"}]}
-EMBEDDINGS = _object(
+_VECTOR: Described = {"oneOf": [listed({"type": "number"}), {"type": "string", "format": "byte"}]}
+EMBEDDINGS = obj(
     *("object", "data", "model", "usage"),
-    object=_one_of("list"),
-    data=_list(_object("index", "embedding", object=_one_of("embedding"), index=COUNT, embedding=_VECTOR)),
+    object=one_of("list"),
+    data=listed(obj("index", "embedding", object=one_of("embedding"), index=COUNT, embedding=_VECTOR)),
     model=STRING,
-    usage=_object("prompt_tokens", "total_tokens", prompt_tokens=COUNT, total_tokens=COUNT),
+    usage=obj("prompt_tokens", "total_tokens", prompt_tokens=COUNT, total_tokens=COUNT),
 )
-ONE_MODEL = _object(
+ONE_MODEL = obj(
     *("id", "object", "created", "owned_by", "type", "display_name"),
     id=STRING,
-    object=_one_of("model"),
+    object=one_of("model"),
     created=COUNT,
     owned_by=STRING,
-    type=_one_of("model"),
+    type=one_of("model"),
     display_name=STRING,
 )
-MODELS = _object("object", "data", "has_more", object=_one_of("list"), data=_list(ONE_MODEL), has_more=FLAG)
+MODELS = obj("object", "data", "has_more", object=one_of("list"), data=listed(ONE_MODEL), has_more=FLAG)
 
 # --- Anthropic's -----------------------------------------------------------------------------------
 
 _SOURCES: list[Described] = [
-    _object("type", "media_type", "data", type=_one_of("base64"), media_type=STRING, data=STRING),
-    _object("type", "url", type=_one_of("url"), url={"type": "string", "pattern": "^https?://"}),
+    obj("type", "media_type", "data", type=one_of("base64"), media_type=STRING, data=STRING),
+    obj("type", "url", type=one_of("url"), url={"type": "string", "pattern": "^https?://"}),
 ]
-_PDF = _object(
+_PDF = obj(
     *("type", "media_type", "data"),
-    type=_one_of("base64"),
-    media_type=_one_of("application/pdf"),
+    type=one_of("base64"),
+    media_type=one_of("application/pdf"),
     data={"type": "string", "pattern": f"^{_PDF_DATA}"},
 )
-_PLAIN = _object("type", "data", type=_one_of("text"), media_type=_one_of("text/plain"), data=STRING)
-_DOCUMENT = _object(
+_PLAIN = obj("type", "data", type=one_of("text"), media_type=one_of("text/plain"), data=STRING)
+_DOCUMENT = obj(
     "type",
     "source",
-    type=_one_of("document"),
+    type=one_of("document"),
     source={"oneOf": [_PDF, _SOURCES[1], _PLAIN]},
-    title=_may(STRING),
-    context=_may(STRING),
-    citations=_may(_object(enabled=FLAG)),
+    title=may(STRING),
+    context=may(STRING),
+    citations=may(obj(enabled=FLAG)),
 )
 _USERS: list[Described] = [
     _TEXT,
-    _object("type", "source", type=_one_of("image"), source={"oneOf": _SOURCES}),
+    obj("type", "source", type=one_of("image"), source={"oneOf": _SOURCES}),
     _DOCUMENT,
-    _object(
+    obj(
         *("type", "tool_use_id"),
-        type=_one_of("tool_result"),
+        type=one_of("tool_result"),
         tool_use_id=STRING,
-        content=_may({"oneOf": [STRING, _list({"oneOf": [_TEXT, _DOCUMENT]})]}),
+        content=may({"oneOf": [STRING, listed({"oneOf": [_TEXT, _DOCUMENT]})]}),
         is_error=FLAG,
     ),
 ]
 _ASSISTANTS: list[Described] = [
     _TEXT,
-    _object("type", "id", "name", "input", type=_one_of("tool_use"), id=STRING, name=NAME, input={"type": "object"}),
+    obj("type", "id", "name", "input", type=one_of("tool_use"), id=STRING, name=NAME, input={"type": "object"}),
 ]
 _SAID: list[Described] = [
-    _object("role", "content", role=_one_of("user"), content={"oneOf": [STRING, _list({"oneOf": _USERS})]}),
-    _object("role", "content", role=_one_of("assistant"), content={"oneOf": [STRING, _list({"oneOf": _ASSISTANTS})]}),
+    obj("role", "content", role=one_of("user"), content={"oneOf": [STRING, listed({"oneOf": _USERS})]}),
+    obj("role", "content", role=one_of("assistant"), content={"oneOf": [STRING, listed({"oneOf": _ASSISTANTS})]}),
 ]
-_CUSTOM = _object(
+_CUSTOM = obj(
     "name",
     "input_schema",
-    type=_one_of("custom", None),
+    type=one_of("custom", None),
     name=NAME,
-    description=_may(STRING),
+    description=may(STRING),
     input_schema=SCHEMA,
 )
-COUNTED = _object(
+COUNTED = obj(
     "model",
     "messages",
     model=MODEL,
-    messages=_list({"oneOf": _SAID}, minItems=1, maxItems=MAX_MESSAGES),
-    system={"oneOf": [STRING, _list(_TEXT)], "nullable": True},
-    tools=_may(_list(_CUSTOM, maxItems=MAX_TOOLS)),
-    tool_choice=_may(_object("type", type=_one_of("auto", "any", "tool", "none"), name=NAME)),
+    messages=listed({"oneOf": _SAID}, minItems=1, maxItems=MAX_MESSAGES),
+    system={"oneOf": [STRING, listed(_TEXT)], "nullable": True},
+    tools=may(listed(_CUSTOM, maxItems=MAX_TOOLS)),
+    tool_choice=may(obj("type", type=one_of("auto", "any", "tool", "none"), name=NAME)),
 )
 MESSAGES: Described = {
     **COUNTED,
@@ -254,20 +255,20 @@ MESSAGES: Described = {
         "max_tokens": LIMIT,
         "temperature": SHARE,
         "top_p": SHARE,
-        "stop_sequences": _may(STOPS),
+        "stop_sequences": may(STOPS),
         "stream": FLAG,
-        "metadata": _may(_object(user_id=_may(STRING))),
+        "metadata": may(obj(user_id=may(STRING))),
     },
 }
-MESSAGE = _object(
+MESSAGE = obj(
     *("id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"),
     id=STRING,
-    type=_one_of("message"),
-    role=_one_of("assistant"),
+    type=one_of("message"),
+    role=one_of("assistant"),
     model=STRING,
-    content=_list(_object("type", type=STRING)),
-    stop_reason=_one_of("end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"),
-    stop_sequence=_may(STRING),
-    usage=_object("input_tokens", "output_tokens", input_tokens=COUNT, output_tokens=COUNT),
+    content=listed(obj("type", type=STRING)),
+    stop_reason=one_of("end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"),
+    stop_sequence=may(STRING),
+    usage=obj("input_tokens", "output_tokens", input_tokens=COUNT, output_tokens=COUNT),
 )
-TOKENS = _object("input_tokens", input_tokens=COUNT)
+TOKENS = obj("input_tokens", input_tokens=COUNT)

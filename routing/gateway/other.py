@@ -3,9 +3,9 @@
 from routing import snapshot
 from routing.adapters.transport import codec_for
 from routing.collecting import prompt_tokens
-from routing.gateway import anthropic_answers, anthropic_wire, other_wire
+from routing.gateway import anthropic_answers, anthropic_wire, other_wire, responses_answers, responses_wire
 from routing.gateway.chat import check_model
-from routing.gateway.dialects import ANTHROPIC, OPENAI, route_headers
+from routing.gateway.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect, route_headers
 from routing.gateway.http import JSON_TYPE, Headers, Http
 from routing.gateway.keys import Key
 from routing.gateway.limits import limits
@@ -19,10 +19,11 @@ from routing.types import (
     Source,
     UnsupportedByProvider,
 )
-from ziggie.errors import UnknownModel
+from ziggie.errors import NotFound, UnknownModel
 from ziggie.ids import uuid7
 
 MODEL_PATH = "/v1/models/"
+ANSWER_PATH = "/v1/responses/"
 COUNT_SECONDS = 10.0
 NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
 
@@ -56,26 +57,46 @@ def may_ask(model: ModelSpec, key: Key) -> bool:
     return model.enabled and model.provider.enabled and (not key.allowed_models or model.slug in key.allowed_models)
 
 
+async def stored_answer(http: Http, key: Key) -> None:
+    """Raises NotFound, whatever is to be done with the answer."""
+    name = http.path.removeprefix(ANSWER_PATH).split("/")[0]
+    raise NotFound(f"no answer {name[:100]!r} is stored: this gateway keeps none")
+
+
 async def count_tokens(http: Http, key: Key) -> None:
-    """As the provider of the named model counts, where its API can; else an estimate."""
+    """Anthropic's count."""
     incoming = anthropic_wire.decode_messages(parse(await http.body()), http.hints, counting=True)
-    check_model(incoming.request.model, key)
+    tokens, headers = await _count(http, key, incoming.request, ANTHROPIC)
+    await http.respond(200, anthropic_answers.encode_count(tokens), headers)
+
+
+async def count_input_tokens(http: Http, key: Key) -> None:
+    """OpenAI's, of what its responses API is asked."""
+    body = parse(await http.body())
+    incoming = responses_wire.decode_response({**body, "model": body.get("model") or "auto"}, http.hints)
+    tokens, headers = await _count(http, key, incoming.request, RESPONSES)
+    await http.respond(200, responses_answers.encode_count(tokens), headers)
+
+
+async def _count(http: Http, key: Key, request: ChatRequest, dialect: Dialect) -> tuple[int, Headers]:
+    """As the provider of the named model counts, where its API can; else an estimate."""
+    check_model(request.model, key)
     admission = await limits().admit(key)
     if admission.standing is not None:
-        http.rates = ANTHROPIC.rates(admission.standing)
+        http.rates = dialect.rates(admission.standing)
     configuration = await snapshot.acurrent()
-    found = named(incoming.request.model, configuration)
-    if not found and incoming.request.model != "auto":
-        raise UnknownModel(f"there is no model named {incoming.request.model[:100]!r}")
-    counted = await _counted(found[0], incoming.request) if found else None
-    tokens = prompt_tokens(incoming.request) if counted is None else counted
-    headers = [JSON_TYPE, *ANTHROPIC.request_id(str(uuid7())), (b"x-ziggie-cache", b"off")]
+    found = named(request.model, configuration)
+    if not found and request.model != "auto":
+        raise UnknownModel(f"there is no model named {request.model[:100]!r}")
+    counted = await _counted(found[0], request) if found else None
+    tokens = prompt_tokens(request) if counted is None else counted
+    headers = [JSON_TYPE, *dialect.request_id(str(uuid7())), (b"x-ziggie-cache", b"off")]
     headers.append((b"x-ziggie-count", b"estimated" if counted is None else b"reported"))
     headers.append((b"x-ziggie-attempts", b"%d" % (counted is not None)))
     if found:
         provider = found[0].provider.slug
         headers += route_headers(found[0].slug, provider, str(found[0].source), "count_tokens")
-    await http.respond(200, anthropic_answers.encode_count(tokens), headers)
+    return tokens, headers
 
 
 async def _counted(model: ModelSpec, request: ChatRequest) -> int | None:

@@ -14,6 +14,9 @@ _WITHIN_BYTES = 1_024  # where readers look for its beginning
 _NO_LETTER = re.compile(r"[^A-Za-z0-9+/=]")
 _READ_OF_SOURCE = {"base64": frozenset({"type", "media_type", "data"}), "url": frozenset({"type", "url"})}
 _READ_OF_FILE = frozenset({"filename", "file_data"})
+_READ_OF_INPUT = frozenset(
+    {"type", "filename", "file_data", "file_url", "detail", "cache_control", "prompt_cache_breakpoint"}
+)
 _OTHERS = "other documents are not supported here, unless they are sent as text"
 
 
@@ -43,14 +46,36 @@ def document_pdf(block: Json, where: str) -> Pdf:
 
 
 def file_pdf(part: Json, where: str) -> Pdf:
-    """A part of OpenAI's clients of the type `file`. Raises InvalidInput or Unsupported."""
+    """A part of OpenAI's chat completions of the type `file`. Raises InvalidInput or Unsupported."""
     file, where = mapping(part, "file", f"{where}."), f"{where}.file"
     if file.get("file_id"):
         unsupported(f"{where}.file_id", NO_FILES)
     refuse_others(file, _READ_OF_FILE, where)
+    return _of_data(file, where)
+
+
+def input_pdf(part: Json, where: str) -> Pdf:
+    """A part of OpenAI's responses of the type `input_file`. Raises InvalidInput or Unsupported."""
+    if part.get("file_id"):
+        unsupported(f"{where}.file_id", NO_FILES)
+    refuse_others(part, _READ_OF_INPUT, where)
+    if not part.get("file_url"):
+        return _of_data(part, where)
+    url = text(part, "file_url", f"{where}.")
+    if not url.startswith(("https://", "http://")):
+        refuse(f"{where}.file_url", "must be an http(s) address")
+    return Pdf(url=url, title=_file_name(part, where))
+
+
+def _file_name(file: Json, where: str) -> str:
     name = text(file, "filename", f"{where}.", default="")
     if len(name) > MAX_NAME:
         refuse(f"{where}.filename", f"must have at most {MAX_NAME} characters")
+    return name
+
+
+def _of_data(file: Json, where: str) -> Pdf:
+    name = _file_name(file, where)
     head, comma, data = text(file, "file_data", f"{where}.").partition(",")
     where = f"{where}.file_data"
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):

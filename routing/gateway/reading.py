@@ -45,11 +45,15 @@ EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh", "max", "defa
 
 
 class Incoming(Value):
-    """A chat request as it came: what is asked, and how the answer is to be told."""
+    """A chat request as it came: what is asked, and how the answer is to be told. `echo`: what an answer repeats of it,
+    in the words of an API that wants that. `namespaces`: the tools that stand in one, as (namespace, name) by the name
+    that models know."""
 
     request: ChatRequest
     stream: bool = False
     include_usage: bool = False
+    echo: Json | None = None
+    namespaces: Mapping[str, tuple[str, str]] | None = None
 
 
 def parse(body: bytes, *, most_values: int = MOST_VALUES) -> Json:

@@ -12,6 +12,7 @@ from routing.gateway import openai_answers
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, StreamEncoder, call_headers
 from routing.gateway.http import Http
+from routing.gateway.reading import Incoming
 from routing.types import Candidate, Delta
 from ziggie.errors import ZiggieError
 
@@ -26,11 +27,11 @@ class Stream:
     """The answer on its way to the client. Headers go with the first piece: until then another model may serve.
     An answer of several calls, or one that was kept, goes out when it is whole."""
 
-    def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
+    def __init__(self, http: Http, dialect: Dialect, incoming: Incoming) -> None:
         self.call: service.OpenCall
         self._http = http
         self._dialect = dialect
-        self._include_usage = include_usage
+        self._incoming = incoming
         self._encoder: StreamEncoder | None = None
         self._candidate: Candidate | None = None
 
@@ -60,7 +61,7 @@ class Stream:
         if self._encoder is None or candidate is not self._candidate:
             self._candidate = candidate
             self._encoder = self._dialect.streaming(
-                str(self.call.id), candidate.model.slug, self._include_usage, self.call.demand.input_likely
+                str(self.call.id), candidate.model.slug, self._incoming, self.call.demand.input_likely
             )
         return self._encoder
 
@@ -77,8 +78,8 @@ class SeveralStream(Stream):
     _encoders: tuple[openai_answers.StreamEncoder, ...] = ()
     _choices_of: Candidate | None = None
 
-    def __init__(self, http: Http, dialect: Dialect, *, include_usage: bool) -> None:
-        super().__init__(http, dialect, include_usage=include_usage)
+    def __init__(self, http: Http, dialect: Dialect, incoming: Incoming) -> None:
+        super().__init__(http, dialect, incoming)
         self._sending = asyncio.Lock()  # a client that reads slowly is waited for by one of them at a time
 
     def listen(self, walk: Several, preparation: Preparation) -> None:
@@ -116,7 +117,7 @@ class SeveralStream(Stream):
             call_id, model = str(self.call.id), candidate.model.slug
             self._encoders = tuple(
                 openai_answers.StreamEncoder(
-                    call_id=call_id, model=model, include_usage=self._include_usage, index=index
+                    call_id=call_id, model=model, include_usage=self._incoming.include_usage, index=index
                 )
                 for index in range(self.call.request.choices)
             )

@@ -81,12 +81,13 @@ class ToolCall(Value):
 
 
 class ToolResult(Value):
-    """The caller's answer to a ToolCall."""
+    """The caller's answer to a ToolCall. `references` name the deferred tools that it found."""
 
     tool_call_id: str
     content: str
     is_error: bool = False
     cache_mark: bool = False
+    references: tuple[str, ...] = ()
 
 
 class Reasoning(Value):
@@ -118,10 +119,12 @@ def message(role: Role, text: str) -> Message:
 
 
 class Tool(Value):
-    """A function that the model may call. `parameters` is a JSON Schema object."""
+    """A function that the model may call. `parameters` is a JSON Schema object. One that is `deferred` is told to the
+    model once a ToolResult refers to it."""
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     strict: bool = False
     cache_mark: bool = False
+    deferred: bool = False

@@ -162,7 +162,7 @@ def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gatew
         (MESSAGES, {"tools": [{"name": "look_up"}]}),
         (MESSAGES, {"tools": [tool, tool]}),
         (MESSAGES, {"tools": [{**tool, "input_examples": [{"city": "Oslo"}]}]}),
-        (MESSAGES, {"tools": [{**tool, "defer_loading": True}]}),
+        (MESSAGES, {"tools": [{**tool, "defer_loading": "yes"}]}),
         (MESSAGES, {"thinking": "hard"}),
         (MESSAGES, {"thinking": {"type": "enabled"}}),
         (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": "all"}}),
@@ -325,3 +325,17 @@ def test_a_rule_or_model_name_cannot_smuggle_headers(gateway: Gateway) -> None:
     answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], "model": "auto"}).encode())
     assert answer.status_code == 200
     assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/v1/messages", ": the address to ask is that of /v1/messages"),
+        ("/chat/completions", ": the address to ask is that of /v1/chat/completions"),
+        ("/v1/responses", ""),
+    ],
+)
+def test_who_asks_at_another_address_hears_which_one_was_meant(gateway: Gateway, path: str, hint: str) -> None:
+    answer = post(gateway, path, b"{}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == f"there is no endpoint {path!r}{hint}"

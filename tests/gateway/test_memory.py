@@ -5,6 +5,7 @@ import contextlib
 import gc
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx2
@@ -20,9 +21,10 @@ from routing.types import ChatRequest
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import asked_and_left, post
 from tests.ports import free_port
-from tests.servers.script import Fault, Reply
+from tests.servers.script import Call, Fault, Reply
 
 Deed = Callable[[Gateway], object]
+THOUGHTFUL = Reply("One two three.", reasoning="Hm.", calls=(Call("n__f", {"a": 1}),))
 
 
 def asked(reply: Reply, *, stream: bool, n: int = 1) -> Deed:
@@ -35,6 +37,19 @@ def asked(reply: Reply, *, stream: bool, n: int = 1) -> Deed:
 
 def broken(fault: Fault, *, stream: bool = False, n: int = 1) -> Deed:
     return asked(Reply("One two three four.", fault=fault), stream=stream, n=n)
+
+
+def responded(reply: Reply, *, stream: bool) -> Deed:
+    """By OpenAI's other chat API."""
+
+    def deed(gateway: Gateway) -> None:
+        gateway.openai.default = gateway.ollama.default = reply
+        asked = {"model": "auto", "input": [{"role": "user", "content": "hi"}], "stream": stream}
+        tools = [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}]
+        asked |= {"tools": tools, "instructions": "Be brief."}
+        assert httpx2.post(f"{gateway.url}/v1/responses", json=asked, headers=gateway.headers, timeout=30).content
+
+    return deed
 
 
 def refused(gateway: Gateway) -> None:
@@ -119,6 +134,9 @@ def is_open(thing: object) -> bool:
     [
         pytest.param(asked(Reply(), stream=False), id="answered"),
         pytest.param(asked(Reply(), stream=True), id="streamed"),
+        pytest.param(responded(THOUGHTFUL, stream=False), id="responded"),
+        pytest.param(responded(THOUGHTFUL, stream=True), id="responded in a stream"),
+        pytest.param(responded(replace(THOUGHTFUL, fault="cut"), stream=True), id="a cut stream of responses"),
         pytest.param(refused, id="refused by a budget"),
         pytest.param(nobody_there, id="without a provider"),
         pytest.param(asked(Reply(status=500), stream=False), id="failed"),

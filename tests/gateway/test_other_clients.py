@@ -208,3 +208,30 @@ def test_a_long_text_that_langchain_cuts_into_pieces_is_embedded(gateway: Gatewa
     embeddings = langchain_embeddings(gateway, "local-embedder", embedding_ctx_length=7)
     assert len(embeddings.embed_documents(["東京 " * 20, "short"])) == 2
     gateway.settled(1)
+
+
+# --- Anthropic's own loop over tools -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", MODELS)
+def test_anthropics_tool_runner_goes_on_without_a_thread(gateway: Gateway, model: str, stream: bool) -> None:
+    """It asks for the conversation to be kept by the server, and from the second turn on sends what is new alone."""
+    import anthropic
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Tells it."""
+        return f"rain in {city}"
+
+    server = reply_with_a_tool_first(gateway, model)
+    client = anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key, max_retries=0)
+    runner = client.beta.messages.tool_runner(
+        model=model, max_tokens=60, tools=[weather], messages=[{"role": "user", "content": "Weather?"}], stream=stream
+    )
+    answer: Any = runner.until_done()
+    assert answer.content[0].text == RAIN.text
+    sent = json.dumps(server.calls[-1].json)
+    assert ("Weather?" in sent, "rain in Oslo" in sent) == (True, True)
+    assert len(server.calls) == 2
+    gateway.settled(2)

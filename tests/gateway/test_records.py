@@ -436,3 +436,12 @@ def test_what_a_process_that_dies_holds_comes_back_within_minutes(gateway: Gatew
         wait_until(lambda: len(gateway.openai.calls) == 1)
         held = Reservation.objects.get()
         assert held.expires_at - held.created_at <= timedelta(minutes=3)
+
+
+def test_a_zero_at_the_start_of_an_answer_that_breaks_off_is_no_count(gateway: Gateway) -> None:
+    """LiteLLM begins messages of Anthropic's kind with a zero, and counts at their end."""
+    gateway.anthropic.default = Reply("word " * 100, input_tokens=0, fault="cut", fault_after=50)
+    post(gateway, model="claude", stream=True, max_tokens=500)
+    row = record(gateway)
+    assert (row.outcome, row.estimated) == ("cut", ["input_tokens", "output_tokens"])
+    assert (row.input_tokens or 0) > 0

@@ -123,7 +123,8 @@ async def test_another_protocol_than_the_one_asked_for_is_no_answer() -> None:
             await fetch(sent, idle_seconds=30)
 
 
-async def test_a_kept_connection_that_had_been_closed_is_replaced() -> None:
+async def test_a_kept_connection_that_had_been_closed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "NOTICED_SECONDS", 600.0)
     async with serving(saying(whole(b"200 OK", b"first")), resets, saying(whole(b"200 OK", b"again"))) as sent:
         assert (await fetch(sent, idle_seconds=30)).body == b"first"
         assert (await fetch(sent, idle_seconds=30)).body == b"again"

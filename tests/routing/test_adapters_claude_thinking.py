@@ -129,3 +129,29 @@ def test_a_model_that_is_to_think_is_held_to_a_schema_by_words_rather_than_by_a_
         body = body_of(ask(json_schema=schema, **fields), "claude-sonnet-4-20250514")
         assert "tools" not in body
         assert body["thinking"]["type"] == "enabled"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "thinking", "config"),
+    [
+        ("claude-sonnet-5", {"reasoning_effort": "high"}, {"type": "adaptive"}, {"effort": "high"}),
+        ("claude-haiku-4-5", {"reasoning_effort": "low"}, {"type": "enabled", "budget_tokens": 1024}, None),
+        ("claude-haiku-4-5", {}, {"type": "enabled", "budget_tokens": 3072}, None),
+        ("claude-opus-4-5", {"reasoning_effort": "low"}, {"type": "enabled", "budget_tokens": 1024}, None),
+        ("claude-haiku-4-5", {"temperature": 0.5, "reasoning_effort": "high"}, None, None),
+        ("claude-3-5-haiku-20241022", {"reasoning_effort": "high"}, None, None),
+    ],
+)
+def test_thinking_that_is_left_to_the_model_is_said_as_it_knows_it_or_not_at_all(
+    name: str, fields: dict[str, Any], thinking: dict[str, Any] | None, config: dict[str, Any] | None
+) -> None:
+    body = body_of(ask(extra={"thinking": {"type": "adaptive"}}, **fields), name)
+    assert (body.get("thinking"), body.get("output_config")) == (thinking, config)
+
+
+def test_a_short_answer_leaves_no_room_for_thinking_that_nobody_demands() -> None:
+    request = ask(extra={"thinking": {"type": "adaptive"}})
+    row = model("anthropic", "claude-haiku-4-5")
+    body = CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=500, stream=False).body
+    assert body is not None
+    assert "thinking" not in body

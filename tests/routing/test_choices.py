@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from routing import replay, service
-from routing.models import RoutedCall
+from routing import choices as several
+from routing import policies, replay, service
+from routing.models import RoutedCall, RoutingPolicy
 from routing.types import ChatRequest, ChatResult, Delta, Hints, Routed, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply
@@ -27,6 +28,12 @@ FAULTS: tuple[Fault, ...] = ("", "", "", "cut", "garbage", "reset", "truncated",
 def here(transactional_db: None) -> Iterator[Installation]:
     with installed() as installation:
         yield installation
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one answer fails, the others have the time that they need on a busy machine."""
+    monkeypatch.setattr(several, "LINGER_SECONDS", 30.0)
 
 
 def request_of(choices: int = 3, **fields: Any) -> ChatRequest:
@@ -112,6 +119,21 @@ def test_calls_of_several_answers_are_decided_again_and_replayed_at_what_they_co
     (call,) = RoutedCall.objects.all()
     assert call.request["demand"]["answers"] == 3
     assert cost == 3 * 6_000
+    live = RoutingPolicy.objects.get(state="live")
+    report = replay.replay(replay.target_of(live))
+    assert (report["moved"], report["cost"]["before_usd"], report["cost"]["after_usd"]) == (0, "0.018000", "0.018000")
+    row = policies.duplicate(live, by="test")
+    row.rules.filter(name="critical and high analysis").update(chain=["claude-haiku-4-5"])
+    report = replay.replay(replay.target_of(row))
+    assert (report["moved"], report["cost"]["after_usd"]) == (1, "0.006000")  # 3 x (1,000 x $1 + 200 x $5)
+
+
+def test_the_model_that_needs_nobody_gives_several_answers_too(here: Installation) -> None:
+    here.ollama.default = Reply(status=404, error="model not found")
+    here.anthropic.default = Reply(status=401, error="invalid x-api-key", error_type="authentication_error")
+    routed = ask(3, hints=LOCAL)
+    assert (routed.source, len(texts(routed)), routed.cost_microusd) == ("offline", 3, 0)
+    here.assert_books_are_closed()
 
 
 def test_whatever_happens_no_call_costs_more_than_was_held_for_it(here: Installation) -> None:

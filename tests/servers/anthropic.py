@@ -13,6 +13,7 @@ from tests.servers.base import ProviderServer, input_tokens, output_tokens, sse
 from tests.servers.http import Disconnect, Exchange
 from tests.servers.script import Received, Reply
 
+KNOW_SYSTEM_TURNS = ("claude-opus-4-8", "claude-sonnet-5")
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -27,7 +28,10 @@ _TYPES = {
 class AnthropicServer(ProviderServer):
     """Speaks Anthropic's API."""
 
-    models = ("claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-1", "claude-3-5-haiku-20241022")
+    models = (
+        *("claude-sonnet-4-5", "claude-haiku-4-5", "claude-opus-4-1", "claude-3-5-haiku-20241022"),
+        *("claude-opus-4-8", "claude-sonnet-5"),
+    )
 
     def __init__(self, *, port: int = 0, api_key: str = "") -> None:
         super().__init__(port=port, api_key=api_key)
@@ -118,7 +122,7 @@ class AnthropicServer(ProviderServer):
             return 404, f"model: {request.get('model')}", "not_found_error"
         if not isinstance(request.get("max_tokens"), int):
             return 400, "max_tokens: Field required", "invalid_request_error"
-        problem = _problem(request.get("messages", []))
+        problem = _problem(request) or _problem_of_tools(request)
         return (400, problem, "invalid_request_error") if problem else None
 
     def error(self, status: int, message: str, kind: str) -> Any:
@@ -148,17 +152,45 @@ class AnthropicServer(ProviderServer):
         yield _event("message_stop")
 
 
-def _problem(messages: list[Any]) -> str:
+def _problem(request: Any) -> str:
+    messages = request.get("messages", [])
     if not messages or messages[0].get("role") != "user":
         return 'messages: first message must use the "user" role'
     for number, message in enumerate(messages):
-        if message.get("role") not in ("user", "assistant"):
+        if message.get("role") not in ("user", "assistant", "system"):
             return f"messages.{number}.role: Input should be 'user' or 'assistant'"
+        if message["role"] == "system" and request["model"] not in KNOW_SYSTEM_TURNS:
+            return "role 'system' is not supported on this model"
+        if message["role"] == "system" and messages[number - 1]["role"] != "user":
+            return f"messages.{number}: a system message must follow a user message"
+        if message["role"] == "user" and number and messages[number - 1]["role"] == "system":
+            return f"messages.{number}: a system message must be followed by an assistant message or be the last"
         if not message.get("content"):
             return f"messages.{number}: content must not be empty"
         if number and messages[number - 1]["role"] == message["role"] == "assistant":
             return "messages: roles must alternate"
     return ""
+
+
+def _problem_of_tools(request: Any) -> str:
+    tools = request.get("tools", [])
+    deferred = [tool["name"] for tool in tools if tool.get("defer_loading")]
+    if deferred and len(deferred) == len(tools):
+        return "At least one tool must have defer_loading=false"
+    if any("cache_control" in tool for tool in tools if tool.get("defer_loading")):
+        return "tools: cache_control cannot be used with defer_loading"
+    names = {tool["name"] for tool in tools}
+    for block in _blocks_of_results(request.get("messages", [])):
+        if block["type"] == "tool_reference" and block["tool_name"] not in names:
+            return f"Tool reference '{block['tool_name']}' not found in available tools"
+    return ""
+
+
+def _blocks_of_results(messages: list[Any]) -> Iterator[Any]:
+    for message in messages:
+        for block in message["content"] if isinstance(message["content"], list) else ():
+            if block["type"] == "tool_result" and isinstance(block["content"], list):
+                yield from block["content"]
 
 
 def _message(reply: Reply, request: Any) -> dict[str, Any]:

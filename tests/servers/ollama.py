@@ -29,6 +29,8 @@ class OllamaServer(ProviderServer):
     version = "0.40.2"
     cuts_in_silence = False
     knows_logprobs = False  # as before 0.12.11
+    thinks = True  # whether its models do: others are not asked in vain
+    one_system_message = False  # as the templates of Qwen 3.5 have it
     signed_in = True  # to the cloud that it passes names ending in "cloud" on to
     train_context = 131072
     default_context = 4096
@@ -60,6 +62,10 @@ class OllamaServer(ProviderServer):
         for message in request.get("messages", ()):
             if not isinstance(message.get("content", ""), str):
                 return 400, "json: cannot unmarshal array into Go struct field ChatRequest.messages.content", ""
+        if request.get("think") and not self.thinks:
+            return 400, f'"{model}" does not support thinking', ""
+        if self.one_system_message and any(m["role"] == "system" for m in request.get("messages", ())[1:]):
+            return 400, "Unable to generate parser for this template: System message must be at the beginning.", ""
         size, asked = self._context(request), input_tokens(reply, request)
         if request.get("truncate") is False and not self.cuts_in_silence and asked >= size:
             return 400, _runners_refusal(asked, size), ""

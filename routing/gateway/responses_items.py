@@ -149,14 +149,15 @@ def _result(row: Json, where: str) -> list[Part]:
     shown: list[Part] = []
     for place, part in enumerate(objects(row, "output", where, most=MAX_PARTS)):
         within = f"{where}output[{place}]"
-        if part.get("type") in _TEXTS:
-            texts.append(text(part, "text", f"{within}."))
-        elif part.get("type") == "input_image":
-            shown.append(_image(part, within, tool_call_id=call_id))
-        elif part.get("type") == "input_file":
-            shown.append(replace(input_pdf(part, within), tool_call_id=call_id))
-        else:
-            _refuse_output(part.get("type"), within)
+        match part.get("type"):
+            case str() as kind if kind in _TEXTS:
+                texts.append(text(part, "text", f"{within}."))
+            case "input_image":
+                shown.append(_image(part, within, tool_call_id=call_id))
+            case "input_file":
+                shown.append(replace(input_pdf(part, within), tool_call_id=call_id))
+            case kind:
+                _refuse_output(kind, within)
     return [ToolResult(call_id, "".join(texts)), *shown]
 
 

@@ -204,6 +204,8 @@ NOT_DONE: dict[str, Any] = {
     "input[0].content[0].file_id": {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]},
     "input[0].content[0].file_id ": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
     "input[0].output[0].type": {"input": [{**RESULT, "output": [{"type": "input_audio"}]}]},
+    "input[0].output[0].type ": {"input": [{**RESULT, "output": [{"type": []}]}]},
+    "input[0].output[0].type  ": {"input": [{**RESULT, "output": [{"type": {}}]}]},
     "input[0].type": {"input": [{"type": "computer_call_output"}]},
 }
 BUILT_IN = ("web_search", "web_search_preview", "file_search", "computer_use_preview", "code_interpreter", "mcp",

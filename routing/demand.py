@@ -237,9 +237,9 @@ class _Size(Struct):
         self.characters += likely * CHARACTERS_PER_TOKEN
         self.likely += likely
 
-    def add_text(self, text: str) -> None:
-        self.at_most += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-        self.likely += estimate_tokens(text)
+    def add_text(self, text: str, times: int = 1) -> None:
+        self.at_most += times * (len(text) if text.isascii() else len(text.encode(errors="surrogatepass")))
+        self.likely += times * estimate_tokens(text)
 
     def add_parameters(self, extra: Mapping[str, Any]) -> None:
         """Whatever text they hold, a provider may read it as a part of the prompt."""
@@ -250,9 +250,10 @@ class _Size(Struct):
     def add_tools_and_schema(self, request: ChatRequest) -> None:
         found = times_found(request) if is_any_deferred(request.tools) else {}
         for tool in request.tools:
-            for _ in range(found.get(tool.name, 0) if tool.deferred else 1):
-                self.at_most += TOKENS_PER_TOOL
-                self.add_text(f"{tool.name}{tool.description}{json.dumps(tool.parameters)}")
+            times = max(found.get(tool.name, 0), not tool.deferred)
+            if times:
+                self.add_text(f"{tool.name}{tool.description}{json.dumps(tool.parameters)}", times)
+                self.at_most += times * TOKENS_PER_TOOL
         self.at_most += TOOLS_PREAMBLE_TOKENS if request.tools else 0
         if request.json_schema is not None:
             self.at_most += SCHEMA_PREAMBLE_TOKENS

@@ -40,7 +40,7 @@ from routing.gateway.reading import (
     unsupported,
     whole,
 )
-from routing.gateway.tool_changes import CHANGES, after_changes, without_empty
+from routing.gateway.tool_changes import CHANGES, after_changes, refuse_many_found, without_empty
 from routing.types import (
     ChatRequest,
     Cited,
@@ -106,9 +106,10 @@ def decode_messages(
     declared = _tools(body)
     tools = after_changes(rows, declared, _tool)
     _check_thinking(body)
-    messages = _system(body) + tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)])
-    if tools is not declared:
-        messages = without_empty(messages)
+    turns = tuple([_message(row, f"messages[{place}]") for place, row in enumerate(rows)])
+    if tools:
+        refuse_many_found(turns)
+    messages = _system(body) + (turns if tools is declared else without_empty(turns))
     request = ChatRequest(
         messages=_with_end_marked(messages) if _mark(body, "") else messages,
         model=model(body),

@@ -6,11 +6,12 @@ A model is told of those that are there at its end: few APIs could be told of mo
 from collections.abc import Callable, Iterator
 
 from routing.gateway.reading import MAX_TOOLS, Json, mapping, needed, refuse, text, tool_name, unsupported
-from routing.types import Message, Tool
+from routing.types import Message, Tool, ToolResult
 from ziggie.errors import TooLarge
 from ziggie.values import replace
 
 CHANGES = ("tool_addition", "tool_removal")
+MAX_REFERENCES = 2_000  # of one request
 
 
 def after_changes(rows: list[Json], tools: tuple[Tool, ...], read: Callable[[Json, str], Tool]) -> tuple[Tool, ...]:
@@ -55,5 +56,14 @@ def _meant(said: Json, where: str, known: dict[str, Tool], read: Callable[[Json,
 
 
 def without_empty(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Without the system messages that said no more than what changed."""
-    return tuple([turn for turn in messages if turn.parts or turn.role != "system"])
+    """Without the system messages that said no more than what changed. Raises InvalidInput if no other is left."""
+    left = tuple([turn for turn in messages if turn.parts or turn.role != "system"])
+    return left or refuse("messages", "must hold a message beside those that change the tools")
+
+
+def refuse_many_found(messages: tuple[Message, ...]) -> None:
+    """Each time that a tool is found its definition is paid again. Raises TooLarge."""
+    results = [part for turn in messages for part in turn.parts if isinstance(part, ToolResult)]
+    found = sum([len(result.references) for result in results])
+    if found > MAX_REFERENCES:
+        raise TooLarge(f"messages: at most {MAX_REFERENCES} tool_reference blocks are accepted, and there are {found}")

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from routing import snapshot
+from routing.gateway.tool_changes import MAX_REFERENCES
 from routing.models import LanguageModel, Price
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import MODELS, set_reply
@@ -86,8 +87,8 @@ def body(model: str, turns: tuple[Any, ...] = FIRST_TURNS) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ask(gateway: Gateway, asked: dict[str, Any]) -> httpx2.Response:
-    url = f"{gateway.url}/v1/messages?beta=true"
+def ask(gateway: Gateway, asked: dict[str, Any], below: str = "") -> httpx2.Response:
+    url = f"{gateway.url}/v1/messages{below}?beta=true"
     return httpx2.post(url, headers=headers(gateway), json=asked, timeout=60)
 
 
@@ -228,3 +229,24 @@ def test_a_change_that_cannot_be_understood_is_refused(gateway: Gateway, said: d
     answer = ask(gateway, {**body("gpt"), "messages": [*ASKED_AGAIN, change("tool_addition", **said)]})
     assert (answer.status_code, "messages[4].content[0].tool" in answer.text) == (400, True)
     assert not gateway.openai.calls
+
+
+@pytest.mark.parametrize("more", [{}, {"cache_control": {"type": "ephemeral"}}, {"system": "Be brief."}])
+@pytest.mark.parametrize("model", ["gpt", "claude"])
+def test_changes_of_tools_alone_are_no_conversation(gateway: Gateway, model: str, more: dict[str, Any]) -> None:
+    only = change("tool_addition", type="tool_definition", definition=tool("New"))
+    asked = {"model": model, "max_tokens": 5, "messages": [only], **more}
+    answer = ask(gateway, asked)
+    assert (answer.status_code, "messages: must hold a message" in answer.text) == (400, True)
+    assert not gateway.openai.calls + gateway.anthropic.calls
+
+
+def test_too_many_found_tools_are_refused_by_name(gateway: Gateway) -> None:
+    row = {"type": "tool_reference", "tool_name": "WebFetch"}
+    result = {"type": "tool_result", "tool_use_id": "toolu_01", "content": [row] * (MAX_REFERENCES // 2)}
+    asked = {**body("gpt", SEARCHED), "stream": False}
+    asked["messages"] = [*SEARCHED[:3], {"role": "user", "content": [result, result]}]
+    assert ask(gateway, asked, "/count_tokens").status_code == 200
+    asked["messages"][3]["content"].append({**result, "content": [row]})
+    answer = ask(gateway, asked, "/count_tokens")
+    assert (answer.status_code, "tool_reference" in answer.text) == (413, True)

@@ -1,5 +1,6 @@
 """What is said in the midst of a conversation: system messages, and tools that the model finds there."""
 
+import time
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from routing.adapters import CODECS
 from routing.demand import measure
 from routing.types import ChatRequest, Message, Tool, ToolCall, ToolResult, message
 from tests.routing.adapters_support import ask, model
+from ziggie.values import replace
 
 USER, ANSWER = message("user", "Hello?"), message("assistant", "Yes?")
 LATER = message("system", "Be brief from now on.")
@@ -113,6 +115,32 @@ def test_a_tool_that_waits_costs_nothing_until_it_is_found() -> None:
     assert found > 40_000
     twice = ChatRequest((*SEARCHED.messages, CALLED, FOUND), tools=(SEARCH, huge))
     assert measure(twice).input_at_most > 80_000, "each time it is found it may stand in the prompt"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_tool_is_held_as_often_as_claude_is_referred_to_it(waits: bool) -> None:
+    huge = Tool("weather", "x" * 40_000, SCHEMA, deferred=waits)
+    often = ChatRequest((*SEARCHED.messages, CALLED, FOUND, CALLED, FOUND), tools=(SEARCH, STARS, huge))
+    assert str(body_of(often)["messages"]).count("'tool_reference'") == 3
+    assert measure(often).input_at_most > 120_000
+    once = ChatRequest((USER,), tools=(SEARCH, replace(huge, deferred=False)))
+    assert measure(often).input_likely > 2 * measure(once).input_likely
+
+
+def test_a_tool_that_is_there_at_once_is_held_once_where_none_waits() -> None:
+    huge = Tool("weather", "x" * 40_000, SCHEMA)
+    often = ChatRequest((*SEARCHED.messages, CALLED, FOUND, CALLED, FOUND), tools=(SEARCH, huge))
+    assert "'tool_reference'" not in str(body_of(often)["messages"])
+    assert 40_000 < measure(often).input_at_most < 50_000
+
+
+def test_a_huge_tool_that_was_found_thousands_of_times_is_measured_once() -> None:
+    found = Message("user", (ToolResult("c1", "", references=("weather",) * 2_000),))
+    wide = {"type": "object", "description": "x" * 2_000_000}
+    request = ChatRequest((USER, CALLED, found), tools=(SEARCH, Tool("weather", "", wide, deferred=True)))
+    started = time.process_time()
+    assert measure(request).input_at_most > 2_000 * 2_000_000
+    assert time.process_time() - started < 5, "measured each time it would take a minute"
 
 
 def test_gemini_is_told_of_a_later_system_message_where_it_stands() -> None:

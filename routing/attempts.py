@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from routing.adapters.delivery import watched
 from routing.collecting import Collector, charged, with_estimates
 from routing.judging import ACCEPTED, judged, repair_request
-from routing.outcomes import outcome_of, was_at_work, worth_another_try
+from routing.outcomes import outcome_of, wait_after, was_at_work, worth_another_try
 from routing.patience import Patience, waited_for_reader
 from routing.reaching import Caller, Observer, Whole
 from routing.types import (
@@ -95,7 +95,7 @@ class Walk(Struct):
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
     refused: int = 0
-    retry_after: float | None = None  # seconds, as the last provider said that told
+    waits: dict[str, float] = field(default_factory=dict)  # seconds by model, as was said last; 0 where nothing was
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
     kept_waiting: Callable[[], float] | None = None  # seconds for which the reader of a stream has kept it waiting
@@ -154,6 +154,11 @@ class Walk(Struct):
     @property
     def is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until the first of those that were asked may be asked again; None where one may be at once."""
+        return min(self.waits.values(), default=0.0) or None
 
     def _used_up(self, candidate: Candidate, role: str) -> bool:
         """The limits of a walk. The offline model is no provider: it stays the last resort beyond max_attempts."""
@@ -253,6 +258,8 @@ class Walk(Struct):
                 verdict = await judged(step.request, result)
             outcome = self._outcome(candidate, verdict)
             error = verdict.problem
+            if not verdict.ok and candidate.model.source != Source.OFFLINE:
+                self.waits[candidate.model.slug] = 0.0
             await self.observer.succeeded(candidate)
         except ProviderError as failure:
             outcome, error, status = outcome_of(failure), failure.message, failure.status
@@ -261,7 +268,8 @@ class Walk(Struct):
             told = failure.usage or delivery.usage
             usage = collector.spent(step.request, candidate, reported=told, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
-            self.retry_after = failure.retry_after_seconds or self.retry_after
+            if (wait := wait_after(failure)) is not None:
+                self.waits[candidate.model.slug] = wait
             unheard = step.request if collector.first_output is None else None
             await self.observer.failed(candidate, failure, unheard=unheard)
             raise

@@ -29,6 +29,7 @@ from routing import (
 from routing.attempts import Answer, Walk
 from routing.calling import Breakers, ask
 from routing.choices import Several
+from routing.circuits import LONGEST_RETRY_AFTER_SECONDS
 from routing.demand import Demand, measure
 from routing.pricing import usd
 from routing.reaching import Caller, Whole
@@ -219,7 +220,8 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     elif call.walk.skipped and not attempts and not late:
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
     error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
-    error.retry_after_seconds = call.walk.retry_after
+    if call.walk.retry_after is not None:  # a model's circuit is not open for longer
+        error.retry_after_seconds = min(call.walk.retry_after, LONGEST_RETRY_AFTER_SECONDS)
     return name_call(error, call)
 
 

@@ -182,7 +182,7 @@ class Several(Walk):
             await self._ask(missing, candidate, step, signs)
         finally:
             self.refused = sum([choice.refused for choice in self.choices])
-            self.retry_after = max((choice.retry_after for choice in self.choices if choice.retry_after), default=None)
+            self.waits = _longest([choice.waits for choice in self.choices])
         if len(self._found) < len(self.choices):
             return None
         first, *others = [self._found[choice.index] for choice in self.choices]
@@ -229,6 +229,15 @@ async def _together(asked: Sequence[Coroutine[Any, Any, None]], failures: Collec
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+def _longest(waits: Sequence[dict[str, float]]) -> dict[str, float]:
+    """By model: all answers are one model's, so that it is waited for until it may be asked for each of them."""
+    found: dict[str, float] = {}
+    for said in waits:
+        for model, seconds in said.items():
+            found[model] = max(seconds, found.get(model, 0.0))
+    return found
 
 
 def _telling(caller: Caller, signs: Signs) -> Caller:

@@ -12,6 +12,13 @@ def worth_another_try(error: ProviderError) -> bool:
     return error.retryable and error.kind not in ("connection", "rate_limited", "overloaded")
 
 
+def wait_after(error: ProviderError) -> float | None:
+    """Seconds until who failed may be asked again, 0 for at once; None where the same would fail again."""
+    if error.kind in REFUSALS:
+        return None
+    return error.retry_after_seconds or (None if error.kind in ("auth", "quota", "not_found") else 0.0)
+
+
 def was_at_work(error: ProviderError) -> bool:
     """Whether the provider was at work on the request, or may have been, which it has paid then; what it refuses, and
     what evidently no model has answered, costs nothing."""

@@ -53,6 +53,7 @@ BELOW: dict[str, tuple[str, Endpoint]] = {
     other.ANSWER_PATH: (ANY, other.stored_answer),
 }
 CLOSING = frozenset({408, 413})  # the rest of the request is not read
+SERVER_ERROR = 500  # below, the same request would be refused again
 RETRY_SECONDS = 1
 SETTLE_SECONDS = 10.0  # for the books of calls that a stop has cut
 
@@ -171,7 +172,7 @@ async def _refuse(http: Http, error: ZiggieError) -> None:
     headers: Headers = [JSON_TYPE, *dialect.request_id(request_id)]
     if isinstance(error, RoutingError):
         headers += [(b"x-ziggie-" + name.encode(), header_text(said)) for name, said in error.told.items()]
-        if error.retry_after_seconds is not None:
+        if error.retry_after_seconds is not None and status >= SERVER_ERROR:
             headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_seconds))))
     if isinstance(error, RateLimited):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_seconds))))

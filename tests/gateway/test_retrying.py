@@ -42,6 +42,40 @@ def test_a_failure_that_says_nothing_of_it_names_no_time(gateway: Gateway) -> No
     gateway.settled(1)
 
 
+def busy(seconds: int) -> Reply:
+    return Reply(status=429, error="slow down", headers={"retry-after": str(seconds)})
+
+
+REFUSED = Reply(status=400, error="no such thing", headers={"retry-after": "7"})
+BROKEN = Reply(status=500, error="broken")
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "told"),
+    [
+        ((busy(7_200), busy(5)), 502, "5"),
+        ((busy(5), busy(7_200)), 502, "5"),
+        ((busy(7_200), busy(9_000)), 502, "300"),
+        ((busy(30), BROKEN), 502, None),
+        ((BROKEN, busy(30)), 502, None),
+        ((busy(30), REFUSED), 502, "30"),
+        ((busy(30), Reply(status=401, error="who?")), 502, "30"),
+        ((REFUSED, REFUSED), 400, None),
+    ],
+)
+@pytest.mark.parametrize("answers", [1, 2])
+def test_it_is_told_when_the_first_of_those_that_were_asked_may_be_asked_again(
+    gateway: Gateway, answers: int, models: tuple[Reply, Reply], status: int, told: str | None
+) -> None:
+    gateway.openai.default, gateway.ollama.default = models
+    body = {"model": "auto", "messages": QUESTION, "max_tokens": 20, "n": answers}
+    refused = httpx2.post(f"{gateway.url}/v1/chat/completions", headers=gateway.headers, json=body, timeout=60)
+    assert (refused.status_code, refused.headers.get("retry-after")) == (status, told), refused.text
+    assert gateway.openai.calls
+    assert gateway.ollama.calls
+    gateway.settled(1)
+
+
 @pytest.mark.parametrize("failing", [Reply(status=500, error="broken"), Reply(fault="reset")])
 def test_openais_client_asks_again_and_pays_once(gateway: Gateway, failing: Reply) -> None:
     gateway.openai.default = Reply("Hello.", input_tokens=11, output_tokens=5)

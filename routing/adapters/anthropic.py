@@ -61,6 +61,9 @@ _BUDGETS = {"low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768, "max": 3
 _REFUSED = frozenset(
     {"n", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "min_p"}
     | {"repetition_penalty", "repeat_penalty", "store", "prediction", "modalities", "audio", "verbosity", "best_of"}
+    # what another call would be made of, or what its answer or its bill would be
+    | {"container", "mcp_servers", "thread", "compaction", "diagnostics", "billing_policy", "fallback_credit_token"}
+    | {"user_profile_id"}
 )
 _USER_CHARACTERS = 256
 

@@ -32,6 +32,7 @@ from routing.gateway.reading import (
     objects,
     passed_through,
     refuse,
+    refuse_asked,
     schema,
     shown_in,
     stops,
@@ -56,15 +57,15 @@ from routing.types import (
 )
 from ziggie.values import replace
 
-_READ = frozenset(
-    {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}
-    | {"metadata", "output_config", "output_format", "cache_control", "container", "mcp_servers", "context_management"}
-)
 # What this gateway does not do, and what would come back in a shape that this API's answers have no place for.
 # `thread` stands for turns that this gateway never saw: the client is told so, and sends all of them.
 _REFUSED = (
     *("container", "mcp_servers", "logprobs", "top_logprobs", "functions", "function_call", "audio", "thread"),
     *("compaction", "diagnostics", "billing_policy", "fallback_credit_token", "user_profile_id"),
+)
+_READ = frozenset(
+    {"model", "messages", "max_tokens", "system", "temperature", "stop_sequences", "stream", "tools", "tool_choice"}
+    | {"metadata", "output_config", "output_format", "cache_control", "context_management", *_REFUSED}
 )
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
 _THINKING = ("enabled", "disabled", "adaptive")
@@ -89,9 +90,7 @@ def decode_messages(
     body: Json, headers: Mapping[str, str], *, api_key_id: str | None = None, counting: bool = False
 ) -> Incoming:
     """Raises InvalidInput, TooLarge or Unsupported. `counting`: for count_tokens, which needs no max_tokens."""
-    for key in _REFUSED:
-        if body.get(key):
-            unsupported(key)
+    refuse_asked(body, _REFUSED)
     rows = objects(body, "messages", most=MAX_MESSAGES)
     if not rows:
         refuse("messages", "must be an array of at least one message")

@@ -1,7 +1,7 @@
 """PURE: reading a client's JSON. Every wrong shape becomes InvalidInput that names its place."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 import orjson
@@ -91,6 +91,14 @@ def refuse(where: str, expected: str) -> NoReturn:
 def unsupported(where: str, why: str = "is not supported by this gateway") -> NoReturn:
     """Refuses what is right, and cannot be done here."""
     raise Unsupported(f"{where} {why}", details=[{"param": where}])
+
+
+def refuse_asked(body: Json, names: Collection[str]) -> None:
+    """Refuses these parameters where they ask for anything; so does an empty object, which asks for the defaults."""
+    for name in names:
+        said = body.get(name)
+        if said or said == {}:
+            unsupported(name)
 
 
 def text(holder: Mapping[str, Any], key: str, where: str = "", *, default: str | None = None) -> str:

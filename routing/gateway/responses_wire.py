@@ -16,6 +16,7 @@ from routing.gateway.reading import (
     number,
     passed_through,
     refuse,
+    refuse_asked,
     shown_in,
     text,
     unsupported,
@@ -30,10 +31,18 @@ _READ = frozenset(
     {"model", "input", "instructions", "max_output_tokens", "temperature", "stream", "stream_options", "tools"}
     | {"tool_choice", "parallel_tool_calls", "text", "reasoning", "include", "top_logprobs", "metadata", "store"}
     | {"user", "truncation", "background", "previous_response_id", "conversation", "prompt", "max_tool_calls"}
-    | {"client_metadata", "prompt_cache_options", "context_management", "moderation", "access_programs", "image"}
+    | {
+        "client_metadata",
+        "prompt_cache_options",
+        "context_management",
+        "moderation",
+        "access_programs",
+        "image",
+        "thread",
+    }
 )
 _NEEDS_STORE = ("previous_response_id", "conversation", "prompt")
-_REFUSED = ("context_management", "moderation", "access_programs", "image")
+_REFUSED = ("context_management", "moderation", "access_programs", "image", "thread")
 # Words of the other chat API: passed on they would mean something, and their answer would have no place.
 _OF_COMPLETIONS = (
     *("messages", "max_tokens", "max_completion_tokens", "n", "response_format", "reasoning_effort", "logprobs"),
@@ -90,9 +99,7 @@ def _refuse_what_cannot_be_answered(body: Json) -> None:
             )
     if flag(body, "background"):
         unsupported("background", "is not supported: this gateway keeps no answers for later reading")
-    for key in _REFUSED:
-        if body.get(key):
-            unsupported(key)
+    refuse_asked(body, _REFUSED)
     for key in _OF_COMPLETIONS:
         if body.get(key) is not None:
             unsupported(key, "belongs to /v1/chat/completions, not to /v1/responses")

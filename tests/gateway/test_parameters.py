@@ -3,6 +3,7 @@
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 
@@ -41,6 +42,8 @@ def test_what_would_get_lost_on_the_way_to_a_model_is_refused(gateway: Gateway, 
 
 def test_what_says_nothing_is_no_reason_to_refuse_anthropics_clients_either(gateway: Gateway) -> None:
     asked: Any = {"mcp_servers": [], "container": None, "output_config": {"task_budget": None}, "stop_sequences": [""]}
+    asked |= dict.fromkeys(("thread", "compaction", "diagnostics"), None)
+    asked |= {"billing_policy": "", "user_profile_id": "", "functions": [], "logprobs": False, "top_logprobs": 0}
     asked |= {
         "service_tier": "standard_only",
         "tools": [{"name": "f", "input_schema": {}, "allowed_callers": ["direct"]}],
@@ -52,6 +55,24 @@ def test_what_says_nothing_is_no_reason_to_refuse_anthropics_clients_either(gate
         assert server is gateway.anthropic or "service_tier" not in server.calls[-1].json
         assert "stop" not in "".join(server.calls[-1].json)
         assert "stop" not in server.calls[-1].json.get("options", {})
+
+
+@pytest.mark.parametrize("param", ["thread", "compaction", "diagnostics", "container"])
+@pytest.mark.parametrize("path", ["messages", "responses", "chat/completions"])
+def test_an_empty_object_asks_for_what_there_is_not(gateway: Gateway, path: str, param: str) -> None:
+    asked = {"model": "claude", "max_tokens": 9, "messages": TURNS, param: {}}
+    if path == "responses":
+        asked = {"model": "claude", "input": "Hi.", param: {}}
+    answer = httpx2.post(f"{gateway.url}/v1/{path}", headers=gateway.headers, json=asked, timeout=60)
+    assert (answer.status_code, param in answer.text) == (400, True)
+    assert not gateway.anthropic.calls
+
+
+def test_no_providers_thread_is_known_to_those_who_ask_for_responses(gateway: Gateway) -> None:
+    asked = {"model": "gpt", "input": "Hi.", "thread": {}}
+    answer = httpx2.post(f"{gateway.url}/v1/responses", headers=gateway.headers, json=asked, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "thread")
+    assert not gateway.openai.calls
 
 
 @pytest.mark.parametrize("param", ["keep_alive", "num_gpu", "num_thread"])

@@ -31,6 +31,8 @@ _LONGEST_HEAD = 512  # of packed objects, from their type to where they begin
 _MOST_PACKED = 200
 _LONGEST_PACKED = 256 * 1024
 _MOST_UNPACKED = 8 * 1024 * 1024
+_UNPACKED_AT_LEAST, _UNPACKED_FOR_A_BYTE = 64 * 1024, 4
+MOST_PAGES = 5_000  # more than any provider reads
 _PAGES_IN_FRONT = re.compile(rb"/N\s{1,8}(\d{1,5})(?!\d)")
 PDF_TOKEN_FACTOR, MOST_FACTOR = "pdf_token_factor", 1_000  # the provider's option, and what it may say
 # OpenAI bills what it shows of a page to its smaller models at more tokens than that takes of their context: 33.3, 2.46
@@ -88,22 +90,32 @@ def tokens_likely(pages: int) -> int:
 
 
 def pages_likely(document: bytes) -> int:
-    """About how many pages it has, at least 1: those that can be seen, also in packed objects, or those that a file
-    made for the web says it has; else by its size. Takes some 5 ms a megabyte at most."""
-    seen = len(_PAGE.findall(document)) + _packed_pages(document)
+    """About how many pages it has, 1 to MOST_PAGES: those that can be seen, also in packed objects, or those that a
+    file made for the web says it has; else by its size. Takes some 5 ms a megabyte at most."""
+    seen = _pages_in(document, MOST_PAGES)
+    seen += _packed_pages(document, MOST_PAGES - seen)
     front = document[:_FIRST_BYTES]
     found = _PAGES_IN_FRONT.search(front) if b"/Linearized" in front else None
     stated = int(found[1]) if found else 0
-    return max(seen, stated) or min(1 + len(document) // _BYTES_OF_A_PAGE, _MOST_PAGES_BY_BYTES)
+    by_size = min(1 + len(document) // _BYTES_OF_A_PAGE, _MOST_PAGES_BY_BYTES)
+    return min(max(seen, stated), MOST_PAGES) or by_size
 
 
-def _packed_pages(document: bytes) -> int:
-    """The pages in the first of its packed objects: however much those say they hold, little of it is unpacked."""
-    pages, left = 0, _MOST_UNPACKED
+def _pages_in(objects: bytes, most: int) -> int:
+    """Those that can be seen; nobody goes on after so many."""
+    return sum(1 for _ in islice(_PAGE.finditer(objects), most))
+
+
+def _packed_pages(document: bytes, most: int) -> int:
+    """The pages in the first of its packed objects: however much those say they hold, little of it is unpacked, and
+    no more for many small documents than for a large one."""
+    pages, left = 0, min(_UNPACKED_AT_LEAST + _UNPACKED_FOR_A_BYTE * len(document), _MOST_UNPACKED)
     view = memoryview(document)
     for found in islice(_PACKED.finditer(document), _MOST_PACKED):
+        if left <= 0 or pages >= most:
+            break
         begins = _STREAM.search(document, found.end(), found.end() + _LONGEST_HEAD)
-        if begins is None or left <= 0:
+        if begins is None:
             continue
         packed = view[begins.end() : begins.end() + _LONGEST_PACKED]
         try:
@@ -111,5 +123,5 @@ def _packed_pages(document: bytes) -> int:
         except zlib.error:
             continue
         left -= len(objects)
-        pages += len(_PAGE.findall(objects))
+        pages += _pages_in(objects, most - pages)
     return pages

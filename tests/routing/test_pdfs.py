@@ -12,7 +12,7 @@ from routing.adapters.transport import codec_for
 from routing.collecting import prompt_tokens
 from routing.comparing import as_text
 from routing.demand import measure
-from routing.pdfs import PAGE_TOKENS_LIKELY, pages_likely, tokens_at_most
+from routing.pdfs import MOST_PAGES, PAGE_TOKENS_LIKELY, pages_likely, tokens_at_most
 from routing.pricing import worst_case_microusd
 from routing.rules import plan
 from routing.types import ChatRequest, Cited, Hints, Message, Pdf, PriceTier, Text, UnsupportedByProvider
@@ -60,6 +60,9 @@ def hidden(size: int) -> bytes:
         (b"%PDF-1.5\n1 0 obj <</Linearized 1 /L 5000 /N 12 /T 4000>> endobj" + b"x" * 90_000, 12),
         (b"%PDF-1.5\n1 0 obj <</N 12>> endobj", 1),
         (b"%PDF-1.5 /Linearized /N 0", 1),
+        (b"%PDF-1.5 /Linearized /N 99999", MOST_PAGES),
+        (b"%PDF-" + b"/Type/Page" * 1_000_000, MOST_PAGES),
+        (b"%PDF-" + b"x" * 90_000 + b"/Type /ObjStm stream\n" + zlib.compress(b"/Type/Page\n" * 40_000), MOST_PAGES),
         (b"%PDF-", 1),
     ],
 )
@@ -70,14 +73,27 @@ def test_pages_are_counted_where_they_can_be_seen_and_guessed_where_not(document
 PACKED = b"/Type /ObjStm stream\n"
 BOMB = PACKED + zlib.compress(b"/Type /Page" * 1_000_000)
 SHORT = PACKED + zlib.compress(b"x")
-ODD = (b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9, b"/Type/ObjStm", b"stream\n")
+ODD = (
+    *(b"/Type/Page", b"/Type/Pages", b"/Type ", b"/Type" + b" " * 8, b"/Type /Pag", b"/Linearized /N ", b"<<" * 9),
+    *(b"/Type/ObjStm", b"stream\n"),
+)
 
 
 @pytest.mark.parametrize("filling", [*ODD, BOMB, SHORT])
 def test_no_file_takes_long_to_look_through(filling: bytes) -> None:
     document = b"%PDF-" + filling * (15_000_000 // len(filling))
     began = time.process_time()
-    pages_likely(document)
+    assert pages_likely(document) <= MOST_PAGES
+    assert time.process_time() - began < 5
+
+
+def test_many_small_files_take_no_longer_than_a_large_one() -> None:
+    """A request may hold a hundred of them."""
+    packed = PACKED + zlib.compress(b"/Typ /Pag" * 1_000_000)
+    document = b"%PDF-" + packed + b"x" * (150_000 - len(packed))
+    began = time.process_time()
+    for _ in range(100):
+        pages_likely(document)
     assert time.process_time() - began < 5
 
 

@@ -105,7 +105,7 @@ async def _client(provider: ProviderSpec, seconds: float) -> AsyncIterator["Asyn
     client = AsyncAnthropic(
         api_key=provider.api_key,
         base_url=status.url.removesuffix(_STATUS_PATH),
-        http_client=transport.http_client(),
+        http_client=transport.http_client(status.url),
         max_retries=0,
         timeout=seconds,
     )

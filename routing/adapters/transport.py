@@ -1,10 +1,11 @@
-"""Moves the bytes between codecs and providers: one pooled HTTP client an event loop, deadlines, size limits.
+"""Moves the bytes between codecs and providers: a pooled HTTP client for each event loop, deadlines, size limits.
 
 Nothing is retried here and no redirect is followed (it would carry the key elsewhere).
 """
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -217,22 +218,26 @@ class _Pool:
     claude_clients: claude.Clients = field(default_factory=claude.Clients)
 
 
-_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = WeakKeyDictionary()
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, _Pool]] = WeakKeyDictionary()
+_TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _pool() -> _Pool:
-    loop = asyncio.get_running_loop()
-    pool = _pools.get(loop)
+def _pool(url: str) -> _Pool:
+    """That of https, or the other one: certificates that cannot be read are no concern of a server that has none.
+    Raises ProviderError."""
+    tls = url.lower().startswith("https:")
+    pools = _pools.setdefault(asyncio.get_running_loop(), {})
+    pool = pools.get(tls)
     if pool is None or pool.http.is_closed:
         client = httpx2.AsyncClient(
-            verify=ssl_context(),
+            verify=ssl_context() if tls else _TRUSTS_NOBODY,
             trust_env=False,
             follow_redirects=False,
             limits=httpx2.Limits(max_keepalive_connections=200, keepalive_expiry=_KEEPALIVE_SECONDS),
             headers={"user-agent": "ziggie", "accept-encoding": "identity"},
             event_hooks={"request": [_watch]},
         )
-        pool = _pools[loop] = _Pool(client)
+        pool = pools[tls] = _Pool(client)
     return pool
 
 
@@ -248,15 +253,14 @@ async def _mark(delivery: Delivery, event: str, _: Mapping[str, object]) -> None
         delivery.has_begun = True
 
 
-def http_client() -> httpx2.AsyncClient:
-    """This event loop's client, for a package that speaks to a provider in its own way."""
-    return _pool().http
+def http_client(url: str) -> httpx2.AsyncClient:
+    """This event loop's client for such a URL, for a package that speaks to a provider in its own way."""
+    return _pool(url).http
 
 
 async def close() -> None:
     """Closes this event loop's connections; the next call opens new ones."""
-    pool = _pools.pop(asyncio.get_running_loop(), None)
-    if pool is not None:
+    for pool in _pools.pop(asyncio.get_running_loop(), {}).values():
         await pool.http.aclose()
 
 
@@ -282,7 +286,7 @@ class _Exchange:
 @asynccontextmanager
 async def _open(provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> AsyncIterator[_Exchange]:
     """Sends the request and gives the response once its head is there. Raises ProviderError."""
-    pool = _pool()
+    pool = _pool(sent.url)
     # reading is bounded by Deadlines, which know what is being waited for
     patience = timeouts.connect_seconds or CONNECT_SECONDS
     limits = httpx2.Timeout(None, connect=patience, pool=patience)

@@ -23,11 +23,16 @@ def ssl_context() -> ssl.SSLContext:
 def _ssl_context(file: str, folder: str) -> ssl.SSLContext:
     if not file and not folder:
         return ssl.create_default_context(cafile=certifi.where())
+    if folder and not any(os.path.isdir(one) for one in folder.split(os.pathsep)):  # OpenSSL takes it for empty
+        raise _unreadable("SSL_CERT_DIR names no folder")
     try:
         return ssl.create_default_context(cafile=file or None, capath=folder or None)
     except (OSError, ValueError):  # OpenSSL's own errors are OSErrors
-        reason = "SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read"
-        raise ProviderError("connection", reason, retryable=False) from None
+        raise _unreadable("SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read") from None
+
+
+def _unreadable(reason: str) -> ProviderError:
+    return ProviderError("connection", reason, retryable=False)
 
 
 def tls_failure(error: ssl.SSLError) -> str:

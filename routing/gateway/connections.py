@@ -12,13 +12,14 @@ import httptools
 from routing.adapters.deadlines import TO_BE_PATIENT
 from routing.adapters.delivery import Delivery, under_way
 from routing.gateway.outlet import outlet
+from routing.gateway.pulse import Pulse, pulse
 from routing.types import ErrorKind
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_REFUSAL_BYTES = 256 * 1024  # of which it is enough to have the beginning
 MAX_STREAM_BYTES = 256 * 1024 * 1024
-NOTICED_SECONDS = 2.0  # after a request: until then it is heard of that the server had closed a kept connection
+NOTICED_BEATS = Pulse.LASTING  # after a request: until then it is heard of that the server had closed a kept connection
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
 
 
@@ -52,10 +53,12 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._outlet = outlet()
+        self._pulse = pulse()
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.reused = False
         self._heard_at = 0.0
+        self._asked_at = 0  # in beats
         self._idle_seconds = 0.0
         self._until = math.inf
         self._is_asked = False
@@ -173,6 +176,7 @@ class Connection(asyncio.Protocol):
         self._heard_at = now = self.loop.time()
         self._until = math.inf if until is None else now + until - time.monotonic()  # loops have clocks of their own
         self._is_asked, self._was_sent = True, False
+        self._asked_at = self._pulse.count()
         look_at = min(now + idle_seconds, self._until)
         if self._timer is None or self._timer_at > look_at:
             self._look_at(look_at)
@@ -259,7 +263,7 @@ class Connection(asyncio.Protocol):
     def had_been_closed(self) -> bool:
         """For one that broke before a byte came: whether the server had closed it before it was asked. One that is new,
         or was waited for, broke for the request's sake, which may have been served and must not be sent twice."""
-        return not self._was_sent or (self.reused and self.loop.time() - self._heard_at < NOTICED_SECONDS)
+        return not self._was_sent or (self.reused and self._pulse.beats - self._asked_at < NOTICED_BEATS)
 
     @property
     def is_refusal(self) -> bool:

@@ -6,8 +6,8 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
+from collections.abc import Iterable
+from itertools import chain, zip_longest
 from typing import Any
 
 from routing.adapters.trust import ssl_context, tls_failure
@@ -15,9 +15,10 @@ from routing.gateway.connections import Broken, Connection
 from routing.types import ProviderError
 
 Address = tuple[bool, str, int]  # TLS, host, port
+Place = tuple[int, tuple[str, int]]  # family, address and port
 
 NEXT_SECONDS = 0.25  # between one address of a name and the next, as RFC 8305 has it
-MOST_ADDRESSES = 8
+MOST_ADDRESSES = 64  # those that refuse are passed at once
 
 
 async def dial(address: Address) -> Connection:
@@ -29,26 +30,26 @@ async def dial(address: Address) -> Connection:
     except ProviderError as error:
         raise Broken(error.kind, error.message) from None
     if _is_literal(host):
-        return await _connect(host, port, context, host)
-    addresses = await _looked_up(host, port)
-    if len(addresses) == 1:
-        return await _connect(addresses[0], port, context, host)
-    return await _race([partial(_connect, one, port, context, host) for one in addresses])
+        return await _connect(context, host, host=host, port=port)
+    return await _connect(context, host, sock=await _first(await _looked_up(host, port)))
 
 
-async def _race(ways: Iterable[Callable[[], Coroutine[Any, Any, Connection]]]) -> Connection:
-    """The connection that is there first; each way begins a moment after the one before, or once that has failed.
-    Raises Broken as the first that failed did."""
-    left, first = deque(ways), None
-    under_way: set[asyncio.Task[Connection]] = set()
+async def _first(places: Iterable[Place]) -> socket.socket:
+    """A connection to the place that answers first; each is tried a moment after the one before, or once that has
+    failed. TLS begins behind that: its handshake may take longer than a moment. Raises Broken as the first that failed
+    did."""
+    left, first = deque(places), None
+    under_way: set[asyncio.Task[socket.socket]] = set()
     try:
         while left or under_way:
             if left:
-                under_way.add(asyncio.create_task(left.popleft()()))
+                under_way.add(asyncio.create_task(_reached(*left.popleft())))
             patience = NEXT_SECONDS if left else None
             done, under_way = await asyncio.wait(under_way, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if connected := _connected(done):
-                return connected
+            if there := [task.result() for task in done if task.exception() is None]:
+                for another in there[1:]:
+                    another.close()
+                return there[0]
             first = first or next((error for task in done if isinstance(error := task.exception(), Broken)), None)
     finally:
         for task in under_way:
@@ -57,15 +58,24 @@ async def _race(ways: Iterable[Callable[[], Coroutine[Any, Any, Connection]]]) -
     raise first.anew() if first else Broken("connection", "no connection to the provider")
 
 
-def _connected(done: Iterable[asyncio.Task[Connection]]) -> Connection | None:
-    """One of the connections that are there; others are closed."""
-    there = [task.result() for task in done if not task.cancelled() and task.exception() is None]
-    for another in there[1:]:
-        another.close()
-    return there[0] if there else None
+async def _reached(family: int, place: tuple[str, int]) -> socket.socket:
+    """Raises Broken."""
+    made = None
+    try:
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(made, place)
+    except BaseException as error:
+        if made is not None:
+            made.close()
+        if isinstance(error, OSError):
+            raise _unreachable(error) from None
+        raise
+    return made
 
 
-def _let_go(task: asyncio.Task[Connection]) -> None:
+def _let_go(task: asyncio.Task[socket.socket]) -> None:
     """What came too late."""
     if not task.cancelled() and task.exception() is None:
         task.result().close()
@@ -79,25 +89,39 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-async def _looked_up(host: str, port: int) -> list[str]:
-    """The addresses of a name, each once. Raises Broken."""
+async def _looked_up(host: str, port: int) -> list[Place]:
+    """The addresses of a name, each once, those of IPv6 and IPv4 by turns: a network that has only one of them is
+    common. Raises Broken."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise Broken("connection", "no connection to the provider: its name cannot be looked up") from None
-    return list(dict.fromkeys(str(row[4][0]) for row in found))[:MOST_ADDRESSES]
+    places = list(dict.fromkeys((int(row[0]), (_scoped(row[4]), port)) for row in found))
+    like_first = [place for place in places if place[0] == places[0][0]]
+    others = [place for place in places if place[0] != places[0][0]]
+    by_turns = chain.from_iterable(zip_longest(like_first, others))
+    return [place for place in by_turns if place is not None][:MOST_ADDRESSES]
 
 
-async def _connect(host: str, port: int, context: ssl.SSLContext | None, name: str) -> Connection:
+def _scoped(found: tuple[Any, ...]) -> str:
+    """An address as text, with the link that it is on where it is one of such."""
+    return f"{found[0]}%{found[3]}" if len(found) > 3 and found[3] else str(found[0])
+
+
+async def _connect(context: ssl.SSLContext | None, name: str, **where: Any) -> Connection:
     """Raises Broken."""
     try:
         _, connection = await asyncio.get_running_loop().create_connection(
-            Connection, host, port, ssl=context, server_hostname=name if context else None
+            Connection, **where, ssl=context, server_hostname=name if context else None
         )
     except ssl.SSLError as error:
         raise Broken("connection", tls_failure(error)) from None
     except (OSError, UnicodeError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        reason = f": {os.strerror(number).lower()}" if number and number > 0 else ""
-        raise Broken("connection", f"no connection to the provider{reason}") from None
+        raise _unreachable(error) from None
     return connection
+
+
+def _unreachable(error: OSError | UnicodeError) -> Broken:
+    number = error.errno if isinstance(error, OSError) else None
+    reason = f": {os.strerror(number).lower()}" if number and number > 0 else ""
+    return Broken("connection", f"no connection to the provider{reason}")

@@ -13,7 +13,7 @@ import pytest
 from routing.adapters import transport
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.deadlines import Timeouts
-from routing.gateway import upstream
+from routing.gateway import dialing, upstream
 from routing.types import ProviderError
 from tests.routing.adapters_support import provider
 from tests.servers.certificates import signed
@@ -164,6 +164,21 @@ async def test_certificates_that_cannot_be_read_are_named(
     assert "SSL_CERT_FILE" in error.message
 
 
+async def test_a_folder_of_certificates_that_is_not_there_is_named(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "nothing"))
+    assert "SSL_CERT_DIR names no folder" in (await failed(fetch, "https://localhost:9/")).message
+
+
+async def test_certificates_that_cannot_be_read_keep_nobody_from_a_server_without_tls(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    async with server() as port:
+        assert (await fetch(WireRequest("GET", f"http://127.0.0.1:{port}/"))).body == b"hi"
+
+
 async def test_a_server_without_tls_is_told_from_one_with_a_wrong_certificate() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
@@ -174,3 +189,38 @@ async def test_a_server_without_tls_is_told_from_one_with_a_wrong_certificate() 
     error = await failed(by_own, f"https://localhost:{plain.sockets[0].getsockname()[1]}/")
     plain.close()
     assert "http:// instead" in error.message
+
+
+async def test_an_address_that_was_reached_is_the_one_that_tls_is_spoken_with(
+    named: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routing.gateway.dialing.NEXT_SECONDS", 60.0)
+    named("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    came = []
+
+    async def shake_no_hands(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(writer.get_extra_info("sockname")[0])
+        await reader.read(1)  # of the client's hello
+        writer.close()
+
+    broken = await asyncio.start_server(shake_no_hands, "0.0.0.0", 0)
+    error = await failed(by_own, f"https://provider.test:{broken.sockets[0].getsockname()[1]}/")
+    broken.close()
+    assert (error.kind, came) == ("connection", ["127.0.0.1"])
+
+
+@pytest.mark.parametrize("dead", [8, 20])
+async def test_however_many_addresses_refuse_the_one_that_answers_is_reached(
+    named: Callable[..., None], dead: int
+) -> None:
+    named(*(f"127.0.0.{number}" for number in range(20, 20 + dead)), "127.0.0.1")
+    async with server() as port:
+        assert (await by_own(WireRequest("GET", f"http://provider.test:{port}/"))).body == b"hi"
+
+
+async def test_both_kinds_of_addresses_are_tried_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[Any, ...]] = [(socket.AF_INET6, 1, 6, "", (f"fe80::{one}", 9, 0, 3)) for one in (1, 2)]
+    rows += [(socket.AF_INET, 1, 6, "", (f"127.0.0.{one}", 9)) for one in (1, 1, 2, 3)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: rows)
+    places = [place for _, (place, _) in await dialing._looked_up("provider.test", 9)]
+    assert places == ["fe80::1%3", "127.0.0.1", "fe80::2%3", "127.0.0.2", "127.0.0.3"]

@@ -124,7 +124,7 @@ async def test_another_protocol_than_the_one_asked_for_is_no_answer() -> None:
 
 
 async def test_a_kept_connection_that_had_been_closed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "NOTICED_SECONDS", 600.0)
+    monkeypatch.setattr(connections, "NOTICED_BEATS", 600)
     async with serving(saying(whole(b"200 OK", b"first")), resets, saying(whole(b"200 OK", b"again"))) as sent:
         assert (await fetch(sent, idle_seconds=30)).body == b"first"
         assert (await fetch(sent, idle_seconds=30)).body == b"again"
@@ -134,7 +134,7 @@ async def test_a_kept_connection_that_had_been_closed_is_replaced(monkeypatch: p
 async def test_a_request_that_ends_its_server_is_not_sent_to_the_next(
     kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "NOTICED_SECONDS", 0.0)  # so the server had it for long
+    monkeypatch.setattr(connections, "NOTICED_BEATS", 0)  # so the server had it for long
     answers = [saying(whole(b"200 OK", b"first"))] if kept else []
     async with serving(*answers, resets, saying(whole(b"200 OK", b"paid twice"))) as sent:
         if kept:

@@ -258,7 +258,8 @@ class Walk(Struct):
             outcome, error, status = outcome_of(failure), failure.message, failure.status
             had_it = delivery.has_begun and was_at_work(failure)
             unseen = unseen and had_it
-            usage = collector.spent(step.request, candidate, reported=failure.usage, reached=had_it, unseen=unseen)
+            told = failure.usage or delivery.usage
+            usage = collector.spent(step.request, candidate, reported=told, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
             self.retry_after = failure.retry_after_seconds or self.retry_after
             unheard = step.request if collector.first_output is None else None
@@ -267,8 +268,10 @@ class Walk(Struct):
         finally:
             if outcome == "cancelled" and not delivery.has_begun:
                 error, unseen = UNSENT, False
-            usage = usage or collector.spent(step.request, candidate, reached=delivery.has_begun, unseen=unseen)
-            usage, cost = charged(usage, candidate, unseen=unseen)
+            if usage is None:
+                told, had_it = delivery.usage, delivery.has_begun
+                usage = collector.spent(step.request, candidate, reported=told, reached=had_it, unseen=unseen)
+            usage, cost = charged(usage, step.request, candidate, unseen=unseen)
             number = len(self.attempts) + 1
             self.attempts.append(
                 Attempt(  # by place: see ziggie/values.py

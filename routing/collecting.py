@@ -14,6 +14,7 @@ from routing.types import (
     ChatResult,
     Cited,
     Delta,
+    ModelSpec,
     Pdf,
     Reasoning,
     Text,
@@ -96,14 +97,29 @@ class Collector(Struct):
         return replace(result, parts=(*result.parts, Text(held))) if held else result
 
 
-def charged(usage: Usage, candidate: Candidate, *, unseen: bool) -> tuple[Usage, int]:
+def charged(usage: Usage, request: ChatRequest, candidate: Candidate, *, unseen: bool) -> tuple[Usage, int]:
     """What an attempt costs. An answer that nobody has seen and that the provider was at work on is charged at the
-    longest it may have been: providers go on when nobody listens, and nothing may be paid that no budget has seen."""
-    price = candidate.model.price
-    if not unseen or usage.output_tokens is not None or usage.input_tokens is None:
+    longest it may have been, documents whose tokens nobody has counted at the most they may have come to: providers go
+    on when nobody listens, and nothing may be paid that no budget has seen."""
+    price, read = candidate.model.price, most_read(usage, request, candidate.model)
+    longest = unseen and usage.output_tokens is None and usage.input_tokens is not None
+    uncounted = read > (usage.input_tokens or 0) and not pricing.is_free(price)
+    if not longest and not uncounted:
         return usage, pricing.cost_microusd(usage, price)
-    longest = replace(usage, output_tokens=candidate.max_output_tokens)
-    return replace(usage, estimated=usage.estimated | {"cost"}), pricing.cost_microusd(longest, price)
+    billed = replace(usage, output_tokens=candidate.max_output_tokens) if longest else usage
+    usage = replace(usage, estimated=usage.estimated | {"cost"})
+    if price is None or not uncounted:
+        return usage, pricing.cost_microusd(billed, price)
+    return usage, pricing.worst_case_microusd(price, input_tokens=read, output_tokens=billed.output_tokens or 0)
+
+
+def most_read(usage: Usage, request: ChatRequest, model: ModelSpec) -> int:
+    """The most input tokens that an attempt may be billed with: more than its count says where that is our estimate and
+    the request has documents."""
+    tokens = usage.input_tokens or 0
+    if "input_tokens" in usage.estimated and pdfs.are_among(request.needs):
+        return max(tokens, pdfs.tokens_at_most(model))
+    return tokens
 
 
 def _estimated(usage: Usage, name: str, tokens: int | None) -> Usage:

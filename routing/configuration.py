@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from routing.models import MAX_PRICE
+from routing.pdfs import MOST_FACTOR, PDF_TOKEN_FACTOR, is_pdf_token_factor
 from routing.provider_headers import mistake
 from routing.redaction import MAX_PATTERNS, PatternError, compiled
 
@@ -115,7 +116,7 @@ class ProviderEntry(Entry):
     max_requests_per_day: Amount | None = None
     timeout_seconds: Annotated[int, Field(ge=1, le=MAX_REQUEST_SECONDS)] = TIMEOUT_SECONDS
     power_watts: Annotated[int, Field(ge=0, le=100_000)] = 0
-    options: dict[Word, bool | int | str | Headers] = {}
+    options: dict[Word, bool | int | float | str | Headers] = {}
 
     @model_validator(mode="after")
     def _only_headers_are_many(self) -> Self:
@@ -126,6 +127,14 @@ class ProviderEntry(Entry):
                 )
             if isinstance(value, dict) and (what := mistake(value)):
                 raise PydanticCustomError("option", "{what}", {"what": f"options.headers: {what}"})
+        return self
+
+    @model_validator(mode="after")
+    def _the_factor_is_one(self) -> Self:
+        """Who takes it for stated, and it is passed over, has too little held."""
+        if PDF_TOKEN_FACTOR in self.options and not is_pdf_token_factor(stated := self.options[PDF_TOKEN_FACTOR]):
+            what = f"options.{PDF_TOKEN_FACTOR}: should be a number from 1 to {MOST_FACTOR}, not {str(stated)[:40]!r}"
+            raise PydanticCustomError("option", "{what}", {"what": what})
         return self
 
     @model_validator(mode="after")

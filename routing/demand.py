@@ -15,8 +15,6 @@ from routing import pdfs
 from routing.adapters.deferral import is_any_deferred, said_by, times_found
 from routing.tokens import estimate_tokens
 from routing.types import (
-    CITES,
-    READS_PDF,
     BudgetFit,
     ChatRequest,
     Cited,
@@ -54,8 +52,6 @@ BUCKETS = 10_000
 MAX_CHOICES = 1_000
 MOST_ANSWERS = 16  # of one request: each is a call of its own
 SINGLE = "single"  # the pattern of one model that answers by itself
-# What documents come to is not told by the request: a PDF's text is packed, one to be cited is cut up by its reader.
-_BOUNDED_BY_CONTEXT = frozenset({READS_PDF, CITES})
 
 
 class Demand(Value):
@@ -99,7 +95,7 @@ class Demand(Value):
 
     def most_input(self, model: ModelSpec) -> int:
         """More input tokens than this request can be billed with by the model's provider."""
-        if not _BOUNDED_BY_CONTEXT.isdisjoint(self.needs):
+        if pdfs.are_among(self.needs):
             return max(self.input_at_most, pdfs.tokens_at_most(model))
         return self.input_at_most
 

@@ -5,18 +5,25 @@ they take and not how much text may stand on one. What bounds it is the model's 
 before it costs anything.
 """
 
+import binascii
 import re
 import zlib
+from collections.abc import Collection
 from itertools import islice
 from math import ceil
+from typing import TypeGuard
 
-from routing.types import ModelSpec
+from routing.types import CITES, READS_PDF, ModelSpec
 
 PAGE_TOKENS_LIKELY = 1_500  # its text, and its picture: measured 560 with Gemini, 1,300 with OpenAI, 2,300 with Claude
 UNSEEN_PAGES = 10
 _BYTES_OF_A_PAGE = 50_000
 _MOST_PAGES_BY_BYTES = 20  # a few scanned pages may have many bytes
-_FIRST_BYTES = 1_024
+_OF_DOCUMENTS = frozenset({READS_PDF, CITES})
+_BEGINS = b"%PDF-"
+_FIRST_BYTES = 1_024  # where readers look for its beginning
+_FIRST_LETTERS = _FIRST_BYTES // 3 * 4 + 4  # of them in base64
+_NO_LETTERS = re.compile(r"[^A-Za-z0-9+/]+")
 _PAGE = re.compile(rb"/Type\s{0,8}/Page(?![A-Za-z])")
 _PACKED = re.compile(rb"/Type\s{0,8}/ObjStm")
 _STREAM = re.compile(rb"stream\r?\n")
@@ -25,13 +32,34 @@ _MOST_PACKED = 200
 _LONGEST_PACKED = 256 * 1024
 _MOST_UNPACKED = 8 * 1024 * 1024
 _PAGES_IN_FRONT = re.compile(rb"/N\s{1,8}(\d{1,5})(?!\d)")
+PDF_TOKEN_FACTOR, MOST_FACTOR = "pdf_token_factor", 1_000  # the provider's option, and what it may say
 # OpenAI bills what it shows of a page to its smaller models at more tokens than that takes of their context: 33.3, 2.46
 # and, of those named mini, up to 1.72 times as many.
+_DEAREST_FACTOR = 34.0
 _BILLED = (
-    (re.compile(r"gpt-4o-mini"), 34.0),
+    (re.compile(r"4o-?mini"), _DEAREST_FACTOR),
     (re.compile(r"(?:gpt|o\d)[\w.-]*-nano"), 2.5),
-    (re.compile(r"(?:gpt|o\d)[\w.-]*-mini"), 1.75),
+    (re.compile(r"(?:gpt|o\d|codex)[\w.-]*-mini"), 1.75),
+    (re.compile(r"(?:^|[/.])(?:gpt-\d|chatgpt-|o\d(?:-|$)|claude-|gemini-)(?!.*(?:mini|nano))"), 1.0),
 )
+_OPENAIS_API = "openai"  # the kind of provider whose models may be OpenAI's
+
+
+def begins(document: bytes) -> bool:
+    """Whether this is a PDF, as far as its readers look for that."""
+    return _BEGINS in document[:_FIRST_BYTES]
+
+
+def is_encoded(data: str) -> bool:
+    """Whether this base64 is a PDF's, whatever it is said to be."""
+    letters = _NO_LETTERS.sub("", data[: 2 * _FIRST_LETTERS])  # as who reads it leniently
+    return begins(binascii.a2b_base64(letters[: len(letters) // 4 * 4]))
+
+
+def are_among(needs: Collection[str]) -> bool:
+    """Whether a request with these needs has documents whose tokens it does not tell: a PDF's text is packed, one to be
+    cited is cut up by its reader."""
+    return not _OF_DOCUMENTS.isdisjoint(needs)
 
 
 def tokens_at_most(model: ModelSpec) -> int:
@@ -41,11 +69,17 @@ def tokens_at_most(model: ModelSpec) -> int:
 
 def _billed(model: ModelSpec) -> float:
     """How many times as many as they are, at most. The provider's option `pdf_token_factor` says it where a model's
-    name does not."""
-    stated = model.provider.options.get("pdf_token_factor")
-    if isinstance(stated, int | float) and stated >= 1:
+    name does not: a deployment on Azure is named as its owner likes, and may be any of OpenAI's."""
+    stated = model.provider.options.get(PDF_TOKEN_FACTOR)
+    if is_pdf_token_factor(stated):
         return stated
-    return next((times for names, times in _BILLED if names.search(model.name.lower())), 1.0)
+    if model.provider.kind != _OPENAIS_API:
+        return 1.0
+    return next((times for names, times in _BILLED if names.search(model.name.lower())), _DEAREST_FACTOR)
+
+
+def is_pdf_token_factor(stated: object) -> TypeGuard[float]:
+    return isinstance(stated, int | float) and not isinstance(stated, bool) and 1 <= stated <= MOST_FACTOR
 
 
 def tokens_likely(pages: int) -> int:

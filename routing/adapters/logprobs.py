@@ -144,3 +144,17 @@ def _entry(token: Json) -> Json:
 
 def _is_finite(number: Any) -> bool:
     return type(number) is float and abs(number) <= sys.float_info.max
+
+
+def token_numbers(choice: Json) -> list[float]:
+    """The log probabilities that a choice of OpenAI's kind tells."""
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        return []
+    numbers = (get_number(token, "logprob") for token in content if isinstance(token, dict))
+    return [number for number in numbers if number is not None]
+
+
+def mean(numbers: list[float]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None

@@ -10,7 +10,7 @@ from routing.adapters.call_pieces import CallPieces, google_signature, whole_arg
 from routing.adapters.decoding import EventDecoder
 from routing.adapters.error_bodies import holds_error
 from routing.adapters.errors import error_from_event, make_error
-from routing.adapters.logprobs import of_choice, refuse_silence
+from routing.adapters.logprobs import mean, of_choice, refuse_silence, token_numbers
 from routing.adapters.openai_usage import later, read_usage
 from routing.adapters.plain_answers import plain_text
 from routing.adapters.sse import SSESplitter
@@ -18,7 +18,6 @@ from routing.adapters.wire import (
     Json,
     get_dict,
     get_dicts,
-    get_number,
     get_str,
     json_text,
     load_object,
@@ -156,7 +155,7 @@ def read_choice(
     if text or refusal:
         parts.append(Text(text or refusal, refuses=not text))
     stop_reason = stop_reason_of(finish, has_calls=bool(calls), refused=bool(refusal))
-    return (*parts, *calls), stop_reason, _mean(_logprobs(choice))
+    return (*parts, *calls), stop_reason, mean(token_numbers(choice))
 
 
 def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
@@ -244,19 +243,6 @@ def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
     return calls
 
 
-def _logprobs(choice: Json) -> list[float]:
-    logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(content, list):
-        return []
-    numbers = (get_number(token, "logprob") for token in content if isinstance(token, dict))
-    return [number for number in numbers if number is not None]
-
-
-def _mean(numbers: list[float]) -> float | None:
-    return sum(numbers) / len(numbers) if numbers else None
-
-
 _SPEAKS = frozenset({"delta", "message", "text"})
 
 # --- the stream ------------------------------------------------------------------------------------
@@ -278,6 +264,7 @@ class ChatDecoder(EventDecoder):
         super().__init__(codec, sent, SSESplitter())
         self._introduced = False
         self._latest: Json = {}  # the last chunk of the answer
+        self._is_said = False  # that it is done
         self._stop_reason: StopReason | None = None
         self._refused = False
         self._calls = CallPieces(sent)
@@ -289,7 +276,7 @@ class ChatDecoder(EventDecoder):
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         if data.startswith(b"[DONE]") or data.strip() == b"[DONE]":
-            self._end(out)
+            self._hear_end(out)
             return
         try:
             chunk = load_object(data, "a chunk of the stream")
@@ -319,8 +306,14 @@ class ChatDecoder(EventDecoder):
             self._usage_told = self.usage
             out.append(Delta(usage=self.usage))
 
+    def _hear_end(self, out: list[Delta]) -> None:
+        """Where a reason is to come, only the body's end tells: llama-cpp-python says this of what it leaves, too."""
+        self._is_said = True
+        if self._stop_reason is not None or not self._left_open():
+            self._end(out)
+
     def on_end(self, out: list[Delta]) -> None:
-        if self._stop_reason is None:
+        if self._stop_reason is None and not self._is_said:
             raise self.cut()
         self._end(out)
 
@@ -328,8 +321,6 @@ class ChatDecoder(EventDecoder):
         if not self._introduced:
             raise protocol_error("the stream holds no answer")
         if self._stop_reason is None:
-            if self._left_open():  # llama-cpp-python, say, which leaves an answer for the next request
-                raise self.cut("the stream ended without saying why: the answer may have been broken off")
             self._stop("", out)
         self._calls.end(out)
         if self.usage is not self._usage_told:
@@ -388,7 +379,7 @@ class ChatDecoder(EventDecoder):
     def _read_logprobs(self, choice: Json) -> tuple[Json, ...]:
         """Those that the caller asked for."""
         if choice.get("logprobs"):
-            self._logprobs += _logprobs(choice)
+            self._logprobs += token_numbers(choice)
         return of_choice(choice) if self.sent.logprobs else ()
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
@@ -396,5 +387,5 @@ class ChatDecoder(EventDecoder):
         if self._thought and not has_calls and is_answer(thought := "".join(self._thought), finish, self.sent):
             out.append(Delta(thought.strip()))
         self._stop_reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
-        mean = _mean(self._logprobs)
-        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=mean))
+        average = mean(self._logprobs)
+        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=average))

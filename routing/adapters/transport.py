@@ -19,7 +19,7 @@ from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.deadlines import Deadlines, Timeouts
 from routing.adapters.decoding import MAX_BODY_BYTES
-from routing.adapters.delivery import Delivery, under_way
+from routing.adapters.delivery import Delivery, counted, under_way
 from routing.adapters.errors import redact, refuse_other_content
 from routing.adapters.failures import translated
 from routing.adapters.rewording import again
@@ -345,26 +345,31 @@ async def _deltas(decoder: StreamDecoder, exchange: _Exchange, deadlines: Deadli
     refuse_other_content(exchange.headers, deadlines.sent)
     chunks = exchange.chunks()
     size = 0
-    while not decoder.done:
-        try:
-            chunk = await deadlines.wait(anext(chunks, None))
-        except httpx2.TransportError as error:
-            # what had come is the best that is known of what the call has cost
-            broken = translated(error, deadlines.sent, began=True)
-            broken.usage = decoder.usage
-            raise broken from None
-        if chunk is None:
-            break
-        size += len(chunk)
-        if size > MAX_STREAM_BYTES:
-            raise ProviderError("protocol", "the stream is longer than 256 MB", retryable=False, usage=decoder.usage)
-        for delta in decoder.feed(chunk):
-            if delta.is_written:
-                deadlines.output_began()
+    try:
+        while not decoder.done:
+            try:
+                chunk = await deadlines.wait(anext(chunks, None))
+            except httpx2.TransportError as error:
+                # what had come is the best that is known of what the call has cost
+                broken = translated(error, deadlines.sent, began=True)
+                broken.usage = decoder.usage
+                raise broken from None
+            if chunk is None:
+                break
+            size += len(chunk)
+            if size > MAX_STREAM_BYTES:
+                raise ProviderError(
+                    "protocol", "the stream is longer than 256 MB", retryable=False, usage=decoder.usage
+                )
+            for delta in decoder.feed(chunk):
+                if delta.is_written:
+                    deadlines.output_began()
+                yield delta
+            deadlines.usage = decoder.usage
+        for delta in decoder.finish():
             yield delta
-        deadlines.usage = decoder.usage
-    for delta in decoder.finish():
-        yield delta
+    finally:
+        counted(decoder.usage)
     await _linger(chunks)
 
 

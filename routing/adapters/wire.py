@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from routing import pdfs
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]
@@ -198,16 +199,27 @@ _SIGNATURES = (
 )
 
 
+_IMAGE_TYPE = re.compile(r"image/[a-z0-9][a-z0-9.+-]*")
+
+
+def is_image_type(media_type: str) -> bool:
+    return _IMAGE_TYPE.fullmatch(media_type) is not None
+
+
 def inline_image(image: Image) -> tuple[str, str] | None:
-    """(media type, base64) of an image by value, also of a data: address; None for one elsewhere."""
-    if image.data:
-        return image.media_type or _sniff(image.data), image.data
-    if image.url.startswith("data:"):
+    """(media type, base64) of an image by value, also of a data: address; None for one elsewhere. What is no image is
+    not sent as one: it would be read for a price that nobody has held."""
+    media_type, data = image.media_type, image.data
+    if not data and image.url.startswith("data:"):
         head, _, data = image.url[5:].partition(",")
         if not head.endswith(";base64") or not data:
             raise UnsupportedByProvider("an image's data: address is not base64")
-        return head.removesuffix(";base64").split(";")[0] or _sniff(data), data
-    return None
+        media_type = head.removesuffix(";base64").split(";")[0]
+    if not data:
+        return None
+    if pdfs.is_encoded(data) or (media_type and not is_image_type(media_type.lower())):
+        raise UnsupportedByProvider("a document that is said to be an image")
+    return media_type or _sniff(data), data
 
 
 def _sniff(data: str) -> str:

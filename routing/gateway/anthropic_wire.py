@@ -12,6 +12,7 @@ import orjson
 from routing.gateway.document_parts import document_part, refuse_some_cited, stands_alone
 from routing.gateway.documents import KINDS, block_text, texts_of
 from routing.gateway.heads import BETAS
+from routing.gateway.image_parts import image_type
 from routing.gateway.reading import (
     MAX_MESSAGES,
     MAX_OUTPUT_TOKENS,
@@ -312,9 +313,9 @@ def _told(row: Json, where: str) -> str:
 
 def _image(source: Json, where: str) -> Image:
     if source.get("type") == "base64":
-        return Image(
-            media_type=text(source, "media_type", f"{where}.source."), data=text(source, "data", f"{where}.source.")
-        )
+        said, data = (text(source, name, f"{where}.source.") for name in ("media_type", "data"))
+        kind = image_type(said, data, f"{where}.source", documents="a block of the type document")
+        return Image(media_type=kind, data=data)
     if source.get("type") != "url":
         unsupported(f"{where}.source.type", "must be base64 or url")
     url = text(source, "url", f"{where}.source.")

@@ -8,6 +8,7 @@ from functools import partial
 from routing import calling
 from routing.adapters.assembly import deltas_of
 from routing.adapters.base import WireRequest
+from routing.adapters.delivery import counted
 from routing.adapters.errors import refuse_other_content
 from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
@@ -140,14 +141,17 @@ async def _streamed(
             raise codec.decode_error(await exchange.read(), sent)
         refuse_other_content(exchange.headers, sent)
         decoder = codec.chat_stream(sent)
-        while not decoder.done:
-            chunk = await exchange.next_chunk(usage=decoder.usage)
-            if not chunk:
-                break
-            deltas = decoder.feed(chunk)
-            if deltas:
-                yield deltas
-        ending = decoder.finish()
-        if ending:
-            yield ending
+        try:
+            while not decoder.done:
+                chunk = await exchange.next_chunk(usage=decoder.usage)
+                if not chunk:
+                    break
+                deltas = decoder.feed(chunk)
+                if deltas:
+                    yield deltas
+            ending = decoder.finish()
+            if ending:
+                yield ending
+        finally:
+            counted(decoder.usage)
         await exchange.linger()

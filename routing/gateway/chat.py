@@ -14,7 +14,7 @@ from uuid import UUID
 from routing import envelopes, receipts, service
 from routing.attempts import Answer
 from routing.choices import Several
-from routing.collecting import prompt_tokens
+from routing.collecting import most_read, prompt_tokens
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, call_headers
 from routing.gateway.feed import feed
@@ -190,8 +190,10 @@ def _unanswered(call: service.OpenCall) -> RoutingError:
 
 
 def _used(call: service.OpenCall) -> int:
-    """Tokens, in all attempts."""
-    return sum([(a.usage.input_tokens or 0) + (a.usage.output_tokens or 0) for a in call.walk.attempts])
+    """Tokens, in all attempts: the most that documents may have come to where nobody has counted them."""
+    models = call.snapshot.models
+    read = [most_read(attempt.usage, call.request, models[attempt.model]) for attempt in call.walk.attempts]
+    return sum(read) + sum([attempt.usage.output_tokens or 0 for attempt in call.walk.attempts])
 
 
 def _close(call: service.OpenCall, answer: Answer | None, failure: BaseException | None) -> None:

@@ -173,10 +173,14 @@ class StreamEncoder:
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
         return self.last(stop_reason) + self.close(usage)
 
+    def open(self) -> bytes:
+        """The beginning of this answer, if it has not been told."""
+        return b"" if self.has_begun else self._chunk(Delta())
+
     def last(self, stop_reason: StopReason) -> bytes:
         """The end of this answer."""
         finish = b"stop" if self._refused else _FINISH[stop_reason].encode()
-        opening = b"" if self.has_begun else self._chunk(Delta())
+        opening = self.open()
         return (
             opening
             + self._head

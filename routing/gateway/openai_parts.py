@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from routing.gateway.image_parts import image_type
 from routing.gateway.reading import (
     Json,
     flag,
@@ -35,7 +36,8 @@ def image(said: Json, where: str, *, address: str = "url", tool_call_id: str = "
         head, comma, data = url[5:].partition(",")
         if not comma or not head.endswith(";base64") or not data:
             refuse(where + address, "must be a base64 data: address")
-        media_type = head.removesuffix(";base64").split(";")[0]
+        said_type = head.removesuffix(";base64").split(";")[0]
+        media_type = image_type(said_type, data, where + address, documents="a part that is a file")
         return Image(media_type=media_type, data=data, detail=detail, tool_call_id=tool_call_id)
     if not url.startswith(("https://", "http://")):
         refuse(where + address, "must be an http(s) or data: address")

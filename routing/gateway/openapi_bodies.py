@@ -43,7 +43,7 @@ LIMIT: Described = {"type": "integer", "minimum": 1, "maximum": MAX_OUTPUT_TOKEN
 SHARE: Described = {"type": "number", "minimum": 0, "maximum": 1, "nullable": True}
 STOPS: Described = listed(STRING, maxItems=MAX_STOPS)
 SCHEMA: Described = {"type": "object"}
-PICTURE_ADDRESS: Described = {"type": "string", "pattern": r"^(https?://|data:[\w/+.-]+;base64,[\w/+]+=*$)"}
+PICTURE_ADDRESS: Described = {"type": "string", "pattern": r"^(https?://|data:image/[a-z0-9]+;base64,[\w/+]+=*$)"}
 
 # --- errors ----------------------------------------------------------------------------------------
 
@@ -190,8 +190,9 @@ MODELS = obj("object", "data", "has_more", object=one_of("list"), data=listed(ON
 
 # --- Anthropic's -----------------------------------------------------------------------------------
 
+_IMAGE_TYPE: Described = {"type": "string", "pattern": "^image/[a-z0-9]+$"}
 _SOURCES: list[Described] = [
-    obj("type", "media_type", "data", type=one_of("base64"), media_type=STRING, data=STRING),
+    obj("type", "media_type", "data", type=one_of("base64"), media_type=_IMAGE_TYPE, data=STRING),
     obj("type", "url", type=one_of("url"), url={"type": "string", "pattern": "^https?://"}),
 ]
 _PDF = obj(

@@ -5,12 +5,10 @@ import re
 
 from routing.gateway.documents import NO_FILES, OF_DOCUMENT, refuse_others
 from routing.gateway.reading import MAX_NAME, Json, mapping, refuse, text, unsupported
-from routing.pdfs import pages_likely
+from routing.pdfs import begins, pages_likely
 from routing.types import Pdf
 
 PDF = "application/pdf"
-_BEGINS = b"%PDF-"
-_WITHIN_BYTES = 1_024  # where readers look for its beginning
 _NO_LETTER = re.compile(r"[^A-Za-z0-9+/=]")
 _READ_OF_SOURCE = {"base64": frozenset({"type", "media_type", "data"}), "url": frozenset({"type", "url"})}
 _READ_OF_FILE = frozenset({"filename", "file_data"})
@@ -94,6 +92,6 @@ def _pages(data: str, where: str) -> int:
         found = _NO_LETTER.search(data)
         why = f"{found[0]!a} at character {found.start()} is none of its letters" if found else "it breaks off"
         refuse(where, f"must be base64: {why}")
-    if _BEGINS not in document[:_WITHIN_BYTES]:
-        refuse(where, f"must be a PDF, which begins with {_BEGINS.decode()}")
+    if not begins(document):
+        refuse(where, "must be a PDF, which begins with %PDF-")
     return pages_likely(document)

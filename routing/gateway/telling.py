@@ -91,17 +91,23 @@ class SeveralStream(Stream):
         walk.listen(callers, lambda: self._http.kept_waiting)
 
     async def _take_choice(self, index: int, candidate: Candidate, deltas: list[Delta]) -> None:
-        piece = self._encoders_for(candidate)[index].deltas(deltas)
+        encoders = self._encoders_for(candidate)
+        piece = encoders[index].deltas(deltas)
         if piece:
             cast("Several", self.call.walk).choices[index].committed = True
+            # All begin with the first of them, in their order: there are clients that count them as they come.
+            before, after = [other.open() for other in encoders[:index]], [other.open() for other in encoders[index:]]
+            piece = b"".join([*before, piece, *after])
             async with self._sending:
                 await self._begin(candidate)
                 await self._http.send_piece(piece)
 
     async def end(self, answer: Answer) -> None:
         encoders, answers, pieces = self._encoders_for(answer.candidate), (answer, *answer.others), []
-        for encoder, one in zip(encoders, answers, strict=True):
-            if not encoder.has_begun:
+        told = [choice.committed for choice in cast("Several", self.call.walk).choices]
+        pieces += [encoder.open() for encoder in encoders]
+        for encoder, one, is_told in zip(encoders, answers, told, strict=True):
+            if not is_told:
                 pieces.append(encoder.deltas(deltas_of(one.result)))
             pieces.append(encoder.last(one.result.stop_reason))
         await self._begin(answer.candidate)

@@ -152,6 +152,21 @@ def test_pieces_of_one_answer_come_while_another_has_not_begun(gateway: Gateway)
     assert "[DONE]" in seen
 
 
+def test_answers_of_a_stream_begin_in_their_order_whichever_is_written_first(gateway: Gateway) -> None:
+    writes_on = threading.Event()
+    gateway.openai.queue(Reply("First.", after=writes_on), Reply("Second."), Reply("Third."))
+    asked = {"model": "gpt", "messages": QUESTION, "n": 3}
+    with openai_client(gateway).chat.completions.stream(**asked) as stream:
+        seen: list[int] = []
+        for event in stream:
+            if event.type == "chunk":
+                seen += [choice.index for choice in event.chunk.choices if choice.index not in seen]
+                writes_on.set()
+        answer = stream.get_final_completion()
+    assert seen == [0, 1, 2]
+    assert sorted(choice.message.content or "" for choice in answer.choices) == ["First.", "Second.", "Third."]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_several_answers_come_beside_django_as_they_do_alone(mounted: Gateway, stream: bool) -> None:
     mounted.openai.default = REPLY

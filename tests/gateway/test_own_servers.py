@@ -128,6 +128,15 @@ def test_a_stream_that_ends_without_a_word_is_asked_what_was_wrong(own: Gateway)
     assert [call.json["stream"] for call in own.openai.calls] == [True, False]
 
 
+def test_a_stream_that_its_server_leaves_for_another_request_is_no_whole_answer(own: Gateway) -> None:
+    own.openai.default = Reply("Once upon a time there was", fault="left", fault_after=3)
+    chunks = openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=True)
+    with pytest.raises(openai.APIError, match="broke before the answer ended"):
+        list(chunks)
+    (receipt,) = own.settled(1)
+    assert receipt.attempts[0]["outcome"] == "cut"
+
+
 def test_a_stream_that_stays_empty_where_the_whole_comes_is_answered_in_one_piece(own: Gateway) -> None:
     own.openai.queue(Reply(fault="empty"), Reply("Hello."))
     chunks = list(openai_client(own).chat.completions.create(model="gpt", messages=QUESTION, stream=True))

@@ -9,7 +9,17 @@ import openai
 import pytest
 from django.db import connection
 
-from routing.models import Budget, LanguageModel, Reservation, RoutedCall, RoutingRule, RoutingSettings, StoredBody
+from routing.models import (
+    Budget,
+    LanguageModel,
+    Provider,
+    Reservation,
+    RoutedCall,
+    RoutingRule,
+    RoutingSettings,
+    StoredBody,
+    UsageRecord,
+)
 from routing.pdfs import PAGE_TOKENS_LIKELY, UNSEEN_PAGES
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.pdf_files import encoded, pdf
@@ -88,14 +98,86 @@ def test_a_call_that_names_no_length_gets_a_shorter_answer_where_money_is_short(
     assert heard(gateway, "claude")["max_tokens"] == 1_000
 
 
-def test_a_stream_that_breaks_off_is_paid_by_its_pages_where_nobody_counted(gateway: Gateway) -> None:
+def leave(gateway: Gateway, model: str, pieces: int = 2, **fields: Any) -> None:
+    """Asks for a stream about seven pages, and goes away once it has begun."""
+    asked = {"model": model, "max_tokens": 60, "stream": True, "messages": turn(part(encoded(pdf(pages=7)))), **fields}
+    with httpx2.stream("POST", gateway.url + CHAT, json=asked, headers=gateway.headers, timeout=60) as answer:
+        assert answer.status_code == 200
+        for _, _ in zip(range(pieces), answer.iter_raw(), strict=False):
+            pass
+
+
+def uncounted(gateway: Gateway, calls: int = 1) -> tuple[RoutedCall, UsageRecord]:
+    """The last call, and its record: pages are told, and what is charged is the most that they may come to."""
+    receipt = gateway.settled(calls)[-1]
+    record = UsageRecord.objects.get(call_id=receipt.pk)
+    assert set(record.estimated) >= {"input_tokens", "cost"}
+    assert 7 * PAGE_TOKENS_LIKELY <= (record.input_tokens or 0) <= 7 * PAGE_TOKENS_LIKELY + 100
+    assert receipt.cost_microusd == record.cost_microusd <= receipt.reserved_microusd
+    return receipt, record
+
+
+def test_a_document_that_nobody_counted_is_paid_as_what_was_held(gateway: Gateway) -> None:
+    """The count stands at the end of a stream: who leaves before it has paid the full context."""
+    set_reply(gateway, Reply("It is green, " * 200, input_tokens=127_000, output_tokens=600, per_piece=0.01))
+    limit(10_000_000)
+    for calls, model in enumerate(("thinker", "gpt"), start=1):
+        leave(gateway, model)
+        tokens, price_in, price_out = DEAREST[model]
+        receipt, record = uncounted(gateway, calls)
+        assert receipt.cost_microusd == tokens * price_in + (record.output_tokens or 0) * price_out
+
+
+def test_leaving_early_again_and_again_uses_a_budget_up(gateway: Gateway) -> None:
+    set_reply(gateway, Reply("It is green, " * 200, input_tokens=127_000, output_tokens=600, per_piece=0.01))
+    limit(500_000)
+    for calls in (1, 2):
+        leave(gateway, "thinker")
+        gateway.settled(calls)
+    asked = {"model": "thinker", "max_tokens": 60, "messages": document("openai")}
+    assert httpx2.post(gateway.url + CHAT, json=asked, headers=gateway.headers, timeout=30).status_code == 402
+
+
+def test_so_is_one_whose_stream_breaks_off_or_whose_server_counts_nothing(gateway: Gateway) -> None:
+    limit(10_000_000)
+    said = document("openai", data=encoded(pdf(pages=7)))
     set_reply(gateway, Reply("It is green, or so they say.", fault="cut", fault_after=2, usage=False))
     with pytest.raises((openai.APIError, httpx2.HTTPError)):
-        list(openai_client(gateway).chat.completions.create(
-            model="thinker", messages=document("openai", data=encoded(pdf(pages=7))), stream=True
-        ))  # fmt: skip
-    (receipt,) = gateway.settled(1)
-    assert 7 * PAGE_TOKENS_LIKELY <= receipt.cost_microusd <= 7 * PAGE_TOKENS_LIKELY + 200
+        list(openai_client(gateway).chat.completions.create(model="thinker", messages=said, stream=True))
+    cut, _ = uncounted(gateway)
+    set_reply(gateway, Reply("Green.", usage=False))
+    for calls, stream in enumerate((False, True), start=2):
+        ask(gateway, "openai", "thinker", stream=stream, messages=said, max_tokens=60)
+        receipt, record = uncounted(gateway, calls)
+        assert receipt.cost_microusd == WINDOW * 7 // 4 + (record.output_tokens or 0) * 5
+    assert WINDOW * 7 // 4 <= cut.cost_microusd <= WINDOW * 7 // 4 + 60
+
+
+def test_an_answer_in_one_piece_that_nobody_saw_costs_all_that_was_held(gateway: Gateway) -> None:
+    Provider.objects.update(timeout_seconds=1)
+    gateway_forgets()
+    set_reply(gateway, Reply(fault="hang"))
+    said = document("openai", data=encoded(pdf(pages=7)))
+    asked = {"model": "thinker", "max_tokens": 60, "messages": said}
+    assert httpx2.post(gateway.url + CHAT, json=asked, headers=gateway.headers, timeout=60).status_code >= 500
+    receipt, _ = uncounted(gateway)
+    assert receipt.cost_microusd == receipt.reserved_microusd == WINDOW * 7 // 4 + 60 * 5
+
+
+@pytest.mark.parametrize("model", ["claude", "flash"])
+def test_a_document_that_was_counted_before_its_reader_left_is_paid_by_its_count(gateway: Gateway, model: str) -> None:
+    """Claude counts the prompt first, Gemini in every piece."""
+    set_reply(gateway, Reply("It is green, " * 200, input_tokens=9_000, output_tokens=2_600, per_piece=0.01))
+    leave(gateway, model)
+    record = UsageRecord.objects.get(call_id=gateway.settled(1)[-1].pk)
+    assert (record.input_tokens, "cost" in record.estimated, record.outcome) == (9_000, False, "cancelled")
+
+
+def test_what_was_refused_or_never_sent_costs_nothing(gateway: Gateway) -> None:
+    set_reply(gateway, Reply(status=400, error="this PDF is encrypted"))
+    asked = {"model": "thinker", "max_tokens": 60, "messages": document("openai")}
+    assert httpx2.post(gateway.url + CHAT, json=asked, headers=gateway.headers, timeout=30).status_code == 400
+    assert gateway.settled(1)[-1].cost_microusd == 0
 
 
 # --- counted by tokens ----------------------------------------------------------------------------

@@ -248,6 +248,16 @@ def changed(**source: Any) -> Any:
     return block() | {"source": block()["source"] | source}
 
 
+def picture(media_type: str, data: str = DATA) -> Any:
+    """A part for images of OpenAI's clients."""
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{data}"}}
+
+
+def shown_as(media_type: str, data: str = DATA) -> Any:
+    """The same of Anthropic's."""
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
 IN_BLOCK, IN_PART = "messages[0].content[0].source.", "messages[0].content[0].file."
 WRONG: dict[str, tuple[str, Any, str, str]] = {
     "an uploaded file": (
@@ -284,6 +294,23 @@ WRONG: dict[str, tuple[str, Any, str, str]] = {
     "more beside it": (CHAT, {"type": "file", "file": {**part()["file"], "pages": 1}}, IN_PART + "pages", "not supp"),
     "more within": (MESSAGES, changed(pages="1-2"), IN_BLOCK + "pages", "not supported"),
     "to be cited": (MESSAGES, block(citations={"enabled": 1}), "messages[0].content[0].citations.enabled", "true or"),
+    "an image's part": (CHAT, picture("application/pdf"), "messages[0].content[0].image_url.url",
+                        "it is of the type 'application/pdf': a PDF document is sent as a part that is a file"),
+    "an image's block": (MESSAGES, shown_as("application/pdf"), "messages[0].content[0].source",
+                         "it is of the type 'application/pdf': a PDF document is sent as a block of the type document"),
+    "spelt otherwise": (CHAT, picture("Application/PDF;name=a.png"), "messages[0].content[0].image_url.url",
+                        "'Application/PDF'"),
+    "said to be a picture": (MESSAGES, shown_as("image/png"), "messages[0].content[0].source", "and it is a PDF"),
+    "said to be one, after a byte or two": (
+        CHAT, picture("image/png", encoded(b"\n\n" + REPORT)), "messages[0].content[0].image_url.url",
+        "and it is a PDF",
+    ),
+    "not said to be anything": (CHAT, picture(""), "messages[0].content[0].image_url.url", "and it is a PDF"),
+    "a film": (CHAT, picture("video/mp4", "AAAAIGZ0eXA="), "messages[0].content[0].image_url.url", "'video/mp4'"),
+    "an image in a tool's result": (
+        MESSAGES, {"type": "tool_result", "tool_use_id": "t", "content": [shown_as("application/pdf")]},
+        "messages[0].content[0].content.source", "must be an image",
+    ),
     "a title of no text": (MESSAGES, block(title=["x"]), "messages[0].content[0].title", "must be a string"),
 }  # fmt: skip
 

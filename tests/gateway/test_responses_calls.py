@@ -6,8 +6,10 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from django.db import transaction
 
-from routing.models import Budget, Provider, RoutedCall, UsageRecord
+from routing import snapshot
+from routing.models import Budget, LanguageModel, Price, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.responses_support import TOOL, are_described, ask, responses
 from tests.gateway.test_clients import MODELS
@@ -110,6 +112,19 @@ def test_input_tokens_are_counted_before_they_are_paid(gateway: Gateway, model: 
     with pytest.raises(openai.NotFoundError):
         responses(gateway).input_tokens.count(model="nobody", input="Hi.")
     assert not RoutedCall.objects.exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_offline_model_answers_too(gateway: Gateway, stream: bool) -> None:
+    with transaction.atomic():
+        provider = Provider.objects.create(slug="offline", kind="offline", location="offline")
+        model = LanguageModel.objects.create(slug="extractive", provider=provider, name="extractive",
+                                             context_window=128_000, max_output_tokens=4096)  # fmt: skip
+        Price.objects.create(model=model, input_usd_per_mtok=0, output_usd_per_mtok=0)
+    snapshot.forget()
+    answer = ask(gateway, "extractive", stream=stream, input="Rain falls in Oslo. Summarise it.")
+    assert answer.output_text
+    assert gateway.settled(1)[0].cost_microusd == 0
 
 
 WAYS: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """What goes out: every part of a request in each API's own words, and a refusal for what it has no words for."""
 
+import base64
 import json
 from typing import Any
 
@@ -180,6 +181,31 @@ def test_an_image_by_value_reaches_every_api(kind: str, image: Image) -> None:
     text = json.dumps(encode(kind, ChatRequest((Message("user", (Text("what?"), image)),))))
     assert PNG in text
     assert kind == "ollama" or "image/png" in text
+
+
+PDF = base64.b64encode(b"%PDF-1.7 and so on").decode()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        Image("application/pdf", PDF),
+        Image("Application/PDF", PNG),
+        Image("image/png", PDF),
+        Image("image/png", PDF.rstrip("=")),
+        Image("image/png", "\n" + PDF),
+        Image(data=PDF),
+        Image(url=f"data:application/pdf;base64,{PDF}"),
+        Image(url=f"data:image/png;base64,{PDF}"),
+        Image("video/mp4", PNG),
+        Image("image/png, application/pdf", PNG),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_image_goes_nowhere_as_one(kind: str, document: Image) -> None:
+    """Nothing would be held for its pages."""
+    with pytest.raises(UnsupportedByProvider, match="said to be an image"):
+        encode(kind, ChatRequest((Message("user", (Text("what?"), document)),)))
 
 
 @pytest.mark.parametrize(

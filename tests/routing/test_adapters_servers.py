@@ -159,13 +159,11 @@ def test_a_message_that_ends_before_its_reason_is_cut(done: bytes) -> None:
     assert caught.value.kind == "cut"
 
 
-def test_a_stream_that_names_no_reason_though_it_was_to_come_was_broken_off() -> None:
-    """llama-cpp-python leaves an answer for the next request, and ends it like a whole one but for its reason."""
+def test_a_stream_that_is_done_and_ends_as_it_should_is_whole_without_a_reason() -> None:
     role, piece = chunk(role="assistant", content=""), chunk(content="Once upon")
     assert role["choices"][0]["finish_reason"] is None
-    with pytest.raises(ProviderError, match="without saying why") as caught:
-        read("openai", sse(role, piece), {})
-    assert (caught.value.kind, caught.value.retryable) == ("cut", True)
+    result = read("openai", sse(role, piece), {})
+    assert (result.text, result.stop_reason) == ("Once upon", "stop")
 
 
 @pytest.mark.parametrize("nothing", [None, ""])

@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from routing import policies, snapshot
+from routing import policies, rows, snapshot
 from routing.admin_forms import BudgetForm, LanguageModelForm, ProviderForm, RuleForm, SettingsForm
 from routing.configuration import PolicyEntry, RuleEntry
 from routing.models import (
@@ -141,6 +141,7 @@ def test_saving_an_untouched_form_changes_nothing(staff: Client) -> None:
         ({"api_key_env": "HOME"}, "is no valid name here"),
         ({"options": "[1]"}, "should be a mapping"),
         ({"options": "{"}, "Enter a valid JSON."),
+        ({"options": '{"pdf_token_factor": "2.5"}'}, "should be a number from 1 to 1000, not '2.5'"),
         ({"timeout_seconds": "0"}, "greater than or equal to 1"),
     ],
 )
@@ -148,6 +149,13 @@ def test_a_provider_that_could_not_be_called_is_refused(staff: Client, edits: di
     before = ConfigEpoch.objects.get().epoch
     assert reason in text_of(change(staff, Provider.objects.get(slug="ollama"), ProviderForm, **edits))
     assert ConfigEpoch.objects.get().epoch == before
+
+
+def test_a_factor_is_set_as_it_is_documented(staff: Client) -> None:
+    ollama = Provider.objects.get(slug="ollama")
+    assert change(staff, ollama, ProviderForm, options='{"pdf_token_factor": 2.5}').status_code == 302
+    assert snapshot.load().models["phi3"].provider.options == {"pdf_token_factor": 2.5}
+    rows.load()  # what stands there is not damaged
 
 
 def test_a_host_without_a_dot_is_an_address_too(staff: Client) -> None:

@@ -100,12 +100,24 @@ def test_a_prompt_may_be_billed_at_more_tokens_than_fit_into_the_context(name: s
     assert tokens_at_most(model("m", MOONSHOT, name=name, context_window=100_000)) == int(100_000 * times)
 
 
-def test_staff_say_so_where_a_name_does_not() -> None:
-    azure = replace(MOONSHOT, options={"pdf_token_factor": 34})
-    assert tokens_at_most(model("small", azure, context_window=100_000)) == 3_400_000
-    for odd in ("34", True, 0, -2, None, [34]):
-        azure = replace(MOONSHOT, options={"pdf_token_factor": odd})
-        assert tokens_at_most(model("small", azure, context_window=100_000)) == 100_000
+@pytest.mark.parametrize("name", ["documents", "prod-mini", "gpt", "our-reader-4", "gpt-41mini"])
+def test_a_name_that_does_not_say_which_model_it_is_may_be_the_dearest(name: str) -> None:
+    assert tokens_at_most(model("m", MOONSHOT, name=name, context_window=100_000)) == 3_400_000
+    elsewhere = replace(MOONSHOT, kind="anthropic")
+    assert tokens_at_most(model("m", elsewhere, name=name, context_window=100_000)) == 100_000
+
+
+@pytest.mark.parametrize(("factor", "tokens"), [(34, 3_400_000), (2.5, 250_000), (1.75, 175_000), (1, 100_000)])
+def test_staff_say_so_where_a_name_does_not(factor: float, tokens: int) -> None:
+    azure = replace(MOONSHOT, options={"pdf_token_factor": factor})
+    for name in ("documents", "gpt-4o-mini", "gpt-4o"):
+        assert tokens_at_most(model("small", azure, name=name, context_window=100_000)) == tokens
+
+
+@pytest.mark.parametrize("odd", ["34", "2.5", True, 0, 0.5, -2, 1_001, float("nan"), float("inf"), None, [34]])
+def test_what_is_no_such_factor_is_not_taken_for_one(odd: object) -> None:
+    azure = replace(MOONSHOT, options={"pdf_token_factor": odd})
+    assert tokens_at_most(model("m", azure, name="documents", context_window=100_000)) == 3_400_000
 
 
 def test_the_worst_case_is_a_full_context_in_every_call_that_may_be_made() -> None:
@@ -203,7 +215,7 @@ def test_nor_where_it_stands_in_no_users_turn(kind: str, role: Any, document: An
 
 
 def test_money_that_is_short_leaves_the_document_to_the_next_model() -> None:
-    cheap = model("cheap", MOONSHOT, price("0.10", "0.40"), capabilities=READS, context_window=128_000)
+    cheap = model("cheap", MOONSHOT, price("0.10", "0.40"), name="gpt-4o", capabilities=READS, context_window=128_000)
     cheap = replace(cheap, provider=replace(MOONSHOT, switch=""))
     chosen = snapshot(rule(chain=(READER.slug, "cheap")), models=(READER, cheap), budgets=(budget(100_000),))
     decided = plan(asked(Pdf(data="x", pages=1), max_output_tokens=100), chosen, HEALTHY)

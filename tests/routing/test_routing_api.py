@@ -117,6 +117,14 @@ def test_a_provider_is_shown_without_its_key(admin: Api) -> None:
     ]
 
 
+def test_a_factor_of_a_provider_may_be_a_fraction(admin: Api) -> None:
+    changed = admin("PATCH", "routing/providers/openai", {"options": {"pdf_token_factor": 2.5}})
+    assert changed["options"] == {"pdf_token_factor": 2.5}
+    assert admin("GET", "routing/providers/openai")["options"] == {"pdf_token_factor": 2.5}
+    refused = admin("PATCH", "routing/providers/openai", {"options": {"pdf_token_factor": "2.5"}}, expect=400)
+    assert "options.pdf_token_factor: should be a number from 1 to 1000, not '2.5'" in problems(refused)[0]
+
+
 def test_rows_are_added_and_changed_key_by_key(admin: Api) -> None:
     provider = {"slug": "gpu2", "kind": "openai", "location": "local", "base_url": "http://gpu2:8000/v1"}
     assert admin("POST", "routing/providers", provider, expect=201)["enabled"] is True

@@ -77,6 +77,26 @@ def test_the_example_of_the_documentation_applies_to_a_seeded_installation(seede
     assert Provider.objects.filter(slug="anthropic", enabled=True).exists()
 
 
+@pytest.mark.parametrize("file_format", ["yaml", "json"])
+@pytest.mark.parametrize("factor", [1, 1.75, 2.5, 34])
+def test_what_a_prompt_with_documents_is_billed_at_goes_by_the_file_and_back(
+    seeded: None, factor: float, file_format: Any
+) -> None:
+    apply(f"providers: [{{slug: llama-cpp, options: {{pdf_token_factor: {factor}}}}}]", by="test")
+    assert Provider.objects.get(slug="llama-cpp").options == {"pdf_token_factor": factor}
+    text = export(file_format)
+    Provider.objects.filter(slug="llama-cpp").update(options={})
+    apply(text, by="test")
+    assert Provider.objects.get(slug="llama-cpp").options == {"pdf_token_factor": factor}
+    assert export(file_format) == text
+
+
+@pytest.mark.parametrize("odd", ["'34'", "'2.5'", "true", "0", "0.99", "-2", "1001", "{a: '1'}"])
+def test_what_is_no_such_number_is_refused(seeded: None, odd: str) -> None:
+    (problem,) = refused(f"providers: [{{slug: llama-cpp, options: {{pdf_token_factor: {odd}}}}}]")
+    assert "options.pdf_token_factor: " in problem
+
+
 def test_headers_of_a_provider_stand_in_the_file_and_come_back(seeded: None) -> None:
     options = "{headers: {X-Team: games, x-route: 'a, b'}, stream_usage: false}"
     assert apply(f"providers: [{{slug: llama-cpp, options: {options}}}]", by="test").written == ["providers llama-cpp"]

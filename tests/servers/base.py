@@ -226,6 +226,9 @@ class ProviderServer(ABC):
             case "cut":
                 await exchange.chunk(event[: len(event) // 2])
                 raise Disconnect
+            case "left":
+                await exchange.chunk(sse("[DONE]"))
+                raise Disconnect
         await exchange.end_chunks()
 
     # --- requests ---

@@ -19,6 +19,7 @@ Fault = Literal[
     "wrong_schema",  # 200 with JSON of another shape
     "cut",  # breaks the connection in mid-answer (streams: after `fault_after` pieces)
     "end_early",  # ends the stream properly, but before the answer is complete
+    "left",  # as llama-cpp-python when another request comes: done without a reason, and breaks the connection
     "stall",  # sends `fault_after` pieces, then nothing more
     "error_in_stream",  # reports an error inside a 200 (streams: after `fault_after` pieces)
     "huge",  # sends a body without end, 1 MB at a time

@@ -34,7 +34,7 @@ _MOST_UNPACKED = 8 * 1024 * 1024
 _UNPACKED_AT_LEAST, _UNPACKED_FOR_A_BYTE = 64 * 1024, 4
 MOST_PAGES = 5_000  # more than any provider reads
 _PAGES_IN_FRONT = re.compile(rb"/N\s{1,8}(\d{1,5})(?!\d)")
-PDF_TOKEN_FACTOR, MOST_FACTOR = "pdf_token_factor", 1_000  # the provider's option, and what it may say
+MOST_FACTOR = 1_000  # that the provider's option may say
 # OpenAI bills what it shows of a page to its smaller models at more tokens than that takes of their context: 33.3, 2.46
 # and, of those named mini, up to 1.72 times as many.
 _DEAREST_FACTOR = 34.0
@@ -72,7 +72,7 @@ def tokens_at_most(model: ModelSpec) -> int:
 def _billed(model: ModelSpec) -> float:
     """How many times as many as they are, at most. The provider's option `pdf_token_factor` says it where a model's
     name does not: a deployment on Azure is named as its owner likes, and may be any of OpenAI's."""
-    stated = model.provider.options.get(PDF_TOKEN_FACTOR)
+    stated = model.provider.options.get("pdf_token_factor")
     if is_pdf_token_factor(stated):
         return stated
     if model.provider.kind != _OPENAIS_API:

@@ -70,6 +70,20 @@ CONVERSATIONS: dict[str, tuple[list[Any], list[Message]]] = {
          turn("tool", ToolResult("a", "rain"), ToolResult("b", "sun"),
               Image("image/png", PIXEL, tool_call_id="b"))],
     ),
+    "what is said before the outputs of calls are there": (
+        [CALL, {"role": "developer", "content": "Hurry."}, {**CALL, "call_id": "b"}, RESULT, USER,
+         {**RESULT, "call_id": "b"}, {"role": "assistant", "content": "Rain."}],
+        [turn("assistant", ToolCall("a", "weather", "{}"), ToolCall("b", "weather", "{}")),
+         turn("tool", ToolResult("a", "rain"), ToolResult("b", "rain")), message("system", "Hurry."),
+         message("user", "Hi."), message("assistant", "Rain.")],
+    ),
+    "calls by the same id, and one that nothing answers": (
+        [CALL, RESULT, USER, {**CALL, "call_id": "b"}, USER, CALL, USER, RESULT],
+        [turn("assistant", ToolCall("a", "weather", "{}")), turn("tool", ToolResult("a", "rain")),
+         message("user", "Hi."), turn("assistant", ToolCall("b", "weather", "{}")), message("user", "Hi."),
+         turn("assistant", ToolCall("a", "weather", "{}")), turn("tool", ToolResult("a", "rain")),
+         message("user", "Hi.")],
+    ),
     "documents, also of a tool": (
         [{"role": "user", "content": [{"type": "input_file", "filename": "a.pdf", "file_data": PDF, "detail": "low"}]},
          CALL, {**RESULT, "output": [{"type": "input_file", "file_url": "https://x/b.pdf"}]}],

@@ -192,6 +192,16 @@ def test_a_choice_is_read_and_repeated(choice: Any, meant: str, known: list[str]
     assert asked.echo["tool_choice"] == (choice or "auto")
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_choice_of_a_function_in_a_namespace_is_repeated_as_it_was_named(several: bool) -> None:
+    one = {"type": "function", "namespace": "sky", "name": "weather"}
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [one]} if several else one
+    asked = decoded(tools=[{"type": "namespace", "name": "sky", "tools": [TOOL]}], tool_choice=choice)
+    assert asked.request.tool_choice == ("auto" if several else "sky__weather")
+    assert asked.echo is not None
+    assert asked.echo["tool_choice"] == choice
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 NOT_DONE: dict[str, Any] = {

@@ -145,8 +145,8 @@ def _message(row: Json, where: str) -> tuple[Role, list[Part]]:
     if isinstance(content, str):
         return role, [Text(content)]
     rows = objects(row, "content", where, most=MAX_PARTS)
-    if not rows and content != []:
-        refuse(f"{where}content", "must be a string or an array of parts")
+    if not rows and (content != [] or role == "user"):
+        refuse(f"{where}content", "must be a string or an array of parts, and a user's not an empty one")
     return role, [_part(part, f"{where}content[{place}]", role) for place, part in enumerate(rows)]
 
 

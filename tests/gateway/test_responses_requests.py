@@ -62,6 +62,12 @@ CONVERSATIONS: dict[str, tuple[list[Any], list[Message]]] = {
                          "content": [{"type": "output_text", "text": "Yes.", "annotations": [], "logprobs": []}]}],
         [message("user", "Hi."), turn("assistant", SIGNED, Text("Yes."))],
     ),
+    "phases and statuses, which change nothing": (
+        [USER, {"role": "assistant", "phase": "commentary", "content": "I look."}, {**CALL, "status": "completed"},
+         {**RESULT, "status": "incomplete"}, {"role": "assistant", "phase": "final_answer", "content": []}],
+        [message("user", "Hi."), turn("assistant", Text("I look."), ToolCall("a", "weather", "{}")),
+         turn("tool", ToolResult("a", "rain"))],
+    ),
     "calls and their results": (
         [USER, {"role": "assistant", "content": "I look."}, CALL, {**CALL, "call_id": "b"}, RESULT,
          {**RESULT, "call_id": "b", "output": [{"type": "input_text", "text": "sun"}, PICTURE]}],
@@ -258,6 +264,7 @@ WRONG: dict[str, Any] = {
     "input[0].role": {"input": [{"role": "pirate", "content": "x"}]},
     "input[0].content": {"input": [{"role": "user"}]},
     "input[0].content ": {"input": [{"role": "user", "content": 5}]},
+    "input[1].content": {"input": [USER, {"role": "user", "content": []}]},
     "input[0].content[0].type": {"input": [{"role": "user", "content": [{}]}]},
     "input[0].content[0].text": {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
     "input[0].content[0].image_url": {"input": [{"role": "user", "content": [{**PICTURE, "image_url": "cat.png"}]}]},

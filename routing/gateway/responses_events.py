@@ -12,6 +12,8 @@ from routing.gateway.responses_answers import Answer, ending, said, summary, wit
 from routing.types import Delta, Reasoning, StopReason, ToolCall, Usage
 from ziggie.errors import RateLimited, ZiggieError
 
+_MOST_LOOKS = 8  # at a call that grows on while new items begin: after them it ends with the answer
+
 
 @dataclass(slots=True)
 class _Message:
@@ -38,9 +40,19 @@ class _Call:
     id: str
     name: str
     arguments: list[str] = field(default_factory=list)
+    last: str = ""  # character of the arguments that is no space
+    looks: int = 0
+
+    def add(self, arguments: str) -> None:
+        self.arguments.append(arguments)
+        self.last = arguments.rstrip()[-1:] or self.last
 
     def is_whole(self) -> bool:
-        """True for arguments that nothing can be added to."""
+        """True for arguments that nothing can be added to. To be asked once they grew: it reads all of them, and so
+        not for ever."""
+        if self.last != "}" or self.looks == _MOST_LOOKS:
+            return False
+        self.looks += 1
         try:
             return isinstance(orjson.loads("".join(self.arguments)), dict)
         except orjson.JSONDecodeError:
@@ -58,6 +70,7 @@ class StreamEncoder:
         self._output: list[Json] = []  # as its items stand; those that are open without what they hold
         self._open: _Message | _Thinking | None = None
         self._calls: dict[int, _Call] = {}  # the open ones, by the model's own number
+        self._grown: dict[int, None] = {}  # those of them that grew since the last item began
         self._closed: set[int] = set()
         self._refused = False
 
@@ -129,8 +142,10 @@ class StreamEncoder:
     def _next_place(self) -> int:
         """Where the next item stands, once what is before it is closed."""
         self._close()
-        for number in [number for number, call in self._calls.items() if call.is_whole()]:
-            self._end_call(number, "completed")
+        grown, self._grown = self._grown, {}
+        for number in grown:
+            if self._calls[number].is_whole():
+                self._end_call(number, "completed")
         return len(self._output)
 
     def _close(self, status: str = "completed") -> None:
@@ -234,7 +249,8 @@ class StreamEncoder:
             call = self._calls[number] = _Call(self._next_place(), delta.tool_id, delta.tool_name)
             self._add(self._answer.call(call.place, "in_progress", ToolCall(call.id, call.name, "")))
         if delta.tool_arguments:
-            call.arguments.append(delta.tool_arguments)
+            call.add(delta.tool_arguments)
+            self._grown[number] = None
             self._arguments_event("response.function_call_arguments.delta", call, delta=delta.tool_arguments)
 
     def _end_call(self, number: int, status: str) -> None:

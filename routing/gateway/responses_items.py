@@ -1,9 +1,11 @@
 """PURE: the items of OpenAI's responses API -> turns of a conversation.
 
-An answer's items (thinking, text, calls) are one turn again, and so are the results of its calls.
+An answer's items (thinking, text, calls) are one turn again, and so are the results of its calls, which follow it at
+once.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from routing.gateway.openai_parts import image, is_marked
@@ -42,15 +44,49 @@ def conversation(body: Json) -> tuple[Message, ...]:
 def _turns(rows: list[Json]) -> tuple[Message, ...]:
     turns: list[tuple[Role, list[Part]]] = []
     passed_over = _passed_over(rows)
-    for place, row in enumerate(rows):
+    for place in _in_order(rows):
         if place in passed_over:
             continue
-        role, parts = _item(row, f"input[{place}]")
+        role, parts = _item(rows[place], f"input[{place}]")
         if turns and role in _MERGED and turns[-1][0] == role:
             turns[-1][1].extend(parts)
         else:
             turns.append((role, parts))
     return tuple([Message(role, tuple(parts)) for role, parts in turns if role != "assistant" or _says(parts)])
+
+
+def _in_order(rows: list[Json]) -> Sequence[int]:
+    """The places of the items as other APIs have them: between calls and their outputs nobody speaks. What is said
+    there follows the outputs."""
+    outputs = _outputs(rows)
+    if not outputs:
+        return range(len(rows))
+    order: list[int] = []
+    waiting: list[int] = []
+    until = -1  # the last output of those calls that are open
+    for place, row in enumerate(rows):
+        until = max(until, outputs.get(place, -1))
+        if place < until and _kind(row) == "message" and row.get("role") != "assistant":
+            waiting.append(place)
+            continue
+        order.append(place)
+        if place == until:
+            order += waiting
+            waiting = []
+    return order
+
+
+def _outputs(rows: list[Json]) -> dict[int, int]:
+    """The place of each call -> that of its output, where it has one. There are clients that use ids again."""
+    found: dict[int, int] = {}
+    following: dict[str, int] = {}
+    for place in range(len(rows) - 1, -1, -1):
+        kind, call_id = _kind(rows[place]), rows[place].get("call_id")
+        if kind == "function_call_output" and isinstance(call_id, str):
+            following[call_id] = place
+        elif kind == "function_call" and isinstance(call_id, str) and call_id in following:
+            found[place] = following.pop(call_id)
+    return found
 
 
 def _passed_over(rows: list[Json]) -> set[int]:
@@ -109,8 +145,8 @@ def _message(row: Json, where: str) -> tuple[Role, list[Part]]:
     if isinstance(content, str):
         return role, [Text(content)]
     rows = objects(row, "content", where, most=MAX_PARTS)
-    if not rows and content != []:
-        refuse(f"{where}content", "must be a string or an array of parts")
+    if not rows and (content != [] or role == "user"):
+        refuse(f"{where}content", "must be a string or an array of parts, and a user's not an empty one")
     return role, [_part(part, f"{where}content[{place}]", role) for place, part in enumerate(rows)]
 
 

@@ -150,6 +150,11 @@ def _told_choice(value: Any) -> Any:
     if not isinstance(value, dict):
         return value or "auto"
     if value["type"] == "function":
-        return {"type": "function", "name": value["name"]}
-    rows = [{"type": "function", "name": row["name"]} for row in value["tools"]]
+        return _told_function(value)
+    rows = [_told_function(row) for row in value["tools"]]
     return {"type": "allowed_tools", "mode": value["mode"], "tools": rows}
+
+
+def _told_function(value: Json) -> Json:
+    told = {"type": "function", "name": value["name"]}
+    return {**told, "namespace": value["namespace"]} if value.get("namespace") else told

@@ -160,7 +160,7 @@ def test_a_local_model_that_neither_thinks_nor_takes_a_later_system_message_serv
     assert "think" not in sent
     assert "# Environment" in sent["messages"][1]["content"]
     assert "Tool loaded." in sent["messages"][-1]["content"]
-    assert "<system-reminder>\n<total_tokens>" in sent["messages"][-1]["content"]
+    assert "<system-role-message>\n<total_tokens>" in sent["messages"][-1]["content"]
     (receipt,) = gateway.settled(1)
     assert receipt.outcome == "ok"
 

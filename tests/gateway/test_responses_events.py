@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +105,24 @@ def test_items_end_before_the_next_one_begins() -> None:
     names = [event["type"].removeprefix("response.") for event in events_of([HELLO, BEGUN, GOES_ON, OTHER])]
     ends = [name for name in names if name.startswith("output_item")]
     assert ends == ["output_item.added", "output_item.done"] * 3
+
+
+def test_a_call_that_ends_in_spaces_ends_before_the_next_item_begins() -> None:
+    spaces = Delta(tool_index=0, tool_arguments="\n ")
+    names = [event["type"] for event in events_of([BEGUN, GOES_ON, spaces, spaces, HELLO])]
+    assert names.index("response.output_item.done") < names.index("response.output_text.delta")
+
+
+@pytest.mark.parametrize("piece", ["", "}"])
+def test_a_long_call_is_not_read_anew_for_each_item_beside_it(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    loads = orjson.loads
+    monkeypatch.setattr(orjson, "loads", lambda text: (read.append(len(text)), loads(text))[1])
+    grows = Delta(tool_index=0, tool_arguments=piece)
+    beside = [HELLO, grows, Delta(reasoning="Hm."), grows] * 50
+    events = events_of([replace(BEGUN, tool_arguments='{"n":"' + "x" * 1000), *beside])
+    assert len(events[-1]["response"]["output"]) == 101
+    assert len(read) <= 8
 
 
 def test_an_answer_cut_at_its_length_ends_with_an_item_that_is_not_whole() -> None:

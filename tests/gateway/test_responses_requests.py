@@ -62,6 +62,12 @@ CONVERSATIONS: dict[str, tuple[list[Any], list[Message]]] = {
                          "content": [{"type": "output_text", "text": "Yes.", "annotations": [], "logprobs": []}]}],
         [message("user", "Hi."), turn("assistant", SIGNED, Text("Yes."))],
     ),
+    "phases and statuses, which change nothing": (
+        [USER, {"role": "assistant", "phase": "commentary", "content": "I look."}, {**CALL, "status": "completed"},
+         {**RESULT, "status": "incomplete"}, {"role": "assistant", "phase": "final_answer", "content": []}],
+        [message("user", "Hi."), turn("assistant", Text("I look."), ToolCall("a", "weather", "{}")),
+         turn("tool", ToolResult("a", "rain"))],
+    ),
     "calls and their results": (
         [USER, {"role": "assistant", "content": "I look."}, CALL, {**CALL, "call_id": "b"}, RESULT,
          {**RESULT, "call_id": "b", "output": [{"type": "input_text", "text": "sun"}, PICTURE]}],
@@ -69,6 +75,20 @@ CONVERSATIONS: dict[str, tuple[list[Any], list[Message]]] = {
          turn("assistant", Text("I look."), ToolCall("a", "weather", "{}"), ToolCall("b", "weather", "{}")),
          turn("tool", ToolResult("a", "rain"), ToolResult("b", "sun"),
               Image("image/png", PIXEL, tool_call_id="b"))],
+    ),
+    "what is said before the outputs of calls are there": (
+        [CALL, {"role": "developer", "content": "Hurry."}, {**CALL, "call_id": "b"}, RESULT, USER,
+         {**RESULT, "call_id": "b"}, {"role": "assistant", "content": "Rain."}],
+        [turn("assistant", ToolCall("a", "weather", "{}"), ToolCall("b", "weather", "{}")),
+         turn("tool", ToolResult("a", "rain"), ToolResult("b", "rain")), message("system", "Hurry."),
+         message("user", "Hi."), message("assistant", "Rain.")],
+    ),
+    "calls by the same id, and one that nothing answers": (
+        [CALL, RESULT, USER, {**CALL, "call_id": "b"}, USER, CALL, USER, RESULT],
+        [turn("assistant", ToolCall("a", "weather", "{}")), turn("tool", ToolResult("a", "rain")),
+         message("user", "Hi."), turn("assistant", ToolCall("b", "weather", "{}")), message("user", "Hi."),
+         turn("assistant", ToolCall("a", "weather", "{}")), turn("tool", ToolResult("a", "rain")),
+         message("user", "Hi.")],
     ),
     "documents, also of a tool": (
         [{"role": "user", "content": [{"type": "input_file", "filename": "a.pdf", "file_data": PDF, "detail": "low"}]},
@@ -178,6 +198,16 @@ def test_a_choice_is_read_and_repeated(choice: Any, meant: str, known: list[str]
     assert asked.echo["tool_choice"] == (choice or "auto")
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_choice_of_a_function_in_a_namespace_is_repeated_as_it_was_named(several: bool) -> None:
+    one = {"type": "function", "namespace": "sky", "name": "weather"}
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [one]} if several else one
+    asked = decoded(tools=[{"type": "namespace", "name": "sky", "tools": [TOOL]}], tool_choice=choice)
+    assert asked.request.tool_choice == ("auto" if several else "sky__weather")
+    assert asked.echo is not None
+    assert asked.echo["tool_choice"] == choice
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 NOT_DONE: dict[str, Any] = {
@@ -236,6 +266,7 @@ WRONG: dict[str, Any] = {
     "input[0].role": {"input": [{"role": "pirate", "content": "x"}]},
     "input[0].content": {"input": [{"role": "user"}]},
     "input[0].content ": {"input": [{"role": "user", "content": 5}]},
+    "input[1].content": {"input": [USER, {"role": "user", "content": []}]},
     "input[0].content[0].type": {"input": [{"role": "user", "content": [{}]}]},
     "input[0].content[0].text": {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
     "input[0].content[0].image_url": {"input": [{"role": "user", "content": [{**PICTURE, "image_url": "cat.png"}]}]},

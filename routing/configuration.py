@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from routing.models import MAX_PRICE
-from routing.pdfs import MOST_FACTOR, PDF_TOKEN_FACTOR, is_pdf_token_factor
+from routing.pdfs import MOST_FACTOR, is_pdf_token_factor
 from routing.provider_headers import mistake
 from routing.redaction import MAX_PATTERNS, PatternError, compiled
 
@@ -132,8 +132,8 @@ class ProviderEntry(Entry):
     @model_validator(mode="after")
     def _the_factor_is_one(self) -> Self:
         """Who takes it for stated, and it is passed over, has too little held."""
-        if PDF_TOKEN_FACTOR in self.options and not is_pdf_token_factor(stated := self.options[PDF_TOKEN_FACTOR]):
-            what = f"options.{PDF_TOKEN_FACTOR}: should be a number from 1 to {MOST_FACTOR}, not {str(stated)[:40]!r}"
+        if not is_pdf_token_factor(stated := self.options.get("pdf_token_factor", 1)):
+            what = f"options.pdf_token_factor: should be a number from 1 to {MOST_FACTOR}, not {str(stated)[:40]!r}"
             raise PydanticCustomError("option", "{what}", {"what": what})
         return self
 

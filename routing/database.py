@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, LiteralString, Protocol
+from typing import Any, Protocol
 
 import psycopg
 from django.db import connections
@@ -25,11 +25,12 @@ Connection = psycopg.AsyncConnection[TupleRow]
 MAX_CONNECTIONS = 6  # of one event loop
 CONNECT_TIMEOUT_SECONDS = 5
 CHECKOUT_TIMEOUT_SECONDS = 10.0
-STATEMENT_TIMEOUT_MS: Literal[15_000] = 15_000
-# Said on the connection and not while it is made: poolers such as PgBouncer refuse what they do not know there.
-LIMITS: LiteralString = (
-    f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', false),"
-    f" set_config('idle_in_transaction_session_timeout', '{STATEMENT_TIMEOUT_MS}', false)"
+STATEMENT_TIMEOUT_MS = 15_000
+# Said on the connection and not while it is made: poolers such as PgBouncer refuse what they do not know there. What
+# DATABASE_URL says itself (?options=-c statement_timeout=…) holds.
+LIMITS = (
+    "SELECT set_config(name, %s, false) FROM pg_settings WHERE source <> 'client'"
+    " AND name IN ('statement_timeout', 'idle_in_transaction_session_timeout')"
 )
 TRUSTED_IDLE_SECONDS = 5.0  # a connection idle for longer is tried before it is lent
 DJANGO_ONLY_OPTIONS = frozenset({"isolation_level", "server_side_binding", "assume_role", "pool"})
@@ -62,7 +63,7 @@ async def connect(**overrides: Any) -> Connection:
             **{**connection_parameters(), **overrides}, autocommit=True, prepare_threshold=1
         )
         try:
-            await connection.execute(LIMITS, prepare=False)
+            await connection.execute(LIMITS, (str(STATEMENT_TIMEOUT_MS),), prepare=False)
         except BaseException:
             await connection.close()
             raise

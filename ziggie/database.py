@@ -34,19 +34,22 @@ def check_external() -> None:
         raise ConfigurationError(f"DATABASE_URL names a host that cannot be looked up: {error}.") from error
     if server_version() < OLDEST_VERSION:
         raise _too_old(f"this is PostgreSQL {server_version()}")
-    refuse_shared_sessions()
+    try:
+        refuse_shared_sessions()
+    except OperationalError as error:  # a second connection may be one too many
+        raise explain(error) from error
     ensure_vector()
 
 
 def refuse_shared_sessions() -> None:
-    """Raises ConfigurationError behind a pooler that lends its connections for one transaction at a time: two that are
-    open at once are never served by the same process of PostgreSQL otherwise."""
+    """Raises ConfigurationError behind a pooler that lends its connections for one transaction at a time: each of ours
+    has a process of PostgreSQL to itself otherwise. A pooler that lends its own by turns shows it to who asks twice."""
     other = connection.copy()
     try:
-        seen = [(_backend(connection), _backend(other)) for _ in range(2)]
+        seen = {(one is other, _backend(one)) for one in (connection, connection, other) * 5}
     finally:
         other.close()
-    if seen[0] != seen[1] or seen[0][0] == seen[0][1]:
+    if len(seen) > 2 or len({backend for _, backend in seen}) < 2:
         raise ConfigurationError(
             "DATABASE_URL leads to a pooler that shares its connections between transactions (PgBouncer: "
             "pool_mode = transaction). Ziggie listens, locks and prepares statements on its connections: "

@@ -1,6 +1,6 @@
 """Parts of a conversation as OpenAI's chat completions have them, and the APIs that took them over."""
 
-import re
+from urllib.parse import urlsplit
 
 from routing.adapters.deferral import said_by
 from routing.adapters.documents import NO_CITATIONS, file_name, said_of
@@ -8,7 +8,7 @@ from routing.adapters.wire import Json, inline_image
 from routing.types import Cited, Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
 
 # They have documents read by other means than their models, or search in them, and ask a price for that.
-_READ_APART = re.compile(r"^https?://[^/]*\b(?:x\.ai|mistral\.ai|openrouter\.ai)(?:[:/]|$)")
+_READ_APART = ("x.ai", "mistral.ai", "openrouter.ai")
 
 
 def content_block(part: Text | Image) -> Json:
@@ -32,11 +32,16 @@ def _file_blocks(pdf: Pdf, model: ModelSpec) -> list[Json]:
     """A PDF document, after what is said about it and has no place in a `file`."""
     if pdf.url:
         raise UnsupportedByProvider("a PDF by address: this API takes none")
-    if _READ_APART.search(model.provider.base_url):
+    if _reads_apart(model.provider.base_url):
         raise UnsupportedByProvider("a PDF: what reading it costs here is not in the model's price")
     said = said_of(pdf, named=True)
     file = {"filename": file_name(pdf), "file_data": f"data:application/pdf;base64,{pdf.data}"}
     return [*([{"type": "text", "text": said}] if said else []), {"type": "file", "file": file}]
+
+
+def _reads_apart(address: str) -> bool:
+    host = (urlsplit(address).hostname or "").rstrip(".")  # in small letters
+    return any(host == house or host.endswith("." + house) for house in _READ_APART)
 
 
 def tool_definition(tool: Tool) -> Json:

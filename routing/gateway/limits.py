@@ -7,7 +7,8 @@ spent soon; so the window is longer by that time, and no limit is ever passed.
 
 A key with a limit of tokens asks the database for each call, together with the calls of the same moment: while
 the window has any tokens left a call is admitted, and its estimate is counted at once and corrected when it has
-ended. So the limit is passed at most by the call that used it up, however many run at a time.
+ended. So the limit is passed at most by the call that used it up, however many run at a time, and by what estimates
+fell short of: those of documents may.
 """
 
 import asyncio

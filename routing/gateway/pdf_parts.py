@@ -86,12 +86,16 @@ def _of_data(file: Json, where: str) -> Pdf:
 
 def _pages(data: str, where: str) -> int:
     """About how many pages the document has."""
+    if data.endswith("==="):  # the decoder would pass over any number of them
+        refuse(where, "must be base64: it ends in more than two '='")
     try:
         document = binascii.a2b_base64(data, strict_mode=True)
     except ValueError:  # binascii.Error is one
         found = _NO_LETTER.search(data)
         why = f"{found[0]!a} at character {found.start()} is none of its letters" if found else "it breaks off"
         refuse(where, f"must be base64: {why}")
+    if len(data) % 4:
+        refuse(where, "must be base64: it breaks off, or ends in more '=' than it needs")
     if not begins(document):
         refuse(where, "must be a PDF, which begins with %PDF-")
     return pages_likely(document)

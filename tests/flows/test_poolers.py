@@ -17,8 +17,8 @@ import pytest
 from django.db import connection, connections
 
 from routing import database
-from ziggie.database import refuse_shared_sessions
-from ziggie.errors import ConfigurationError
+from ziggie.database import check_external, refuse_shared_sessions
+from ziggie.errors import ConfigurationError, Unavailable
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 SERVER = "ziggie-postgres"  # the account of the embedded server where we are root, who may not run PgBouncer
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 @contextmanager
-def pooled(folder: Path, mode: str) -> Iterator[None]:
+def pooled(folder: Path, mode: str, more: str = "") -> Iterator[None]:
     """Django's database, and so Ziggie's, is reached through a PgBouncer meanwhile."""
     settings = connections["default"].settings_dict
     with socket.socket() as free:
@@ -42,7 +42,7 @@ def pooled(folder: Path, mode: str) -> Iterator[None]:
         f"[databases]\n{settings['NAME']} = host={settings['HOST']} port={settings['PORT'] or 5432} "
         f"user={settings['USER']}{password}\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = any\npool_mode = {mode}\n"
+        f"auth_type = any\npool_mode = {mode}\n{more}"
     )
     for path in (folder, folder / "ini"):
         os.chown(path, pwd.getpwnam(account).pw_uid, -1)
@@ -99,6 +99,51 @@ def test_a_pooler_that_gives_sessions_serves_as_postgresql_itself(folder: Path) 
 def test_a_pooler_that_shares_sessions_is_refused_with_a_word_on_what_to_do(folder: Path) -> None:
     with pooled(folder, "transaction"), pytest.raises(ConfigurationError, match="pool_mode = session"):
         refuse_shared_sessions()
+
+
+def test_a_pooler_that_lends_its_connections_by_turns_is_refused(folder: Path) -> None:
+    with pooled(folder, "transaction", "server_round_robin = 1\nmin_pool_size = 2\n"):
+        other = connection.copy()
+        with other.cursor() as held, connection.cursor() as cursor:  # so that there are two to be lent
+            held.execute("BEGIN")
+            cursor.execute("SELECT 1")
+            held.execute("ROLLBACK")
+        other.close()
+        for _ in range(10):
+            with pytest.raises(ConfigurationError, match="pool_mode = session"):
+                refuse_shared_sessions()
+
+
+@contextmanager
+def altered(**changes: Any) -> Iterator[None]:
+    """Django's database, and so Ziggie's, is asked for in another way meanwhile."""
+    settings = connections["default"].settings_dict
+    before = {name: settings[name] for name in changes}
+    connection.close()
+    settings.update(changes)
+    try:
+        yield
+    finally:
+        connection.close()
+        settings.update(before)
+
+
+def test_a_time_limit_that_the_address_names_holds() -> None:
+    with altered(OPTIONS={"options": "-c statement_timeout=60000"}):
+        assert asyncio.run(_timeout()) == ("1min",)
+    assert asyncio.run(_timeout()) == ("15s",)
+
+
+def test_an_account_that_may_not_open_two_connections_is_told_so(settings: Any) -> None:
+    settings.DATABASE_URL = "postgres://one@localhost/ziggie"
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE one_only LOGIN CONNECTION LIMIT 1 PASSWORD 'one'")
+    try:
+        with altered(USER="one_only", PASSWORD="one"), pytest.raises(Unavailable, match="too many connections"):
+            check_external()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP ROLE one_only")
 
 
 def test_postgresql_itself_is_no_pooler() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -208,6 +209,43 @@ def test_pages_count_towards_the_tokens_of_a_minute(gateway: Gateway) -> None:
     second = httpx2.post(gateway.url + CHAT, json=asked, headers=gateway.headers, timeout=30)
     third = httpx2.post(gateway.url + CHAT, json=asked, headers=gateway.headers, timeout=30)
     assert (second.status_code, third.status_code) == (200, 429)
+
+
+def is_over_its_limit(gateway: Gateway) -> bool:
+    """Whether the key has no tokens left; asking costs none."""
+    asked = {"model": "llama", "messages": [{"role": "user", "content": "Hi."}]}
+    answer = httpx2.post(gateway.url + MESSAGES + "/count_tokens", json=asked, headers=gateway.headers, timeout=30)
+    assert answer.status_code in (200, 429)
+    return answer.status_code == 429
+
+
+def test_what_documents_came_to_counts_once_it_is_known(gateway: Gateway) -> None:
+    """Several at once, each of one page that a hundred thousand tokens are packed into."""
+    limit(50_000_000)
+    _, gateway.key = create_api_key("small", tokens_per_minute=50_000)
+    go_on = threading.Event()
+    set_reply(gateway, Reply("Spam.", input_tokens=127_000, output_tokens=6, after=go_on))
+    asked = {"model": "claude", "max_tokens": 60, "messages": document("anthropic", data=encoded(pdf()))}
+
+    def one(_: int) -> int:
+        return httpx2.post(gateway.url + MESSAGES, json=asked, headers=gateway.headers, timeout=60).status_code
+
+    with ThreadPoolExecutor(4) as several:
+        answers = several.map(one, range(4))
+        wait_until(lambda: len(gateway.anthropic.calls) == 4)
+        assert not is_over_its_limit(gateway)
+        go_on.set()
+        assert list(answers) == [200] * 4
+    wait_until(lambda: is_over_its_limit(gateway))
+    assert one(0) == 429
+
+
+def test_what_nobody_counted_counts_as_a_full_context(gateway: Gateway) -> None:
+    limit(10_000_000)
+    _, gateway.key = create_api_key("small", tokens_per_minute=WINDOW * 7 // 4)
+    set_reply(gateway, Reply("It is green, " * 200, input_tokens=127_000, output_tokens=600, per_piece=0.01))
+    leave(gateway, "thinker")
+    wait_until(lambda: is_over_its_limit(gateway))
 
 
 @pytest.mark.parametrize(("model", "how"), [("claude", "reported"), ("flash", "reported"), ("thinker", "estimated")])

@@ -224,8 +224,12 @@ def test_a_rule_may_take_all_documents(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["https://api.x.ai/v1", "https://api.mistral.ai/v1", "https://openrouter.ai/api/v1"]
-)
+    "address",
+    [
+        "https://api.x.ai/v1", "https://api.mistral.ai/v1", "https://openrouter.ai/api/v1", "https://API.X.AI/v1",
+        "https://api.x.ai./v1", "https://x.ai", "https://OpenRouter.ai:443/api/v1", "https://eu.api.mistral.ai?x=1",
+    ],
+)  # fmt: skip
 def test_who_has_documents_read_for_a_price_of_its_own_gets_none(gateway: Gateway, address: str) -> None:
     Provider.objects.filter(slug="openai").update(base_url=address)
     gateway_forgets()
@@ -246,6 +250,9 @@ def refusal(gateway: Gateway, path: str, *parts: Any) -> tuple[int, str, str]:
 
 def changed(**source: Any) -> Any:
     return block() | {"source": block()["source"] | source}
+
+
+WHOLE = encoded(b"%PDF-1.7\n" + b"x" * 9)  # without any padding
 
 
 def picture(media_type: str, data: str = DATA) -> Any:
@@ -280,6 +287,9 @@ WRONG: dict[str, tuple[str, Any, str, str]] = {
     "line ends": (MESSAGES, changed(data=DATA[:76] + "\n" + DATA[76:]), IN_BLOCK + "data", r"'\n' at character 76"),
     "an umlaut": (CHAT, part("JVBERüi0x"), IN_PART + "file_data", r"'\xfc' at character 5"),
     "half of it": (CHAT, part(DATA[:-3]), IN_PART + "file_data", "it breaks off"),
+    "padding of its own": (MESSAGES, changed(data=WHOLE + "="), IN_BLOCK + "data", "it breaks off"),
+    "much padding": (CHAT, part(DATA + "=" * 1_000), IN_PART + "file_data", "ends in more than two '='"),
+    "padding of a multiple of four": (MESSAGES, changed(data=WHOLE + "=" * 4), IN_BLOCK + "data", "more than two '='"),
     "padding within": (MESSAGES, changed(data="JVBERi0=" + DATA), IN_BLOCK + "data", "it breaks off"),
     "no PDF": (MESSAGES, changed(data=encoded(b"PK\x03\x04" * 9)), IN_BLOCK + "data", "begins with %PDF-"),
     "nothing": (MESSAGES, changed(data=""), IN_BLOCK + "data", "begins with %PDF-"),

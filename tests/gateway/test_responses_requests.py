@@ -274,6 +274,10 @@ WRONG: dict[str, Any] = {
     "tool_choice": {"tool_choice": "required"},
     "tool_choice ": {"tools": [TOOL], "tool_choice": {"type": "function", "name": "nobody"}},
     "tool_choice.tools": {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
+    "input[0].content[0].image_url ": {
+        "input": [{"role": "user", "content": [{"type": "input_image", "image_url": PDF}]}]
+    },
+    "input[0].output[0].image_url": {"input": [{**RESULT, "output": [{"type": "input_image", "image_url": PDF}]}]},
     "metadata": {"metadata": "x"},
     "metadata.complexity": {"metadata": {"complexity": "NaN"}},
     "max_tool_calls": {"max_tool_calls": -1},

@@ -4,38 +4,53 @@ The walk goes through its plan as ever; where it would ask a candidate for an an
 them at once. What one of them may take is what a walk alone may: its tries, its repairs, its `max_attempts`; the plan
 holds that for each. All answers of a call are one model's: where one of them cannot be had there, the next candidate is
 asked for all. Before that, who failed in passing and has cost nothing is asked again, as long as the model answers
-another of them: what was held for the failed attempt is still there.
+another of them: what was held for the failed attempt is still there. Who was one too many for the provider waits until
+another one of them has ended.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from contextlib import aclosing
+import random
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from msgspec import field
 
 from routing.attempts import ANSWER, Answer, Busy, Step, Walk
-from routing.reaching import Caller
-from routing.types import Candidate, ChatRequest, Delta, ProviderError, Source
+from routing.reaching import Caller, Observer
+from routing.types import ANSWERED, Candidate, ChatRequest, Delta, ErrorKind, ProviderError, Source
 from ziggie.values import replace
 
 CHOICE = "choice"  # the role of all but the first
 AGAIN = 2  # times that one is asked again of the same candidate, beside its tries
 PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0  # a provider that wants a longer one does not keep the others waiting for it
-LINGER_SECONDS = 2.0  # once one has failed, for the others to end: an answer that is cut is paid at its longest
+LINGER_SECONDS = (
+    2.0  # once one has failed, for the others to end, where another model is to be asked and cuts are cheap
+)
 SLOT_SECONDS = 3600.0  # the call's deadline is shorter
 LARGEST_SEED = 2**63 - 1
+CROWDED: frozenset[ErrorKind] = frozenset({"rate_limited", "overloaded"})  # it had too much to do for one more
+_random = random.SystemRandom()
 
 
 class Signs:
-    """What the choices of one candidate know of each other: whether it answers any of them."""
+    """What the choices of one candidate know of each other: whether it answers any of them, and how many at once.
 
-    def __init__(self, *, answers: bool) -> None:
+    `given_up`: one of them cannot be had of it, so that no further one is asked for."""
+
+    def __init__(self, *, answers: bool = False) -> None:
         self.answers = answers
+        self.given_up = False
         self._begun = asyncio.Event()
         self._ended = asyncio.Event()
         self._at_work = 0
+        self._answered = 0
+        self._free = 0  # places of those that were answered
+        self._chances = AGAIN  # for those in the queue while nobody is at work
+        self._queue: deque[asyncio.Future[bool]] = deque()
         if answers:
             self._begun.set()
             self._ended.set()
@@ -50,19 +65,88 @@ class Signs:
     def ends(self, *, answered: bool) -> None:
         self._at_work -= 1
         self.answers |= answered
+        if answered:
+            self._answered += 1
+            self._free += 1
+            self._chances = AGAIN
         if answered or not self._at_work:
             self._begun.set()
             self._ended.set()
+        self._move_up()
+
+    def gives_up(self) -> None:
+        self.given_up = True
+        self._move_up()
 
     async def once_begun(self) -> bool:
         """Whether the candidate answers: known once one of them has begun to be answered, or none is asked any more."""
         await self._begun.wait()
-        return self.answers
+        return self.answers and not self.given_up
 
     async def once_ended(self) -> bool:
         """The same, once one of them is answered to its end: then nobody stands in the others' way any more."""
         await self._ended.wait()
-        return self.answers
+        return self.answers and not self.given_up
+
+    async def once_there_is_room(self) -> bool:
+        """Whether one that was too many may be asked again: it takes the place of one that has been answered, and is at
+        work from then on."""
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        self._move_up()
+        return await place
+
+    def _move_up(self) -> None:
+        """Who takes such a place may find that others have been quicker: as many as were answered try it together
+        again, now and then, where nobody is left to wait for."""
+        hopeless = self.given_up
+        if self._queue and not self._at_work and not self._free:
+            self._chances -= 1
+            hopeless |= not self.answers or self._chances < 0
+            self._free = max(self._answered, 1)
+        while self._queue and (hopeless or self._free):
+            place = self._queue.popleft()
+            if place.done():  # cancelled
+                continue
+            if not hopeless:
+                self._free -= 1
+                self._at_work += 1
+            place.set_result(not hopeless)
+
+
+class Counted:
+    """Tells the circuits of a candidate's failures as of one call's, however many answers that asks for: of the first,
+    and of a crowd of this call's own making only where the candidate has answered none of it."""
+
+    def __init__(self, observer: Observer, *, answered: bool) -> None:
+        self._observer = observer
+        self._answered = answered
+        self._is_told = False
+        self._crowded: ProviderError | None = None
+
+    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+        return self._observer.slot(candidate, wait_seconds=wait_seconds)
+
+    async def succeeded(self, candidate: Candidate) -> None:
+        self._answered = True
+        await self._observer.succeeded(candidate)
+
+    async def failed(self, candidate: Candidate, error: ProviderError, *, unheard: ChatRequest | None = None) -> None:
+        if error.kind in CROWDED:
+            self._crowded = error
+        elif error.kind in ANSWERED:
+            await self._observer.failed(candidate, error, unheard=unheard)
+        elif not self._is_told:
+            self._is_told = True
+            await self._observer.failed(candidate, error, unheard=unheard)
+
+    async def all_ended(self, candidate: Candidate) -> None:
+        if self._crowded is not None and not (self._answered or self._is_told):
+            await self._observer.failed(candidate, self._crowded)
+
+    def forget(self) -> None:
+        """An error leads to all that it went through, and that to here."""
+        self._crowded = None
 
 
 class Choice(Walk):
@@ -71,51 +155,68 @@ class Choice(Walk):
 
     index: int = 0
     of: int = 1
+    signs: Signs = field(default_factory=Signs)  # of the candidate that is asked
     _again: dict[int, int] = field(default_factory=dict)  # by the candidate's identity
     _cost_microusd: int = 0  # of the last attempt
 
-    async def answer(self, candidate: Candidate, step: Step, signs: Signs) -> Answer | None:
+    async def answer(self, candidate: Candidate, step: Step) -> Answer | None:
         """What the candidate answers; None if that is of no use, or if it was not asked. Raises ProviderError, Busy."""
         if self.index:
-            if _hurries(step) and not await signs.once_begun():
+            if _hurries(step) and not await self.signs.once_begun():
                 return None
             # Whom the first one has proved to be there is not slow, but has much to do.
             step = Step(self.request, self.role, None, step.until, SLOT_SECONDS)
+        self.signs.asks()
         while True:
-            signs.asks()
             try:
                 answer = await self._ask_and_judge(candidate, step)
             except ProviderError as error:
-                signs.ends(answered=False)
-                if not await self._is_to_be_asked_again(candidate, error, signs):
+                self.signs.ends(answered=False)
+                if not await self._is_to_be_asked_again(candidate, error):
                     raise
             except Busy:
-                signs.ends(answered=False)
-                if not (await signs.once_ended() and self._has_another_chance(candidate)):
+                self.signs.ends(answered=False)
+                if not (await self.signs.once_ended() and self._has_another_chance(candidate)):
+                    if self.signs.given_up:
+                        return None
                     raise
+                self.signs.asks()
             else:
-                signs.ends(answered=answer is not None)
+                self.signs.ends(answered=answer is not None)
                 return answer
 
     def may_ask(self, candidate: Candidate) -> bool:
         return not self._used_up(candidate, self.role)
 
-    async def _is_to_be_asked_again(self, candidate: Candidate, error: ProviderError, signs: Signs) -> bool:
-        """After a pause. What has cost something is not: nothing more is held."""
+    async def _is_to_be_asked_again(self, candidate: Candidate, error: ProviderError) -> bool:
+        """After a pause, at work in it. What has cost something is not: nothing more is held."""
         pause = error.retry_after_seconds or PAUSE_SECONDS
+        earliest = time.monotonic() + pause
         if not error.retryable or self._cost_microusd or self.committed or pause > LONGEST_PAUSE_SECONDS:
             return False
-        if not (await signs.once_begun() and self._has_another_chance(candidate)):
+        if error.kind in CROWDED:
+            if not await self.signs.once_there_is_room():
+                return False
+        elif await self.signs.once_begun() and self._has_another_chance(candidate):
+            self.signs.asks()
+        else:
+            return False
+        # Not all at the same time: they are what was too many.
+        pause = max(earliest - time.monotonic(), 0.0) + _random.uniform(0.0, PAUSE_SECONDS)
+        if self.deadline is not None and time.monotonic() + pause >= self.deadline:
+            self.signs.ends(answered=False)
             return False
         self._calls[id(candidate)] -= 1
         await asyncio.sleep(pause)
-        return not self.is_late
+        return True
 
     def _has_another_chance(self, candidate: Candidate) -> bool:
         again = self._again[id(candidate)] = self._again.get(id(candidate), 0) + 1
         return again <= AGAIN and not self.is_late
 
     async def _asked(self, candidate: Candidate, step: Step, *, repair: bool) -> Answer:
+        if self.signs.given_up:
+            raise Busy("another answer of this call cannot be had of it")
         try:
             return await super()._asked(candidate, step, repair=repair)
         except ProviderError:
@@ -141,6 +242,7 @@ class Several(Walk):
 
     choices: list[Choice] = field(default_factory=list)
     callers: Sequence[Caller] = ()
+    _is_last: bool = True  # nobody is left to be asked after the candidate
     _found: dict[int, Answer] = field(default_factory=dict)
     _found_by: Candidate | None = None
 
@@ -169,18 +271,27 @@ class Several(Walk):
             return self.choices
         return [choice for choice in self.choices if choice.index not in self._found]
 
+    async def _ask_with_tries(
+        self, candidate: Candidate, later: Collection[Candidate], busy: Collection[Candidate]
+    ) -> Answer | None:
+        self._is_last = not later
+        return await super()._ask_with_tries(candidate, later, busy)
+
     async def _ask_and_judge(self, candidate: Candidate, step: Step) -> Answer | None:
         """All answers as one, which is as sure as the least sure of them. What the candidate has answered before stays:
         asked again, it is asked for the others."""
         if candidate is not self._found_by:
             self._found, self._found_by = {}, candidate
         missing = self._missing(candidate)
-        signs = Signs(answers=bool(self._found))
+        has_answered = bool(self._found)
+        signs, counted = Signs(answers=has_answered), Counted(self.observer, answered=has_answered)
         for choice in missing:
+            choice.signs, choice.observer = signs, counted
             choice.call = _telling(self.callers[choice.index] if self.callers else self.call, signs)
         try:
-            await self._ask(missing, candidate, step, signs)
+            await self._ask(missing, candidate, step, signs, counted)
         finally:
+            counted.forget()
             self.refused = sum([choice.refused for choice in self.choices])
             self.waits = _longest([choice.waits for choice in self.choices])
         if len(self._found) < len(self.choices):
@@ -189,46 +300,64 @@ class Several(Walk):
         least_sure = min((first, *others), key=_confidence)
         return replace(first, others=tuple(others), verdict=least_sure.verdict)
 
-    async def _ask(self, missing: Sequence[Choice], candidate: Candidate, step: Step, signs: Signs) -> None:
+    async def _ask(
+        self, missing: Sequence[Choice], candidate: Candidate, step: Step, signs: Signs, counted: Counted
+    ) -> None:
         """Raises what the first of those has met that failed. Whatever ends the wait, all have ended, and have written
         down what they have used."""
         failures: dict[int, Exception] = {}
-        asked = [self._answered(choice, candidate, step, signs, failures) for choice in missing]
         try:
-            await _together(asked, failures)
+            await self._all_asked(missing, candidate, step, signs, failures)
+            await counted.all_ended(candidate)
             if failures:
                 raise failures[min(failures)]
         finally:
             failures.clear()  # they lead back here: nothing may lead from here to them
 
-    async def _answered(
-        self, choice: Choice, candidate: Candidate, step: Step, signs: Signs, failures: dict[int, Exception]
+    async def _all_asked(
+        self,
+        missing: Sequence[Choice],
+        candidate: Candidate,
+        step: Step,
+        signs: Signs,
+        failures: dict[int, Exception],
     ) -> None:
+        """Returns once all have ended: by themselves, or a while after one has failed, where that is cheaper."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for choice in missing:
+                tasks.append(asyncio.create_task(self._answered(choice, candidate, step, failures)))
+                await asyncio.sleep(0)  # each makes its request ready: other calls go on between
+            left = {task for task in tasks if not task.done()}
+            while left and not signs.given_up:
+                _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            if left:
+                await asyncio.wait(left, timeout=LINGER_SECONDS if self._is_cut_cheaply() else None)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    def _is_cut_cheaply(self) -> bool:
+        """Whether somebody else is to be asked for all, and what is cut is paid as far as it was written: an answer
+        that was to come whole is paid at its longest."""
+        is_told = any(choice.committed for choice in self.choices)
+        return self.whole is None and not self._is_last and not is_told
+
+    async def _answered(self, choice: Choice, candidate: Candidate, step: Step, failures: dict[int, Exception]) -> None:
         """To its end in any case: a task that failed, or was cancelled, would keep the error, and that keeps the task,
         by the clock that ran in it."""
         try:
-            answer = await choice.answer(candidate, step, signs)
+            answer = await choice.answer(candidate, step)
             if answer is not None:
                 self._found[choice.index] = answer
+                return
         except asyncio.CancelledError:  # by who waits for it, and for nothing more
             return
         except Exception as error:
             failures[choice.index] = error
-
-
-async def _together(asked: Sequence[Coroutine[Any, Any, None]], failures: Collection[int]) -> None:
-    """Returns once all have ended: by themselves, or a while after one has failed."""
-    tasks = [asyncio.create_task(one) for one in asked]
-    try:
-        left = set(tasks)
-        while left and not failures:
-            _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-        if left:
-            await asyncio.wait(left, timeout=LINGER_SECONDS)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        choice.signs.gives_up()
 
 
 def _longest(waits: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -257,12 +386,12 @@ def _telling(caller: Caller, signs: Signs) -> Caller:
 
 def request_of(request: ChatRequest, index: int) -> ChatRequest:
     """What is asked for one of them. The same seed would give the same answer: each has the one after the last's."""
-    if not index:
-        return request
-    changes: dict[str, Any] = {"on_output": None}  # of several answers the first alone tells how far it is
-    if request.seed is not None:
+    changes: dict[str, Any] = {}
+    if index and request.on_output is not None:  # of several answers the first alone tells how far it is
+        changes["on_output"] = None
+    if index and request.seed is not None:
         changes["seed"] = request.seed + index if request.seed <= LARGEST_SEED - index else request.seed - index
-    return replace(request, **changes)
+    return replace(request, **changes) if changes else request
 
 
 def _hurries(step: Step) -> bool:

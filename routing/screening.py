@@ -102,7 +102,12 @@ class Screen(Struct):
     def _overloaded(self, model: ModelSpec) -> Reason | None:
         provider = model.provider
         daily = provider.max_requests_per_day
-        if daily is not None and self.world.requests_today.get(provider.slug, 0) >= daily:
+        if (
+            daily is not None
+            and (left := daily - self.world.requests_today.get(provider.slug, 0)) < self.demand.answers
+        ):
+            if left > 0:
+                return "daily_limit", f"{provider.slug} has only {left} of its {daily} requests of today left"
             return "daily_limit", f"{provider.slug} has had its {daily} requests of today"
         if provider.max_concurrency is not None:
             at_once = provider.max_concurrency + max_queue(model)

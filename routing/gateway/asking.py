@@ -16,6 +16,7 @@ from routing.attempts import first_hurries
 from routing.gateway.upstream import Exchange, Ready, expect, fetch
 from routing.reaching import Caller
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Plan, ProviderError
+from ziggie.values import replace
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Preparation:
         self._request = request
         self._whole = whole
         self._prepared: tuple[Candidate, bool, WireRequest, Ready] | None = None
+        self._left = request.choices  # times that it is taken
 
     def prepare(self, plan: Plan) -> None:
         """Never raises: what is wrong is found when the candidate is asked."""
@@ -46,11 +48,14 @@ class Preparation:
             logger.debug("a request could not be made ready", exc_info=True)
 
     def take(self, candidate: Candidate, request: ChatRequest, *, streamed: bool) -> tuple[WireRequest, Ready] | None:
-        """What was made ready for this very request, once."""
-        prepared, self._prepared = self._prepared, None
+        """What was made ready for this very request, once for each answer that it asks for."""
+        prepared = self._prepared
+        self._left -= 1
+        if self._left <= 0:
+            self._prepared = None
         if prepared is None or prepared[0] is not candidate or prepared[1] != streamed or request is not self._request:
             return None
-        return prepared[2:]
+        return prepared[2], prepared[3] if self._left <= 0 else replace(prepared[3])
 
     def ask_whole(self, candidate: Candidate, request: ChatRequest, *, until: float | None) -> Awaitable[ChatResult]:
         return ask_whole(candidate, request, until=until, prepared=self.take(candidate, request, streamed=False))

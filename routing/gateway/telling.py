@@ -84,10 +84,7 @@ class SeveralStream(Stream):
 
     def listen(self, walk: Several, preparation: Preparation) -> None:
         """Neither callers nor choices know each other: they would keep all that is said until the collector comes."""
-        callers = [
-            asker(partial(self._take_choice, index), None if index else preparation)
-            for index in range(len(walk.choices))
-        ]
+        callers = [asker(partial(self._take_choice, index), preparation) for index in range(len(walk.choices))]
         walk.listen(callers, lambda: self._http.kept_waiting)
 
     async def _take_choice(self, index: int, candidate: Candidate, deltas: list[Delta]) -> None:

@@ -37,6 +37,7 @@ class ProviderServer(ABC):
         self.requests: list[Received] = []
         self.most_at_once = 0
         self.api_key = api_key  # if set, calls without it get 401
+        self.at_most = 0  # if set, calls beyond so many at once get 429
         self._in_flight = 0
         self._lock = threading.Lock()
         self._server = HTTPServer(self._handle, port=port)
@@ -124,6 +125,9 @@ class ProviderServer(ABC):
 
     async def answer(self, exchange: Exchange, received: Received, *, streaming: bool) -> None:
         """Plays the script for one call."""
+        if self.at_most and self._in_flight >= self.at_most:
+            await exchange.send_json(429, self.error(429, "too many at once", "rate_limit_exceeded"))
+            return
         reply = self.script.choose(received, self.model_of(received))
         self._in_flight += 1
         self.most_at_once = max(self.most_at_once, self._in_flight)

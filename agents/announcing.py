@@ -1,7 +1,7 @@
 """What open pages hear of runs."""
 
 from agents.models import AgentRun
-from routing.pricing import usd
+from routing.planning.pricing import usd
 from ziggie import live
 
 

@@ -14,7 +14,7 @@ from agents.models import LEVELS, Agent, AgentRun
 from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
 from agents.shapes import RunSerializer
 from agents.waiting import hurry_run
-from routing.pricing import microusd
+from routing.planning.pricing import microusd
 from ziggie.auth import caller_of
 
 

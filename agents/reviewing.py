@@ -7,7 +7,7 @@ from agents.announcing import announce
 from agents.models import AgentRun
 from routing import service
 from routing.models import ReviewedOutcome
-from routing.reviews import Said
+from routing.records.reviews import Said
 from ziggie.errors import Conflict
 
 

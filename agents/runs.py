@@ -14,9 +14,9 @@ from agents import callbacks, waiting
 from agents.announcing import announce
 from agents.models import LEVELS, Agent, AgentRun
 from agents.run_budgets import close_budget
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import RoutedCall
-from routing.owners import Owner
+from routing.reporting.owners import Owner
 from ziggie import queue
 from ziggie.errors import Conflict, InvalidInput, NotFound, UnknownModel, is_storable
 

@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from agents.models import Agent, AgentRun, Callback
-from routing.pricing import usd
+from routing.planning.pricing import usd
 
 
 class CallbackSerializer(serializers.ModelSerializer[Callback]):

@@ -13,8 +13,8 @@ from agents.reviewing import review_of, say
 from agents.runs import MAX_BUDGET_USD, NewRun, cancel_run, create_run
 from agents.waiting import hurry_run, is_out
 from routing.models import RoutedCall
-from routing.pricing import microusd
-from routing.reviews import REVIEWING, said_in
+from routing.planning.pricing import microusd
+from routing.records.reviews import REVIEWING, said_in
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page, told
 

@@ -15,10 +15,10 @@ from agents.announcing import announce
 from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
 from routing import service
+from routing.batches.waiting_work import Waiting
 from routing.models import RoutedCall
-from routing.rules import AUTO
+from routing.planning.rules import AUTO
 from routing.types import Routed
-from routing.waiting_work import Waiting
 from ziggie import queue
 from ziggie.errors import Conflict, NotFound, RoutingError
 from ziggie.ids import uuid7

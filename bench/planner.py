@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from routing.rules import plan
+from routing.planning.rules import plan
 from routing.types import (
     BudgetSpec,
     BudgetState,

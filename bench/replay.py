@@ -71,9 +71,10 @@ def _measure() -> dict[str, object]:
     from django.core.management import call_command
     from django.db import connection
 
-    from routing import policies, replay
+    from routing.configuration import policies
+    from routing.configuration.seeding import seed
+    from routing.evidence import replay
     from routing.models import RoutingPolicy
-    from routing.seeding import seed
 
     call_command("migrate", verbosity=0)
     seed()

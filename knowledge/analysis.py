@@ -26,7 +26,7 @@ from knowledge.transcripts import Transcript
 from knowledge.videos import announce
 from routing import service
 from routing.models import RoutedCall
-from routing.pricing import usd
+from routing.planning.pricing import usd
 from routing.types import ChatRequest, ChatResult, Routed, Source, Verdict, message
 from ziggie import queue
 from ziggie.errors import RoutingError, ZiggieError

@@ -7,7 +7,8 @@ class KnowledgeConfig(AppConfig):
     def ready(self) -> None:
         from knowledge.videos import owner_of
         from knowledge.waiting import waiting
-        from routing import owners, waiting_work
+        from routing.batches import waiting_work
+        from routing.reporting import owners
 
         owners.register(owner_of)
         waiting_work.register(waiting)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from knowledge.transcripts import Segment, Transcript
-from routing.tokens import estimate_tokens
+from routing.planning.tokens import estimate_tokens
 from ziggie.errors import InvalidInput
 from ziggie.values import replace
 

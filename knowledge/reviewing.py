@@ -10,7 +10,7 @@ from knowledge.models import Analysis, Video
 from knowledge.videos import announce, request_analysis
 from routing import service
 from routing.models import ReviewedOutcome, RoutedCall
-from routing.reviews import Said
+from routing.records.reviews import Said
 from routing.types import Hints, Source
 from ziggie.errors import Conflict
 

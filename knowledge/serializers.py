@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from knowledge.models import TIERS, Analysis, Creator, Video
-from routing.pricing import usd
+from routing.planning.pricing import usd
 
 FORMATS = ("vtt", "srt", "json3", "json", "txt")
 

@@ -13,8 +13,8 @@ from django.utils import timezone
 from knowledge.models import TIERS, AnalysisPart, Creator, Video, VideoTranscript
 from knowledge.transcripts import Transcript
 from routing.models import RoutedCall
-from routing.owners import Owner
-from routing.pricing import usd
+from routing.planning.pricing import usd
+from routing.reporting.owners import Owner
 from ziggie import live, queue
 from ziggie.errors import Conflict, InvalidInput, is_storable
 

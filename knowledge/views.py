@@ -13,7 +13,7 @@ from knowledge.reviewing import redo_on_cloud, review_of, say
 from knowledge.transcripts import parse
 from knowledge.videos import NewVideo, add_video, request_analysis
 from knowledge.waiting import hurry, is_out
-from routing.reviews import REVIEWING, said_in
+from routing.records.reviews import REVIEWING, said_in
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page, told
 

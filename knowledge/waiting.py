@@ -13,8 +13,8 @@ from django.db.models import F, QuerySet
 from knowledge.models import WAITS, AnalysisPart, Video
 from knowledge.videos import announce
 from routing import service
+from routing.batches.waiting_work import Waiting
 from routing.types import ChatResult, Hints, Routed, Source, Verdict
-from routing.waiting_work import Waiting
 from ziggie import queue
 from ziggie.errors import Conflict, NotFound, RoutingError
 from ziggie.ids import uuid7

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from routing import usage
-from routing.balances import balances
-from routing.provider_states import ProviderState, provider_states
+from routing.money.balances import balances
+from routing.reporting import usage
+from routing.reporting.provider_states import ProviderState, provider_states
 
 
 @dataclass(frozen=True, slots=True)

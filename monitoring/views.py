@@ -8,7 +8,7 @@ from django.views.decorators.http import require_GET
 from agents.models import AgentRun
 from knowledge.models import Video
 from monitoring import kpis, readiness
-from routing import usage
+from routing.reporting import usage
 from ziggie.pages import staff_page
 
 RECENT = 8

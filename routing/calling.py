@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 
-from routing import health, offline, warming
+from routing import offline
 from routing.adapters import claude, claude_batches, transport
 from routing.adapters.deadlines import Timeouts
 from routing.adapters.delivery import begun
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
+from routing.world import health, warming
 
 LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
 

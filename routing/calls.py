@@ -13,28 +13,23 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from routing import (
-    bodies,
-    cache,
-    envelopes,
-    ledger,
-    patterns,
-    receipts,
-    rules,
-    shadowing,
-    snapshot,
-    streaming,
-    worlds,
-)
-from routing.attempts import Answer, Walk
+from routing import shadowing, streaming
+from routing.caching import cache
 from routing.calling import Breakers, ask
-from routing.choices import Several
-from routing.circuits import LONGEST_RETRY_AFTER_SECONDS
-from routing.demand import Demand, measure
-from routing.pricing import usd
-from routing.reaching import Caller, Whole
-from routing.rerun import Circumstances, circumstances, limited
+from routing.configuration import snapshot
+from routing.money import envelopes, ledger
+from routing.planning import rules
+from routing.planning.demand import Demand, measure
+from routing.planning.pricing import usd
+from routing.planning.rerun import Circumstances, circumstances, limited
+from routing.records import bodies, receipts
 from routing.types import Attempt, Candidate, ChatRequest, Plan, Snapshot, Usage, Verdict, World
+from routing.walk import patterns
+from routing.walk.attempts import Answer, Walk
+from routing.walk.choices import Several
+from routing.walk.reaching import Caller, Whole
+from routing.world import worlds
+from routing.world.circuits import LONGEST_RETRY_AFTER_SECONDS
 from ziggie.errors import (
     AllProvidersFailed,
     BudgetExceeded,

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Iterator
 
-from routing import snapshot
 from routing.adapters import transport
+from routing.configuration import snapshot
 from routing.types import ProviderError, ProviderSpec, Source, UnsupportedByProvider
 from ziggie.background import background_loop
 from ziggie.doctor import Finding, check

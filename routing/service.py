@@ -26,21 +26,8 @@ from typing import cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from routing import envelopes, health, receipts, rules, snapshot, streaming
+from routing import streaming
 from routing.adapters.assembly import deltas_of
-from routing.attempts import Answer
-from routing.batch_changes import answered_in_vain, cancel_batch, hurry_batch
-from routing.batch_rows import (
-    BatchResult,
-    MayWait,
-    Terms,
-    batch_result,
-    batch_states,
-    has_batches,
-    in_window,
-    submit_batch,
-    unfinished,
-)
 from routing.calling import ask
 from routing.calls import (
     OpenCall,
@@ -53,9 +40,27 @@ from routing.calls import (
     settle_soon,
     why_no_answer,
 )
-from routing.kept_calls import answered, forget, fresh_id
-from routing.reviews import newest_review, review, withdraw
+from routing.configuration import snapshot
+from routing.money import envelopes
+from routing.planning import rules
+from routing.records import receipts
+from routing.records.kept_calls import answered, forget, fresh_id
+from routing.records.reviews import newest_review, review, withdraw
 from routing.types import ChatRequest, Delta, Hints, ModelSpec, Plan, Routed, message
+from routing.waiting.changes import answered_in_vain, cancel_batch, hurry_batch
+from routing.waiting.rows import (
+    BatchResult,
+    MayWait,
+    Terms,
+    batch_result,
+    batch_states,
+    has_batches,
+    in_window,
+    submit_batch,
+    unfinished,
+)
+from routing.walk.attempts import Answer
+from routing.world import health
 from ziggie import live
 from ziggie.background import background_loop
 from ziggie.errors import RoutingError

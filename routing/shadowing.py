@@ -10,12 +10,13 @@ from uuid import UUID
 import orjson
 import psycopg
 
-from routing import database, kept_requests
-from routing.attempts import Answer
-from routing.comparing import parts_text
-from routing.ledger_rows import scrubbed
-from routing.receipts import CACHE
+from routing import database
+from routing.money.ledger_rows import scrubbed
+from routing.records import kept_requests
+from routing.records.receipts import CACHE
 from routing.types import ChatRequest, Plan
+from routing.walk.attempts import Answer
+from routing.walk.comparing import parts_text
 from ziggie.errors import Unavailable
 
 logger = logging.getLogger(__name__)

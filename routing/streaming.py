@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-from routing.attempts import Walk
-from routing.reaching import Caller
 from routing.types import Candidate, ChatRequest, Delta, Plan
+from routing.walk.attempts import Walk
+from routing.walk.reaching import Caller
 
 AHEAD = 256  # pieces that a provider may be ahead of a slow client
 

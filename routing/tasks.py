@@ -2,8 +2,14 @@
 
 from django.db.models import Q
 
-from routing import batching, cache, envelopes, health, ledger, retention, shadow, snapshot
+from routing.batches import batching
+from routing.caching import cache
+from routing.configuration import snapshot
+from routing.evidence import shadow
 from routing.models import ShadowComparison
+from routing.money import envelopes, ledger
+from routing.reporting import retention
+from routing.world import health
 from ziggie import queue
 from ziggie.background import background_loop
 

@@ -81,7 +81,9 @@ def patience() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_is_remembered() -> Iterator[None]:
     """What one test configured or learned is not what the next one sees."""
-    from routing import calibration, circuits, snapshot
+    from routing.configuration import snapshot
+    from routing.walk import calibration
+    from routing.world import circuits
     from ziggie.guesses import gate
 
     def forget() -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import BudgetPeriod, Envelope, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
 from tests.seeding import seed
 from tests.servers import AnthropicServer, OllamaServer

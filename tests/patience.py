@@ -9,9 +9,12 @@ def every_limit() -> list[tuple[Any, str, float]]:
     """(where, which, how long): what gives up after a few seconds, so that others are served."""
     from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
-    from routing import database, health, ledger
+    from routing import database
     from routing.adapters import transport
-    from routing.gateway import limits, pool
+    from routing.gateway.access import limits
+    from routing.gateway.providers import pool
+    from routing.money import ledger
+    from routing.world import health
     from ziggie import live, pgrelay
 
     return [

@@ -4,7 +4,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from psycopg.sql import quote
 
-from routing import seeding
+from routing.configuration import seeding
 from routing.models import Budget, ConfigEpoch, LanguageModel, Provider, RoutingPolicy, RoutingSettings
 
 SECTIONS = (Budget, LanguageModel, Provider, RoutingPolicy, RoutingSettings)
@@ -13,7 +13,7 @@ _copies: dict[str, str] = {}  # statements, by the settings that the rows go by
 
 
 def seed() -> None:
-    """What routing.seeding.seed does, with the same ids each time; a database that is not empty is given to it."""
+    """What seeding does, with the same ids each time; a database that is not empty is given to it."""
     if any(section.objects.exists() for section in SECTIONS):
         seeding.seed()
         return

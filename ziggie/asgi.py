@@ -16,7 +16,7 @@ from routing.gateway.app import application as gateway  # noqa: E402 - see above
 from ziggie.consumers import live_socket  # noqa: E402 - see above
 
 if "daphne.http_protocol" in sys.modules:  # it runs us: it is to read no more than we take
-    from routing.gateway import mounted
+    from routing.gateway.serving import mounted
 
     mounted.install()
 

@@ -226,7 +226,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "ziggie.openapi.describe_errors",
-        "routing.gateway.openapi.describe",
+        "routing.gateway.wire.openapi.describe",
     ],
 }
 UNFOLD = {

@@ -17,7 +17,7 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
     path("api/", include("agents.api_urls")),
-    path("api/", include("routing.api_urls")),
+    path("api/", include("routing.rest.urls")),
     path("api/knowledge/", include("knowledge.api_urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),

@@ -7,8 +7,8 @@ cache keeps what stands before. The earlier ones are told all of it at the begin
 import re
 from collections.abc import Iterator
 
-from routing.adapters.deferral import is_any_deferred, said_by, with_found_tools
 from routing.adapters.wire import SIGNATURE_MARK, Json, arguments_object, digest, inline_image
+from routing.planning.deferral import is_any_deferred, said_by, with_found_tools
 from routing.types import (
     ChatRequest,
     Cited,

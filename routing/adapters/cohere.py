@@ -5,7 +5,6 @@ from typing import Any
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.cohere_answers import CohereDecoder, read_message, read_usage
-from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.openai_parts import content_block, tool_definition, tool_result_text
@@ -30,6 +29,7 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
+from routing.planning.deferral import with_found_tools
 from routing.types import (
     ChatRequest,
     ChatResult,

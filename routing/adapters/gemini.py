@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote
 
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
-from routing.adapters.deferral import said_by, with_found_tools
 from routing.adapters.documents import NO_CITATIONS, said_of
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
@@ -44,6 +43,7 @@ from routing.adapters.wire import (
     protocol_error,
     signs,
 )
+from routing.planning.deferral import said_by, with_found_tools
 from routing.types import (
     ChatRequest,
     ChatResult,

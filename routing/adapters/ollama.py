@@ -13,7 +13,6 @@ from typing import Any
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.call_ids import CallIds, refuse_too_many
 from routing.adapters.decoding import EventDecoder
-from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response, make_error
 from routing.adapters.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.logprobs import LogprobsDecoder, entries, of_the_end, refuse_silence
@@ -44,6 +43,7 @@ from routing.adapters.wire import (
     load_object,
     protocol_error,
 )
+from routing.planning.deferral import with_found_tools
 from routing.types import (
     ChatRequest,
     ChatResult,

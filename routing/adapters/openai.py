@@ -11,7 +11,6 @@ from typing import Any
 
 from routing.adapters.assembly import assembled, is_stream
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
-from routing.adapters.deferral import with_found_tools
 from routing.adapters.errors import error_from_event, error_from_response
 from routing.adapters.logprobs import LogprobsDecoder
 from routing.adapters.openai_answers import ChatDecoder, read_result
@@ -52,6 +51,7 @@ from routing.adapters.wire import (
     shortened,
     signs,
 )
+from routing.planning.deferral import with_found_tools
 from routing.types import (
     ChatRequest,
     ChatResult,

@@ -2,9 +2,9 @@
 
 from urllib.parse import urlsplit
 
-from routing.adapters.deferral import said_by
 from routing.adapters.documents import NO_CITATIONS, file_name, said_of
 from routing.adapters.wire import Json, inline_image
+from routing.planning.deferral import said_by
 from routing.types import Cited, Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
 
 # They have documents read by other means than their models, or search in them, and ask a price for that.

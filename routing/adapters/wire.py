@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from routing import pdfs
+from routing.planning import pdfs
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
 Json = dict[str, Any]

@@ -9,12 +9,14 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from math import ceil
 
-from routing import ledger, snapshot
+from routing.configuration import snapshot
 from routing.gateway import embedding, other
+from routing.gateway.access.guesses import authenticated
+from routing.gateway.access.keys import Key, book
+from routing.gateway.access.limits import OverLimit
 from routing.gateway.chat import chat, settled
 from routing.gateway.dialects import ANTHROPIC, OPENAI, RESPONSES
-from routing.gateway.guesses import authenticated
-from routing.gateway.http import (
+from routing.gateway.exchange.http import (
     END_CONNECTION,
     JSON_TYPE,
     UNDER_WAY,
@@ -27,10 +29,9 @@ from routing.gateway.http import (
     Send,
     header_text,
 )
-from routing.gateway.keys import Key, book
-from routing.gateway.limits import OverLimit
+from routing.gateway.providers.upstream import close as close_connections
 from routing.gateway.sweeping import sweep_now_and_then
-from routing.gateway.upstream import close as close_connections
+from routing.money import ledger
 from ziggie.errors import NotFound, RateLimited, RoutingError, Unavailable, ZiggieError
 from ziggie.ids import uuid7
 

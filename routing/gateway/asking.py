@@ -12,10 +12,10 @@ from routing.adapters.delivery import counted
 from routing.adapters.errors import refuse_other_content
 from routing.adapters.rewording import again
 from routing.adapters.transport import codec_for
-from routing.attempts import first_hurries
-from routing.gateway.upstream import Exchange, Ready, expect, fetch
-from routing.reaching import Caller
+from routing.gateway.providers.upstream import Exchange, Ready, expect, fetch
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Plan, ProviderError
+from routing.walk.attempts import first_hurries
+from routing.walk.reaching import Caller
 from ziggie.values import replace
 
 logger = logging.getLogger(__name__)

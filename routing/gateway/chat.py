@@ -11,22 +11,24 @@ from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
-from routing import envelopes, receipts, service
-from routing.attempts import Answer
-from routing.choices import Several
-from routing.collecting import most_read, prompt_tokens
+from routing import service
+from routing.gateway.access.keys import Key
+from routing.gateway.access.limits import Admission, limits
+from routing.gateway.access.streams import streams
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, call_headers
+from routing.gateway.exchange.http import JSON_TYPE, MAX_BODY_BYTES, ClientGone, Http
+from routing.gateway.exchange.outlet import outlet
 from routing.gateway.feed import feed
-from routing.gateway.http import JSON_TYPE, MAX_BODY_BYTES, ClientGone, Http
-from routing.gateway.keys import Key
-from routing.gateway.limits import Admission, limits
-from routing.gateway.outlet import outlet
-from routing.gateway.reading import Incoming, parse
-from routing.gateway.streams import streams
 from routing.gateway.telling import SeveralStream, Stream
-from routing.pricing import usd
+from routing.gateway.wire.reading import Incoming, parse
+from routing.money import envelopes
+from routing.planning.pricing import usd
+from routing.records import receipts
 from routing.types import ChatRequest
+from routing.walk.attempts import Answer
+from routing.walk.choices import Several
+from routing.walk.collecting import most_read, prompt_tokens
 from ziggie.errors import Forbidden, RoutingError, TooLarge, Unavailable, ZiggieError
 from ziggie.ids import id_text
 from ziggie.values import replace

@@ -5,8 +5,10 @@ from functools import lru_cache
 from typing import Protocol
 
 from routing import service
-from routing.attempts import Answer
-from routing.gateway import (
+from routing.gateway.access.limits import Standing
+from routing.gateway.access.rates import anthropic_headers, openai_headers
+from routing.gateway.exchange.http import Headers, header_text
+from routing.gateway.wire import (
     anthropic_answers,
     anthropic_wire,
     openai_answers,
@@ -15,11 +17,9 @@ from routing.gateway import (
     responses_events,
     responses_wire,
 )
-from routing.gateway.http import Headers, header_text
-from routing.gateway.limits import Standing
-from routing.gateway.rates import anthropic_headers, openai_headers
-from routing.gateway.reading import Incoming, Json
+from routing.gateway.wire.reading import Incoming, Json
 from routing.types import Candidate, Delta, StopReason, Usage
+from routing.walk.attempts import Answer
 from ziggie.errors import ZiggieError
 from ziggie.values import value
 

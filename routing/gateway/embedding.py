@@ -7,24 +7,24 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from routing import health, ledger, pricing, snapshot, worlds
 from routing.adapters.delivery import Delivery, watched
 from routing.adapters.transport import codec_for
-from routing.attempts import HTTP_OK, UNSENT
-from routing.budgets import budgets_in_scope
 from routing.calls import HOLD_SECONDS, LONGEST_CALL_SECONDS
-from routing.demand import Demand, measure
-from routing.gateway import other_wire, token_inputs
+from routing.configuration import snapshot
+from routing.gateway.access.keys import Key
+from routing.gateway.access.limits import Admission, limits
 from routing.gateway.chat import beside, check_model, envelope_of
 from routing.gateway.dialects import OPENAI
-from routing.gateway.http import JSON_TYPE, ClientGone, Http, header_text
-from routing.gateway.keys import Key
-from routing.gateway.limits import Admission, limits
+from routing.gateway.exchange.http import JSON_TYPE, ClientGone, Http, header_text
 from routing.gateway.other import NEAREST_FIRST, may_ask, named
-from routing.gateway.reading import MOST_EMBED_VALUES, hints, parse
-from routing.gateway.upstream import fetch
-from routing.ledger_rows import CallRow, UsageRow
-from routing.outcomes import outcome_of, was_at_work
+from routing.gateway.providers.upstream import fetch
+from routing.gateway.wire import other_wire, token_inputs
+from routing.gateway.wire.reading import MOST_EMBED_VALUES, hints, parse
+from routing.money import ledger
+from routing.money.ledger_rows import CallRow, UsageRow
+from routing.planning import pricing
+from routing.planning.budgets import budgets_in_scope
+from routing.planning.demand import Demand, measure
 from routing.types import (
     EMBEDS,
     ENVELOPE,
@@ -38,6 +38,9 @@ from routing.types import (
     Usage,
     message,
 )
+from routing.walk.attempts import HTTP_OK, UNSENT
+from routing.walk.outcomes import outcome_of, was_at_work
+from routing.world import health, worlds
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
 from ziggie.values import replace

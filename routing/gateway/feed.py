@@ -2,8 +2,8 @@
 
 import asyncio
 
-from routing import receipts
 from routing.loops import OfLoop
+from routing.records import receipts
 from ziggie import live
 
 PAUSE_SECONDS = 0.25

@@ -1,16 +1,15 @@
 """The gateway's smaller endpoints: models and token counts."""
 
-from routing import snapshot
 from routing.adapters.transport import codec_for
-from routing.collecting import prompt_tokens
-from routing.gateway import anthropic_answers, anthropic_wire, other_wire, responses_answers, responses_wire
+from routing.configuration import snapshot
+from routing.gateway.access.keys import Key
+from routing.gateway.access.limits import limits
 from routing.gateway.chat import check_model
 from routing.gateway.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect, route_headers
-from routing.gateway.http import JSON_TYPE, Headers, Http
-from routing.gateway.keys import Key
-from routing.gateway.limits import limits
-from routing.gateway.reading import parse
-from routing.gateway.upstream import fetch
+from routing.gateway.exchange.http import JSON_TYPE, Headers, Http
+from routing.gateway.providers.upstream import fetch
+from routing.gateway.wire import anthropic_answers, anthropic_wire, other_wire, responses_answers, responses_wire
+from routing.gateway.wire.reading import parse
 from routing.types import (
     ChatRequest,
     ModelSpec,
@@ -19,6 +18,7 @@ from routing.types import (
     Source,
     UnsupportedByProvider,
 )
+from routing.walk.collecting import prompt_tokens
 from ziggie.errors import NotFound, UnknownModel
 from ziggie.ids import uuid7
 

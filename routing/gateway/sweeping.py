@@ -6,7 +6,7 @@ import random
 
 import psycopg
 
-from routing import envelopes, ledger
+from routing.money import envelopes, ledger
 from ziggie.errors import Unavailable
 
 logger = logging.getLogger(__name__)

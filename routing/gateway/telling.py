@@ -6,14 +6,14 @@ from typing import cast
 
 from routing import service
 from routing.adapters.assembly import deltas_of
-from routing.attempts import Answer
-from routing.choices import Several
-from routing.gateway import openai_answers
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, StreamEncoder, call_headers
-from routing.gateway.http import Http
-from routing.gateway.reading import Incoming
+from routing.gateway.exchange.http import Http
+from routing.gateway.wire import openai_answers
+from routing.gateway.wire.reading import Incoming
 from routing.types import Candidate, Delta
+from routing.walk.attempts import Answer
+from routing.walk.choices import Several
 from ziggie.errors import ZiggieError
 
 STREAM_HEADERS = (

@@ -15,7 +15,7 @@ from routing.offline.conversation import Conversation, text_of
 from routing.offline.insights import MAX_CONFIDENCE, MIN_CONFIDENCE, Insights, snake
 from routing.offline.leaves import Unfillable
 from routing.offline.schema import fill
-from routing.tokens import estimate_tokens
+from routing.planning.tokens import estimate_tokens
 from routing.types import (
     ChatRequest,
     ChatResult,

@@ -7,8 +7,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
-from routing import call_search, receipt_page, reviews
 from routing.models import RoutedCall
+from routing.records import reviews
+from routing.reporting import call_search, receipt_page
 from ziggie.errors import InvalidInput
 from ziggie.pages import staff_page
 

@@ -7,9 +7,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from routing import batch_overview, explaining, rollouts, service
-from routing.explain_form import ExplainForm
-from routing.receipt_page import features
+from routing import service
+from routing.batches import overview
+from routing.evidence import explaining, rollouts
+from routing.evidence.explain_form import ExplainForm
+from routing.reporting.receipt_page import features
 from ziggie.errors import ZiggieError
 from ziggie.pages import staff_page, told
 
@@ -39,7 +41,7 @@ def rollout_page(request: HttpRequest) -> HttpResponse:
 @staff_page
 @require_GET
 def batch_page(request: HttpRequest) -> HttpResponse:
-    return render(request, "routing/batches.html", batch_overview.overview())
+    return render(request, "routing/batches.html", overview.overview())
 
 
 @staff_page

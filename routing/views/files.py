@@ -6,8 +6,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from routing import cortex, evidence, file_check, replay, routing_file
-from routing.routing_text import MAX_BYTES, decode
+from routing.configuration import routing_file
+from routing.configuration.text import MAX_BYTES, decode
+from routing.evidence import file_check, preview, replay
+from routing.importing import cortex
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page
 
@@ -42,9 +44,9 @@ def file_check_page(request: HttpRequest) -> HttpResponse:
         text, name = _text(request)
         context |= {"text": text, "name": name}
         checked = file_check.check(text, name=name)
-        days, calls = evidence.span_of(request.POST)
+        days, calls = preview.span_of(request.POST)
         if checked.policy:
-            context["replayed"] = evidence.replayed(
+            context["replayed"] = preview.replayed(
                 lambda: replay.target_of_file(text, name=name), days=days, calls=calls
             )
         context["checked"] = checked

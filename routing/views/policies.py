@@ -6,7 +6,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from routing import evidence, policies, replay, rows
+from routing.configuration import policies, rows
+from routing.evidence import preview, replay
 from routing.models import RoutingPolicy
 from ziggie.pages import needs, staff_page, told
 
@@ -37,9 +38,9 @@ def policy_page(request: HttpRequest, slug: str, version: int) -> HttpResponse:
         "policy": policy,
         "rules": [rows.rule_plain(rule) for rule in policy.rules.order_by("position")],
         "before": before,
-        "diff": evidence.as_lines(policies.difference(before, policy)),
-        "problems": evidence.problems(policy) if policy.state == "draft" else [],
-        "edits": [(edit, evidence.as_lines(edit.changes)) for edit in policy.edits.all()[:EDITS_SHOWN]],
+        "diff": preview.as_lines(policies.difference(before, policy)),
+        "problems": preview.problems(policy) if policy.state == "draft" else [],
+        "edits": [(edit, preview.as_lines(edit.changes)) for edit in policy.edits.all()[:EDITS_SHOWN]],
         "edits_shown": EDITS_SHOWN,
         "edit_count": policy.edits.count(),
     }
@@ -56,16 +57,16 @@ def policy_publish(request: HttpRequest, slug: str, version: int) -> HttpRespons
         return redirect("policy", slug, version)
     if request.method == "POST":
         return _put_live(request, policy)
-    days, calls = evidence.span_of(request.GET)
+    days, calls = preview.span_of(request.GET)
     live = RoutingPolicy.objects.filter(state="live").first()
     context = {
         "policy": policy,
         "live": live,
         "seen": policies.fingerprint(policy),
-        "diff": evidence.as_lines(policies.difference(live, policy)),
-        "problems": evidence.problems(policy),
-        "replayed": evidence.replayed(lambda: replay.target_of(policy), days=days, calls=calls),
-        "spans": {"days": evidence.DAYS, "calls": evidence.CALLS},
+        "diff": preview.as_lines(policies.difference(live, policy)),
+        "problems": preview.problems(policy),
+        "replayed": preview.replayed(lambda: replay.target_of(policy), days=days, calls=calls),
+        "spans": {"days": preview.DAYS, "calls": preview.CALLS},
     }
     return render(request, "routing/publish.html", context)
 

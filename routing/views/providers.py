@@ -6,8 +6,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from routing.models import Provider
-from routing.probing import probe
-from routing.provider_states import provider_states
+from routing.reporting.provider_states import provider_states
+from routing.world.probing import probe
 from ziggie.pages import needs, staff_page
 
 TESTING = "routing.change_provider"

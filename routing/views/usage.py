@@ -11,10 +11,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
-from routing import price_list, statements, usage
-from routing import usage_page as figures_of
 from routing.models import Provider, Statement
-from routing.pricing import usd
+from routing.planning.pricing import usd
+from routing.reporting import price_list, statements, usage
+from routing.reporting import usage_page as figures_of
 from ziggie.errors import InvalidInput, ZiggieError
 from ziggie.pages import needs, staff_page
 

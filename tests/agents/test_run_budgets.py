@@ -16,8 +16,9 @@ from agents import runner, tasks
 from agents.asking import MAX_OUTPUT_TOKENS, request_of
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
-from routing import envelopes, snapshot
+from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Envelope, LanguageModel, Reservation, RoutedCall
+from routing.money import envelopes
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.background import background_loop

@@ -7,7 +7,7 @@ from django.test import Client
 
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
-from routing import snapshot
+from routing.configuration import snapshot
 from tests.seeding import seed
 
 pytestmark = pytest.mark.django_db(transaction=True)

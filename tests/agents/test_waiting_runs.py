@@ -11,7 +11,8 @@ from django.utils import timezone
 from agents import runner, tasks, waiting
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
-from routing import batching, snapshot
+from routing.batches import batching
+from routing.configuration import snapshot
 from routing.models import BatchItem, BudgetPeriod, ProviderBatch, RoutedCall
 from tests.agents.test_run_budgets import run_of
 from tests.installation import Installation, installed

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from routing import slots
+from routing.world import slots
 from tests.flows.changes import CHANGED_WITHIN_SECONDS, CHANGES, seconds_until_in_force
 from tests.flows.jobs import assert_nothing_is_held
 from tests.flows.replicas import MODELS, Load, Replicas, Told, call, replicas

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from django.db import connection, transaction
 
-from routing import proof, snapshot
+from routing.configuration import snapshot
 from routing.gateway import chat
 from routing.models import (
     Budget,
@@ -29,6 +29,7 @@ from routing.models import (
     RoutingSettings,
     UsageRecord,
 )
+from routing.reporting import proof
 from tests.servers.anthropic import AnthropicServer
 from tests.servers.cohere import CohereServer
 from tests.servers.gemini import GeminiServer
@@ -89,12 +90,12 @@ class Serving:
 @pytest.fixture(scope="session")
 def serving(django_db_setup: None) -> Iterator[Serving]:
     """The gateway on a thread of its own, as `manage.py gateway` serves it."""
-    from routing.gateway import server
+    from routing.gateway.serving import server
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        "routing.gateway.server:application",
+        "routing.gateway.serving.server:application",
         http=server.GatewayConnection,
         lifespan="off",
         log_level="warning",

@@ -10,7 +10,7 @@ import sys
 
 
 def main(ports: list[int]) -> None:
-    from routing.gateway import server
+    from routing.gateway.serving import server
 
     for port in ports:
         pid = os.fork()

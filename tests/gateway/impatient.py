@@ -2,7 +2,7 @@
 
 from ziggie.asgi import application  # noqa: F401, I001 - first: it fills the app registry
 
-from routing.gateway import mounted
+from routing.gateway.serving import mounted
 
 mounted.HEAD_SECONDS = 1.0
 mounted.REQUEST_SECONDS = 1.0

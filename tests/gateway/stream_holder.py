@@ -10,8 +10,8 @@ from tests.child import begin
 
 
 async def main(key_id: str, limit: int) -> None:
-    from routing.gateway.keys import Key
-    from routing.gateway.streams import streams
+    from routing.gateway.access.keys import Key
+    from routing.gateway.access.streams import streams
 
     async with streams().one_of(Key(key_id, "holder", frozenset(), frozenset(), None, None, limit, None)):
         print("held", flush=True)

@@ -9,10 +9,10 @@ import pytest
 
 from routing import service
 from routing.adapters.base import WireRequest
-from routing.gateway import upstream
 from routing.gateway.asking import Preparation
-from routing.gateway.pool import Pool
-from routing.gateway.upstream import Ready, fetch
+from routing.gateway.providers import upstream
+from routing.gateway.providers.pool import Pool
+from routing.gateway.providers.upstream import Ready, fetch
 from routing.types import ChatRequest, Hints, ProviderError, message
 from tests.installation import Installation, installed
 from tests.ports import free_port

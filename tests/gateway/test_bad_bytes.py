@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 from django.db import connection
 
-from routing.gateway import http as gateway_http
-from routing.gateway import server
+from routing.gateway.exchange import http as gateway_http
+from routing.gateway.serving import server
 from routing.models import RoutedCall
 from tests.gateway.bad_requests import BODIES, CHAT, HEADS, MESSAGES, BadRequest, asked
 from tests.gateway.conftest import Gateway

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from routing.gateway import protocol
-from routing.gateway.reading import MAX_IMAGES, MAX_PARTS
+from routing.gateway.serving import protocol
+from routing.gateway.wire.reading import MAX_IMAGES, MAX_PARTS
 from routing.models import Budget, LanguageModel, RoutedCall
 from tests.gateway.conftest import Gateway
 

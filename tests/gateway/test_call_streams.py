@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from routing.adapters.assembly import deltas_of
-from routing.gateway import anthropic_answers, openai_answers
+from routing.gateway.wire import anthropic_answers, openai_answers
 from routing.types import ChatResult, Delta, Reasoning, Text, ToolCall, Usage
 
 SIGNED = Delta(reasoning_signature="gemini:one")

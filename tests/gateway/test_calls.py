@@ -13,7 +13,7 @@ import pytest
 from django.core.management import call_command
 from django.db import IntegrityError
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway
@@ -316,7 +316,7 @@ def test_the_gateway_answers_503_while_the_database_is_away_and_never_calls_a_pr
 
     from django.db import connections
 
-    from routing.gateway import keys
+    from routing.gateway.access import keys
 
     before = len(gateway.openai.requests)
     with mock.patch.dict(connections["default"].settings_dict, {"HOST": "127.0.0.1", "PORT": "1"}):

@@ -8,8 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from routing import choices, snapshot
+from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Provider, RoutedCall, RoutingRule, StoredBody, UsageRecord
+from routing.walk import choices
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, code, post
 from tests.gateway.test_clients import MODELS, OPENAI_TOOL, QUESTION, WEATHER, openai_client, servers, set_reply

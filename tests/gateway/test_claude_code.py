@@ -7,8 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from routing import snapshot
-from routing.gateway.tool_changes import MAX_REFERENCES
+from routing.configuration import snapshot
+from routing.gateway.wire.tool_changes import MAX_REFERENCES
 from routing.models import LanguageModel, Price
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import MODELS, set_reply

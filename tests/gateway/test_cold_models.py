@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import Provider, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_clients import QUESTION, openai_client

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from django.db import connection, transaction
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import Budget, RoutedCall, RoutingRule
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply

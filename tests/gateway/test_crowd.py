@@ -16,9 +16,9 @@ import pytest
 from django.db import connection
 from pytest_django import Settings
 
-from routing.gateway import crowd as crowds
-from routing.gateway.crowd import MOST_TOLD, NEW_SECONDS, Crowd, crowd
-from routing.gateway.sockets import most_files
+from routing.gateway.exchange.sockets import most_files
+from routing.gateway.serving import crowd as crowds
+from routing.gateway.serving.crowd import MOST_TOLD, NEW_SECONDS, Crowd, crowd
 from tests.gateway.conftest import Gateway, Serving
 from tests.servers.script import Reply
 from tests.ziggie.live_process import database_url, web_server
@@ -183,7 +183,7 @@ def test_a_proxy_of_ours_is_many_callers(gateway: Gateway, limit: Limit, setting
 def test_who_has_no_place_and_asks_nothing_is_left(
     gateway: Gateway, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routing.gateway.protocol.TOLD_SECONDS", 0.1)
+    monkeypatch.setattr("routing.gateway.serving.protocol.TOLD_SECONDS", 0.1)
     limit(2, 2)
     with busy(gateway, 2), connected(gateway) as client:
         assert client.recv(1) == b""

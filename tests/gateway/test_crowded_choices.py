@@ -2,9 +2,10 @@
 
 import pytest
 
-from routing import choices, snapshot
+from routing.configuration import snapshot
 from routing.gateway.asking import Preparation
 from routing.models import Circuit, Provider
+from routing.walk import choices
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_calls import code, post
 from tests.gateway.test_choices import FAILS, REPLY, change_rule, texts

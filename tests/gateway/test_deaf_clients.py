@@ -14,7 +14,7 @@ import pytest
 from django.db import connection
 
 from routing import calls
-from routing.gateway import http
+from routing.gateway.exchange import http
 from routing.models import Circuit, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply

@@ -13,7 +13,7 @@ import pytest
 from routing.adapters import transport
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.deadlines import Timeouts
-from routing.gateway import dialing, upstream
+from routing.gateway.providers import dialing, upstream
 from routing.types import ProviderError
 from tests.routing.adapters_support import provider
 from tests.servers.certificates import signed
@@ -107,7 +107,7 @@ async def failed(fetch: Fetch, url: str) -> ProviderError:
 async def test_an_address_that_does_not_answer_keeps_nobody_from_the_next(
     named: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routing.gateway.pool.CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr("routing.gateway.providers.pool.CONNECT_SECONDS", 60.0)
     named("127.0.0.2", "127.0.0.1")
     async with server() as port, deaf(port), asyncio.timeout(30):
         assert (await by_own(WireRequest("GET", f"http://provider.test:{port}/"))).body == b"hi"
@@ -194,7 +194,7 @@ async def test_a_server_without_tls_is_told_from_one_with_a_wrong_certificate() 
 async def test_an_address_that_was_reached_is_the_one_that_tls_is_spoken_with(
     named: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routing.gateway.dialing.NEXT_SECONDS", 60.0)
+    monkeypatch.setattr("routing.gateway.providers.dialing.NEXT_SECONDS", 60.0)
     named("127.0.0.1", "127.0.0.2", "127.0.0.3")
     came = []
 

@@ -5,7 +5,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from routing.gateway.anthropic_wire import decode_messages
+from routing.gateway.wire.anthropic_wire import decode_messages
 from routing.types import ChatRequest, Text, ToolResult
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import MODELS, QUESTION, anthropic_client, servers

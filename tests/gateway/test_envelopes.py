@@ -7,7 +7,8 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from routing import service, snapshot
+from routing import service
+from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Envelope, Reservation, RoutedCall
 from routing.types import ChatRequest, message
 from tests.gateway.conftest import Gateway

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from routing.gateway import leaving
+from routing.gateway.exchange import leaving
 from routing.models import Circuit
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply

@@ -17,10 +17,10 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
-from routing.gateway.keys import Key, KeyBook
-from routing.gateway.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
+from routing.gateway.access.keys import Key, KeyBook
+from routing.gateway.access.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
 from routing.models import RateBucket
-from routing.retention import forget_old_seconds
+from routing.reporting.retention import forget_old_seconds
 from tests.gateway.conftest import Gateway
 from tests.gateway.conftest import wait_until as happens
 from tests.gateway.test_calls import CHAT, code, post

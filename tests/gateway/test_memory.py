@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from routing import snapshot
 from routing.adapters.base import WireRequest
-from routing.gateway import connections, pool, upstream
-from routing.gateway.direct import DirectHttp
-from routing.gateway.server import GatewayConnection
+from routing.configuration import snapshot
+from routing.gateway.providers import connections, pool, upstream
+from routing.gateway.serving.direct import DirectHttp
+from routing.gateway.serving.server import GatewayConnection
 from routing.models import Budget, Provider
 from routing.types import ChatRequest
 from tests.gateway.conftest import Gateway, wait_until

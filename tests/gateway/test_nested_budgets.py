@@ -16,7 +16,7 @@ import psycopg
 from django.db import connection
 from django.db.models import Sum
 
-from routing import database, envelopes, ledger, proof, service
+from routing import database, service
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -27,6 +27,8 @@ from routing.models import (
     UsageRecord,
     UsageRollup,
 )
+from routing.money import envelopes, ledger
+from routing.reporting import proof
 from routing.types import ChatRequest, message
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway

@@ -9,7 +9,7 @@ import openai
 import pytest
 from django.db import transaction
 
-from routing import seeding, snapshot
+from routing.configuration import seeding, snapshot
 from routing.models import Circuit, LanguageModel, Price, Provider
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import (

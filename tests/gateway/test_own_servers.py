@@ -7,9 +7,9 @@ import httpx2
 import openai
 import pytest
 
-from routing import snapshot
-from routing.gateway.connections import Broken
-from routing.gateway.unpacking import Unpacker
+from routing.configuration import snapshot
+from routing.gateway.providers.connections import Broken
+from routing.gateway.providers.unpacking import Unpacker
 from routing.models import Circuit, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL, QUESTION, WEATHER, anthropic_client, openai_client

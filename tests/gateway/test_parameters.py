@@ -7,8 +7,8 @@ import httpx2
 import openai
 import pytest
 
-from routing import snapshot
-from routing.gateway.openai_wire import decode_chat
+from routing.configuration import snapshot
+from routing.gateway.wire.openai_wire import decode_chat
 from routing.models import Price
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import (

@@ -21,7 +21,7 @@ from routing.models import (
     StoredBody,
     UsageRecord,
 )
-from routing.pdfs import PAGE_TOKENS_LIKELY, UNSEEN_PAGES
+from routing.planning.pdfs import PAGE_TOKENS_LIKELY, UNSEEN_PAGES
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.pdf_files import encoded, pdf
 from tests.gateway.test_bodies import store, stored

@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from routing.gateway.reading import MAX_NAME, MAX_PDFS
+from routing.gateway.wire.reading import MAX_NAME, MAX_PDFS
 from routing.models import LanguageModel, Price, Provider, RoutedCall, RoutingRule
 from tests.gateway.conftest import Gateway
 from tests.gateway.pdf_files import encoded, pdf
@@ -196,7 +196,7 @@ def test_who_cannot_read_it_is_not_asked_and_named(gateway: Gateway, api: str, m
 
 def gateway_forgets() -> None:
     """The rows of this moment count."""
-    from routing import snapshot
+    from routing.configuration import snapshot
 
     snapshot.forget()
 

@@ -23,7 +23,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from routing import envelopes, ledger, proof, service, snapshot
+from routing import service
+from routing.configuration import snapshot
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -36,6 +37,8 @@ from routing.models import (
     UsageRecord,
     UsageRollup,
 )
+from routing.money import envelopes, ledger
+from routing.reporting import proof
 from routing.types import ChatRequest, message
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway

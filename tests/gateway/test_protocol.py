@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from django.core.management import call_command
 
-from routing import snapshot
-from routing.gateway import http, keys, outgoing, protocol
-from routing.gateway.direct import DirectHttp
+from routing.configuration import snapshot
+from routing.gateway.access import keys
+from routing.gateway.exchange import http
+from routing.gateway.serving import outgoing, protocol
+from routing.gateway.serving.direct import DirectHttp
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway, wait_until
 from tests.servers.script import Reply

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from routing.gateway import pulse
+from routing.gateway.providers import pulse
 
 
 async def test_a_loop_that_stood_still_has_not_listened_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,12 @@ import httpx2
 import pytest
 from django.db import connection
 
-from routing import ledger, slots, snapshot
-from routing.gateway import embedding, pool
+from routing.configuration import snapshot
+from routing.gateway import embedding
+from routing.gateway.providers import pool
 from routing.models import Budget, BudgetPeriod, Price, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
+from routing.money import ledger
+from routing.world import slots
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
 from tests.ports import free_port

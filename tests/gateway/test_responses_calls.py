@@ -8,7 +8,7 @@ import openai
 import pytest
 from django.db import transaction
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import Budget, LanguageModel, Price, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.responses_support import TOOL, are_described, ask, responses

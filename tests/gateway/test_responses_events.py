@@ -11,9 +11,9 @@ from openai._types import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 
 from routing.adapters.assembly import Assembler, deltas_of
-from routing.gateway.reading import Incoming
-from routing.gateway.responses_answers import encode_result
-from routing.gateway.responses_events import StreamEncoder
+from routing.gateway.wire.reading import Incoming
+from routing.gateway.wire.responses_answers import encode_result
+from routing.gateway.wire.responses_events import StreamEncoder
 from routing.types import ChatRequest, ChatResult, Delta, Reasoning, StopReason, Text, ToolCall, Usage, message
 from tests.bounded import BOUNDED
 from tests.gateway.responses_support import EVENT, are_described, is_described

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.gateway.reading import MAX_IMAGES, MAX_MESSAGES, MAX_TOOLS, Incoming
-from routing.gateway.responses_thinking import sealed
-from routing.gateway.responses_wire import decode_response
+from routing.gateway.wire.reading import MAX_IMAGES, MAX_MESSAGES, MAX_TOOLS, Incoming
+from routing.gateway.wire.responses_thinking import sealed
+from routing.gateway.wire.responses_wire import decode_response
 from routing.types import Image, Message, Part, Pdf, Reasoning, Text, ToolCall, ToolResult, message
 from tests.bounded import BOUNDED
 from tests.gateway.conftest import Gateway

@@ -9,7 +9,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
-from routing.gateway.openapi import describe
+from routing.gateway.wire.openapi import describe
 from tests.bounded import BOUNDED
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import MODELS, set_reply

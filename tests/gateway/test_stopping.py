@@ -16,7 +16,7 @@ import psutil
 import pytest
 from django.conf import settings
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import Provider, Reservation, RoutedCall, RoutingPolicy, RoutingRule, UsageRecord
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_processes import database_url, free_port
@@ -30,7 +30,7 @@ BODY = {"model": "gpt", "max_tokens": 50, "messages": [{"role": "user", "content
 
 SHORT_GRACE = """
 import sys
-from routing.gateway import server
+from routing.gateway.serving import server
 server.STOP_SECONDS = 1
 server.serve(host="127.0.0.1", port=int(sys.argv[2]), workers=int(sys.argv[4]))
 """

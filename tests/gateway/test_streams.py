@@ -18,8 +18,8 @@ from django.conf import settings
 from django.db import connection
 
 from routing import database
-from routing.gateway.keys import Key
-from routing.gateway.streams import MOST_BLOCKS, Streams
+from routing.gateway.access.keys import Key
+from routing.gateway.access.streams import MOST_BLOCKS, Streams
 from tests.cancelling import settles
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import QUESTION, openai_client

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from routing import proof
 from routing.gateway import sweeping
 from routing.models import Reservation, RoutedCall
+from routing.reporting import proof
 from tests.routing.test_ledger import budget, hold, snapshot
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -12,8 +12,8 @@ import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import error_from_response
-from routing.gateway import connections, upstream
-from routing.gateway.upstream import Exchange, fetch
+from routing.gateway.providers import connections, upstream
+from routing.gateway.providers.upstream import Exchange, fetch
 from routing.types import ProviderError
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

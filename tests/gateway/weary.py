@@ -2,6 +2,6 @@
 
 from ziggie.asgi import application  # noqa: F401, I001 - first: it fills the app registry
 
-from routing.gateway import mounted
+from routing.gateway.serving import mounted
 
 mounted.limits.KEPT_WAITING_SECONDS = 2.0

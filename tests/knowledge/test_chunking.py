@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from knowledge.chunking import MIN_TOKENS, split
 from knowledge.transcripts import Segment, Transcript, parse
-from routing.tokens import estimate_tokens
+from routing.planning.tokens import estimate_tokens
 from ziggie.errors import InvalidInput
 
 SAMPLE = Path(__file__).parents[2] / "knowledge" / "samples" / "talk.vtt"

@@ -15,7 +15,8 @@ from knowledge import analysis, waiting
 from knowledge.models import Analysis, AnalysisPart, Video
 from knowledge.transcripts import parse
 from knowledge.videos import NewVideo, add_video, request_analysis
-from routing import batching, snapshot
+from routing.batches import batching
+from routing.configuration import snapshot
 from routing.models import BatchItem, BudgetPeriod, ProviderBatch, RoutedCall
 from tests.flows.jobs import TALK, insights
 from tests.installation import Installation, installed

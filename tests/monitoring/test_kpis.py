@@ -9,8 +9,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from monitoring import kpis
-from routing import evidence, replay, usage
+from routing.evidence import preview, replay
 from routing.models import RoutedCall
+from routing.reporting import usage
 from tests.routing.books import book
 from tests.routing.pages_support import seen, staff_client
 from tests.seeding import seed
@@ -66,4 +67,4 @@ def test_what_a_policy_is_tried_on_is_said_beside_all_that_there_was() -> None:
     def nowhere() -> replay.Target:
         raise InvalidInput("there is no such policy")
 
-    assert [evidence.replayed(nowhere, days=days, calls=2_000).recorded for days in evidence.DAYS] == [5, 5, 15]
+    assert [preview.replayed(nowhere, days=days, calls=2_000).recorded for days in preview.DAYS] == [5, 5, 15]

@@ -4,8 +4,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-from routing import ledger
-from routing.ledger_rows import CallRow, UsageRow
+from routing.money import ledger
+from routing.money.ledger_rows import CallRow, UsageRow
 from ziggie.ids import uuid7
 
 NOON = datetime(2026, 5, 10, 12, 30, tzinfo=UTC)

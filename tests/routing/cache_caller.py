@@ -36,7 +36,7 @@ async def call(prompt: str, deadline_seconds: float | None) -> dict[str, object]
 
 if __name__ == "__main__":
     begin(sys.argv[1])
-    from routing import cache
+    from routing.caching import cache
 
     cache.LEASE_SECONDS, cache.BEAT_SECONDS = float(sys.argv[2]), float(sys.argv[3])
     deadline = float(sys.argv[4]) if len(sys.argv) > 4 else None

@@ -15,8 +15,8 @@ from tests.child import begin
 
 
 async def spend_all(budget: int, calls: int, amount: int, seed: int) -> None:
-    from routing import ledger
-    from routing.ledger_rows import CallRow, UsageRow
+    from routing.money import ledger
+    from routing.money.ledger_rows import CallRow, UsageRow
     from routing.types import PolicySpec, SettingsSpec, Snapshot
     from ziggie.errors import BudgetExceeded
     from ziggie.ids import uuid7

@@ -15,8 +15,8 @@ from tests.child import begin
 
 
 async def main(provider_id: int, limit: int, calls: int, log: str) -> None:
-    from routing import slots
     from routing.types import ProviderSpec, Source
+    from routing.world import slots
 
     provider = ProviderSpec(provider_id, "ollama", "ollama", Source.LOCAL, "", max_concurrency=limit)
     if calls == 0:

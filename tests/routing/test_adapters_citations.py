@@ -8,8 +8,8 @@ import pytest
 from routing.adapters.assembly import Assembler, assembled, deltas_of
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.transport import codec_for
-from routing.gateway.anthropic_answers import StreamEncoder, encode_result
-from routing.gateway.openai_answers import encode_result as encode_for_openai
+from routing.gateway.wire.anthropic_answers import StreamEncoder, encode_result
+from routing.gateway.wire.openai_answers import encode_result as encode_for_openai
 from routing.types import ChatResult, ProviderError, Reasoning, Text, ToolCall
 from tests.routing.specs import ANTHROPIC
 

@@ -9,8 +9,8 @@ import pytest
 from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
-from routing.collecting import Collector
 from routing.types import ChatResult, ProviderError, StopReason, Tool, UnsupportedByProvider
+from routing.walk.collecting import Collector
 from tests.routing.adapters_support import ask, model
 
 CODEC = CODECS["ollama"]()

@@ -10,7 +10,7 @@ import pytest
 from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import WireRequest, WireResponse
-from routing.gateway import anthropic_answers, anthropic_wire, openai_answers, openai_wire
+from routing.gateway.wire import anthropic_answers, anthropic_wire, openai_answers, openai_wire
 from routing.types import ChatResult, Delta, Message, ProviderError, Reasoning, Text, ToolCall, Usage, message
 from tests.routing.adapters_support import ask, model, provider, run_decoder
 from tests.routing.test_adapters_dialects import CALL, CITY, chunk, completion, gemini, sse

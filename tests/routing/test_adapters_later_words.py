@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
-from routing.demand import measure
+from routing.planning.demand import measure
 from routing.types import ChatRequest, Message, Tool, ToolCall, ToolResult, message
 from tests.routing.adapters_support import ask, model
 from ziggie.values import replace

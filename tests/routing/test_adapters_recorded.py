@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from routing.adapters import CODECS
 from routing.adapters.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, WireRequest, WireResponse
-from routing.gateway import anthropic_answers, openai_answers
+from routing.gateway.wire import anthropic_answers, openai_answers
 from routing.types import ChatResult, ProviderError, ToolCall
 from tests.routing.adapters_support import run_decoder
 

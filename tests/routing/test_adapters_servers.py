@@ -11,7 +11,7 @@ from routing.adapters.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.errors import error_from_response
 from routing.adapters.rewording import again
-from routing.gateway import anthropic_answers
+from routing.gateway.wire import anthropic_answers
 from routing.types import (
     ChatRequest,
     ChatResult,

@@ -8,9 +8,9 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from routing import policies, rows, snapshot
-from routing.admin_forms import BudgetForm, LanguageModelForm, ProviderForm, RuleForm, SettingsForm
-from routing.configuration import PolicyEntry, RuleEntry
+from routing.admin.forms import BudgetForm, LanguageModelForm, ProviderForm, RuleForm, SettingsForm
+from routing.configuration import policies, rows, snapshot
+from routing.configuration.shape import PolicyEntry, RuleEntry
 from routing.models import (
     Budget,
     BudgetPeriod,

@@ -9,8 +9,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from routing import retention
 from routing.models import BatchItem, BudgetPeriod, RoutedCall
+from routing.reporting import retention
 from tests.installation import Installation, installed
 from tests.routing.test_batches import tick
 from tests.servers import Reply

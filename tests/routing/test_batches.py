@@ -9,8 +9,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from routing import batching, policies, replay, service, snapshot, tasks
-from routing.batch_rows import in_window, next_change
+from routing import service, tasks
+from routing.batches import batching
+from routing.configuration import policies, snapshot
+from routing.evidence import replay
 from routing.models import (
     BatchItem,
     Budget,
@@ -24,6 +26,7 @@ from routing.models import (
     StoredBody,
 )
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
+from routing.waiting.rows import in_window, next_change
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import Conflict, InvalidInput, NotFound
@@ -357,7 +360,7 @@ def test_what_cannot_be_kept_is_refused(here: Installation) -> None:
 
 
 def test_a_request_is_kept_whole(here: Installation) -> None:
-    from routing import kept_requests
+    from routing.records import kept_requests
 
     request = ChatRequest(
         messages=(Message("user", (Text("look"), Image(media_type="image/png", data="AAAA"))),),

@@ -8,9 +8,11 @@ from typing import Any
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 
-from routing import health, service, snapshot
+from routing import service
+from routing.configuration import snapshot
 from routing.models import RoutedCall
 from routing.types import ChatRequest, Hints, Routed, message
+from routing.world import health
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import DeadlineExceeded, NoRoute

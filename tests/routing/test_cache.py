@@ -11,8 +11,10 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from routing import cache, ledger, service, tasks
+from routing import service, tasks
+from routing.caching import cache
 from routing.models import CachedAnswer, RoutedCall, RoutingPolicy
+from routing.money import ledger
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Tool, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Call, Reply

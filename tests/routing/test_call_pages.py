@@ -9,10 +9,14 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from routing import calibration, call_search, service, shadow, snapshot
+from routing import service
+from routing.configuration import snapshot
+from routing.evidence import shadow
 from routing.models import Circuit, Price, Provider, ProviderDay, RoutedCall
-from routing.receipt_page import Tried, confidence, features, findings
+from routing.reporting import call_search
+from routing.reporting.receipt_page import Tried, confidence, features, findings
 from routing.types import ChatRequest, Hints, Routed, message
+from routing.walk import calibration
 from tests.installation import Installation, installed
 from tests.routing.pages_support import seen, staff_client
 from tests.routing.test_patterns_cascade import drafted, reviewed

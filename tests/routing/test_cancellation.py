@@ -8,9 +8,13 @@ from typing import Any
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 
-from routing import cache, database, health, ledger, service, slots, snapshot, worlds
+from routing import database, service
+from routing.caching import cache
+from routing.configuration import snapshot
 from routing.models import BudgetPeriod
+from routing.money import ledger
 from routing.types import ChatRequest, Hints, ProviderError, message
+from routing.world import health, slots, worlds
 from tests.cancelling import cancelled_everywhere, settles
 from tests.installation import Installation, installed
 from tests.servers import Reply

@@ -7,9 +7,10 @@ import pytest
 from django.db import transaction
 from django.test import override_settings
 
-from routing import rows, rules, seeding, snapshot, validation
-from routing.explaining import request_of
+from routing.configuration import rows, seeding, snapshot, validation
+from routing.evidence.explaining import request_of
 from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
+from routing.planning import rules
 from routing.types import EMBEDS, BudgetState, Hints, Plan, Snapshot, World
 from tests.routing.specs import NOON
 from ziggie.errors import ConfigurationError

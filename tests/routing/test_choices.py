@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from routing import choices as several
-from routing import policies, replay, service
+from routing import service
+from routing.configuration import policies
+from routing.evidence import replay
 from routing.models import RoutedCall, RoutingPolicy
 from routing.types import ChatRequest, ChatResult, Delta, Hints, Routed, Verdict, message
+from routing.walk import choices as several
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from tests.servers.script import Fault

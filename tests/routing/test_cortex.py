@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from routing import seeding
-from routing.conditions import Comparison, ConditionError, Flag, alternatives
-from routing.cortex import Report, convert, import_draft
+from routing.configuration import seeding
+from routing.importing.conditions import Comparison, ConditionError, Flag, alternatives
+from routing.importing.cortex import Report, convert, import_draft
 from routing.models import RoutingPolicy
 from ziggie.errors import InvalidInput
 

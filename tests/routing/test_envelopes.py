@@ -9,8 +9,10 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError
 
-from routing import database, envelopes, ledger, proof
+from routing import database
 from routing.models import BudgetPeriod, Envelope, Reservation, RoutedCall
+from routing.money import envelopes, ledger
+from routing.reporting import proof
 from routing.types import ENVELOPE
 from tests.routing.test_ledger import budget, counters, receipt, run, snapshot
 from ziggie.errors import BudgetExceeded, Conflict, InvalidInput

@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 
-from routing import calling, rules
+from routing import calling
 from routing.adapters import transport
-from routing.attempts import UNSENT, Answer, Walk
-from routing.batch_answers import Nobody
-from routing.gateway import pool, upstream
+from routing.batches.answers import Nobody
 from routing.gateway.asking import ask_whole, asker
-from routing.reaching import Caller
+from routing.gateway.providers import pool, upstream
+from routing.planning import rules
 from routing.types import (
     Candidate,
     ChatRequest,
@@ -33,6 +32,8 @@ from routing.types import (
     When,
     World,
 )
+from routing.walk.attempts import UNSENT, Answer, Walk
+from routing.walk.reaching import Caller
 from tests.routing.adapters_support import KEY, ask, model, provider
 from tests.servers import AnthropicServer, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply
 from tests.servers.base import ProviderServer

@@ -9,9 +9,11 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from routing import circuits, database, health, snapshot, worlds
+from routing import database
+from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Circuit, LanguageModel, Provider, ProviderDay, RoutingPolicy
 from routing.types import BudgetState, ErrorKind, ModelSpec, ProviderError, Snapshot, World
+from routing.world import circuits, health, worlds
 from tests.servers.ollama import OllamaServer
 from ziggie.pglayer import PostgresChannelLayer
 from ziggie.values import replace

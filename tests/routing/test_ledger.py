@@ -13,9 +13,11 @@ from django.db import IntegrityError
 from django.db.models import F, Sum
 from msgspec.structs import asdict
 
-from routing import coalescing, database, keeping, ledger, proof
-from routing.ledger_rows import CallRow, UsageRow
+from routing import database
 from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, RoutingSettings, UsageRecord, UsageRollup
+from routing.money import coalescing, keeping, ledger
+from routing.money.ledger_rows import CallRow, UsageRow
+from routing.reporting import proof
 from routing.types import Attempt, BudgetSpec, PolicySpec, SettingsSpec, Snapshot
 from ziggie.errors import BudgetExceeded, InvalidInput
 from ziggie.ids import uuid7

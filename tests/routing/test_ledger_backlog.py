@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from routing import coalescing, database, ledger
+from routing import database
 from routing.models import RoutedCall
+from routing.money import coalescing, ledger
 from tests.routing.test_ledger import budget, hold, receipt, snapshot
 from ziggie.errors import Unavailable
 from ziggie.ids import uuid7

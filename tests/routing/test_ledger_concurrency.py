@@ -14,8 +14,8 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Sum
 
-from routing import ledger
 from routing.models import Budget, BudgetPeriod, Reservation, RoutedCall, UsageRecord, UsageRollup
+from routing.money import ledger
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

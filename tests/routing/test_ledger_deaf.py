@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from django.db import connections
 
-from routing import database, ledger
-from routing.lines import Line
+from routing import database
 from routing.models import Budget, BudgetPeriod, Reservation
+from routing.money import ledger
+from routing.money.lines import Line
 from routing.types import PolicySpec, SettingsSpec, Snapshot
 from ziggie.errors import Unavailable
 from ziggie.ids import uuid7

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from routing import envelopes, ledger
-from routing.ledger_rows import CallRow, UsageRow
 from routing.models import Budget, BudgetPeriod, Envelope, Reservation, UsageRecord, UsageRollup
+from routing.money import envelopes, ledger
+from routing.money.ledger_rows import CallRow, UsageRow
 from routing.types import ENVELOPE, PolicySpec, SettingsSpec, Snapshot
 from ziggie.errors import BudgetExceeded
 from ziggie.ids import uuid7

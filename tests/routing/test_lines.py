@@ -16,7 +16,7 @@ import uvloop
 from django.db import connections
 
 from routing import database
-from routing.lines import Line
+from routing.money.lines import Line
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

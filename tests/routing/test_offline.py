@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing import offline, pattern_prompts
-from routing.judging import repair_request
-from routing.tokens import estimate_tokens
+from routing import offline
+from routing.planning.tokens import estimate_tokens
 from routing.types import (
     ChatRequest,
     Image,
@@ -26,6 +25,8 @@ from routing.types import (
     UnsupportedByProvider,
     message,
 )
+from routing.walk import pattern_prompts
+from routing.walk.judging import repair_request
 
 NOTHING = "Offline extractive: nothing in the prompt answers this; no language model was available."
 METRICS = """Current metrics:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing import calibration, service
+from routing import service
 from routing.models import ReviewedOutcome, RoutedCall
 from routing.types import ChatResult, Verdict
+from routing.walk import calibration
 from tests.installation import Installation, installed
 from tests.routing.test_patterns import ask, parts, prompt_of, roles
 from tests.servers import Reply

@@ -10,10 +10,11 @@ from typing import Any
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
 import pytest
 
-from routing import patterns, service
+from routing import service
 from routing.models import BudgetPeriod, RoutedCall
 from routing.types import ChatRequest, Hints, Tool, message
-from routing.voting import normalised
+from routing.walk import patterns
+from routing.walk.voting import normalised
 from tests.flows.system import until
 from tests.installation import Installation, installed
 from tests.routing.test_patterns import REVIEWING, ask, parts, prompt_of

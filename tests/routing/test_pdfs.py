@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from routing import kept_requests
 from routing.adapters.transport import codec_for
-from routing.collecting import prompt_tokens
-from routing.comparing import as_text
-from routing.demand import measure
-from routing.pdfs import MOST_PAGES, PAGE_TOKENS_LIKELY, pages_likely, tokens_at_most
-from routing.pricing import worst_case_microusd
-from routing.rules import plan
+from routing.planning.demand import measure
+from routing.planning.pdfs import MOST_PAGES, PAGE_TOKENS_LIKELY, pages_likely, tokens_at_most
+from routing.planning.pricing import worst_case_microusd
+from routing.planning.rules import plan
+from routing.records import kept_requests
 from routing.types import ChatRequest, Cited, Hints, Message, Pdf, PriceTier, Text, UnsupportedByProvider
+from routing.walk.collecting import prompt_tokens
+from routing.walk.comparing import as_text
 from tests.gateway.pdf_files import encoded, pdf
 from tests.routing.specs import (
     ANTHROPIC,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from routing import policies, snapshot
-from routing.configuration import PolicyEntry, RuleEntry
+from routing.configuration import policies, snapshot
+from routing.configuration.shape import PolicyEntry, RuleEntry
 from routing.models import ConfigEpoch, RoutedCall, RoutingPolicy
 from tests.seeding import seed
 from ziggie.errors import Conflict, InvalidInput

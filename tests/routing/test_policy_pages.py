@@ -8,7 +8,8 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from routing import policies, routing_file, service, snapshot
+from routing import service
+from routing.configuration import policies, routing_file, snapshot
 from routing.models import BatchItem, ProviderBatch, RoutingPolicy, RoutingRule, ShadowComparison
 from routing.types import ChatRequest, Hints, message
 from tests.installation import Installation, installed

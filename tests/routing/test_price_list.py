@@ -11,8 +11,9 @@ from django.core.management import call_command
 from django.test import Client
 from genai_prices import data_snapshot
 
-from routing import price_list, rows, snapshot
+from routing.configuration import rows, snapshot
 from routing.models import LanguageModel, Price, Provider
+from routing.reporting import price_list
 from tests.seeding import seed
 from ziggie.errors import InvalidInput
 

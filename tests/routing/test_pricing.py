@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routing.pricing import (
+from routing.planning.pricing import (
     affordable_output_tokens,
     baseline_microusd,
     cost_microusd,

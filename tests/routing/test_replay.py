@@ -13,9 +13,11 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 
-from routing import policies, replay, service, snapshot
+from routing import service
+from routing.configuration import policies, snapshot
+from routing.configuration.routing_file import export_data
+from routing.evidence import replay
 from routing.models import Budget, BudgetPeriod, Provider, RoutedCall, RoutingPolicy
-from routing.routing_file import export_data
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
 from tests.installation import Installation, installed
 from tests.servers import Reply

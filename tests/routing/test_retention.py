@@ -10,7 +10,6 @@ from django.db import connection, connections, transaction
 from django.test import Client
 
 from monitoring import schedules
-from routing import proof, retention, usage
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -21,6 +20,7 @@ from routing.models import (
     UsageRecord,
     UsageRollup,
 )
+from routing.reporting import proof, retention, usage
 from tests.routing.books import NOON, book
 from ziggie.ids import uuid7
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 
-from routing import snapshot
+from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, LanguageModel, Provider, RoutingPolicy
 from tests.seeding import seed
 from ziggie.models import create_api_key

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
-from routing import seeding, snapshot
+from routing.configuration import seeding, snapshot
 from routing.models import RoutingPolicy
 from ziggie.errors import InvalidInput, NotFound, TooLarge, UnknownModel
 

@@ -8,10 +8,10 @@ import pytest
 from django.conf import settings as django_settings
 from django.core.management import call_command
 
-from routing import snapshot
-from routing.routing_file import apply
-from routing.rules import plan
-from routing.seeding import seed
+from routing.configuration import snapshot
+from routing.configuration.routing_file import apply
+from routing.configuration.seeding import seed
+from routing.planning.rules import plan
 from tests.routing.specs import ask, budget, left, rule
 from tests.routing.specs import snapshot as configuration
 from ziggie.errors import InvalidInput

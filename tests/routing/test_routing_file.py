@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
-from routing import rows, snapshot
+from routing.configuration import rows, snapshot
+from routing.configuration.routing_file import apply, export
+from routing.configuration.text import MAX_BYTES, decode, parse
 from routing.models import Budget, ConfigEpoch, LanguageModel, Price, Provider, RoutingPolicy, RoutingSettings
-from routing.routing_file import apply, export
-from routing.routing_text import MAX_BYTES, decode, parse
 from tests.seeding import seed
 from ziggie.errors import InvalidInput, TooLarge
 from ziggie.models import create_api_key

@@ -1,10 +1,10 @@
 import pytest
 from msgspec import to_builtins
 
-from routing.budgets import budgets_in_scope
-from routing.demand import from_json, measure
-from routing.roles import WRAPPING_TOKENS
-from routing.rules import decide, plan
+from routing.planning.budgets import budgets_in_scope
+from routing.planning.demand import from_json, measure
+from routing.planning.roles import WRAPPING_TOKENS
+from routing.planning.rules import decide, plan
 from routing.types import (
     SHADOW,
     Dropped,

@@ -6,10 +6,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.budgets import budgets_in_scope
-from routing.demand import measure
-from routing.pricing import is_free, worst_case_microusd
-from routing.rules import plan
+from routing.planning.budgets import budgets_in_scope
+from routing.planning.demand import measure
+from routing.planning.pricing import is_free, worst_case_microusd
+from routing.planning.rules import plan
 from routing.types import (
     BudgetState,
     ChatRequest,

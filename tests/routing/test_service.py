@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from routing import patience, service
+from routing import service
 from routing.models import Budget, RoutedCall
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
+from routing.walk import patience
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.errors import BudgetExceeded, DeadlineExceeded, UnknownModel, Unsupported

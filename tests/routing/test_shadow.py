@@ -12,8 +12,9 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing import policies, service, shadow, shadowing, snapshot, tasks
-from routing.comparing import Preference, question, win_rate, winner
+from routing import service, shadowing, tasks
+from routing.configuration import policies, snapshot
+from routing.evidence import shadow
 from routing.models import (
     Budget,
     BudgetPeriod,
@@ -24,6 +25,7 @@ from routing.models import (
     ShadowComparison,
 )
 from routing.types import ChatRequest, Hints, Routed, message
+from routing.walk.comparing import Preference, question, win_rate, winner
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.background import background_loop

@@ -10,8 +10,9 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from routing import database, slots
+from routing import database
 from routing.types import ProviderError, ProviderSpec, Source
+from routing.world import slots
 from tests.cancelling import settles
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -13,9 +13,10 @@ from django.db import connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from routing import database, snapshot
+from routing import database
+from routing.configuration import snapshot
+from routing.configuration.seeding import seed
 from routing.models import Budget, LanguageModel, Price, Provider, RoutingPolicy, RoutingRule, RoutingSettings
-from routing.seeding import seed
 from routing.types import Range, Source
 from ziggie.errors import ConfigurationError, Unavailable
 

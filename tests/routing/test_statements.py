@@ -11,9 +11,9 @@ from django.contrib.auth.models import Permission
 from django.core.management import call_command
 from django.test import Client
 
-from routing import statement_files, statement_google, statements
 from routing.models import LanguageModel, Provider, Statement, StatementLine
-from routing.statement_files import read
+from routing.reporting import statement_files, statement_google, statements
+from routing.reporting.statement_files import read
 from tests.routing.books import book
 from ziggie.errors import Conflict, InvalidInput
 

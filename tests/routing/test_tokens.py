@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.tokens import estimate_tokens
+from routing.planning.tokens import estimate_tokens
 
 
 @pytest.mark.parametrize(

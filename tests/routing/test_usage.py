@@ -13,10 +13,12 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.test import Client
 
-from routing import ledger, usage, usage_api
-from routing.ledger_rows import CallRow, UsageRow
 from routing.management.commands.usage import BooksDisagree
 from routing.models import UsageRecord, UsageRollup
+from routing.money import ledger
+from routing.money.ledger_rows import CallRow, UsageRow
+from routing.reporting import usage
+from routing.rest import usage as usage_api
 from ziggie.ids import uuid7
 
 pytestmark = pytest.mark.django_db(transaction=True)

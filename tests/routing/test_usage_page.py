@@ -11,9 +11,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from routing import chart
-from routing.chart import Amounts
 from routing.models import Budget, RoutedCall, RoutingSettings
+from routing.reporting import chart
+from routing.reporting.chart import Amounts
 from tests.routing.books import NOON, book
 from ziggie.models import create_api_key
 

@@ -10,8 +10,8 @@ from django.db import connection
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from routing import proof, retention, usage
 from routing.models import RoutingSettings, UsageRecord
+from routing.reporting import proof, retention, usage
 from tests.routing.books import book
 
 pytestmark = pytest.mark.django_db(transaction=True)

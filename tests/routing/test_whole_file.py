@@ -14,9 +14,9 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from routing import routing_file, snapshot
+from routing.configuration import routing_file, snapshot
+from routing.configuration.text import MAX_BYTES
 from routing.models import RoutingPolicy
-from routing.routing_text import MAX_BYTES
 from tests.routing.test_routing_file import HOSTILE
 from tests.seeding import seed
 from ziggie.errors import ZiggieError
@@ -184,8 +184,8 @@ READ = """
 import os, resource, sys
 import django
 django.setup()
-from routing.reading import read
-from routing.routing_text import decode, parse
+from routing.configuration.reading import read
+from routing.configuration.text import decode, parse
 from ziggie.errors import ZiggieError
 def most_memory():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

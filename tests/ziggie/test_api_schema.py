@@ -13,9 +13,9 @@ from schemathesis.specs.openapi.checks import ignored_auth, negative_data_reject
 
 from agents.seeding import seed as seed_agents
 from knowledge.seeding import seed as seed_knowledge
+from routing.configuration.seeding import seed as seed_routing
 from routing.gateway.app import ENDPOINTS
 from routing.gateway.other import MODEL_PATH
-from routing.seeding import seed as seed_routing
 from tests.bounded import BOUNDED
 from ziggie.models import SCOPES, create_api_key
 

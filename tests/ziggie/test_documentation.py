@@ -78,3 +78,10 @@ def test_every_endpoint_of_the_gateway_is_in_its_guide() -> None:
     guide = re.sub(r"SLUG", "{slug}", GUIDES["docs/gateway.md"])
     assert len(paths) > 4
     assert {path for path in paths if f"{path}`" not in guide} == set()
+
+
+def test_every_room_of_routing_is_in_the_guide_to_the_code() -> None:
+    rooms = {folder.parent.name for folder in (ROOT / "routing").glob("*/__init__.py")} - {"migrations"}
+    guide = GUIDES["docs/architecture.md"]
+    assert len(rooms) > 15
+    assert {room for room in rooms if f"`{room}/`" not in guide} == set()

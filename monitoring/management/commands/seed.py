@@ -5,7 +5,7 @@ from typing import Any
 from agents.seeding import seed as seed_agents
 from knowledge.seeding import seed as seed_knowledge
 from monitoring import schedules
-from routing.seeding import seed as seed_routing
+from routing.configuration.seeding import seed as seed_routing
 from ziggie.commands import ZiggieCommand
 
 

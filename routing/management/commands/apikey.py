@@ -9,9 +9,9 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from routing.ledger import MAX_MICROUSD
 from routing.models import Budget
-from routing.pricing import microusd
+from routing.money.ledger import MAX_MICROUSD
+from routing.planning.pricing import microusd
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.models import SCOPES, ApiKey, create_api_key, rotate

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
-from routing import snapshot
+from routing.configuration import snapshot
 from ziggie.checks import TAG
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import ConfigurationError, InvalidInput
@@ -34,7 +34,7 @@ class Command(ZiggieCommand):
         _try_port(options["host"], port)
         snapshot.load()  # what is wrong with the configuration is said in one line, before any worker starts
         connection.close()
-        from routing.gateway.server import serve
+        from routing.gateway.serving.server import serve
 
         self.stdout.write(f"The gateway listens on http://{options['host']}:{port}/v1 ({workers} worker(s)).")
         self.stdout.flush()

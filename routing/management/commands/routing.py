@@ -41,7 +41,7 @@ class Command(ZiggieCommand):
         }[options["action"]](options)
 
     def _apply(self, options: dict[str, Any]) -> None:
-        from routing.routing_file import apply
+        from routing.configuration.routing_file import apply
 
         changes = apply(read_text(options["file"]), by=BY, name=options["file"])
         for warning in changes.warnings:
@@ -50,18 +50,18 @@ class Command(ZiggieCommand):
         self.emit({}, "Changed " + ", ".join(written))
 
     def _export(self, options: dict[str, Any]) -> None:
-        from routing.routing_file import export
+        from routing.configuration.routing_file import export
 
         self.emit({}, export(options["format"]))
 
     def _import_cortex(self, options: dict[str, Any]) -> None:
-        from routing.cortex import import_draft
+        from routing.importing.cortex import import_draft
 
         report = import_draft(read_text(options["file"]), slug=options["slug"], by=BY, name=options["file"])
         self.emit(report.as_json(), report.as_text())
 
     def _explain(self, options: dict[str, Any]) -> None:
-        from routing import explaining
+        from routing.evidence import explaining
 
         hints = Hints(
             task_kind=options["task_kind"],
@@ -76,7 +76,7 @@ class Command(ZiggieCommand):
         self.emit(explained, explaining.as_text(explained))
 
     def _replay(self, options: dict[str, Any]) -> None:
-        from routing import replay
+        from routing.evidence import replay
 
         if options["check"] == bool(options["policy"]):
             raise InvalidInput("name a policy to replay, or say --check")
@@ -117,7 +117,7 @@ def _add_explain(actions: Any) -> None:
 
 def read_text(path: str) -> str:
     """Raises NotFound, TooLarge or InvalidInput. No more than the limit is ever read."""
-    from routing.routing_text import MAX_BYTES, decode
+    from routing.configuration.text import MAX_BYTES, decode
 
     try:
         with Path(path).open("rb") as file:

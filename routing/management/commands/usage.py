@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from routing import price_list, proof, retention, statements, usage
+from routing.reporting import price_list, proof, retention, statements, usage
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import InvalidInput, ZiggieError
 

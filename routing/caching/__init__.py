@@ -1,0 +1,1 @@
+"""Answers that equal requests may share."""

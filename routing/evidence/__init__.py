@@ -1,0 +1,1 @@
+"""What would be otherwise under another policy: explained, replayed, compared beside real traffic."""

@@ -1,0 +1,1 @@
+"""HTTP to providers: connections that are kept, and exchanges over them."""

@@ -1,0 +1,87 @@
+"""The gateway as a server of its own: uvicorn's processes, signals and sockets, uvloop, and our own connections."""
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Awaitable
+from typing import Any
+
+import django
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.gateway_settings")
+django.setup()
+
+from routing.gateway import app  # noqa: E402 - needs the app registry
+from routing.gateway.exchange.http import Http, Receive, Scope, Send  # noqa: E402 - the same
+from routing.gateway.exchange.sockets import allow_many  # noqa: E402 - the same
+from routing.gateway.serving.protocol import Connection  # noqa: E402 - the same
+from routing.gateway.serving.refusals import UNREAD, refusal  # noqa: E402 - the same
+from ziggie.errors import ConfigurationError  # noqa: E402 - the same
+
+STOP_SECONDS = 20
+START_SECONDS = 30  # a worker that says nothing for so long is replaced; on a busy machine one needs some to begin
+BACKLOG = 2048
+
+# A request makes some hundreds of short-lived objects and no cycles. With Python's own thresholds the collector
+# walks all of Django's objects again and again, which costs a quarter of the time.
+COLLECT_AFTER, COLLECT_OLDER_AFTER, COLLECT_OLDEST_AFTER = 20_000, 10, 10
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """The gateway in a process of its own."""
+    if scope["type"] == "lifespan":
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER, COLLECT_OLDER_AFTER, COLLECT_OLDEST_AFTER)
+    await app.application(scope, receive, send)
+
+
+class GatewayConnection(Connection):
+    def serve(self, http: Http) -> Awaitable[None]:
+        return app.serve(http)
+
+    def refusal(self, status: int, url: bytes) -> bytes:
+        return refusal(UNREAD[status], url)
+
+
+def serve(*, host: str, port: int, workers: int) -> None:
+    """Runs until SIGINT or SIGTERM, and returns or exits with 0; calls that are under way are finished first, as far
+    as that takes no longer than STOP_SECONDS. Raises ConfigurationError where no worker could start."""
+    allow_many()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn answers signals itself while it runs, and sends them to whoever was there before when it is done.
+        signal.signal(number, lambda *_: sys.exit(0))
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "http": GatewayConnection,
+        "loop": "uvloop",
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        "date_header": False,
+        "proxy_headers": False,
+        "log_level": "warning",
+        "timeout_graceful_shutdown": STOP_SECONDS,
+        "timeout_worker_healthcheck": START_SECONDS,
+        "backlog": BACKLOG,
+    }
+    has_failed = False
+    config = uvicorn.Config("routing.gateway.serving.server:application", **options)
+    if workers == 1:
+        try:
+            uvicorn.Server(config).run()
+        except SystemExit as end:
+            has_failed = end.code == STARTUP_FAILURE
+    else:
+        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
+        supervisor.run()
+        has_failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
+    if has_failed:
+        raise ConfigurationError("the gateway could not start; the log says why")

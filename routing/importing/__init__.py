@@ -1,0 +1,1 @@
+"""The users' older JSON of rules, read into a draft policy."""

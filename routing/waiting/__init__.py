@@ -1,0 +1,1 @@
+"""Work that may wait, as rows. The batches do it."""

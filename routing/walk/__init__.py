@@ -1,0 +1,1 @@
+"""Getting an answer by a plan: candidates one after another, patterns, and whether an answer will do."""

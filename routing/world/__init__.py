@@ -1,0 +1,1 @@
+"""How things are just now, for all processes: circuits, slots, daily counts."""

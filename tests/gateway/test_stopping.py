@@ -114,7 +114,8 @@ def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
 def test_the_use_of_a_key_just_before_the_end_is_written_down(gateway: Gateway, tmp_path: Path) -> None:
     never_soon = """
 import sys
-from routing.gateway import keys, server
+from routing.gateway.access import keys
+from routing.gateway.serving import server
 keys.USED_SECONDS = 3600
 server.serve(host="127.0.0.1", port=int(sys.argv[2]), workers=int(sys.argv[4]))
 """

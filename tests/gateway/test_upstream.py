@@ -145,10 +145,10 @@ async def test_a_request_that_ends_its_server_is_not_sent_to_the_next(
 
 async def test_a_refusal_counts_though_its_body_breaks_off() -> None:
     broken = b"HTTP/1.1 503 Unavailable\r\ncontent-length: 100\r\n\r\nbusy"
-    async with serving(saying(broken), saying(broken)) as sent:
+    async with serving(saying(broken)) as sent:
         answer = await fetch(sent, idle_seconds=30)
-        async with Exchange(sent, idle_seconds=30) as exchange:
-            assert (await exchange.read()).body == b"busy"
+    async with serving(saying(broken)) as sent, Exchange(sent, idle_seconds=30) as exchange:
+        assert (await exchange.read()).body == b"busy"
     assert (answer.status, error_from_response(answer, sent).kind) == (503, "overloaded")
 
 

@@ -239,7 +239,7 @@ class Several(Walk):
                 return
         except asyncio.CancelledError:  # by who waits for it, and for nothing more
             return
-        except Exception as error:
+        except Exception as error:  # whatever it was, who waits for all of them raises it
             failures[choice.index] = error
         choice.signs.gives_up()
 

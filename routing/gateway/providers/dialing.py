@@ -66,7 +66,7 @@ async def _reached(family: int, place: tuple[str, int]) -> socket.socket:
         made.setblocking(False)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(made, place)
-    except BaseException as error:
+    except BaseException as error:  # the socket is closed also where who dials is cancelled
         if made is not None:
             made.close()
         if isinstance(error, OSError):

@@ -7,6 +7,7 @@ from routing.gateway.wire.image_parts import image_type
 from routing.gateway.wire.reading import (
     Json,
     flag,
+    mapping,
     needed,
     refuse,
     schema,
@@ -79,8 +80,18 @@ def _named(tools: tuple[Tool, ...], named: Collection[str]) -> tuple[Tool, ...]:
     return tuple(kept)
 
 
-def answer_form(asked: Json, where: str) -> Json:
-    """The fields of a ChatRequest that say of which schema the answer is."""
+def answer_form(form: Json, where: str, *, within: str = "") -> Json:
+    """The fields of a ChatRequest that say what form the answer has. `within` is the field that a schema stands in,
+    where it does not stand beside its type."""
+    kind = form.get("type", "text")
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json_object": True}
+    if kind != "json_schema":
+        refuse(f"{where}type", "must be text, json_object or json_schema")
+    asked = mapping(form, within, where) if within else form
+    where = f"{where}{within}." if within else where
     return {
         "json_schema": schema(needed(asked, "schema", where), f"{where}schema"),
         "json_schema_name": text(asked, "name", where, default="answer"),

@@ -96,7 +96,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     logprobs, choices = _logprobs(body), whole(body, "n", least=1, most=MOST_ANSWERS) or 1
     if logprobs is not None or choices != 1:
         said = by_one_model(said, "logprobs" if choices == 1 else "n")
-    output = _response_format(mapping(body, "response_format"))
+    output = answer_form(mapping(body, "response_format"), "response_format.", within="json_schema")
     tools, choice = _allowed(body, _tools(body))
     request = ChatRequest(
         messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
@@ -285,15 +285,3 @@ def _tool_choice(value: Any) -> str:
     if isinstance(value, dict) and value.get("type") == "function":
         return tool_name(mapping(value, "function", "tool_choice."), "tool_choice.function.")
     return refuse("tool_choice", "must be auto, none, required, one function or allowed_tools")
-
-
-def _response_format(value: Json) -> Json:
-    """The fields of a ChatRequest that say what form the answer has."""
-    kind = value.get("type", "text")
-    if kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"json_object": True}
-    if kind != "json_schema":
-        refuse("response_format.type", "must be text, json_object or json_schema")
-    return answer_form(mapping(value, "json_schema", "response_format."), "response_format.json_schema.")

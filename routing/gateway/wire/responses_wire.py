@@ -158,14 +158,9 @@ def _one_of(holder: Json, key: str, where: str, known: tuple[str, ...]) -> str:
 
 def _output(form: Json) -> Json:
     """The fields of a ChatRequest that say what form the answer has."""
-    kind = form.get("type", "text")
-    if kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"json_object": True}
-    if kind != "json_schema":
-        refuse("text.format.type", "must be text, json_object or json_schema")
     asked = answer_form(form, "text.format.")
+    if "json_schema" not in asked:
+        return asked
     about = text(form, "description", "text.format.", default="")
     return {**asked, "json_schema": {"description": about, **asked["json_schema"]}} if about else asked
 

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from routing.adapters.assembly import Assembler
 from routing.planning import pdfs, pricing
 from routing.planning.deferral import said_by, with_found_tools
+from routing.planning.demand import IMAGE_TOKENS_LIKELY
 from routing.planning.tokens import estimate_tokens
 from routing.types import (
     Candidate,
@@ -164,5 +165,5 @@ def prompt_tokens(request: ChatRequest) -> int:
                 pages = 0 if part.pages is None else pdfs.tokens_likely(part.pages)
                 total += estimate_tokens(part.text) + pages
             else:
-                total += 1200  # an image of ordinary size
+                total += IMAGE_TOKENS_LIKELY
     return total + sum(len(str(tool.parameters)) // 4 + 20 for tool in with_found_tools(request).tools)

@@ -75,6 +75,7 @@ CHANGES: list[dict[str, Any]] = [
     {"messages": [{"role": ["user"], "content": "x"}]},
     {"messages": [{"content": "x"}]},
     {"messages": [{"role": "user", "content": 7}]},
+    {"messages": [{"role": "user", "content": []}]},
     {"messages": [{"role": "user", "content": [{"type": "teapot"}]}]},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
     {"messages": [{"role": "user"}]},

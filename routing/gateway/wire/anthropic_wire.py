@@ -242,8 +242,8 @@ def _message(row: Json, where: str) -> Message:
     if isinstance(content, str):
         return Message(role, (Text(content),))
     blocks = objects(row, "content", f"{where}.", most=MAX_PARTS)
-    if not blocks and content != []:
-        refuse(f"{where}.content", "must be a string or an array of blocks")
+    if not blocks and (content != [] or role == "user"):
+        refuse(f"{where}.content", "must be a string or an array of blocks, and a user's not an empty one")
     parts = [part for n, block in enumerate(blocks) for part in _parts(block, f"{where}.content[{n}]", role)]
     return Message(role, tuple(parts))
 

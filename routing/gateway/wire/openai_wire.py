@@ -216,8 +216,8 @@ def _call(call: Json, where: str) -> ToolCall:
 
 def _parts(row: Json, where: str, role: Role) -> list[Part]:
     rows = objects(row, "content", f"{where}.", most=MAX_PARTS)
-    if not rows and row.get("content") != []:
-        refuse(f"{where}.content", "must be a string or an array of parts")
+    if not rows and (row.get("content") != [] or role == "user"):
+        refuse(f"{where}.content", "must be a string or an array of parts, and a user's not an empty one")
     return [_part(part, f"{where}.content[{place}]", role) for place, part in enumerate(rows)]
 
 

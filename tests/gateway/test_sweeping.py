@@ -33,7 +33,7 @@ def test_what_a_killed_process_held_is_settled_by_another_gateway(monkeypatch: p
             await task
 
     asyncio.run(held())
-    Reservation.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+    Reservation.objects.update(expires_at=timezone.now() - timedelta(minutes=1))
     asyncio.run(swept())
     assert RoutedCall.objects.count() == 1
     assert proof.differences() == []

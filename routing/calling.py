@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext, suppress
 
 from routing import offline
-from routing.adapters import claude, claude_batches, transport
-from routing.adapters.deadlines import Timeouts
-from routing.adapters.delivery import begun
+from routing.adapters import claude_batches, transport
+from routing.adapters.anthropic import claude
+from routing.adapters.sending.deadlines import Timeouts
+from routing.adapters.sending.delivery import begun
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
 from routing.world import health, warming
 

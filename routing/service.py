@@ -27,7 +27,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from routing import streaming
-from routing.adapters.assembly import deltas_of
+from routing.adapters.answers.assembly import deltas_of
 from routing.calling import ask
 from routing.calls import (
     OpenCall,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from routing.adapters import CODECS, claude, transport
-from routing.adapters.anthropic_answers import read_message
+from routing.adapters import CODECS, transport
+from routing.adapters.anthropic import claude
+from routing.adapters.anthropic.answers import read_message
 from routing.adapters.base import WireRequest, WireResponse
 from routing.types import ChatResult, ProviderError, ProviderSpec
 

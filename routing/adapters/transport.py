@@ -14,17 +14,18 @@ from weakref import WeakKeyDictionary
 
 import httpx2
 
-from routing.adapters import CODECS, claude
-from routing.adapters.assembly import Assembler, deltas_of
+from routing.adapters import CODECS
+from routing.adapters.answers.assembly import Assembler, deltas_of
+from routing.adapters.answers.decoding import MAX_BODY_BYTES
+from routing.adapters.anthropic import claude
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
-from routing.adapters.deadlines import Deadlines, Timeouts
-from routing.adapters.decoding import MAX_BODY_BYTES
-from routing.adapters.delivery import Delivery, counted, under_way
-from routing.adapters.errors import redact, refuse_other_content
-from routing.adapters.failures import translated
-from routing.adapters.rewording import again
-from routing.adapters.trust import ssl_context
-from routing.adapters.wire import dumps
+from routing.adapters.faults.errors import redact, refuse_other_content
+from routing.adapters.reading.wire import dumps
+from routing.adapters.sending.deadlines import Deadlines, Timeouts
+from routing.adapters.sending.delivery import Delivery, counted, under_way
+from routing.adapters.sending.failures import translated
+from routing.adapters.sending.rewording import again
+from routing.adapters.sending.trust import ssl_context
 from routing.types import (
     ChatRequest,
     ChatResult,

@@ -5,10 +5,10 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from routing.adapters import CODECS, claude_batches
-from routing.adapters.assembly import deltas_of
+from routing.adapters.answers.assembly import deltas_of
 from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
-from routing.adapters.delivery import begun
+from routing.adapters.sending.delivery import begun
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Features, Plan, ProviderError, RuleOptions
 
 

@@ -6,11 +6,11 @@ from contextlib import aclosing
 from functools import partial
 
 from routing import calling
-from routing.adapters.assembly import deltas_of
+from routing.adapters.answers.assembly import deltas_of
 from routing.adapters.base import WireRequest
-from routing.adapters.delivery import counted
-from routing.adapters.errors import refuse_other_content
-from routing.adapters.rewording import again
+from routing.adapters.faults.errors import refuse_other_content
+from routing.adapters.sending.delivery import counted
+from routing.adapters.sending.rewording import again
 from routing.adapters.transport import codec_for
 from routing.gateway.providers.upstream import Exchange, Ready, expect, fetch
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Plan, ProviderError

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from routing.adapters.delivery import Delivery, watched
+from routing.adapters.sending.delivery import Delivery, watched
 from routing.adapters.transport import codec_for
 from routing.calls import HOLD_SECONDS, LONGEST_CALL_SECONDS
 from routing.configuration import snapshot

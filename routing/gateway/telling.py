@@ -5,7 +5,7 @@ from functools import partial
 from typing import cast
 
 from routing import service
-from routing.adapters.assembly import deltas_of
+from routing.adapters.answers.assembly import deltas_of
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, StreamEncoder, call_headers
 from routing.gateway.exchange.http import Http

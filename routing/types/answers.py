@@ -22,7 +22,7 @@ class Usage(Value):
 
 class ChatResult(Value):
     """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it.
-    `logprobs` are there where the request asks for them, one entry a token in OpenAI's shape (adapters/logprobs.py)."""
+    `logprobs` are there where the request asks for them, one entry a token in OpenAI's shape (adapters/answers)."""
 
     parts: tuple[Part, ...]
     stop_reason: StopReason = "stop"

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from routing.adapters.delivery import watched
+from routing.adapters.sending.delivery import watched
 from routing.types import (
     REFUSALS,
     Attempt,

@@ -4,7 +4,7 @@ import time
 
 from msgspec import Struct, field
 
-from routing.adapters.assembly import Assembler
+from routing.adapters.answers.assembly import Assembler
 from routing.planning import pdfs, pricing
 from routing.planning.deferral import said_by, with_found_tools
 from routing.planning.demand import IMAGE_TOKENS_LIKELY

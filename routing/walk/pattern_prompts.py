@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routing.adapters.prompting import with_instruction
+from routing.adapters.asking.prompting import with_instruction
 from routing.types import ChatRequest, ChatResult, Text, Verdict, message
 from routing.walk.judging import json_of
 from ziggie.values import replace

@@ -11,7 +11,7 @@ from functools import partial
 
 from routing.adapters import transport
 from routing.adapters.base import WireRequest
-from routing.adapters.deadlines import Timeouts
+from routing.adapters.sending.deadlines import Timeouts
 from routing.loops import OfLoop
 from routing.types import Candidate, ChatRequest, ProviderError, Source, UnsupportedByProvider
 from ziggie.values import replace

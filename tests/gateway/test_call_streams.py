@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from routing.adapters.assembly import deltas_of
+from routing.adapters.answers.assembly import deltas_of
 from routing.gateway.wire import anthropic_answers, openai_answers
 from routing.types import ChatResult, Delta, Reasoning, Text, ToolCall, Usage
 

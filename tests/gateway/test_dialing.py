@@ -12,7 +12,7 @@ import pytest
 
 from routing.adapters import transport
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.deadlines import Timeouts
+from routing.adapters.sending.deadlines import Timeouts
 from routing.gateway.providers import dialing, upstream
 from routing.types import ProviderError
 from tests.routing.adapters_support import provider

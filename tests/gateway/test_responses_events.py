@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openai._types import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 
-from routing.adapters.assembly import Assembler, deltas_of
+from routing.adapters.answers.assembly import Assembler, deltas_of
 from routing.gateway.wire.reading import Incoming
 from routing.gateway.wire.responses_answers import encode_result
 from routing.gateway.wire.responses_events import StreamEncoder

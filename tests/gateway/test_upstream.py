@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.errors import error_from_response
+from routing.adapters.faults.errors import error_from_response
 from routing.gateway.providers import connections, upstream
 from routing.gateway.providers.upstream import Exchange, fetch
 from routing.types import ProviderError

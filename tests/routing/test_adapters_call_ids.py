@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler
+from routing.adapters.answers.assembly import Assembler
 from routing.adapters.base import WireResponse
 from routing.types import ChatRequest, Message, ToolCall, ToolResult, message
 from tests.routing.adapters_support import model

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler
+from routing.adapters.answers.assembly import Assembler
+from routing.adapters.answers.call_pieces import CallPieces
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.call_pieces import CallPieces
 from routing.types import Delta, ProviderError, Tool, ToolCall
 from tests.routing.adapters_support import ask, model, run_decoder
 from tests.routing.test_adapters_dialects import chunk, gemini, sse

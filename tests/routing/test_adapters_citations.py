@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from routing.adapters.assembly import Assembler, assembled, deltas_of
+from routing.adapters.answers.assembly import Assembler, assembled, deltas_of
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.transport import codec_for
 from routing.gateway.wire.anthropic_answers import StreamEncoder, encode_result

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.errors import error_from_response
-from routing.adapters.waiting import parse_duration
+from routing.adapters.faults.errors import error_from_response
+from routing.adapters.reading.waiting import parse_duration
 from routing.types import ProviderError
 from tests.routing.adapters_support import KEY
 

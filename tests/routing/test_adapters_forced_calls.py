@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler
+from routing.adapters.answers.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
 from routing.types import ChatResult, ProviderError, StopReason, Tool, UnsupportedByProvider
 from routing.walk.collecting import Collector

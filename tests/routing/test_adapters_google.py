@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler, deltas_of
+from routing.adapters.answers.assembly import Assembler, deltas_of
 from routing.adapters.base import WireRequest, WireResponse
 from routing.gateway.wire import anthropic_answers, anthropic_wire, openai_answers, openai_wire
 from routing.types import ChatResult, Delta, Message, ProviderError, Reasoning, Text, ToolCall, Usage, message

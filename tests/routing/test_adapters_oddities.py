@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
-from routing.adapters.anthropic_answers import ANSWER_TOOL
-from routing.adapters.assembly import Assembler
+from routing.adapters.answers.assembly import Assembler
+from routing.adapters.anthropic.answers import ANSWER_TOOL
 from routing.adapters.base import WireRequest, WireResponse
 from routing.types import ProviderError, Reasoning, Text, ToolCall, Usage
 from tests.routing.adapters_support import run_decoder

@@ -7,7 +7,7 @@ import pytest
 
 from routing.adapters import CODECS, transport
 from routing.adapters.base import WireResponse
-from routing.adapters.deadlines import Timeouts
+from routing.adapters.sending.deadlines import Timeouts
 from routing.types import (
     ChatRequest,
     Hints,

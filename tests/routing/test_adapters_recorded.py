@@ -15,7 +15,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler, deltas_of
+from routing.adapters.answers.assembly import Assembler, deltas_of
 from routing.adapters.base import Codec, WireRequest, WireResponse
 from routing.gateway.wire import anthropic_answers, openai_answers
 from routing.types import ChatResult, ProviderError, ToolCall

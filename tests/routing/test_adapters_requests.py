@@ -8,8 +8,8 @@ import pytest
 
 from routing.adapters import CODECS
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.openai import is_strict
-from routing.adapters.wire import dumps
+from routing.adapters.openai.codec import is_strict
+from routing.adapters.reading.wire import dumps
 from routing.types import (
     ChatRequest,
     Image,

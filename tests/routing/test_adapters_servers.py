@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler
+from routing.adapters.answers.assembly import Assembler
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.errors import error_from_response
-from routing.adapters.rewording import again
+from routing.adapters.faults.errors import error_from_response
+from routing.adapters.sending.rewording import again
 from routing.gateway.wire import anthropic_answers
 from routing.types import (
     ChatRequest,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from routing.adapters.sse import SSESplitter
+from routing.adapters.reading.sse import SSESplitter
 
 ONE, TWO = b'{"a":1}', b'{"a":2}'
 DATA, MORE, NAME, OTHER = b"data: " + ONE, b"data: " + TWO, b"event: error", b"event: ping"

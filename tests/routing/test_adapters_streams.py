@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routing.adapters import CODECS
-from routing.adapters.assembly import Assembler, deltas_of
+from routing.adapters.answers.assembly import Assembler, deltas_of
 from routing.adapters.base import StreamDecoder, WireRequest, WireResponse
-from routing.adapters.sse import LineSplitter, SSESplitter
+from routing.adapters.reading.sse import LineSplitter, SSESplitter
 from routing.types import ChatResult, Delta, ProviderError, Reasoning, Text, ToolCall, Usage
 from tests.routing.adapters_support import KEY, run_decoder
 from tests.servers import AnthropicServer, Call, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from routing.adapters.rewording import again
+from routing.adapters.sending.rewording import again
 from routing.types import (
     ChatRequest,
     Cited,

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from routing.adapters import transport
-from routing.adapters.deadlines import Timeouts
+from routing.adapters.sending.deadlines import Timeouts
 from routing.types import ChatResult, ModelSpec, ProviderError, ProviderSpec, ToolCall, UnsupportedByProvider
 from tests.routing.adapters_support import KEY, ask, model, provider
 from tests.servers import AnthropicServer, Call, CohereServer, GeminiServer, OllamaServer, OpenAIServer, Reply

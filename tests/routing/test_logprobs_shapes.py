@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from routing.adapters.logprobs import entries
+from routing.adapters.answers.logprobs import entries
 
 PLAIN: dict[str, Any] = {"token": "a", "logprob": -0.5, "bytes": [97]}
 NEVER = {"token": "a", "logprob": -9999.0, "bytes": None}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.errors import error_from_event, error_from_response
+from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.types import ModelSpec
 from routing.world import health
 from tests.routing.test_health import clean_loop, llama, open_circuits

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.adapters.base import WireRequest
-from routing.adapters.openai_answers import read_result
-from routing.adapters.plain_answers import plain_result
+from routing.adapters.openai.answers import read_result
+from routing.adapters.openai.plain_answers import plain_result
 from routing.types import ProviderError, Usage
 
 SENT = WireRequest("POST", "http://127.0.0.1/v1/chat/completions", body={})

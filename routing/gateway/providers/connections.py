@@ -9,8 +9,8 @@ from operator import methodcaller
 
 import httptools
 
-from routing.adapters.deadlines import TO_BE_PATIENT
-from routing.adapters.delivery import Delivery, under_way
+from routing.adapters.sending.deadlines import TO_BE_PATIENT
+from routing.adapters.sending.delivery import Delivery, under_way
 from routing.gateway.exchange.outlet import outlet
 from routing.gateway.providers.pulse import Pulse, pulse
 from routing.types import ErrorKind

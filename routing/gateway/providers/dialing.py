@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import chain, zip_longest
 from typing import Any
 
-from routing.adapters.trust import ssl_context, tls_failure
+from routing.adapters.sending.trust import ssl_context, tls_failure
 from routing.gateway.providers.connections import Broken, Connection
 from routing.types import ProviderError
 

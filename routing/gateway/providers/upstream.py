@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.delivery import not_begun
-from routing.adapters.errors import make_error
-from routing.adapters.wire import dumps
+from routing.adapters.faults.errors import make_error
+from routing.adapters.reading.wire import dumps
+from routing.adapters.sending.delivery import not_begun
 from routing.gateway.providers.connections import MAX_REFUSAL_BYTES, Broken, Connection
 from routing.gateway.providers.dialing import Address
 from routing.gateway.providers.pool import Pool

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from routing.adapters.wire import read_arguments
+from routing.adapters.reading.wire import read_arguments
 from routing.gateway.wire.reading import (
     Json,
 )

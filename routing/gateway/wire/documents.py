@@ -1,6 +1,6 @@
 """PURE: documents and search results of Anthropic's clients that are texts -> the text that any model can read."""
 
-from routing.adapters.documents import document_text
+from routing.adapters.asking.documents import document_text
 from routing.gateway.wire.reading import MAX_PARTS, Json, flag, mapping, needed, objects, text, unsupported
 
 # the fields of each kind that are told, then those that are read otherwise

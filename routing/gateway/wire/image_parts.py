@@ -1,7 +1,7 @@
 """PURE: images by value in clients' requests. What is no image is refused: a document that came as one would be read
 and billed by its pages, and nothing would be held for those."""
 
-from routing.adapters.wire import is_image_type
+from routing.adapters.reading.wire import is_image_type
 from routing.gateway.wire.reading import refuse
 from routing.planning.pdfs import is_encoded
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from routing.adapters.wire import SIGNATURE_MARK
+from routing.adapters.reading.wire import SIGNATURE_MARK
 from routing.gateway.wire.reading import (
     Json,
 )

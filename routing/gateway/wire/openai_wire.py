@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from routing.adapters.call_pieces import google_signature
+from routing.adapters.answers.call_pieces import google_signature
 from routing.gateway.wire.openai_parts import (
     allowed,
     answer_form,

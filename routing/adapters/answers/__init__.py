@@ -1,0 +1,1 @@
+"""From pieces to a whole answer: what codecs share that read answers."""

@@ -1,0 +1,1 @@
+"""Anthropic's API: the codec, and the package that carries it."""

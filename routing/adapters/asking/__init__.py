@@ -1,0 +1,1 @@
+"""What codecs share that write requests: instructions in words, forced calls, documents, embeddings."""

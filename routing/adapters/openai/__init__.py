@@ -1,0 +1,1 @@
+"""OpenAI's chat completions and embeddings, which many others speak, each with an accent."""

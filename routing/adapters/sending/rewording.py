@@ -1,0 +1,56 @@
+"""Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
+are told it in words, those that know one system message are told later ones in the user's turns, models that do not
+think answer so where the caller left it to them, those that cannot have one tool chosen are given that tool alone,
+those that end a stream without a word are asked for the whole, which says what was wrong, and Ollama, which counts a
+prompt's tokens where we estimate them, is asked for the context that it found missing."""
+
+import re
+
+from routing.adapters.answers.decoding import EMPTY
+from routing.adapters.asking.prompting import in_words, is_left_to_model, without_thinking
+from routing.adapters.asking.system_turns import as_users
+from routing.types import ChatRequest, ProviderError, ProviderSpec, Source
+from ziggie.values import replace
+
+_COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available context")
+
+_THINKING = re.compile(r"thinking|reasoning")
+
+
+def again(
+    request: ChatRequest, error: ProviderError, provider: ProviderSpec, *, streamed: bool, began: bool = False
+) -> tuple[ChatRequest, bool] | None:
+    """(request, streamed) to ask next after a request failed before any piece of an answer; None where nothing else
+    is to be tried, or where the answer `began`.
+
+    Of the servers that people run themselves some lose an error that comes after the head of a stream. A server that
+    charges is not asked twice for what it may have charged already.
+    """
+    if not began:
+        for reworded in (in_words, as_users, _without_thinking, _with_one_tool):
+            asked = reworded(request, error)
+            if asked is not None:
+                return asked, streamed
+    counted = _COUNTED.search(error.message)
+    if counted and provider.kind == "ollama" and not began and request.hints.context_tokens != int(counted[1]):
+        return replace(request, hints=replace(request.hints, context_tokens=int(counted[1]))), streamed
+    own = provider.kind == "openai" and provider.location is Source.LOCAL
+    if streamed and own and not began and error.message == EMPTY:
+        return request, False
+    return None
+
+
+def _without_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request for a model that does not think, where thinking was left to the model."""
+    if error.kind != "bad_request" or not is_left_to_model(request) or not _THINKING.search(error.message.lower()):
+        return None
+    return without_thinking(request)
+
+
+def _with_one_tool(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request with the tool that it has called as its only one, for a server that knows no more than that one has
+    to be (LM Studio)."""
+    if error.kind != "bad_request" or "tool_choice" not in error.message or request.tool_choice == "required":
+        return None
+    chosen = tuple(tool for tool in request.tools if tool.name == request.tool_choice)
+    return replace(request, tools=chosen, tool_choice="required") if chosen else None

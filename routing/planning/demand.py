@@ -38,6 +38,7 @@ BASE_COMPLEXITY = {"L1": 0.8, "L2": 0.5, "L3": 0.2}
 OTHER_COMPLEXITY = 0.5
 # Stems, so that "architectural" and "strategic" count as well.
 STRATEGIC_STEMS = ("architect", "strateg")
+_STEMS = tuple([stem.encode() for stem in STRATEGIC_STEMS])
 
 # Upper bounds of what providers add around a text: role markers, tool preambles, tiles of an image.
 TOKENS_PER_MESSAGE = 16
@@ -202,8 +203,8 @@ class _Size(Struct):
                 if part.citations:  # which go back to who made them
                     self.at_most += len(json.dumps(part.citations, default=str))
                 if self.reads_subject and not self.speaks_of_strategy:
-                    lowered = part.text.lower()
-                    for stem in STRATEGIC_STEMS:
+                    lowered = part.text.encode(errors="surrogatepass").lower()  # of ASCII alone, and so fast
+                    for stem in _STEMS:
                         self.speaks_of_strategy |= stem in lowered
                 continue
             self.add_part(part)

@@ -110,3 +110,24 @@ def test_the_log_probabilities_of_a_refusal_told_at_once_stand_with_the_refusal(
         rows = [json.loads(row[6:]) for row in encoder.deltas(deltas_of(result)).split(b"\n\n") if row]
         found = [row["choices"][0]["logprobs"] for row in rows if row["choices"][0]["logprobs"]]
         assert found == [{"content": None, "refusal": None, place: [told]}]
+
+
+PART, REST = (
+    Delta(tool_index=0, tool_id="a", tool_name="ls", tool_arguments='{"n":'),
+    Delta(tool_index=0, tool_arguments="1}"),
+)
+LATER_PART = Delta(tool_index=1, tool_id="b", tool_name="ls", tool_arguments="{")
+
+
+@pytest.mark.parametrize("amid", [Delta("Hi"), Delta(reasoning="Hi")], ids=["text", "thinking"])
+def test_what_is_said_amid_a_call_stands_behind_it_for_anthropics_clients(amid: Delta) -> None:
+    whole = [block for block in blocks(PART, amid, REST) if block["type"] == "tool_use"]
+    assert [(block["id"], block["name"], block["json"]) for block in whole] == [("a", "ls", '{"n":1}')]
+    assert blocks(PART, amid, REST)[0]["type"] == "tool_use"
+    assert len(blocks(PART, amid, REST)) == 2
+
+
+def test_calls_that_overlap_go_on_behind_a_text_for_anthropics_clients() -> None:
+    rest = Delta(tool_index=1, tool_arguments="}")
+    assert said(PART, LATER_PART, Delta("Hi"), rest, REST) == [CALL, SECOND, ("Hi", "")]
+    assert said(PART, REST, Delta("Hi"), OTHER) == [CALL, ("Hi", ""), SECOND]

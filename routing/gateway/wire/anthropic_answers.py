@@ -110,6 +110,9 @@ class StreamEncoder:
         self._open: tuple[str, int] | None = None  # kind and tool index of the open block
         self._later: dict[int, list[Delta]] = {}  # tool calls that came while another one was open
         self._unclaimed: list[Delta] = []  # signatures that came then: of the call that follows them
+        self._arguments: dict[int, list[str]] = {}  # of the calls that are open or come later
+        self._held: list[Delta] = []  # text and thinking amid a call
+        self._told: set[int] = set()  # calls whose blocks are closed
         self._index = -1
         self._stop_sequence = ""
 
@@ -126,6 +129,10 @@ class StreamEncoder:
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
         out: list[bytes] = []
         self._begin(out)
+        self._close(out)
+        held, self._held = self._held, []
+        for delta in held:
+            self._delta(delta, out)
         self._close(out)
         stop = _stop(stop_reason, self._stop_sequence)
         out.append(_event("message_delta", {"delta": stop, "usage": _usage(usage)}))
@@ -144,8 +151,7 @@ class StreamEncoder:
         out.append(_event("message_start", {"message": {**message, "usage": usage}}))
 
     def _delta(self, delta: Delta, out: list[bytes]) -> None:
-        if self._open is not None and self._open[0] == "tool" and not delta.is_output:
-            self._unclaimed.append(delta)
+        if self._waits(delta):
             return
         if delta.reasoning_redacted:
             self._block(("redacted", self._index + 1), {"type": "redacted_thinking", "data": delta.reasoning}, out)
@@ -164,11 +170,31 @@ class StreamEncoder:
         if delta.citation is not None:
             self._block(("text", 0), {"type": "text", "text": ""}, out)
             self._piece({"type": "citations_delta", "citation": delta.citation}, out)
-        if delta.tool_index is not None:
-            if self._open is not None and self._open[0] == "tool" and self._open[1] != delta.tool_index:
-                self._postpone(delta, delta.tool_index)
-            else:
-                self._tool(delta, delta.tool_index, out)
+        if delta.tool_index is not None and delta.tool_index not in self._told:
+            self._call(delta, delta.tool_index, out)
+
+    def _waits(self, delta: Delta) -> bool:
+        """Keeps what cannot be told while a call is open."""
+        if self._open is not None and self._open[0] == "tool" and not delta.is_output:
+            self._unclaimed.append(delta)
+            return True
+        if delta.tool_index is None and (self._held or not self._are_whole()):
+            self._held.append(delta)
+            return True
+        return False
+
+    def _call(self, delta: Delta, index: int, out: list[bytes]) -> None:
+        if self._open is not None and self._open[0] == "tool" and self._open[1] != index:
+            self._postpone(delta, index)
+        else:
+            self._tool(delta, index, out)
+        self._arguments.setdefault(index, []).append(delta.tool_arguments)
+
+    def _are_whole(self) -> bool:
+        """Whether nothing can be added to the calls that have begun. Where something may be, what is said meanwhile
+        waits for the end: a block that was closed cannot go on."""
+        written = ["".join(pieces) for pieces in self._arguments.values()]
+        return all(text and read_arguments(text) is not None for text in written)
 
     def _postpone(self, delta: Delta, index: int) -> None:
         """Blocks cannot overlap here, and pieces of several calls may: the others wait for the first."""
@@ -196,10 +222,13 @@ class StreamEncoder:
 
     def _close(self, out: list[bytes]) -> None:
         if self._open is not None:
+            if self._open[0] == "tool":
+                self._told.add(self._open[1])
+                self._arguments.pop(self._open[1], None)
             self._open = None
             out.append(_event("content_block_stop", {"index": self._index}))
         waiting = [*self._later.values(), self._unclaimed]
-        self._later, self._unclaimed = {}, []
+        self._later, self._unclaimed, self._arguments = {}, [], {}
         for deltas in waiting:
             for delta in deltas:
                 self._delta(delta, out)

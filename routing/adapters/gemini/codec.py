@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from routing.adapters.answers.logprobs import LogprobsDecoder
+from routing.adapters.asking.call_order import in_call_order, with_names
 from routing.adapters.asking.documents import NO_CITATIONS, said_of
 from routing.adapters.asking.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.asking.prompting import (
@@ -229,9 +230,8 @@ class GeminiCodec:
         return body
 
     def _contents(self, request: ChatRequest, *, signs: bool) -> list[Json]:
-        names = {p.id: p.name for turn in request.messages for p in turn.parts if isinstance(p, ToolCall)}
         contents: list[Json] = []
-        for turn in request.messages:
+        for turn, names in with_names(in_call_order(request.messages)):
             if turn.role == "system":
                 continue
             role = "model" if turn.role == "assistant" else "user"

@@ -13,6 +13,7 @@ from typing import Any
 from routing.adapters.answers.call_ids import CallIds, refuse_too_many
 from routing.adapters.answers.decoding import EventDecoder
 from routing.adapters.answers.logprobs import LogprobsDecoder, entries, of_the_end, refuse_silence
+from routing.adapters.asking.call_order import with_names
 from routing.adapters.asking.forced_calls import CallDecoder, as_answer, as_call, is_forced
 from routing.adapters.asking.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.asking.vectors import get_vectors, refuse_other_number
@@ -202,8 +203,7 @@ class OllamaCodec:
         return WireRequest(method, url, bearer_headers(provider), body, provider.api_key)
 
     def _messages(self, request: ChatRequest) -> list[Json]:
-        names = {p.id: p.name for turn in request.messages for p in turn.parts if isinstance(p, ToolCall)}
-        return [encoded for turn in request.messages for encoded in self._turn(turn, names)]
+        return [encoded for turn, names in with_names(request.messages) for encoded in self._turn(turn, names)]
 
     def _turn(self, turn: Message, names: Mapping[str, str]) -> list[Json]:
         results = [part for part in turn.parts if isinstance(part, ToolResult)]

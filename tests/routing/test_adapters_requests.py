@@ -8,7 +8,7 @@ import pytest
 
 from routing.adapters import CODECS
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.openai.codec import is_strict
+from routing.adapters.openai.strictness import is_strict
 from routing.adapters.reading.wire import dumps
 from routing.types import (
     ChatRequest,
@@ -596,3 +596,42 @@ def test_lone_surrogates_are_escaped_and_nan_is_refused() -> None:
         dumps({"a": object()})
     with pytest.raises(UnsupportedByProvider):
         dumps({"a": float("nan"), "b": "\ud83d"})
+
+
+BLANK = (
+    message("system", " \n"),
+    message("user", "weather?"),
+    Message("assistant", (Text("\n\n"), ToolCall("a", "weather", "{}"))),
+    Message("tool", (ToolResult("a", "sun"),)),
+)
+
+
+def test_claude_is_told_no_blank_texts() -> None:
+    """Its API refuses them, and other models write them ahead of their calls."""
+    row = model("anthropic")
+    sent = CODECS["anthropic"]().encode_chat(ChatRequest(BLANK), row, max_output_tokens=9, stream=False).body or {}
+    assert "system" not in sent
+    assert [block["type"] for block in sent["messages"][1]["content"]] == ["tool_use"]
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama", "cohere"])
+def test_a_tool_without_parameters_takes_an_empty_object(kind: str) -> None:
+    request = ask(tools=(Tool("now", "", {}),))
+    sent = CODECS[kind]().encode_chat(request, model(kind), max_output_tokens=9, stream=False).body or {}
+    assert sent["tools"][0]["function"]["parameters"] == {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize("keyword", [{"oneOf": [{"type": "string"}]}, {"type": "string", "default": "x"}])
+def test_a_schema_with_what_strict_mode_refuses_is_not_strict(keyword: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"a": keyword}, "required": ["a"], "additionalProperties": False}
+    assert not is_strict(schema)
+
+
+@pytest.mark.parametrize(("limit", "budget"), [(4096, 3072), (9000, 8000)])
+def test_a_budget_of_thinking_fits_into_a_limit_that_was_lowered(limit: int, budget: int) -> None:
+    request = ask(extra={"thinking": {"type": "enabled", "budget_tokens": 8000}}, max_output_tokens=10_000)
+    row = model("anthropic", name="claude-sonnet-4-5")
+    sent = CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=limit, stream=False).body or {}
+    assert sent["thinking"]["budget_tokens"] == budget
+    with pytest.raises(UnsupportedByProvider):
+        CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=1500, stream=False)

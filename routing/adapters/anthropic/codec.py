@@ -88,6 +88,7 @@ class AnthropicCodec:
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_idle)
+        _fit_budget(body, request)
         leave_out_refused(body, model.name)
         betas = request.extra.get("anthropic_beta")
         return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
@@ -229,6 +230,16 @@ def _thinking_as_known(request: ChatRequest, name: str, limit: int) -> ChatReque
     if not with_budget(name) or limit < LEAST_LIMIT or request.temperature not in (None, 1, 1.0):
         return plain
     return replace(plain, reasoning_effort=effort_of(request) or "medium")
+
+
+def _fit_budget(body: Json, request: ChatRequest) -> None:
+    """A budget of thinking that the caller's own limit had room for, within the lower one that is sent."""
+    thinking, limit, asked = body.get("thinking") or {}, body["max_tokens"], request.max_output_tokens
+    if not wants_budget(thinking) or asked is None or not limit <= (thinking.get("budget_tokens") or 0) < asked:
+        return
+    if limit < LEAST_LIMIT:
+        raise UnsupportedByProvider("thinking within a budget needs max_tokens of at least 2048 here")
+    body["thinking"] = {**thinking, "budget_tokens": limit - LEAST_BUDGET}
 
 
 def _is_idle(key: str, value: Any) -> bool:

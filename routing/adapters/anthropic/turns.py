@@ -104,7 +104,7 @@ class _Turns:
 
     def _texts(self, turn: Message) -> Iterator[Json]:
         for part in _texts_only(turn):
-            if part.text:
+            if part.text.strip():
                 yield _marked({"type": "text", "text": part.text}, part, marks=self._marks)
 
     def _blocks(self, turn: Message, role: str) -> list[Json]:
@@ -127,7 +127,7 @@ def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
     """One of our parts as content blocks; none for what this API has no use for. `found`: tools to refer to."""
     if isinstance(part, Text):
         cited = {"citations": part.citations} if part.citations else {}
-        return [{"type": "text", "text": part.text, **cited}] if part.text else []  # the API refuses empty texts
+        return [{"type": "text", "text": part.text, **cited}] if part.text.strip() else []  # the API refuses blank ones
     if isinstance(part, Image):
         if role == "assistant":
             raise UnsupportedByProvider("an image in an assistant's turn")

@@ -28,6 +28,7 @@ from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.adapters.openai.answers import ChatDecoder, read_result
 from routing.adapters.openai.parts import content_blocks, tool_definition, tool_result_text
 from routing.adapters.openai.plain_answers import plain_result
+from routing.adapters.openai.strictness import is_strict
 from routing.adapters.openai.usage import read_usage
 from routing.adapters.reading.wire import (
     SIGNATURE_MARK,
@@ -357,16 +358,3 @@ def _sign(calls: list[Json], turn: Message, model: ModelSpec) -> None:
                 calls[place]["extra_content"] = {"google": {"thought_signature": signature}}
             signature = ""
             place += 1
-
-
-def is_strict(schema: Any) -> bool:
-    """True if OpenAI's strict mode would take this schema: every object is closed and needs all its fields."""
-    if isinstance(schema, (list, tuple)):
-        return all(is_strict(item) for item in schema)
-    if not isinstance(schema, Mapping):
-        return True
-    if schema.get("type") == "object" or "properties" in schema:
-        properties = schema.get("properties") or {}
-        if schema.get("additionalProperties") is not False or set(properties) != set(schema.get("required") or ()):
-            return False
-    return all(is_strict(value) for value in schema.values() if isinstance(value, (Mapping, list, tuple)))

@@ -45,7 +45,9 @@ def _reads_apart(address: str) -> bool:
 
 
 def tool_definition(tool: Tool) -> Json:
-    function: Json = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    # an empty schema is none: DeepSeek's and OpenAI's servers want its type said
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    function: Json = {"name": tool.name, "description": tool.description, "parameters": parameters}
     if tool.strict:
         function["strict"] = True
     return {"type": "function", "function": function}

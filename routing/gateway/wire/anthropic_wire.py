@@ -267,8 +267,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
         case (("document" | "search_result"), "user"):
             return replace(document_part(block, where), cache_mark=_marks(block, where))
         case "tool_use", "assistant":
-            arguments = orjson.dumps(mapping(block, "input", f"{where}.")).decode()
-            called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), arguments
+            called = text(block, "id", f"{where}."), tool_name(block, f"{where}."), _arguments(block, where)
             return ToolCall(*called, cache_mark=_mark(block, f"{where}."))
         case "thinking", "assistant":
             return Reasoning(text(block, "thinking", f"{where}."), text(block, "signature", f"{where}.", default=""))
@@ -277,6 +276,13 @@ def _block(block: Json, where: str, role: Role) -> Part:
         case ((str() as kind), _):
             unsupported(f"{where}.type", f"{kind[:40]} is not supported in {role}'s turns here")
     return refuse(f"{where}.type", "must name a kind of block")
+
+
+def _arguments(block: Json, where: str) -> str:
+    try:
+        return orjson.dumps(mapping(block, "input", f"{where}.")).decode()
+    except TypeError:
+        return refuse(f"{where}.input", "is nested too deeply")
 
 
 def _tool_result(block: Json, where: str) -> list[Part]:

@@ -163,7 +163,8 @@ def _message(row: Json, place: int) -> Message:
         refuse(f"{where}.role", "must be system, developer, user, assistant or tool")
     if role == "tool":
         call_id = text(row, "tool_call_id", f"{where}.")
-        return Message("tool", (ToolResult(call_id, _only_text(content, f"{where}.content")),))
+        result = ToolResult(call_id, _only_text(content, f"{where}.content"), cache_mark=_is_any_marked(content))
+        return Message("tool", (result,))
     if isinstance(content, str):
         parts: list[Part] = [Text(content)]
     elif content is None and role == "assistant":
@@ -174,7 +175,7 @@ def _message(row: Json, place: int) -> Message:
         thinking = text(row, "reasoning_content", f"{where}.", default="") or _thought(row)
         parts[:0] = [Reasoning(thinking)] if thinking else []
         parts += _calls(row, where)
-        if isinstance(row.get("refusal"), str) and not parts:
+        if isinstance(row.get("refusal"), str) and not any(isinstance(part, Text) and part.text for part in parts):
             parts.append(Text(row["refusal"]))
         if row.get("function_call") is not None:
             unsupported(f"{where}.function_call", "is not supported by this gateway: use tool_calls")
@@ -251,6 +252,11 @@ def _only_text(content: Any, where: str) -> str:
     if any(row.get("type") != "text" for row in rows):
         unsupported(where, "must be text: it is a tool's answer")
     return "".join(text(row, "text", f"{where}.") for row in rows)
+
+
+def _is_any_marked(content: Any) -> bool:
+    """Of a tool's answer, which has been read."""
+    return isinstance(content, list) and any(map(is_marked, content))
 
 
 def _tools(body: Json) -> tuple[Tool, ...]:

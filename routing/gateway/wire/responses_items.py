@@ -182,19 +182,21 @@ def _result(row: Json, where: str) -> list[Part]:
     if output is None or isinstance(output, str):
         return [ToolResult(call_id, output or "")]
     texts: list[str] = []
+    mark = False
     shown: list[Part] = []
     for place, part in enumerate(objects(row, "output", where, most=MAX_PARTS)):
         within = f"{where}output[{place}]"
         match part.get("type"):
             case str() as kind if kind in _TEXTS:
                 texts.append(text(part, "text", f"{within}."))
+                mark = mark or _mark(part, within)
             case "input_image":
                 shown.append(_image(part, within, tool_call_id=call_id))
             case "input_file":
                 shown.append(replace(input_pdf(part, within), tool_call_id=call_id))
             case kind:
                 _refuse_output(kind, within)
-    return [ToolResult(call_id, "".join(texts)), *shown]
+    return [ToolResult(call_id, "".join(texts), cache_mark=mark), *shown]
 
 
 def _refuse_output(kind: Any, where: str) -> None:

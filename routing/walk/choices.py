@@ -29,7 +29,7 @@ LONGEST_PAUSE_SECONDS = 10.0  # a provider that wants a longer one does not keep
 # Once one has failed, for the others to end, where another model is to be asked and cuts are cheap.
 LINGER_SECONDS = 2.0
 SLOT_SECONDS = 3600.0  # the call's deadline is shorter
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEEDS = (2**31 - 1, 2**32 - 1, 2**63 - 1)  # of Gemini, of servers that count in 32 bits, of the others
 _random = random.SystemRandom()
 
 
@@ -271,13 +271,19 @@ def _telling(caller: Caller, signs: Signs) -> Caller:
 
 
 def request_of(request: ChatRequest, index: int) -> ChatRequest:
-    """What is asked for one of them. The same seed would give the same answer: each has the one after the last's."""
+    """What is asked for one of them. The same seed would give the same answer: each has another one."""
     changes: dict[str, Any] = {}
     if index and request.on_output is not None:  # of several answers the first alone tells how far it is
         changes["on_output"] = None
     if index and request.seed is not None:
-        changes["seed"] = request.seed + index if request.seed <= LARGEST_SEED - index else request.seed - index
+        changes["seed"] = _seed(request.seed, index)
     return replace(request, **changes) if changes else request
+
+
+def _seed(first: int, index: int) -> int:
+    """The next ones; those before it where a provider that takes the first may take none above."""
+    is_last = any(first <= largest < first + index for largest in LARGEST_SEEDS)
+    return first - index if is_last else first + index
 
 
 def _hurries(step: Step) -> bool:

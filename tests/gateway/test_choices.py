@@ -196,6 +196,14 @@ def test_seeds_follow_each_other_so_that_answers_differ(gateway: Gateway) -> Non
     assert sorted(received.json["seed"] for received in gateway.openai.calls[3:]) == [2**63 - 2, 2**63 - 1]
 
 
+def test_no_answer_is_asked_for_with_a_seed_that_is_too_large_where_the_first_is_not(gateway: Gateway) -> None:
+    largest = 2**31 - 1
+    gateway.gemini.default = REPLY
+    assert len(texts(post(gateway, model="flash", n=4, seed=largest - 1))) == 4
+    asked = sorted(received.json["generationConfig"]["seed"] for received in gateway.gemini.calls)
+    assert asked == [largest - 4, largest - 3, largest - 1, largest]
+
+
 # --- what is asked -------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from routing.adapters.reading.wire import dumps
 from routing.adapters.sending.deadlines import Deadlines, Timeouts
 from routing.adapters.sending.delivery import Delivery, counted, under_way
 from routing.adapters.sending.failures import translated
+from routing.adapters.sending.names import give_threads_to_names
 from routing.adapters.sending.rewording import again
 from routing.adapters.sending.trust import ssl_context
 from routing.types import (
@@ -230,6 +231,7 @@ def _pool(url: str) -> _Pool:
     pools = _pools.setdefault(asyncio.get_running_loop(), {})
     pool = pools.get(tls)
     if pool is None or pool.http.is_closed:
+        give_threads_to_names()
         client = httpx2.AsyncClient(
             verify=ssl_context() if tls else _TRUSTS_NOBODY,
             trust_env=False,

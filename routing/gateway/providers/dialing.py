@@ -8,13 +8,13 @@ import ssl
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import chain, zip_longest
-from threading import Thread
 from typing import Any
 
+from routing.adapters.sending.names import look_up
 from routing.adapters.sending.trust import ssl_context, tls_failure
 from routing.gateway.providers.connections import Broken, Connection
-from routing.loops import OfLoop
 from routing.types import ProviderError
 
 Address = tuple[bool, str, int]  # TLS, host, port
@@ -23,8 +23,6 @@ Lookup = asyncio.Future[list[Any] | None]  # None for a name that nobody knows
 
 NEXT_SECONDS = 0.25  # between one address of a name and the next, as RFC 8305 has it
 MOST_ADDRESSES = 64  # those that refuse are passed at once
-
-_lookups: OfLoop[dict[tuple[str, int], Lookup]] = OfLoop(dict)  # that are under way: one for all who ask
 
 
 async def dial(address: Address) -> Connection:
@@ -98,14 +96,10 @@ def _is_literal(host: str) -> bool:
 async def _looked_up(host: str, port: int) -> list[Place]:
     """The addresses of a name, each once, those of IPv6 and IPv4 by turns: a network that has only one of them is
     common. Raises Broken."""
-    asked = _lookups.get()
-    lookup = asked.get((host, port))
-    if lookup is None:
-        loop = asyncio.get_running_loop()
-        lookup = asked[host, port] = loop.create_future()
-        lookup.add_done_callback(lambda _: asked.pop((host, port), None))
-        Thread(target=_look_up, args=(loop, lookup, host, port), daemon=True).start()
-    found = await asyncio.shield(lookup)
+    loop = asyncio.get_running_loop()
+    lookup: Lookup = loop.create_future()
+    look_up((host, port, socket.AF_UNSPEC, socket.SOCK_STREAM), partial(_tell, loop, lookup))
+    found = await lookup
     if found is None:
         raise Broken("connection", "no connection to the provider: its name cannot be looked up")
     places = list(dict.fromkeys((int(row[0]), (_scoped(row[4]), port)) for row in found))
@@ -115,17 +109,12 @@ async def _looked_up(host: str, port: int) -> list[Place]:
     return [place for place in by_turns if place is not None][:MOST_ADDRESSES]
 
 
-def _look_up(loop: asyncio.AbstractEventLoop, lookup: Lookup, host: str, port: int) -> None:
-    """In a thread of the name's own: of those that a loop has for all names (uvloop: two), each waits for as long as
-    the servers of one name say nothing, and with it everybody who asks for another."""
-    found: list[Any] | None = None
-    with suppress(OSError, UnicodeError):
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _tell(loop: asyncio.AbstractEventLoop, lookup: Lookup, found: list[Any] | None, _: Exception | None) -> None:
     with suppress(RuntimeError):  # the loop has ended meanwhile
-        loop.call_soon_threadsafe(_tell, lookup, found)
+        loop.call_soon_threadsafe(_end, lookup, found)
 
 
-def _tell(lookup: Lookup, found: list[Any] | None) -> None:
+def _end(lookup: Lookup, found: list[Any] | None) -> None:
     if not lookup.done():
         lookup.set_result(found)
 

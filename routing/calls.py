@@ -212,12 +212,16 @@ def why_no_answer(call: OpenCall) -> RoutingError:
     kind: type[RoutingError] = DeadlineExceeded if late else AllProvidersFailed
     if attempts and call.walk.refused == len(attempts):  # the same request would be refused again
         kind = Unsupported
-    elif call.walk.skipped and not attempts and not late:
+    elif not late and (call.walk.skipped or attempts) and call.walk.unasked == sum(map(_has_failed, attempts)):
         kind = NoRoute  # all were busy: nobody was asked, so nobody has failed
     error = kind(f"no model gave a usable answer ({text or 'none was tried'})", details=details)
     if call.walk.retry_after is not None:  # a model's circuit is not open for longer
         error.retry_after_seconds = min(call.walk.retry_after, LONGEST_RETRY_AFTER_SECONDS)
     return name_call(error, call)
+
+
+def _has_failed(attempt: Attempt) -> bool:
+    return attempt.outcome not in ("ok", "cancelled")
 
 
 def name_call(error: RoutingError, call: OpenCall) -> RoutingError:

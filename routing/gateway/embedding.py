@@ -188,6 +188,7 @@ class _Embedding:
         )
         failures: list[dict[str, str]] = []
         kind: type[RoutingError] = Unsupported
+        was_asked, wait = False, None
         for model in self._models:
             try:
                 async with await self._slot(model):
@@ -196,9 +197,14 @@ class _Embedding:
                 self._error = str(error)
                 refused = isinstance(error, UnsupportedByProvider) or error.kind in REFUSALS
                 kind = kind if refused else AllProvidersFailed
+                if isinstance(error, ProviderError) and error.kind == "busy":
+                    wait = error.retry_after_seconds
+                else:
+                    was_asked = True
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
-        kind = kind if self.records else NoRoute
-        raise self._failed(kind, f"no model gave embeddings ({self._error})", failures)
+        failed = self._failed(kind if was_asked else NoRoute, f"no model gave embeddings ({self._error})", failures)
+        failed.retry_after_seconds = None if was_asked else wait
+        raise failed
 
     def _failed(self, kind: type[RoutingError], text: str, details: Sequence[dict[str, str]] = ()) -> RoutingError:
         failed = kind(text, details=list(details))

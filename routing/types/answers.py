@@ -104,7 +104,8 @@ ErrorKind = Literal[
     "unfit",  # a model answered, and not in the form that it was held to
     "cut",  # the answer stopped before its end
     "unread",  # it was not whole in time, and mostly waited for its reader
-    "busy",  # we did not ask: no slot came free, or another call tries a provider that had failed
+    # we did not ask: no slot came free, no file was left for a connection, or another call tries who had failed
+    "busy",
 ]
 
 

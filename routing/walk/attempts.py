@@ -85,7 +85,8 @@ class Walk(Struct):
     """One walk through a plan. `attempts` is complete at every moment, also after a cancellation.
 
     `skipped` are the candidates that were not asked because no slot of their provider came free. `refused` counts
-    the attempts that failed on the request itself: the API cannot express it, or the provider will not have it."""
+    the attempts that failed on the request itself: the API cannot express it, or the provider will not have it, and
+    `unasked` those for which no file was left for a connection."""
 
     plan: Plan
     request: ChatRequest
@@ -95,6 +96,7 @@ class Walk(Struct):
     committed: bool = False
     skipped: list[Skipped] = field(default_factory=list)
     refused: int = 0
+    unasked: int = 0
     waits: dict[str, float] = field(default_factory=dict)  # seconds by model, as was said last; 0 where nothing was
     deadline: float | None = None  # on time.monotonic's clock
     whole: Whole | None = None  # for answers whose pieces nobody waits for; without it they go by `call`, too
@@ -268,6 +270,7 @@ class Walk(Struct):
             told = failure.usage or delivery.usage
             usage = collector.spent(step.request, candidate, reported=told, reached=had_it, unseen=unseen)
             self.refused += failure.kind in REFUSALS
+            self.unasked += failure.kind == "busy"
             if (wait := wait_after(failure)) is not None:
                 self.waits[candidate.model.slug] = wait
             unheard = step.request if collector.first_output is None else None

@@ -122,7 +122,7 @@ class Counted:
             self._crowded = error
         elif error.kind in ANSWERED:
             await self._observer.failed(candidate, error, unheard=unheard)
-        elif not self._is_told:
+        elif not self._is_told and error.kind != "busy":
             self._is_told = True
             await self._observer.failed(candidate, error, unheard=unheard)
 

@@ -179,6 +179,7 @@ class Several(Walk):
         finally:
             counted.forget()
             self.refused = sum([choice.refused for choice in self.choices])
+            self.unasked = sum([choice.unasked for choice in self.choices])
             self.waits = _longest([choice.waits for choice in self.choices])
         if len(self._found) < len(self.choices):
             return None

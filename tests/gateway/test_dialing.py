@@ -1,11 +1,13 @@
 """Reaching a provider's server: names with several addresses, names that nobody knows, certificates."""
 
 import asyncio
+import os
+import resource
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
@@ -128,6 +130,19 @@ async def test_where_all_addresses_refuse_that_is_said(named: Callable[..., None
     assert (error.kind, error.retryable, "connection refused" in error.message) == ("connection", True, True)
 
 
+@contextmanager
+def no_files_left() -> Iterator[None]:
+    """The process may open no further file: all below its limit are in use."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[str]]]:
     """Nobody answers for the names in silent.test until the event; and for which one was asked."""
@@ -179,6 +194,26 @@ async def test_a_name_that_is_looked_up_keeps_no_loop_from_its_end(silent: tuple
     async with asyncio.timeout(30):
         await asyncio.to_thread(asyncio.run, leave())
     assert not is_over.is_set()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_where_no_file_is_left_for_a_connection_nobody_was_asked_and_nobody_is_to_blame(
+    fetch: Fetch, host: str
+) -> None:
+    async with server() as port:
+        with no_files_left():
+            error = await failed(fetch, f"http://{host}:{port}/")
+        assert (error.kind, error.retryable, error.retry_after_seconds) == ("busy", True, 1)
+        assert "too many files and connections are open here" in error.message
+        assert (await fetch(WireRequest("GET", f"http://{host}:{port}/"))).body == b"hi"
+
+
+async def test_kept_connections_make_room_for_one_to_another_provider() -> None:
+    async with server() as port, server() as another:
+        for _ in range(2):
+            assert (await by_own(WireRequest("GET", f"http://127.0.0.1:{port}/"))).body == b"hi"
+        with no_files_left():
+            assert (await by_own(WireRequest("GET", f"http://127.0.0.1:{another}/"))).body == b"hi"
 
 
 async def test_a_name_that_nobody_knows_is_told_from_a_server_that_is_down(named: Callable[..., None]) -> None:

@@ -1,5 +1,7 @@
 """What it means when the HTTP client fails: no connection, a broken one, an address or key that cannot be used."""
 
+import errno
+
 import httpx2
 
 from routing.adapters.base import WireRequest
@@ -18,9 +20,31 @@ _FAILURES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], ErrorKind,
     (httpx2.DecodingError, "protocol", "the answer is compressed wrongly", True),
 )
 
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_RETRY_SECONDS = 1.0
+NO_FILE_LEFT = "too many files and connections are open here for another one"
+
+
+def is_out_of_files(error: BaseException | None) -> bool:
+    """Whether this machine had no file left for a connection, which is no fault of who was to be reached."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+            return True
+        if isinstance(error, BaseExceptionGroup) and any(map(is_out_of_files, error.exceptions)):
+            return True
+        error = error.__cause__ or error.__context__  # the client hides what its errors come from
+    return False
+
+
+def out_of_files(sent: WireRequest) -> ProviderError:
+    """Nobody was asked."""
+    return make_error("busy", NO_FILE_LEFT, sent, retryable=True, retry_after_seconds=_RETRY_SECONDS)
+
 
 def translated(error: Exception, sent: WireRequest, *, began: bool) -> ProviderError:
     """Our error for one of the HTTP client's; `began`: the head of the answer had come."""
+    if isinstance(error, httpx2.ConnectError) and is_out_of_files(error):
+        return out_of_files(sent)
     for types, kind, text, retryable in _FAILURES:
         if isinstance(error, types):
             reason = f": {error}" if isinstance(error, httpx2.ConnectError) and str(error) else ""

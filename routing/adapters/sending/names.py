@@ -41,9 +41,18 @@ def _find(asked: Asked) -> None:
     try:
         found = socket.getaddrinfo(*asked)
     except Exception as error:  # whatever it is, those who wait must hear of it
-        _tell_all(asked, None, error)
+        _tell_all(asked, None, _why_no_socket() or error)
     else:
         _tell_all(asked, found, None)
+
+
+def _why_no_socket() -> OSError | None:
+    """For a name of which the system only says that it is not known, when it had no file left to ask with."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _tell_all(asked: Asked, found: list[Any] | None, error: Exception | None) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
+from routing.adapters.sending.failures import NO_FILE_LEFT, is_out_of_files
 from routing.adapters.sending.names import look_up
 from routing.adapters.sending.trust import ssl_context, tls_failure
 from routing.gateway.providers.connections import Broken, Connection
@@ -19,7 +20,7 @@ from routing.types import ProviderError
 
 Address = tuple[bool, str, int]  # TLS, host, port
 Place = tuple[int, tuple[str, int]]  # family, address and port
-Lookup = asyncio.Future[list[Any] | None]  # None for a name that nobody knows
+Lookup = asyncio.Future[tuple[list[Any] | None, Exception | None]]
 
 NEXT_SECONDS = 0.25  # between one address of a name and the next, as RFC 8305 has it
 MOST_ADDRESSES = 64  # those that refuse are passed at once
@@ -33,6 +34,8 @@ async def dial(address: Address) -> Connection:
         context = ssl_context() if tls else None
     except ProviderError as error:
         raise Broken(error.kind, error.message) from None
+    except OSError as error:
+        raise _unreachable(error) from None
     if _is_literal(host):
         return await _connect(context, host, host=host, port=port)
     return await _connect(context, host, sock=await _first(await _looked_up(host, port)))
@@ -41,7 +44,7 @@ async def dial(address: Address) -> Connection:
 async def _first(places: Iterable[Place]) -> socket.socket:
     """A connection to the place that answers first; each is tried a moment after the one before, or once that has
     failed. TLS begins behind that: its handshake may take longer than a moment. Raises Broken as the first that failed
-    did."""
+    did, or as one for which there was no file."""
     left, first = deque(places), None
     under_way: set[asyncio.Task[socket.socket]] = set()
     try:
@@ -54,7 +57,8 @@ async def _first(places: Iterable[Place]) -> socket.socket:
                 for another in there[1:]:
                     another.close()
                 return there[0]
-            first = first or next((error for task in done if isinstance(error := task.exception(), Broken)), None)
+            errors = [error for task in done if isinstance(error := task.exception(), Broken)]
+            first = next((error for error in errors if error.kind == "busy"), first or next(iter(errors), None))
     finally:
         for task in under_way:
             task.add_done_callback(_let_go)
@@ -99,7 +103,9 @@ async def _looked_up(host: str, port: int) -> list[Place]:
     loop = asyncio.get_running_loop()
     lookup: Lookup = loop.create_future()
     look_up((host, port, socket.AF_UNSPEC, socket.SOCK_STREAM), partial(_tell, loop, lookup))
-    found = await lookup
+    found, error = await lookup
+    if is_out_of_files(error):
+        raise Broken("busy", NO_FILE_LEFT)
     if found is None:
         raise Broken("connection", "no connection to the provider: its name cannot be looked up")
     places = list(dict.fromkeys((int(row[0]), (_scoped(row[4]), port)) for row in found))
@@ -109,14 +115,14 @@ async def _looked_up(host: str, port: int) -> list[Place]:
     return [place for place in by_turns if place is not None][:MOST_ADDRESSES]
 
 
-def _tell(loop: asyncio.AbstractEventLoop, lookup: Lookup, found: list[Any] | None, _: Exception | None) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, lookup: Lookup, found: list[Any] | None, error: Exception | None) -> None:
     with suppress(RuntimeError):  # the loop has ended meanwhile
-        loop.call_soon_threadsafe(_end, lookup, found)
+        loop.call_soon_threadsafe(_end, lookup, found, error)
 
 
-def _end(lookup: Lookup, found: list[Any] | None) -> None:
+def _end(lookup: Lookup, found: list[Any] | None, error: Exception | None) -> None:
     if not lookup.done():
-        lookup.set_result(found)
+        lookup.set_result((found, error))
 
 
 def _scoped(found: tuple[Any, ...]) -> str:
@@ -138,6 +144,8 @@ async def _connect(context: ssl.SSLContext | None, name: str, **where: Any) -> C
 
 
 def _unreachable(error: OSError | UnicodeError) -> Broken:
+    if is_out_of_files(error):
+        return Broken("busy", NO_FILE_LEFT)
     number = error.errno if isinstance(error, OSError) else None
     reason = f": {os.strerror(number).lower()}" if number and number > 0 else ""
     return Broken("connection", f"no connection to the provider{reason}")

@@ -49,12 +49,19 @@ class Pool:
                 self._keep(address, opening.result())
 
     async def open(self, address: Address, until: float | None = None) -> Connection:
-        """A new connection. Raises Broken; "timeout" if it is not there by `until` (time.monotonic's)."""
+        """A new connection. Raises Broken; "timeout" if it is not there by `until` (time.monotonic's), "busy" where no
+        file is left for it here."""
         coming = self._coming.get(address)
         opening = coming.pop() if coming else asyncio.get_running_loop().create_task(_opened(address))
         try:
             async with asyncio.timeout(None if until is None else max(until - time.monotonic(), 0.0)):
-                return await opening
+                try:
+                    return await opening
+                except Broken as broken:
+                    if broken.kind != "busy" or not self._let_go():
+                        raise
+                await asyncio.sleep(0)  # what was let go is closed
+                return await _opened(address)
         except TimeoutError:
             raise Broken("timeout", "no connection to the provider in the time that was left") from None
         except asyncio.CancelledError:
@@ -95,13 +102,19 @@ class Pool:
         if self._idle:
             self._sweep_later(loop)
 
+    def _let_go(self) -> bool:
+        """Closes what is kept; whether that was anything."""
+        kept = [connection for idle in self._idle.values() for connection in idle]
+        self._idle.clear()
+        for connection in kept:
+            connection.close()
+        return bool(kept)
+
     def close(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
-        for idle in self._idle.values():
-            while idle:
-                idle.popleft().close()
+        self._let_go()
         for coming in self._coming.values():
             while coming:
                 coming.popleft().cancel()

@@ -17,6 +17,7 @@ from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.faults.errors import make_error
 from routing.adapters.reading.wire import dumps
 from routing.adapters.sending.delivery import not_begun
+from routing.adapters.sending.failures import out_of_files
 from routing.gateway.providers.connections import MAX_REFUSAL_BYTES, Broken, Connection
 from routing.gateway.providers.dialing import Address
 from routing.gateway.providers.pool import Pool
@@ -146,6 +147,8 @@ def _drop(connection: Connection | None) -> None:
 
 
 def _translated(broken: Broken, sent: WireRequest, usage: Usage | None = None) -> ProviderError:
+    if broken.kind == "busy":
+        return out_of_files(sent)
     return make_error(broken.kind, broken.text, sent, usage=usage, unbilled=broken.unbilled)
 
 

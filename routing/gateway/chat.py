@@ -12,8 +12,10 @@ from typing import Any, cast
 from uuid import UUID
 
 from routing import service
+from routing.gateway.access.crowd import crowd
 from routing.gateway.access.keys import Key
 from routing.gateway.access.limits import Admission, limits
+from routing.gateway.access.sharing import AT_ONCE, Sharing
 from routing.gateway.access.streams import streams
 from routing.gateway.asking import Preparation, asker
 from routing.gateway.dialects import Dialect, call_headers
@@ -164,6 +166,8 @@ async def _walked(http: Http, call: service.OpenCall, admission: Admission) -> A
     refer to it, so that the whole call stayed in memory until the collector comes.
     """
     http.watch()
+    if call.request.choices != 1 or call.plan.pattern in AT_ONCE:
+        call.walk.observer = Sharing(call.walk.observer, crowd(), http.address)
     try:
         answer = await service.answer(call)
     except asyncio.CancelledError as error:

@@ -8,18 +8,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection
 from pytest_django import Settings
 
+from routing.gateway.access import crowd as crowds
+from routing.gateway.access.crowd import MOST_TOLD, NEW_SECONDS, Crowd, crowd
 from routing.gateway.exchange.sockets import most_files
-from routing.gateway.serving import crowd as crowds
-from routing.gateway.serving.crowd import MOST_TOLD, NEW_SECONDS, Crowd, crowd
-from tests.gateway.conftest import Gateway, Serving
+from tests.gateway.conftest import Gateway, Serving, wait_until
+from tests.gateway.test_calls import post
+from tests.gateway.test_choices import change_rule
 from tests.servers.script import Reply
 from tests.ziggie.live_process import database_url, web_server
 from ziggie.checks import check_numbers
@@ -70,8 +74,8 @@ def connected(gateway: Gateway) -> socket.socket:
     return socket.create_connection((where.hostname or "", where.port or 0), timeout=60)
 
 
-def request(gateway: Gateway, path: str = CHAT) -> bytes:
-    body = json.dumps({"model": "gpt", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]})
+def request(gateway: Gateway, path: str = CHAT, **changes: Any) -> bytes:
+    body = json.dumps({"model": "gpt", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], **changes})
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {gateway.key}\r\ncontent-length: {len(body)}\r\n\r\n"
     return (head + body).encode()
 
@@ -315,3 +319,73 @@ def test_a_live_socket_takes_no_place(gateway: Gateway) -> None:
             with busy(mounted, 1):
                 refused(mounted, CHAT)
     gateway.settled(1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_where_no_place_is_left_several_answers_are_made_one_after_the_other(
+    gateway: Gateway, limit: Limit, stream: bool
+) -> None:
+    limit(1, 1)
+    gateway.openai.at_most = 1
+    answer = post(gateway, n=4, stream=stream)
+    assert answer.status_code == 200
+    (receipt,) = gateway.settled(1)
+    assert [attempt["outcome"] for attempt in receipt.attempts] == ["ok"] * 4  # none was one too many
+
+
+def test_several_answers_leave_places_for_those_who_come(gateway: Gateway, limit: Limit) -> None:
+    """Three at a time: one by the place of the client, two by the one that it is lent of the two that are left."""
+    limit(3, 3)
+    gate = threading.Event()
+    gateway.openai.default = Reply(after=gate)
+    with ThreadPoolExecutor(1) as client:
+        several = client.submit(post, gateway, n=5)
+        wait_until(lambda: len(gateway.openai.calls) == 3)
+        with connected(gateway) as another:
+            assert answered(another, request(gateway, model="llama"))[0] == 200
+        assert len(gateway.openai.calls) == 3
+        gate.set()
+        assert len(several.result(60).json()["choices"]) == 5
+    gateway.settled(2)
+    with served(gateway), served(gateway), served(gateway):  # what was lent is there again
+        pass
+
+
+def test_the_members_of_an_ensemble_take_no_more_places_than_there_are(gateway: Gateway, limit: Limit) -> None:
+    limit(1, 1)
+    change_rule(chain=["gpt"], pattern="ensemble", roles={"members": ["gpt", "gpt", "gpt"]})
+    gateway.openai.at_most = 1
+    assert post(gateway, model="auto").status_code == 200
+    (receipt,) = gateway.settled(1)
+    assert [attempt["outcome"] for attempt in receipt.attempts] == ["ok"] * 3
+
+
+def test_a_call_that_is_left_gives_back_what_it_was_lent(gateway: Gateway, limit: Limit) -> None:
+    limit(4, 4)
+    gate = threading.Event()
+    gateway.openai.default = Reply(after=gate)
+    with connected(gateway) as client:
+        client.sendall(request(gateway, n=5))
+        wait_until(lambda: len(gateway.openai.calls) == 5)
+    gateway.settled(1)
+    gate.set()
+    gateway.openai.default = Reply()
+    with served(gateway), served(gateway), served(gateway), served(gateway):
+        pass
+
+
+def test_half_of_the_places_are_lent_and_to_one_address_no_more_than_it_may_have() -> None:
+    places = Crowd(8, 3)
+    assert places.enter(Visitor(is_busy=True), "192.0.2.1")
+    assert [places.lend("192.0.2.1") for _ in range(5)] == [True] * 4 + [False]  # two places
+    assert not places.enter(Visitor(is_busy=True), "192.0.2.1")
+    assert [places.lend("192.0.2.2") for _ in range(5)] == [True] * 4 + [False]
+    assert not places.lend("192.0.2.3")
+    visitors = [Visitor(is_busy=True) for _ in range(4)]
+    assert [places.enter(visitor, f"192.0.2.{9 + number}") for number, visitor in enumerate(visitors)] == [
+        *[True] * 3,
+        False,
+    ]
+    for _ in range(4):
+        places.take_back("192.0.2.1")
+    assert places.enter(Visitor(is_busy=True), "192.0.2.1")

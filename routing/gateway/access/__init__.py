@@ -1,1 +1,1 @@
-"""Who may call, and how often: keys, limits, open streams, guesses."""
+"""Who may call, and how often: places, keys, limits, open streams, guesses."""

@@ -1,11 +1,11 @@
 """How many clients a process lets in, in all and from one address: nobody alone may hold every file that it can open.
 
 A connection on which nothing is asked only keeps a place: it makes room for one that comes. Where all places are taken
-by calls, who comes is told so.
+by calls, who comes is told so. A call that opens several connections to providers at a time takes of what is left.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Protocol
 
 from django.conf import settings
@@ -46,14 +46,15 @@ class Crowd:
         self._all: Places = OrderedDict()
         self._of: dict[str, Places] = {}
         self._told: set[Guest] = set()
+        self._lent: Counter[str] = Counter()  # files, by address
 
     def enter(self, guest: Guest, peer: str) -> bool:
         """Whether there is a place for it; `peer` is its address, "" where it has none."""
-        address = "" if is_proxy(peer) else caller_address(peer, "")
+        address = _address_of(peer)
         others = self._of.get(address)
-        if address and others and len(others) >= self._most_of_one and not self._make_room(others):
+        if address and others and self._taken_by(address) >= self._most_of_one and not self._make_room(others):
             return False
-        if len(self._all) >= self._most and not self._make_room(self._all):
+        if self._taken() >= self._most and not self._make_room(self._all):
             return False
         self._all[guest] = place = address, time.monotonic()
         self._of.setdefault(address, OrderedDict())[guest] = place
@@ -75,6 +76,29 @@ class Crowd:
             if not places:
                 del self._of[place[0]]
 
+    def lend(self, peer: str) -> bool:
+        """Whether a call from there may open another file beside its own two. At most half of all places are lent, so
+        that others may come; nobody has to make room."""
+        address = _address_of(peer)
+        self._lent[address] += 1
+        is_lent = self._taken() <= self._most and _places(self._lent.total()) <= self._most // 2
+        if is_lent and (not address or self._taken_by(address) <= self._most_of_one):
+            return True
+        self.take_back(peer)
+        return False
+
+    def take_back(self, peer: str) -> None:
+        address = _address_of(peer)
+        self._lent[address] -= 1
+        if not self._lent[address]:
+            del self._lent[address]
+
+    def _taken(self) -> int:
+        return len(self._all) + _places(self._lent.total()) if self._lent else len(self._all)
+
+    def _taken_by(self, address: str) -> int:
+        return len(self._of.get(address, ())) + _places(self._lent[address])
+
     def _make_room(self, places: Places) -> bool:
         since = time.monotonic() - NEW_SECONDS
         for _ in range(min(LOOKS, len(places))):
@@ -85,6 +109,14 @@ class Crowd:
                 return True
             places.move_to_end(guest)  # it is looked at again after all others
         return False
+
+
+def _address_of(peer: str) -> str:
+    return "" if is_proxy(peer) else caller_address(peer, "")
+
+
+def _places(files: int) -> int:
+    return -(-files // FILES_OF_A_CALL)
 
 
 def _made() -> Crowd:

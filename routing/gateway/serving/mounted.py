@@ -20,13 +20,13 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from routing.gateway.access.crowd import TOLD_SECONDS, crowd
 from routing.gateway.app import wind_up
 from routing.gateway.exchange import http as limits
 from routing.gateway.exchange.http import RequestTimeout
 from routing.gateway.exchange.leaving import COMMENT, Prelude, Watch
 from routing.gateway.exchange.sockets import allow_many, untaken
 from routing.gateway.paths import asked_for, origin_form
-from routing.gateway.serving.crowd import TOLD_SECONDS, crowd
 from routing.gateway.serving.refusals import UNREAD, refusal
 from ziggie.errors import TooLarge, ZiggieError
 

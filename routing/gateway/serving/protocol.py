@@ -15,11 +15,11 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from routing.gateway.access.crowd import TOLD_SECONDS, crowd
 from routing.gateway.exchange.heads import Head, KnownHeads, is_long_head, only_framing, read_head
 from routing.gateway.exchange.http import UNDER_WAY, Headers, Http
 from routing.gateway.exchange.leaving import Watch
 from routing.gateway.paths import COMMON_URL_BYTES, asked_for, known_path, path_of
-from routing.gateway.serving.crowd import TOLD_SECONDS, crowd
 from routing.gateway.serving.direct import DirectHttp
 from routing.gateway.serving.outgoing import Outgoing
 

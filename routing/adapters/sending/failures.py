@@ -27,12 +27,17 @@ NO_FILE_LEFT = "too many files and connections are open here for another one"
 
 def is_out_of_files(error: BaseException | None) -> bool:
     """Whether this machine had no file left for a connection, which is no fault of who was to be reached."""
-    while error is not None:
+    left, seen = [error], set[int]()
+    while left:
+        error = left.pop()
+        if error is None or id(error) in seen:  # they may lead in a circle
+            continue
         if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
             return True
-        if isinstance(error, BaseExceptionGroup) and any(map(is_out_of_files, error.exceptions)):
-            return True
-        error = error.__cause__ or error.__context__  # the client hides what its errors come from
+        seen.add(id(error))
+        left.append(error.__cause__ or error.__context__)  # the client hides what its errors come from
+        if isinstance(error, BaseExceptionGroup):
+            left += error.exceptions
     return False
 
 

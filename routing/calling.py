@@ -10,6 +10,7 @@ from routing.adapters.anthropic import claude
 from routing.adapters.sending.deadlines import Timeouts
 from routing.adapters.sending.delivery import begun
 from routing.types import Candidate, ChatRequest, Delta, ProviderError
+from routing.walk.reaching import Requests
 from routing.world import health, warming
 
 LONGEST_SECONDS = 3600.0  # the walk's own deadline is shorter
@@ -51,9 +52,13 @@ class Breakers:
     def __init__(self, *, by_package: bool = True) -> None:
         self._by_package = by_package
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+    def slot(
+        self, candidate: Candidate, *, wait_seconds: float, requests: Requests | None = None
+    ) -> AbstractAsyncContextManager[None] | None:
         provider, model = candidate.model.provider, candidate.model
-        slot = health.slot(provider, model, wait_seconds=wait_seconds) if health.is_held_back(provider, model) else None
+        slot = None
+        if health.is_held_back(provider, model):
+            slot = health.slot(provider, model, wait_seconds=wait_seconds, requests=requests)
         if self._by_package and provider.kind == claude_batches.KIND and not claude.is_loaded():
             return loaded(slot or nullcontext())
         return slot

@@ -10,6 +10,7 @@ from routing.adapters.base import WireRequest
 from routing.adapters.claude_batches import BatchLine
 from routing.adapters.sending.delivery import begun
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Features, Plan, ProviderError, RuleOptions
+from routing.walk.reaching import Requests
 
 
 def plan_of(decision: dict[str, Any], candidate: Candidate) -> Plan:
@@ -53,7 +54,9 @@ class Told:
 class Nobody:
     """What a batch says of its requests says nothing about how the provider answers calls."""
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None]:
+    def slot(
+        self, candidate: Candidate, *, wait_seconds: float, requests: Requests | None = None
+    ) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
     async def succeeded(self, candidate: Candidate) -> None: ...

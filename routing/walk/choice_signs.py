@@ -5,7 +5,8 @@ from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
 
 from routing.types import ANSWERED, Candidate, ChatRequest, ErrorKind, ProviderError
-from routing.walk.reaching import Observer
+from routing.walk.handover import beside
+from routing.walk.reaching import Observer, Requests
 
 AGAIN = 2  # times that one is asked again of the same candidate, beside its tries
 CROWDED: frozenset[ErrorKind] = frozenset({"rate_limited", "overloaded"})  # it had too much to do for one more
@@ -104,14 +105,17 @@ class Counted:
     """Tells the circuits of a candidate's failures as of one call's, however many answers that asks for: of the first,
     and of a crowd of this call's own making only where the candidate has answered none of it."""
 
-    def __init__(self, observer: Observer, *, answered: bool) -> None:
+    def __init__(self, observer: Observer, *, answered: bool, answers: int) -> None:
         self._observer = observer
+        self._requests = Requests(answers)
         self._answered = answered
         self._is_told = False
         self._crowded: ProviderError | None = None
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
-        return self._observer.slot(candidate, wait_seconds=wait_seconds)
+    def slot(
+        self, candidate: Candidate, *, wait_seconds: float, requests: Requests | None = None
+    ) -> AbstractAsyncContextManager[None] | None:
+        return self._observer.slot(candidate, wait_seconds=wait_seconds, requests=self._requests)
 
     async def succeeded(self, candidate: Candidate) -> None:
         self._answered = True
@@ -130,6 +134,9 @@ class Counted:
         if self._crowded is not None and not (self._answered or self._is_told):
             await self._observer.failed(candidate, self._crowded)
 
-    def forget(self) -> None:
-        """An error leads to all that it went through, and that to here."""
+    def end(self) -> None:
+        """Gives back what was counted of the provider's day and never asked for; no error is kept: it leads to all that
+        it went through, and that to here."""
         self._crowded = None
+        if self._requests.left and self._requests.give_back is not None:
+            beside(self._requests.give_back(self._requests.left))

@@ -170,14 +170,15 @@ class Several(Walk):
             self._found, self._found_by = {}, candidate
         missing = self._missing(candidate)
         has_answered = bool(self._found)
-        signs, counted = Signs(answers=has_answered), Counted(self.observer, answered=has_answered)
+        signs = Signs(answers=has_answered)
+        counted = Counted(self.observer, answered=has_answered, answers=len(missing))
         for choice in missing:
             choice.signs, choice.observer = signs, counted
             choice.call = _telling(self.callers[choice.index] if self.callers else self.call, signs)
         try:
             await self._ask(missing, candidate, step, signs, counted)
         finally:
-            counted.forget()
+            counted.end()
             self.refused = sum([choice.refused for choice in self.choices])
             self.unasked = sum([choice.unasked for choice in self.choices])
             self.waits = _longest([choice.waits for choice in self.choices])

@@ -1,8 +1,9 @@
 """What a walk needs of the world: somebody who asks a model, and somebody who knows whether it may be asked."""
 
-from collections.abc import AsyncGenerator, Awaitable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
 
@@ -23,12 +24,25 @@ class Whole(Protocol):
         """Raises ProviderError, and ProviderError("timeout") for one that is not whole by then (time.monotonic's)."""
 
 
+class Requests:
+    """Of a provider's day: those that the answers of one call take are counted at once, all or none, with the first.
+    `left` are not made yet; `give_back` is for what never will be, once they are counted."""
+
+    def __init__(self, together: int) -> None:
+        self.left = together
+        self.is_refused = False
+        self.give_back: Callable[[int], Coroutine[Any, Any, None]] | None = None
+        self.counting = asyncio.Lock()
+
+
 class Observer(Protocol):
     """The state of the providers that all processes share: slots before an attempt, circuits after it."""
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+    def slot(
+        self, candidate: Candidate, *, wait_seconds: float, requests: Requests | None = None
+    ) -> AbstractAsyncContextManager[None] | None:
         """To be held while the candidate is asked; None where nothing has to be. Raises ProviderError("busy") when
-        it is entered, if the candidate may not be asked now."""
+        it is entered, if the candidate may not be asked now. `requests`: those to take this one from."""
 
     async def succeeded(self, candidate: Candidate) -> None: ...
 

@@ -10,9 +10,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any, LiteralString
+
+import psycopg
 
 from routing import database
 from routing.adapters import transport
@@ -20,8 +23,10 @@ from routing.adapters.base import ProviderStatus
 from routing.configuration.snapshot import acurrent
 from routing.money.ledger import BALANCES
 from routing.types import REFUSALS, BudgetState, ModelSpec, ProviderError, ProviderSpec, Snapshot, Source, World
+from routing.walk.reaching import Requests
 from routing.world import circuits, slots
 from routing.world.circuits import Known, probing, record_failure, record_success, remember
+from ziggie.errors import Unavailable
 
 __all__ = ["check_providers", "record_failure", "record_success", "slot", "world"]
 
@@ -53,9 +58,15 @@ WORLD: LiteralString = (
 )
 COUNT: LiteralString = """
 INSERT INTO routing_providerday AS d (provider_id, day, requests)
-SELECT id, (now() AT TIME ZONE %(time_zone)s)::date, 1 FROM routing_provider WHERE id = %(provider)s
-ON CONFLICT (provider_id, day) DO UPDATE SET requests = d.requests + 1 WHERE d.requests < %(limit)s
-RETURNING requests
+SELECT id, (now() AT TIME ZONE %(time_zone)s)::date, %(requests)s FROM routing_provider
+WHERE id = %(provider)s AND %(requests)s::int <= %(limit)s::int
+ON CONFLICT (provider_id, day) DO UPDATE SET requests = d.requests + EXCLUDED.requests
+WHERE d.requests + EXCLUDED.requests <= %(limit)s
+RETURNING day
+"""
+GIVE_BACK: LiteralString = """
+UPDATE routing_providerday SET requests = greatest(requests - %(requests)s, 0)
+WHERE provider_id = %(provider)s AND day = %(day)s
 """
 
 _latest: tuple[Snapshot, World, float] | None = None
@@ -122,10 +133,14 @@ def is_held_back(provider: ProviderSpec, model: ModelSpec) -> bool:
 
 @asynccontextmanager
 async def slot(
-    provider: ProviderSpec, model: ModelSpec | None = None, *, wait_seconds: float | None = None
+    provider: ProviderSpec,
+    model: ModelSpec | None = None,
+    *,
+    wait_seconds: float | None = None,
+    requests: Requests | None = None,
 ) -> AsyncIterator[None]:
     """To be held while the provider is called. Waits for a free slot, as long as the provider's own
-    timeout if nothing else is said.
+    timeout if nothing else is said. `requests`: those of a day's to take this one from.
 
     Raises ProviderError("busy") if none came free, if another call is trying a provider or model that had
     failed, or if the provider has had its requests of today: nobody was called then.
@@ -133,17 +148,36 @@ async def slot(
     patience = provider.timeout_seconds if wait_seconds is None else wait_seconds
     async with slots.slot(provider, wait_seconds=patience), probing(provider, model):
         if provider.max_requests_per_day is not None:
-            await _count_request(provider, provider.max_requests_per_day)
+            await _count_request(provider, provider.max_requests_per_day, requests or Requests(1))
         yield
 
 
-async def _count_request(provider: ProviderSpec, limit: int) -> None:
+async def _count_request(provider: ProviderSpec, limit: int, requests: Requests) -> None:
+    """This one, and with the first of several all of them. Raises ProviderError("busy")."""
+    async with requests.counting:
+        if requests.give_back is None or not requests.left:
+            day = None if requests.is_refused else await _counted(provider, limit, requests.left or 1)
+            if day is None:
+                requests.is_refused = True
+                has = "has had" if requests.left <= 1 else f"has not {requests.left} left of"
+                raise ProviderError("busy", f"{provider.slug} {has} its {limit} requests of today", retryable=False)
+            requests.give_back = partial(_give_back, provider, day)
+        requests.left = max(requests.left - 1, 0)
+
+
+async def _counted(provider: ProviderSpec, limit: int, requests: int) -> date | None:
+    """The day of which these are; None where it has not so many left."""
     zone = (await acurrent()).settings.time_zone
     async with database.connection() as connection:
-        parameters = {"provider": provider.id, "limit": limit, "time_zone": zone}
-        counted = limit > 0 and await (await connection.execute(COUNT, parameters)).fetchone()
-    if not counted:
-        raise ProviderError("busy", f"{provider.slug} has had its {limit} requests of today", retryable=False)
+        parameters = {"provider": provider.id, "limit": limit, "time_zone": zone, "requests": requests}
+        row = await (await connection.execute(COUNT, parameters)).fetchone()
+    return None if row is None else row[0]
+
+
+async def _give_back(provider: ProviderSpec, day: date, requests: int) -> None:
+    with suppress(Unavailable, psycopg.Error):  # then the provider is asked less often today
+        async with database.connection() as connection:
+            await connection.execute(GIVE_BACK, {"provider": provider.id, "day": day, "requests": requests})
 
 
 # --- the background check ------------------------------------------------------------------------

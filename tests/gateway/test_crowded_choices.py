@@ -1,14 +1,15 @@
 """Several answers to one request of which some fail: what that costs, and what others notice of it."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from routing.configuration import snapshot
 from routing.gateway.asking import Preparation
-from routing.models import Circuit, Provider
+from routing.models import Circuit, Provider, ProviderDay, RoutedCall
 from routing.walk import choices
-from tests.gateway.conftest import Gateway
+from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import code, post
 from tests.gateway.test_choices import FAILS, REPLY, change_rule, texts
 from tests.gateway.test_clients import WEATHER
@@ -165,3 +166,30 @@ def test_answers_of_the_same_bytes_have_them_made_ready_once(
     post(gateway, n=3, seed=seed)
     assert [found is None for found in made].count(False) == (3 if times == 1 else 1)
     assert len({received.body for received in gateway.openai.calls}) == times
+
+
+@WHOLE_AND_STREAMED
+def test_calls_that_race_for_the_last_requests_of_a_day_have_all_of_their_answers_or_none(
+    gateway: Gateway, stream: bool
+) -> None:
+    limit_openai(max_requests_per_day=14)
+    gateway.openai.default = Reply("The answer.", input_tokens=10, output_tokens=5, first_token=0.2)
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: post(gateway, n=4, stream=stream), range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [503] * 5
+    assert len(gateway.openai.calls) == 12
+    receipts = RoutedCall.objects.filter(outcome="ok")
+    wait_until(lambda: receipts.count() == 3)
+    assert {receipt.cost_microusd for receipt in receipts} == {140}
+    assert not RoutedCall.objects.exclude(outcome="ok").exclude(cost_microusd=0).exists()
+    assert ProviderDay.objects.get().requests == 12
+
+
+def test_of_a_day_only_what_was_asked_for_counts_in_the_end(gateway: Gateway) -> None:
+    limit_openai(max_requests_per_day=10)
+    change_rule(options={"first_token_seconds": 60})  # so that the first is asked for alone
+    gateway.openai.default = Reply(status=400, error="no such parameter")
+    gateway.ollama.default = Reply("By another.")
+    assert texts(post(gateway, model="auto", n=4)) == ["By another."] * 4
+    assert len(gateway.openai.calls) == 1
+    wait_until(lambda: ProviderDay.objects.get().requests == 1)

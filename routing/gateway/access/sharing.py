@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 
 from routing.gateway.access.crowd import Crowd
 from routing.types import Candidate, ChatRequest, ProviderError
-from routing.walk.reaching import Observer
+from routing.walk.reaching import Observer, Requests
 
 AT_ONCE = frozenset({"ensemble", "debate"})  # patterns that ask several models at the same time
 LOOK_SECONDS = 0.5  # until it is seen that another call has given one back
@@ -28,10 +28,12 @@ class Sharing:
         self._lent = 0
         self._ended = asyncio.Event()
 
-    def slot(self, candidate: Candidate, *, wait_seconds: float) -> AbstractAsyncContextManager[None] | None:
+    def slot(
+        self, candidate: Candidate, *, wait_seconds: float, requests: Requests | None = None
+    ) -> AbstractAsyncContextManager[None] | None:
         if candidate.model.provider.kind == "offline":
-            return self._observer.slot(candidate, wait_seconds=wait_seconds)
-        return self._connected(candidate, time.monotonic() + wait_seconds)
+            return self._observer.slot(candidate, wait_seconds=wait_seconds, requests=requests)
+        return self._connected(candidate, time.monotonic() + wait_seconds, requests)
 
     async def succeeded(self, candidate: Candidate) -> None:
         await self._observer.succeeded(candidate)
@@ -40,13 +42,13 @@ class Sharing:
         await self._observer.failed(candidate, error, unheard=unheard)
 
     @asynccontextmanager
-    async def _connected(self, candidate: Candidate, until: float) -> AsyncIterator[None]:
+    async def _connected(self, candidate: Candidate, until: float, requests: Requests | None) -> AsyncIterator[None]:
         while self._open > self._lent and not self._lend():
             await self._wait(until)
         self._open += 1
         try:
             left = max(until - time.monotonic(), 0.0)
-            async with self._observer.slot(candidate, wait_seconds=left) or nullcontext():
+            async with self._observer.slot(candidate, wait_seconds=left, requests=requests) or nullcontext():
                 yield
         finally:
             self._open -= 1

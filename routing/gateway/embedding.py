@@ -202,12 +202,21 @@ class _Embedding:
                 else:
                     was_asked = True
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
-        failed = self._failed(kind if was_asked else NoRoute, f"no model gave embeddings ({self._error})", failures)
-        failed.retry_after_seconds = None if was_asked else wait
-        raise failed
+        text = f"no model gave embeddings ({self._error})"
+        if not was_asked:
+            raise self._failed(NoRoute, text, failures, retry_after=wait)
+        raise self._failed(kind, text, failures)
 
-    def _failed(self, kind: type[RoutingError], text: str, details: Sequence[dict[str, str]] = ()) -> RoutingError:
+    def _failed(
+        self,
+        kind: type[RoutingError],
+        text: str,
+        details: Sequence[dict[str, str]] = (),
+        *,
+        retry_after: float | None = None,
+    ) -> RoutingError:
         failed = kind(text, details=list(details))
+        failed.retry_after_seconds = retry_after
         failed.call_id = str(self.id)
         return failed
 

@@ -334,21 +334,20 @@ def test_where_no_place_is_left_several_answers_are_made_one_after_the_other(
 
 
 def test_several_answers_leave_places_for_those_who_come(gateway: Gateway, limit: Limit) -> None:
-    """Three at a time: one by the place of the client, two by the one that it is lent of the two that are left."""
-    limit(3, 3)
-    gate = threading.Event()
-    gateway.openai.default = Reply(after=gate)
+    """Five at a time: one by the place of the client, four by the two that it is lent, a quarter of all."""
+    limit(8, 8)
     with ThreadPoolExecutor(1) as client:
-        several = client.submit(post, gateway, n=5)
-        wait_until(lambda: len(gateway.openai.calls) == 3)
-        with connected(gateway) as another:
-            assert answered(another, request(gateway, model="llama"))[0] == 200
-        assert len(gateway.openai.calls) == 3
-        gate.set()
-        assert len(several.result(60).json()["choices"]) == 5
-    gateway.settled(2)
-    with served(gateway), served(gateway), served(gateway):  # what was lent is there again
-        pass
+        for round_ in range(2):  # what was lent is there again
+            gate = threading.Event()
+            gateway.openai.default = Reply(after=gate)
+            several = client.submit(post, gateway, n=8)
+            wait_until(lambda before=8 * round_: len(gateway.openai.calls) == before + 5)
+            with connected(gateway) as another:
+                assert answered(another, request(gateway, model="llama"))[0] == 200
+            assert len(gateway.openai.calls) == 8 * round_ + 5
+            gate.set()
+            assert len(several.result(60).json()["choices"]) == 8
+    gateway.settled(4)
 
 
 def test_the_members_of_an_ensemble_take_no_more_places_than_there_are(gateway: Gateway, limit: Limit) -> None:
@@ -361,31 +360,25 @@ def test_the_members_of_an_ensemble_take_no_more_places_than_there_are(gateway: 
 
 
 def test_a_call_that_is_left_gives_back_what_it_was_lent(gateway: Gateway, limit: Limit) -> None:
-    limit(4, 4)
+    limit(8, 8)
     gate = threading.Event()
     gateway.openai.default = Reply(after=gate)
-    with connected(gateway) as client:
-        client.sendall(request(gateway, n=5))
-        wait_until(lambda: len(gateway.openai.calls) == 5)
-    gateway.settled(1)
+    for calls in (1, 2):
+        with connected(gateway) as client:
+            client.sendall(request(gateway, n=5))
+            wait_until(lambda calls=calls: len(gateway.openai.calls) == 5 * calls)
+        gateway.settled(calls)
     gate.set()
-    gateway.openai.default = Reply()
-    with served(gateway), served(gateway), served(gateway), served(gateway):
-        pass
 
 
-def test_half_of_the_places_are_lent_and_to_one_address_no_more_than_it_may_have() -> None:
-    places = Crowd(8, 3)
-    assert places.enter(Visitor(is_busy=True), "192.0.2.1")
-    assert [places.lend("192.0.2.1") for _ in range(5)] == [True] * 4 + [False]  # two places
-    assert not places.enter(Visitor(is_busy=True), "192.0.2.1")
-    assert [places.lend("192.0.2.2") for _ in range(5)] == [True] * 4 + [False]
+def test_a_quarter_of_the_places_is_lent_and_of_those_of_an_address() -> None:
+    places = Crowd(8, 4)
+    assert [places.lend("192.0.2.1") for _ in range(3)] == [True, True, False]  # one place
+    assert [places.lend("192.0.2.2") for _ in range(3)] == [True, True, False]
     assert not places.lend("192.0.2.3")
-    visitors = [Visitor(is_busy=True) for _ in range(4)]
-    assert [places.enter(visitor, f"192.0.2.{9 + number}") for number, visitor in enumerate(visitors)] == [
-        *[True] * 3,
-        False,
-    ]
-    for _ in range(4):
+    assert [places.enter(Visitor(is_busy=True), "192.0.2.1") for _ in range(4)] == [True] * 3 + [False]
+    assert [places.enter(Visitor(is_busy=True), f"192.0.2.{number}") for number in range(5, 9)] == [True] * 3 + [False]
+    for _ in range(2):
         places.take_back("192.0.2.1")
     assert places.enter(Visitor(is_busy=True), "192.0.2.1")
+    assert not places.lend("192.0.2.4")  # all are taken

@@ -17,6 +17,7 @@ from ziggie.guesses import caller_address, is_proxy
 OTHER_FILES = 192  # of the process: the database, what listens, what is read, who is told that there is no place
 FEWEST = 32
 FILES_OF_A_CALL = 2  # the client's connection and one to a provider
+LENT = 4  # one of so many places may be lent to calls that need more
 MOST_TOLD = 64  # connections that are told that there is no place, at a time; any others are closed without a word
 LOOKS = 256  # for one that makes room
 NEW_SECONDS = 0.05  # so long one that has come may take to be read
@@ -77,15 +78,17 @@ class Crowd:
                 del self._of[place[0]]
 
     def lend(self, peer: str) -> bool:
-        """Whether a call from there may open another file beside its own two. At most half of all places are lent, so
-        that others may come; nobody has to make room."""
+        """Whether a call from there may open another file beside its own two. Most places, and of each address, are for
+        those who come; nobody has to make room for what is lent."""
         address = _address_of(peer)
         self._lent[address] += 1
-        is_lent = self._taken() <= self._most and _places(self._lent.total()) <= self._most // 2
-        if is_lent and (not address or self._taken_by(address) <= self._most_of_one):
-            return True
-        self.take_back(peer)
-        return False
+        is_lent = self._taken() <= self._most and _places(self._lent.total()) <= self._most // LENT
+        if address:
+            is_lent &= self._taken_by(address) <= self._most_of_one
+            is_lent &= _places(self._lent[address]) <= self._most_of_one // LENT
+        if not is_lent:
+            self.take_back(peer)
+        return is_lent
 
     def take_back(self, peer: str) -> None:
         address = _address_of(peer)

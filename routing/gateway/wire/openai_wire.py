@@ -129,6 +129,8 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
 def _output_limit(body: Json) -> int | None:
     limit = whole(body, "max_completion_tokens", least=1, most=MAX_OUTPUT_TOKENS)
     older = whole(body, "max_tokens", least=1, most=MAX_OUTPUT_TOKENS)
+    if limit is not None and older not in (None, limit):
+        refuse("max_tokens", "is the older name of max_completion_tokens: give one of them")
     return older if limit is None else limit
 
 

@@ -8,6 +8,7 @@ import orjson
 
 from routing.gateway.exchange.heads import BETAS
 from routing.planning.demand import SINGLE
+from routing.planning.roles import PATTERNS
 from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Text, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
 from ziggie.values import Value, replace
@@ -39,6 +40,7 @@ _HINTS_OF = {
     "agent_level": ("", "L1", "L2", "L3"),
     "creator_tier": ("", "critical", "high", "medium", "low"),
     "strategy": ("", "cost-optimized", "performance-optimized", "balanced"),
+    "pattern": ("", *PATTERNS),
 }
 MAX_HINT = 200
 EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh", "max", "default")

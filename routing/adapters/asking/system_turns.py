@@ -68,7 +68,8 @@ def _untagged(turn: Message) -> Message:
 def _harmless_part(part: Part) -> Part:
     match part:
         case ToolResult():
-            return replace(part, content=_harmless(part.content))
+            rows = tuple([row and _harmless(row) for row in part.rows])
+            return replace(part, content=_harmless(part.content), rows=rows)
         case Pdf():
             return replace(part, title=_harmless(part.title), context=_harmless(part.context))
         case Cited():

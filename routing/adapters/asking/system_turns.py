@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from routing.adapters.asking.marks import without_marks
 from routing.types import ChatRequest, Cited, Message, Part, Pdf, ProviderError, Text, ToolResult, message
 from ziggie.values import replace
 
@@ -87,7 +88,7 @@ def _harmless_block(value: Any) -> Any:
 
 def _harmless(text: str) -> str:
     """As long as before: citations count its characters."""
-    return _MARK.sub("(", text)
+    return without_marks(text, _MARK, (_TAG,), "(")
 
 
 def _join(parts: list[Part], more: Sequence[Part]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # rest_framework.views itself imports this module, by its nam
     from rest_framework.views import APIView
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
+ROUTING = ("routing.change_routingpolicy",)  # what applying a routing file needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +104,17 @@ def caller_of(request: Request) -> Caller:
 class IsStaffOrKey(BasePermission):
     """Staff sessions, and keys with the view's scope (`required_scope`, "coordinator" if it names none).
 
-    A view with `staff_write = True` lets keys read; only staff and keys with the scope "admin" write.
+    A view with `staff_write = True` lets keys read; only keys with the scope "admin" write, and those of the staff who
+    hold its `staff_permissions`: what the admin and the pages ask of them for the same.
     """
 
     message = "this needs a staff login or an API key with the right scope"
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
+        changes = request.method not in SAFE_METHODS and getattr(view, "staff_write", False)
         if isinstance(request.auth, Caller):
-            writing = request.method not in SAFE_METHODS
-            scope = (
-                "admin"
-                if writing and getattr(view, "staff_write", False)
-                else getattr(view, "required_scope", "coordinator")
-            )
+            scope = "admin" if changes else getattr(view, "required_scope", "coordinator")
             return scope in request.auth.scopes or "admin" in request.auth.scopes
-        return bool(request.user and request.user.is_authenticated and request.user.is_staff)
+        if not (request.user and request.user.is_authenticated and request.user.is_staff):
+            return False
+        return not changes or request.user.has_perms(getattr(view, "staff_permissions", ROUTING))

@@ -121,7 +121,9 @@ def policy_entry(row: RoutingPolicy) -> PolicyEntry:
 
 
 def api_key_names() -> frozenset[str]:
-    return frozenset(ApiKey.objects.values_list("name", flat=True))
+    """What a budget may call the keys: their names, and their ids."""
+    named = _key_names()
+    return frozenset(named) | frozenset(named.values())
 
 
 def load_plain() -> Plain:

@@ -88,10 +88,13 @@ class SeveralStream(Stream):
         walk.listen(callers, lambda: self._http.kept_waiting)
 
     async def _take_choice(self, index: int, candidate: Candidate, deltas: list[Delta]) -> None:
+        choice = cast("Several", self.call.walk).choices[index]
+        if choice.signs.given_up and not self.call.walk.committed:
+            return  # another answer cannot be had of it: while nothing has gone out, another model may serve
         encoders = self._encoders_for(candidate)
         piece = encoders[index].deltas(deltas)
         if piece:
-            cast("Several", self.call.walk).choices[index].committed = True
+            choice.committed = True
             # All begin with the first of them, in their order: there are clients that count them as they come.
             before, after = [other.open() for other in encoders[:index]], [other.open() for other in encoders[index:]]
             piece = b"".join([*before, piece, *after])

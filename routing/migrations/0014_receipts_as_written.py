@@ -21,41 +21,34 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     charged bigint[];
-    periods bigint[];
+    periods bigint[] := '{}';
     room bigint[];  -- null: a soft budget
     added bigint[];
-    fits boolean;
+    counted bigint[] := '{}';
+    found_period bigint;
     admitted integer := 0;
 BEGIN
-    -- The periods as they mostly are: there, and true to their budgets. Locked in order of budget id, and none before
-    -- it is known that all are there: ledger_periods would begin to lock anew.
-    SELECT array_agg(p.budget_id), array_agg(p.id), array_agg(p.room), bool_and(p.is_true)
-    INTO charged, periods, room, fits FROM (
-        SELECT p.budget_id, p.id,
-               CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END AS room,
-               p.period = b.period AND p.limit_microusd = b.limit_microusd AND p.hard = b.hard AS is_true
-        FROM routing_budget b JOIN routing_budgetperiod p ON p.budget_id = b.id
-        WHERE b.id = ANY(budget_ids) AND p.starts_at <= at AND (p.ends_at IS NULL OR p.ends_at > at)
-          AND cardinality(budget_ids) = (
-              SELECT count(*) FROM routing_budgetperiod q
-              WHERE q.budget_id = ANY(budget_ids) AND q.starts_at <= at AND (q.ends_at IS NULL OR q.ends_at > at))
-        ORDER BY p.budget_id, p.starts_at FOR UPDATE OF p
-    ) AS p;
-    IF charged IS DISTINCT FROM budget_ids OR NOT fits THEN
-        SELECT array_agg(p.budget_id), array_agg(p.id),
-               array_agg(CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END)
-        INTO charged, periods, room FROM ledger_periods(budget_ids, at) p;
-    END IF;
-    added := array_fill(0::bigint, ARRAY[coalesce(cardinality(periods), 0)]);
-
-    fits := charged = budget_ids;
-    FOR i IN 1 .. coalesce(cardinality(charged), 0) LOOP
-        fits := fits AND coalesce(room[i] >= wanted[i], true);
+    -- As it mostly is: each budget's period is there, true to its budget, and has room for all. One after the other, in
+    -- order of budget id, which is the order of locks.
+    FOR i IN 1 .. coalesce(cardinality(budget_ids), 0) LOOP
+        FOR found_period IN
+            UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + wanted[i]
+            FROM routing_budget b
+            WHERE b.id = budget_ids[i] AND p.budget_id = budget_ids[i]
+              AND p.starts_at <= at AND (p.ends_at IS NULL OR p.ends_at > at)
+              AND p.period = b.period AND p.limit_microusd = b.limit_microusd AND p.hard = b.hard
+              AND (NOT p.hard OR p.limit_microusd - p.settled_microusd - p.held_microusd >= wanted[i])
+            RETURNING p.id
+        LOOP
+            periods := periods || found_period;
+            counted := counted || wanted[i];
+        END LOOP;
+        EXIT WHEN cardinality(periods) <> i;
     END LOOP;
-    IF fits THEN
+    IF cardinality(periods) = coalesce(cardinality(budget_ids), 0) THEN
         INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
-        SELECT o.id, CASE WHEN o.budgets = charged THEN periods ELSE ARRAY(
-                   SELECT periods[array_position(charged, budget)]
+        SELECT o.id, CASE WHEN o.budgets = budget_ids THEN periods ELSE ARRAY(
+                   SELECT periods[array_position(budget_ids, budget)]
                    FROM unnest(o.budgets) WITH ORDINALITY AS one(budget, place) ORDER BY place) END,
                o.amounts, now() + make_interval(secs => o.expires_in_seconds), o.context, now()
         FROM json_to_recordset(operations) AS o(
@@ -64,13 +57,18 @@ BEGIN
         GET DIAGNOSTICS admitted = ROW_COUNT;
     END IF;
     IF admitted = calls THEN
-        FOR i IN 1 .. cardinality(periods) LOOP
-            UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd + wanted[i] WHERE p.id = periods[i];
-        END LOOP;
-        held_budgets := charged; held_periods := periods;
+        held_budgets := budget_ids; held_periods := periods;
         RETURN NEXT;
         RETURN;
     END IF;
+    -- Something is in the way: what was counted is taken back, and each is looked at.
+    FOR i IN 1 .. cardinality(periods) LOOP
+        UPDATE routing_budgetperiod p SET held_microusd = p.held_microusd - counted[i] WHERE p.id = periods[i];
+    END LOOP;
+    SELECT array_agg(p.budget_id), array_agg(p.id),
+           array_agg(CASE WHEN p.hard THEN p.limit_microusd - p.settled_microusd - p.held_microusd END)
+    INTO charged, periods, room FROM ledger_periods(budget_ids, at) p;
+    added := array_fill(0::bigint, ARRAY[coalesce(cardinality(periods), 0)]);
     IF admitted > 0 THEN  -- the others hold already: what these hold is counted, and each is answered
         SELECT array_agg(coalesce(line.amount, 0) ORDER BY one.place) INTO added
         FROM unnest(periods) WITH ORDINALITY AS one(id, place) LEFT JOIN (

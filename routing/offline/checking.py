@@ -65,6 +65,8 @@ class Checker:
             raise ValueError("a reference leads nowhere") from error
         except (RecursionError, OverflowError) as error:
             raise Unfillable("the schema never ends") from error
+        except (AttributeError, TypeError) as error:  # jsonschema takes whatever is referred to for a schema
+            raise ValueError("a reference is none, or leads to what is no schema") from error
 
 
 def _survey(resource: Any) -> None:

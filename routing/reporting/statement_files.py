@@ -16,7 +16,18 @@ from decimal import Decimal
 from typing import Any
 
 from routing.reporting import statement_google
-from routing.reporting.statement_values import CENT, Row, Wrong, day, model_name, need_dollars, tokens, usd
+from routing.reporting.statement_values import (
+    CENT,
+    MAX_TOKENS,
+    MAX_USD,
+    Row,
+    Wrong,
+    day,
+    model_name,
+    need_dollars,
+    tokens,
+    usd,
+)
 from ziggie.errors import InvalidInput
 
 MAX_BYTES = 20 * 1024 * 1024
@@ -40,6 +51,8 @@ class Figures:
         self.input_tokens = _sum(self.input_tokens, other.input_tokens)
         self.output_tokens = _sum(self.output_tokens, other.output_tokens)
         self.cost_usd = _sum(self.cost_usd, other.cost_usd)
+        if max(self.input_tokens or 0, self.output_tokens or 0) > MAX_TOKENS or abs(self.cost_usd or 0) > MAX_USD:
+            raise InvalidInput(f"the rows of a model on one day add up to more than {MAX_TOKENS} tokens or ${MAX_USD}")
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from ziggie.errors import InvalidInput
 
 MAX_GROUPS = 1_000
 DEFAULT_DAYS = 30
+YEARS = range(1971, 9999)  # far enough from the ends of time for what is added to them, and for ids
 EXPORT_PAGE = 2_000
 
 # What a summary may be grouped by: the expression over a rollup.
@@ -90,10 +91,7 @@ def period(since: str, until: str) -> Period:
     zone = ZoneInfo(time_zone())
     now = timezone.now()
     end = _moment(until, zone, is_end=True) if until else now
-    try:
-        begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
-    except OverflowError:
-        raise InvalidInput(f"to: {until[:40]!r} is too far away") from None
+    begin = _moment(since, zone, is_end=False) if since else end - timedelta(days=DEFAULT_DAYS)
     _check_order(begin, end)
     whole = _rollup_start(end, zone)
     return Period(_rollup_start(begin, zone), whole if whole == end else whole + _rollup_width(zone, end))
@@ -126,15 +124,19 @@ def time_zone() -> str:
 
 
 def _moment(said: str, zone: ZoneInfo, *, is_end: bool) -> datetime:
+    """In UTC: the database knows no offsets of 16 hours and more."""
     try:
         if len(said) == len("2026-01-31"):
             day = date.fromisoformat(said) + timedelta(days=is_end)
-            return datetime.combine(day, time.min, zone)
-        moment = datetime.fromisoformat(said.replace(" ", "+"))  # a plus sign that a query string turned into a space
-        moment.astimezone(UTC)
+            moment = datetime.combine(day, time.min, zone)
+        else:
+            moment = datetime.fromisoformat(said.replace(" ", "+"))  # a plus sign that a query string made a space
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{said[:40]!r} is no date or ISO 8601 time") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    if moment.year not in YEARS:
+        raise InvalidInput(f"{said[:40]!r} is too far away")
+    return moment
 
 
 def totals(during: Period) -> Sums:

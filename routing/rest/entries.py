@@ -140,6 +140,7 @@ BudgetShown, SettingsShown = shown(BudgetEntry), shown(SettingsEntry)
 
 class Providers(Rows):
     section, kind = "providers", Provider
+    staff_permissions = ("routing.add_provider",)
 
     @extend_schema(operation_id="routing_providers_list", responses=page_of(ProviderEntry, "Provider"))
     def get(self, request: Request) -> Response:
@@ -152,6 +153,7 @@ class Providers(Rows):
 
 class ProviderDetail(Row):
     section = "providers"
+    staff_permissions = ("routing.change_provider",)
 
     @extend_schema(responses=ProviderShown)
     def get(self, request: Request, slug: str) -> Response:
@@ -164,6 +166,7 @@ class ProviderDetail(Row):
 
 class Models(Rows):
     section, kind = "models", LanguageModel
+    staff_permissions = ("routing.add_languagemodel", "routing.add_price")
 
     @extend_schema(operation_id="routing_models_list", responses=page_of(ModelEntry, "Model"))
     def get(self, request: Request) -> Response:
@@ -176,6 +179,7 @@ class Models(Rows):
 
 class ModelDetail(Row):
     section = "models"
+    staff_permissions = ("routing.change_languagemodel", "routing.add_price")
 
     @extend_schema(responses=ModelShown)
     def get(self, request: Request, slug: str) -> Response:
@@ -188,6 +192,7 @@ class ModelDetail(Row):
 
 class Budgets(Rows):
     section, kind = "budgets", Budget
+    staff_permissions = ("routing.add_budget",)
 
     @extend_schema(operation_id="routing_budgets_list", responses=page_of(BudgetEntry, "Budget"))
     def get(self, request: Request) -> Response:
@@ -200,6 +205,7 @@ class Budgets(Rows):
 
 class BudgetDetail(Row):
     section = "budgets"
+    staff_permissions = ("routing.change_budget",)
 
     @extend_schema(responses=BudgetShown)
     def get(self, request: Request, slug: str) -> Response:
@@ -212,6 +218,7 @@ class BudgetDetail(Row):
 
 class Settings(APIView):
     staff_write = True
+    staff_permissions = ("routing.change_routingsettings",)
 
     @extend_schema(responses=SettingsShown)
     def get(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 from routing.types import ANSWERED, Candidate, ChatRequest, ErrorKind, ProviderError
 from routing.walk.reaching import Observer
@@ -21,6 +21,7 @@ class Signs:
         self.given_up = False
         self._begun = asyncio.Event()
         self._ended = asyncio.Event()
+        self._lost = asyncio.Event()
         self._at_work = 0
         self._answered = 0
         self._free = 0  # places of those that were answered
@@ -50,8 +51,18 @@ class Signs:
         self._move_up()
 
     def gives_up(self) -> None:
+        """Whoever waits for anything goes on: whatever has ended that one, it may have told nothing else."""
         self.given_up = True
+        for event in (self._begun, self._ended, self._lost):
+            event.set()
         self._move_up()
+
+    async def pause(self, seconds: float) -> bool:
+        """Whether the candidate is still to be asked after so long. That it is not is known at once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._lost.wait()
+        return not self.given_up
 
     async def once_begun(self) -> bool:
         """Whether the candidate answers: known once one of them has begun to be answered, or none is asked any more."""

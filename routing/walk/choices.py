@@ -90,8 +90,10 @@ class Choice(Walk):
         if self.deadline is not None and time.monotonic() + pause >= self.deadline:
             self.signs.ends(answered=False)
             return False
+        if not await self.signs.pause(pause):
+            self.signs.ends(answered=False)
+            return False
         self._calls[id(candidate)] -= 1
-        await asyncio.sleep(pause)
         return True
 
     def _has_another_chance(self, candidate: Candidate) -> bool:

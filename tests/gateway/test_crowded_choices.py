@@ -1,5 +1,7 @@
 """Several answers to one request of which some fail: what that costs, and what others notice of it."""
 
+import time
+
 import pytest
 
 from routing.configuration import snapshot
@@ -85,6 +87,41 @@ def test_an_answer_that_comes_whole_ends_by_itself_also_where_another_model_is_l
     assert texts(post(gateway, model="auto", n=2)) == ["By another."] * 2
     (receipt,) = gateway.settled(1)
     assert receipt.cost_microusd == 35
+
+
+def test_what_begins_after_one_cannot_be_had_is_not_told_so_that_the_next_model_serves(gateway: Gateway) -> None:
+    change_rule(options={"first_token_seconds": None})
+    gateway.openai.queue(Reply(status=400, error="no such parameter"))
+    gateway.openai.default = Reply("Too late.", first_token=0.5)
+    gateway.ollama.default = Reply("By another.")
+    assert texts(post(gateway, model="auto", n=2, stream=True)) == ["By another."] * 2
+
+
+def test_a_stream_of_which_one_answer_cannot_be_had_is_refused_where_nothing_has_begun(gateway: Gateway) -> None:
+    gateway.openai.queue(Reply(status=400, error="no such parameter"))
+    gateway.openai.default = Reply("Too late.", first_token=0.5)
+    answer = post(gateway, n=2, stream=True)
+    assert (answer.status_code, code(answer)) == (502, "all_providers_failed")
+
+
+@WHOLE_AND_STREAMED
+def test_no_pause_is_waited_for_once_one_cannot_be_had(gateway: Gateway, stream: bool) -> None:
+    change_rule(options={"first_token_seconds": None})
+    gateway.openai.queue(Reply("", usage=False), Reply(status=429, error="slow down", headers={"retry-after": "9"}))
+    gateway.openai.default = Reply(status=400, error="no such parameter", latency=0.5)
+    gateway.ollama.default = Reply("By another.")
+    began = time.monotonic()
+    assert texts(post(gateway, model="auto", n=3, stream=stream)) == ["By another."] * 3
+    assert time.monotonic() - began < 9
+
+
+def test_a_schema_that_refers_to_what_is_none_asks_for_nothing_that_could_be_checked(gateway: Gateway) -> None:
+    gateway.openai.default = Reply('{"city": "Oslo"}')
+    town = {"description": "a town", "$ref": "#/properties/city/description"}
+    schema = {"type": "object", "properties": {"city": town}}
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    for n in (1, 2):
+        assert texts(post(gateway, n=n, response_format=form)) == ['{"city": "Oslo"}'] * n
 
 
 def test_once_one_does_not_fit_the_schema_no_further_answer_is_asked_for(gateway: Gateway) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from ssl import SSLContext
@@ -124,6 +126,31 @@ async def test_where_all_addresses_refuse_that_is_said(named: Callable[..., None
     async with server() as port:
         error = await failed(by_own, f"http://provider.test:{port}/")
     assert (error.kind, error.retryable, "connection refused" in error.message) == ("connection", True, True)
+
+
+async def test_a_name_whose_servers_say_nothing_keeps_nobody_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))  # as many as uvloop has for this
+    ours, is_over = socket.getaddrinfo, threading.Event()
+    asked = []
+
+    def look_up(host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "silent.test":
+            asked.append(host)
+            is_over.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return ours(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with server() as port:
+        silent = [asyncio.create_task(failed(by_own, f"http://silent.test:{port}/")) for _ in range(8)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            assert (await by_own(WireRequest("GET", f"http://localhost:{port}/"))).body == b"hi"
+        is_over.set()
+        assert {error.message for error in await asyncio.gather(*silent)} == {
+            "no connection to the provider: its name cannot be looked up"
+        }
+    assert len(asked) == 1  # for all of them
 
 
 async def test_a_name_that_nobody_knows_is_told_from_a_server_that_is_down(named: Callable[..., None]) -> None:

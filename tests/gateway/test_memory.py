@@ -104,7 +104,7 @@ def nobody_there(gateway: Gateway) -> None:
 
 def in_memory() -> list[object]:
     """Requests, and connections to providers. By their types alone: isinstance wakes lazy objects."""
-    kinds = (ChatRequest, DirectHttp, GatewayConnection, connections.Connection)
+    kinds = (ChatRequest, WireRequest, DirectHttp, GatewayConnection, connections.Connection)
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 

@@ -130,6 +130,72 @@ async def test_a_kept_connection_that_had_been_closed_is_replaced(monkeypatch: p
         assert (await fetch(sent, idle_seconds=30)).body == b"again"
 
 
+async def test_a_kept_connection_is_replaced_once_and_by_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "NOTICED_BEATS", 600)
+    served, all_asked = [], asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            served.append(writer)
+            if all_asked.is_set():
+                await resets(writer)
+                return
+            if len(served) == 5:
+                all_asked.set()
+            await all_asked.wait()
+            writer.write(whole(b"200 OK", b"kept"))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    sent = WireRequest("GET", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    await asyncio.gather(*(fetch(sent, idle_seconds=30) for _ in range(5)))
+    with pytest.raises(ProviderError, match="before an answer came"):
+        await fetch(sent, idle_seconds=30)
+    assert len(served) == 5 + 2  # and not once for each that was kept
+    upstream.close()
+    server.close()
+
+
+async def test_a_connection_that_was_held_back_when_its_reader_left_is_not_kept() -> None:
+    long = b"x" * (connections.READ_AHEAD_BYTES + 20_000)
+    async with serving(saying(whole(b"200 OK", long))) as sent:
+        async with Exchange(sent, idle_seconds=30) as exchange:
+            connection = exchange._connection
+            assert connection is not None
+            while not connection.complete:
+                await asyncio.sleep(0.01)
+                if connection._paused and not connection.complete:  # it came in more reads than one: as one
+                    connection._paused = False
+                    connection.transport.resume_reading()  # type: ignore[union-attr]
+            connection._paused = True
+            connection.transport.pause_reading()  # type: ignore[union-attr]
+        assert not connection.reusable
+        assert upstream._pools.get().take(upstream.Ready.of(sent).address) is None
+
+
+async def test_a_connection_whose_server_has_answered_before_it_took_all_is_not_kept() -> None:
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/large" not in head:
+            writer.write(whole(b"200 OK", b"served"))
+            return
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(whole(b"413 Too Large", b"no"))
+        await over.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    large = WireRequest("POST", f"{url}/large", {}, {"text": "x" * 20_000_000})
+    assert (await fetch(large, idle_seconds=30)).status == 413
+    async with asyncio.timeout(60):
+        assert (await fetch(WireRequest("POST", url, {}, {}), idle_seconds=90)).body == b"served"
+    over.set()
+    upstream.close()
+    server.close()
+
+
 @pytest.mark.parametrize("kept", [False, True])
 async def test_a_request_that_ends_its_server_is_not_sent_to_the_next(
     kept: bool, monkeypatch: pytest.MonkeyPatch
@@ -194,3 +260,44 @@ async def test_a_redirect_to_https_says_what_to_mend_and_not_where_it_leads() ->
         error = error_from_response(await fetch(sent, idle_seconds=30), sent)
     assert "begin with https://" in error.message
     assert "elsewhere" not in error.message
+
+
+async def test_an_answer_packed_in_very_many_parts_is_not_read_to_its_end() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
+    few = gzip.compress(b"hi") * 3_000
+    async with serving(saying(head % len(few), few)) as sent:
+        assert (await fetch(sent, idle_seconds=30)).body == b"hi" * 3_000
+    many = gzip.compress(b"") * 100_000
+    async with serving(saying(head % len(many), many)) as sent:
+        with pytest.raises(ProviderError, match="too long when it is unpacked"):
+            await fetch(sent, idle_seconds=30)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_a_server_that_takes_a_long_request_slowly_is_not_silent(listens: bool) -> None:
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        left = 19_000_000 if listens else 0
+        while left > 0:
+            left -= len(await reader.read(300_000))
+            await asyncio.sleep(0.1)
+        if listens:
+            writer.write(whole(b"200 OK", b"read"))
+        await over.wait()
+        writer.transport.abort()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # what the system takes says nothing of the server
+    server = await asyncio.start_server(serve, sock=listener, limit=300_000)
+    port = server.sockets[0].getsockname()[1]
+    sent = WireRequest("POST", f"http://127.0.0.1:{port}/", {}, {"text": "x" * 19_000_000})
+    if listens:
+        assert (await fetch(sent, idle_seconds=4)).body == b"read"
+    else:
+        with pytest.raises(ProviderError, match="silent for 1 s"):
+            await fetch(sent, idle_seconds=1)
+    over.set()
+    upstream.close()
+    server.close()

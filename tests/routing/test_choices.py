@@ -14,6 +14,7 @@ from routing.evidence import replay
 from routing.models import RoutedCall, RoutingPolicy
 from routing.types import ChatRequest, ChatResult, Delta, Hints, Routed, Verdict, message
 from routing.walk import choices as several
+from routing.walk.choice_signs import Signs
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from tests.servers.script import Fault
@@ -97,6 +98,20 @@ def test_a_local_model_that_is_tried_again_is_asked_only_for_what_is_missing(her
     routed = ask(2, hints=LOCAL)
     assert (texts(routed), routed.source) == (["One.", "Two."], "local")
     assert [attempt.outcome for attempt in routed.attempts] == ["ok", *["error"] * 4, "ok"]
+
+
+def test_nobody_waits_for_one_that_ended_without_a_word_once_it_is_given_up() -> None:
+    async def waited() -> list[bool]:
+        signs = Signs()
+        signs.asks()  # and never says that it has ended: something has befallen it
+        asked = (signs.once_begun(), signs.once_ended(), signs.once_there_is_room(), signs.pause(3600))
+        waiting = [asyncio.create_task(each) for each in asked]
+        await asyncio.sleep(0)
+        signs.gives_up()
+        async with asyncio.timeout(60):
+            return await asyncio.gather(*waiting)
+
+    assert asyncio.run(waited()) == [False] * 4
 
 
 @pytest.mark.parametrize("choices", [0, -1, 17])

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.test import Client
 
@@ -85,6 +87,28 @@ def test_reading_needs_a_key_and_coordinators_may(admin: Api, path: str) -> None
 def test_writing_needs_the_scope_admin_or_a_staff_session(admin: Api, method: str, path: str) -> None:
     Api()(method, path, {}, expect=401)
     Api("coordinator")(method, path, {}, expect=403)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "permissions"),
+    [
+        ("PATCH", "budgets/monthly-cloud", {"limit_usd": "5"}, ["change_budget"]),
+        ("PATCH", "providers/ollama", {"timeout_seconds": 7}, ["change_provider"]),
+        ("PATCH", "settings", {"strategy": "balanced"}, ["change_routingsettings"]),
+        ("PUT", "file", {"settings": {"strategy": "balanced"}}, ["change_routingpolicy"]),
+    ],
+)
+def test_staff_write_what_their_permissions_let_them_change_in_the_admin(
+    admin: Api, method: str, path: str, body: Any, permissions: list[str]
+) -> None:
+    user = get_user_model().objects.create_user("weak", password="x", is_staff=True)
+    client = Client()
+    client.force_login(user)
+    address = f"/api/routing/{path}"
+    assert client.get(address).status_code == 200
+    assert client.generic(method, address, json.dumps(body), content_type="application/json").status_code == 403
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    assert client.generic(method, address, json.dumps(body), content_type="application/json").status_code == 200
 
 
 def test_a_staff_session_writes(admin: Api, admin_client: Client) -> None:

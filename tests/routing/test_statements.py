@@ -434,3 +434,10 @@ def test_staff_with_the_permission_load_and_look_on_pages(client: Client, django
     assert Statement.objects.count() == 1
     user.user_permissions.remove(Permission.objects.get(codename="add_statement"))
     assert client.post("/usage/statements/", {}).status_code == 403
+
+
+@pytest.mark.parametrize("row", ["999999999,1,1", "-999999999,1,1", "1,1000000000000000,1", "1,1,1000000000000000"])
+def test_rows_that_add_up_to_more_than_can_be_kept_are_refused(row: str) -> None:
+    content = "date,model,cost_usd,input_tokens,output_tokens\n" + f"2026-11-22,gpt,{row}\n" * 10
+    with pytest.raises(InvalidInput, match="add up to more than"):
+        statement_files.read(content.encode())

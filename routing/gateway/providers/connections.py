@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser  # while there is a transport: it refers to this object
         self._keep_alive = False
         self._payload = b""
+        self._untaken = 0  # bytes of a request, when it was last looked at
         self._was_sent = False
         self._delivery: Delivery | None = None
         self._raw_headers: dict[bytes, bytes] = {}
@@ -115,6 +116,10 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         return False
+
+    def resume_writing(self) -> None:
+        """A large request is taken: who had to listen until now was not silent."""
+        self._heard_at = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -191,6 +196,7 @@ class Connection(asyncio.Protocol):
                 self._delivery.has_begun = True
             self._was_sent = True
             self.transport.write(self._payload)
+            self._untaken = self.transport.get_write_buffer_size()
         self._payload, self._delivery = b"", None
 
     def _check_silence(self) -> None:
@@ -199,6 +205,9 @@ class Connection(asyncio.Protocol):
         if not self._is_asked:
             return
         now = self.loop.time()
+        untaken = self.transport.get_write_buffer_size() if self.transport is not None else 0
+        if 0 < untaken < self._untaken:
+            self._untaken, self._heard_at = untaken, now
         at = min(self._heard_at + self._idle_seconds, self._until)
         if self._paused or at > now + 0.001:
             self._look_at(max(at, now + (0.1 if self._paused else 0.0)))
@@ -271,7 +280,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self.complete and self.transport is not None and not self.transport.is_closing() and self._keep_alive
+        """False also for one that is held back, or whose server has not taken all of what it has answered already."""
+        if self.transport is None or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return False
+        return self.complete and self._keep_alive and not self._paused
 
     def close(self) -> None:
         if self.transport is not None:

@@ -7,18 +7,24 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, zip_longest
+from threading import Thread
 from typing import Any
 
 from routing.adapters.sending.trust import ssl_context, tls_failure
 from routing.gateway.providers.connections import Broken, Connection
+from routing.loops import OfLoop
 from routing.types import ProviderError
 
 Address = tuple[bool, str, int]  # TLS, host, port
 Place = tuple[int, tuple[str, int]]  # family, address and port
+Lookup = asyncio.Future[list[Any] | None]  # None for a name that nobody knows
 
 NEXT_SECONDS = 0.25  # between one address of a name and the next, as RFC 8305 has it
 MOST_ADDRESSES = 64  # those that refuse are passed at once
+
+_lookups: OfLoop[dict[tuple[str, int], Lookup]] = OfLoop(dict)  # that are under way: one for all who ask
 
 
 async def dial(address: Address) -> Connection:
@@ -92,15 +98,36 @@ def _is_literal(host: str) -> bool:
 async def _looked_up(host: str, port: int) -> list[Place]:
     """The addresses of a name, each once, those of IPv6 and IPv4 by turns: a network that has only one of them is
     common. Raises Broken."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise Broken("connection", "no connection to the provider: its name cannot be looked up") from None
+    asked = _lookups.get()
+    lookup = asked.get((host, port))
+    if lookup is None:
+        loop = asyncio.get_running_loop()
+        lookup = asked[host, port] = loop.create_future()
+        lookup.add_done_callback(lambda _: asked.pop((host, port), None))
+        Thread(target=_look_up, args=(loop, lookup, host, port), daemon=True).start()
+    found = await asyncio.shield(lookup)
+    if found is None:
+        raise Broken("connection", "no connection to the provider: its name cannot be looked up")
     places = list(dict.fromkeys((int(row[0]), (_scoped(row[4]), port)) for row in found))
     like_first = [place for place in places if place[0] == places[0][0]]
     others = [place for place in places if place[0] != places[0][0]]
     by_turns = chain.from_iterable(zip_longest(like_first, others))
     return [place for place in by_turns if place is not None][:MOST_ADDRESSES]
+
+
+def _look_up(loop: asyncio.AbstractEventLoop, lookup: Lookup, host: str, port: int) -> None:
+    """In a thread of the name's own: of those that a loop has for all names (uvloop: two), each waits for as long as
+    the servers of one name say nothing, and with it everybody who asks for another."""
+    found: list[Any] | None = None
+    with suppress(OSError, UnicodeError):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    with suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(_tell, lookup, found)
+
+
+def _tell(lookup: Lookup, found: list[Any] | None) -> None:
+    if not lookup.done():
+        lookup.set_result(found)
 
 
 def _scoped(found: tuple[Any, ...]) -> str:

@@ -61,6 +61,8 @@ class Pool:
             if opening.done() and not opening.cancelled() and opening.exception() is None:  # in this very moment
                 self._keep(address, opening.result())
             raise
+        finally:
+            del opening  # the error that it ended with leads back to here
 
     def give_back(self, address: Address, connection: Connection) -> None:
         if not connection.reusable:

@@ -7,6 +7,8 @@ from routing.gateway.providers.connections import MAX_ANSWER_BYTES, Broken
 _EITHER = zlib.MAX_WBITS | 32  # gzip's and zlib's own head are told apart
 _RAW = -zlib.MAX_WBITS  # what some servers call deflate, too
 _GZIP = b"\x1f"  # the first byte of each of its members
+MOST_MEMBERS = 4_096  # of one answer: each costs a decompressor, and a copy of what is behind it
+SLICE_BYTES = 16 * 1024  # which are copied at most
 PACKINGS = frozenset({"gzip", "x-gzip", "deflate"})
 NOT_PACKED = frozenset({"", "identity", "none", "utf-8", "utf8"})  # as servers say that mean another header
 
@@ -20,6 +22,8 @@ class Unpacker:
         self._left = MAX_ANSWER_BYTES
         self._start = b""  # its first two bytes, which show what it is
         self._is_known = False
+        self._is_over = False
+        self._members = 1
 
     def whole(self, packed: bytes) -> bytes:
         """The same for the rest of an answer. Raises Broken also where that ends too soon."""
@@ -37,17 +41,22 @@ class Unpacker:
             packed, self._start, self._is_known = self._start, b"", True
             if not _has_head(packed):
                 self._inner = zlib.decompressobj(_RAW)
+        return b"".join([self._fed(packed[at : at + SLICE_BYTES]) for at in range(0, len(packed), SLICE_BYTES)])
+
+    def _fed(self, packed: bytes) -> bytes:
         plain = b""
         while packed:
             if self._inner.eof:
-                if not packed.startswith(_GZIP):  # what may stand behind the end
+                if self._is_over or not packed.startswith(_GZIP):  # what may stand behind the end
+                    self._is_over = True
                     break
                 self._inner = zlib.decompressobj(_EITHER)
+                self._members += 1
             try:
                 plain += self._inner.decompress(packed, self._left + 1 - len(plain))
             except zlib.error:
                 raise Broken("protocol", "the answer is packed in a way that cannot be read") from None
-            if len(plain) > self._left:
+            if len(plain) > self._left or self._members > MOST_MEMBERS:
                 raise Broken("protocol", "the answer is too long when it is unpacked")
             packed = self._inner.unused_data
         self._left -= len(plain)

@@ -116,8 +116,9 @@ async def _asked(
     pool: Pool, sent: WireRequest, ready: Ready, *, streaming: bool, idle_seconds: float, until: float | None
 ) -> Connection:
     """The connection on which the answer has come, or its head if it streams. Raises ProviderError."""
+    is_replaced = False  # once, and by a new one: the next kept one may end in the same way, and the one behind it
     while True:
-        kept = connection = pool.take(ready.address)
+        kept = connection = None if is_replaced else pool.take(ready.address)
         try:
             if connection is None:
                 connection = await pool.open(ready.address, until)
@@ -135,7 +136,7 @@ async def _asked(
             _drop(connection)
             raise
         not_begun()  # the server had closed a kept connection meanwhile: it never saw the request
-        ready = Ready.of(sent)
+        ready, is_replaced = Ready.of(sent), True
 
 
 def _drop(connection: Connection | None) -> None:

@@ -9,6 +9,7 @@ pile up in memory.
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from daphne import http_protocol
 from daphne.server import Server
@@ -16,6 +17,7 @@ from django.conf import settings
 from twisted.internet import reactor as twisted_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
 from routing.gateway.app import wind_up
@@ -284,10 +286,20 @@ class BoundedRequest(http_protocol.WebRequest):  # type: ignore[misc]  # the pac
             self.channel.transport.write(self._prelude.next())
             self.channel.told = self._prelude.length
 
+    def handle_exception(self, exception: Exception) -> None:
+        """The application failed. Where it had begun to answer daphne's own word raises, in the round that it makes of
+        all connections: then that is its last one, and whatever is asked from then on is kept for ever."""
+        if self.startedWriting:
+            self._close()  # whoever reads sees that something is missing
+            return
+        self._response_started = False
+        self.responseHeaders = Headers()
+        super().handle_exception(exception)
+
     @property
     def _address(self) -> bytes:
         """The path that was asked for; known to the channel before it is known to the request."""
-        return origin_form(getattr(self.channel, "_path", b"") or b"")
+        return unquote_to_bytes(origin_form(getattr(self.channel, "_path", b"") or b""))
 
     @property
     def _most(self) -> int:
@@ -347,7 +359,7 @@ def waiting_for_room(handle_reply: Reply) -> Reply:
         await handle_reply(server, protocol, message)
         channel = getattr(protocol, "channel", None)  # of a request that is not over
         if channel is not None:
-            await channel.wait_for_room(has_time=not protocol.path.startswith(b"/v1/"))
+            await channel.wait_for_room(has_time=not unquote_to_bytes(protocol.path).startswith(b"/v1/"))
 
     return reply
 

@@ -216,7 +216,7 @@ class AnthropicCodec:
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        answer = load_object(response.body)
+        answer = load_object(response.body, calls=b'"tool_use"')
         if answer.get("type") == "error" or answer.get("error") or ("content" not in answer and holds_error(answer)):
             raise error_from_event(answer, sent)
         return answer

@@ -141,7 +141,7 @@ def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
             raise UnsupportedByProvider("a document in an assistant's turn")
         return [_document(part) if isinstance(part, Pdf) else {**part.block}]
     if isinstance(part, ToolCall):
-        arguments = arguments_object(part.arguments, part.name)
+        arguments = arguments_object(part.arguments)
         return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
     if isinstance(part, ToolResult):
         content = _rows(part, found) if part.rows or part.references else part.content

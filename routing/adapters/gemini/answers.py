@@ -27,6 +27,7 @@ from ziggie.values import replace
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
 
+CALLS = b'"functionCall"'
 _COUNTS = (
     "promptTokenCount",
     "toolUsePromptTokenCount",
@@ -76,7 +77,7 @@ class ContentDecoder(EventDecoder):
         self._reader = _Reader(sent)
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
-        chunk = load_object(data, "a chunk of the stream")
+        chunk = load_object(data, "a chunk of the stream", calls=CALLS)
         if chunk.get("error"):
             raise error_from_event(chunk, self.sent, usage=self.usage)
         try:

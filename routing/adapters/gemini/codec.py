@@ -25,7 +25,8 @@ from routing.adapters.asking.system_turns import in_users_turns
 from routing.adapters.asking.vectors import get_vectors, refuse_other_number
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import error_from_event, error_from_response
-from routing.adapters.gemini.answers import ContentDecoder, read_content
+from routing.adapters.gemini.answers import CALLS, ContentDecoder, read_content
+from routing.adapters.reading.exact import exactly
 from routing.adapters.reading.wire import (
     SIGNATURE_MARK,
     UNSIGNED,
@@ -252,6 +253,8 @@ class GeminiCodec:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
         value = loads(response.body)
+        if CALLS in response.body:
+            value = exactly(response.body, value)
         chunks = value if isinstance(value, list) and value else [value]
         for chunk in chunks:
             if not isinstance(chunk, dict):
@@ -332,7 +335,7 @@ def _part(part: Part, role: str, names: Mapping[str, str]) -> Json:
             raise UnsupportedByProvider("a PDF by address or in an assistant's turn: Gemini takes neither")
         return {"inlineData": {"mimeType": "application/pdf", "data": part.data}}
     if isinstance(part, ToolCall):
-        return {"functionCall": {"name": part.name, "args": arguments_object(part.arguments, part.name)}}
+        return {"functionCall": {"name": part.name, "args": arguments_object(part.arguments)}}
     if isinstance(part, ToolResult):
         name = names.get(part.tool_call_id)
         if name is None:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from routing.adapters.reading import exact
+from routing.adapters.reading.exact import exactly
 from routing.planning import pdfs
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
@@ -73,9 +75,12 @@ def load_rows(body: bytes, *keys: str) -> list[Json]:
     return next((rows for key in ("", *keys) if (rows := get_dicts(listed, key))), [])
 
 
-def load_object(body: bytes, what: str = "the answer") -> Json:
-    """A JSON object. Raises ProviderError("protocol")."""
+def load_object(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Json:
+    """A JSON object, which is read exactly if `calls`, what names a call's arguments, stands in it. Raises
+    ProviderError("protocol")."""
     value = loads(body, what)
+    if calls and calls in body:
+        value = exactly(body, value)
     if not isinstance(value, dict):
         raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
     return value
@@ -233,12 +238,14 @@ def _sniff(data: str) -> str:
     raise UnsupportedByProvider("an image is of an unknown kind: say its media type")
 
 
-def arguments_object(arguments: str, name: str) -> Json:
-    """A tool call's arguments as an object, for the APIs that want it so."""
+INVALID_JSON = "INVALID_JSON"  # the name under which Anthropic has a model shown what it wrote in the place of JSON
+
+
+def arguments_object(arguments: str) -> Json:
+    """A tool call's arguments as an object, for the APIs that want it so. What a model wrote that is none is shown as
+    it is: to refuse it would refuse the conversation for good, and it stands there with the error that it led to."""
     value = read_arguments(arguments)
-    if value is None:
-        raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
-    return value
+    return {INVALID_JSON: arguments} if value is None else value
 
 
 def read_arguments(arguments: str) -> Json | None:
@@ -247,20 +254,20 @@ def read_arguments(arguments: str) -> Json | None:
     try:
         value = orjson.loads(arguments or "{}")
         if isinstance(value, str):
+            arguments = value
             value = orjson.loads(value or "{}")
     except orjson.JSONDecodeError:
-        return None
+        return None if arguments.strip() else {}
     value = {} if value is None else value
-    return value if isinstance(value, dict) else None
+    return exactly(arguments.encode(), value) if isinstance(value, dict) else None
 
 
 def json_text(value: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """A part of an answer as text. Raises ProviderError("protocol") where it cannot be told: nested too deeply, or
-    with integers beyond 64 bits."""
+    """A part of an answer as text. Raises ProviderError("protocol") where it cannot be told: nested too deeply."""
     try:
-        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS).decode()
+        return exact.dumps(value, default)
     except TypeError:
-        raise protocol_error("the answer holds JSON that is nested too deeply, or too large a number") from None
+        raise protocol_error("the answer holds JSON that is nested too deeply") from None
 
 
 def digest(text: str) -> str:

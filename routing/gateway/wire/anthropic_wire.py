@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from routing.adapters.reading.exact import dumps
 from routing.gateway.exchange.heads import BETAS
 from routing.gateway.wire.document_parts import document_part, refuse_some_cited
 from routing.gateway.wire.documents import KINDS, texts_of
@@ -283,7 +282,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
 
 def _arguments(block: Json, where: str) -> str:
     try:
-        return orjson.dumps(mapping(block, "input", f"{where}.")).decode()
+        return dumps(mapping(block, "input", f"{where}."))
     except TypeError:
         return refuse(f"{where}.input", "is nested too deeply")
 

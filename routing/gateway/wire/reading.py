@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import orjson
 
+from routing.adapters.reading.exact import exactly
 from routing.gateway.exchange.heads import BETAS
 from routing.planning.demand import SINGLE
 from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Text, Tool
@@ -67,10 +68,22 @@ def parse(body: bytes, *, most_values: int = MOST_VALUES) -> Json:
         raise InvalidInput(f"the body is not valid JSON: {error.msg} at byte {error.pos}") from None
     if not isinstance(value, dict):
         raise InvalidInput("the body must be a JSON object")
+    if b'"tool_use"' in body:
+        _read_inputs_exactly(value, exactly(body, value))
     if len(body) > SMALL_BODY_BYTES:  # a smaller one holds fewer
         for key in ("messages", "input"):
             _refuse_many_parts(value.get(key), key)
     return value
+
+
+def _read_inputs_exactly(value: Json, exact: Json) -> None:
+    """Gives calls their arguments as they stand in the body; everywhere else numbers are those of the wire."""
+    if exact is value:
+        return
+    for turn, told in zip(_dicts(value.get("messages")), _dicts(exact.get("messages")), strict=True):
+        for block, again in zip(_dicts(turn.get("content")), _dicts(told.get("content")), strict=True):
+            if block.get("type") == "tool_use":
+                block["input"] = again.get("input")
 
 
 def _refuse_many_parts(turns: Any, where: str) -> None:

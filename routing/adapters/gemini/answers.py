@@ -18,7 +18,7 @@ from routing.adapters.reading.wire import (
     get_dicts,
     get_number,
     get_str,
-    load_object,
+    load_piece,
     protocol_error,
 )
 from routing.types import ChatResult, Delta, ErrorKind, StopReason, Usage
@@ -77,7 +77,7 @@ class ContentDecoder(EventDecoder):
         self._reader = _Reader(sent)
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
-        chunk = load_object(data, "a chunk of the stream", calls=CALLS)
+        chunk = load_piece(data, "a chunk of the stream", self.halves, CALLS)
         if chunk.get("error"):
             raise error_from_event(chunk, self.sent, usage=self.usage)
         try:

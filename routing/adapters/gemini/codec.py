@@ -26,7 +26,6 @@ from routing.adapters.asking.vectors import get_vectors, refuse_other_number
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.adapters.gemini.answers import CALLS, ContentDecoder, read_content
-from routing.adapters.reading.exact import exactly
 from routing.adapters.reading.wire import (
     SIGNATURE_MARK,
     UNSIGNED,
@@ -252,9 +251,7 @@ class GeminiCodec:
         """The answer, or those of a stream that was not asked for as events and came as a list (at least one)."""
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        value = loads(response.body)
-        if CALLS in response.body:
-            value = exactly(response.body, value)
+        value = loads(response.body, calls=CALLS)
         chunks = value if isinstance(value, list) and value else [value]
         for chunk in chunks:
             if not isinstance(chunk, dict):

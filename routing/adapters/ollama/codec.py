@@ -42,6 +42,7 @@ from routing.adapters.reading.wire import (
     is_idle,
     json_text,
     load_object,
+    load_piece,
     protocol_error,
 )
 from routing.planning.deferral import with_found_tools
@@ -296,7 +297,7 @@ class OllamaDecoder(EventDecoder):
         self._thinks = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
-        line = load_object(data, "a line of the stream", calls=_CALLS)
+        line = load_piece(data, "a line of the stream", self.halves, _CALLS)
         if line.get("error"):
             raise error_from_event(line, self.sent, usage=self.usage)
         message = get_dict(line, "message")

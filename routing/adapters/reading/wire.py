@@ -15,6 +15,7 @@ import orjson
 
 from routing.adapters.reading import exact
 from routing.adapters.reading.exact import exactly
+from routing.adapters.reading.halves import Halves, encodable
 from routing.planning import pdfs
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
@@ -49,20 +50,39 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def loads(body: bytes, what: str = "the answer") -> Any:
-    """Any JSON value. Raises ProviderError("protocol")."""
+def loads(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Any:
+    """Any JSON value, read exactly if `calls`, what names a call's arguments, stands in it. Raises
+    ProviderError("protocol")."""
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        pass
+        return _forgiven(body, what, _encodable)
+    return exactly(body, value) if calls and calls in body else value
+
+
+def _forgiven(body: bytes, what: str, mend: Callable[[Any], Any]) -> Any:
+    """JSON with NaN, as it stands in log probabilities, or with halves of characters: both come from real servers."""
     try:
-        # more forgiving: NaN in log probabilities and lone surrogates come from real servers
-        return _encodable(json.loads(body))
+        return mend(json.loads(body))
     except (ValueError, RecursionError):
         # What is neither empty nor a web page may be a model's answer that came to harm. Blanks alone are what
         # servers send that are at work.
         no_model = not body or body.lstrip()[:1] == b"<"
         raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
+
+
+def load_piece(body: bytes, what: str, halves: Halves, calls: bytes = b"") -> Json:
+    """An object that is a piece of a stream, whose `halves` may be completed by another one. Raises
+    ProviderError("protocol")."""
+    try:
+        value = orjson.loads(body)
+        if calls and calls in body:
+            value = exactly(body, value)
+    except orjson.JSONDecodeError:
+        value = _forgiven(body, what, halves.kept)
+    if isinstance(value, dict):
+        return value
+    raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
 
 
 def load_rows(body: bytes, *keys: str) -> list[Json]:
@@ -76,11 +96,8 @@ def load_rows(body: bytes, *keys: str) -> list[Json]:
 
 
 def load_object(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Json:
-    """A JSON object, which is read exactly if `calls`, what names a call's arguments, stands in it. Raises
-    ProviderError("protocol")."""
-    value = loads(body, what)
-    if calls and calls in body:
-        value = exactly(body, value)
+    """A JSON object, read exactly if `calls` stands in it. Raises ProviderError("protocol")."""
+    value = loads(body, what, calls=calls)
     if not isinstance(value, dict):
         raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
     return value
@@ -98,7 +115,7 @@ def _looks(body: bytes) -> str:
 def _encodable(value: Any) -> Any:
     """The value with U+FFFD for lone surrogates, so that all its texts can be encoded."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return encodable(value)
     if isinstance(value, list):
         return [_encodable(item) for item in value]
     if isinstance(value, dict):

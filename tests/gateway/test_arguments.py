@@ -14,7 +14,8 @@ from routing.types import ChatRequest, Message, Source, ToolCall, message
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import ANTHROPIC_TOOL, MODELS, OPENAI_TOOL, set_reply
 from tests.gateway.test_matrix import QUESTION, ask, heard, in_every_way
-from tests.routing.adapters_support import model, provider
+from tests.routing.adapters_support import ask as adapter_ask
+from tests.routing.adapters_support import model, provider, run_decoder
 from tests.servers.script import Call, Reply
 
 LONG = {"id": 12345678901234567890123, "less": -(2**63) - 1, "most": 2**64 - 1, "near": 1.5}
@@ -62,6 +63,22 @@ def test_elsewhere_in_a_body_numbers_are_those_of_the_wire() -> None:
     (call,) = anthropic_wire.decode_messages(body, {}).request.messages[1].parts
     assert isinstance(call, ToolCall)
     assert json.loads(call.arguments) == LONG
+
+
+def test_a_stream_that_has_the_arguments_in_one_piece_keeps_their_digits() -> None:
+    block = {"type": "tool_use", "id": "c", "name": "weather", "input": LONG}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {"id": "x", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+        {"type": "message_stop"},
+    ]
+    row = model("anthropic")
+    sent = codec_for(row.provider).encode_chat(adapter_ask(), row, max_output_tokens=9, stream=True)
+    stream = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+    deltas, _ = run_decoder(lambda: codec_for(row.provider).chat_stream(sent), stream)
+    assert json.loads("".join(delta.tool_arguments for delta in deltas)) == LONG
 
 
 @pytest.mark.parametrize("digits", [19, 20, 300])

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from routing.adapters.anthropic.answers import ANSWER_TOOL, MessageDecoder, read_message
+from routing.adapters.anthropic.answers import ANSWER_TOOL, CALLS, MessageDecoder, read_message
 from routing.adapters.anthropic.thinking import (
     leave_out_refused,
     takes_no_budget,
@@ -222,7 +222,7 @@ class AnthropicCodec:
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        answer = load_object(response.body, calls=b'"tool_use"')
+        answer = load_object(response.body, calls=CALLS)
         if answer.get("type") == "error" or answer.get("error") or ("content" not in answer and holds_error(answer)):
             raise error_from_event(answer, sent)
         return answer

@@ -26,15 +26,21 @@ def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
     batch has cost that answered nothing of use is gone from it."""
     if run.budget_microusd is None:
         return None
-    spent = RoutedCall.objects.filter(run_id=str(run.pk)).aggregate(cost=Sum("cost_microusd"))["cost"] or 0
     envelope = service.open_envelope(
         run.pk,
-        max(run.budget_microusd - spent, 0),
+        max(run.budget_microusd - spent_microusd(run), 0),
         like=like,
         name=f"of run {run.pk}",
         expires_in_seconds=EXPIRES_SECONDS,
     )
     return envelope.id
+
+
+def spent_microusd(run: AgentRun) -> int:
+    """What all calls of the run have cost: those that failed too, and those of its own API key that name it at the
+    gateway. Whoever else names it there, before it has begun or where it has no budget, spends nothing of it."""
+    calls = RoutedCall.objects.filter(run_id=str(run.pk), api_key_id=run.api_key_id)
+    return calls.aggregate(cost=Sum("cost_microusd"))["cost"] or 0
 
 
 def close_budget(run: AgentRun) -> None:

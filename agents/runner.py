@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q, Sum
+from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -14,9 +14,8 @@ from agents import callbacks, waiting
 from agents.announcing import announce
 from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
-from agents.run_budgets import close_budget, open_budget
+from agents.run_budgets import close_budget, open_budget, spent_microusd
 from routing import service
-from routing.models import RoutedCall
 from routing.types import Routed
 from ziggie import queue
 from ziggie.errors import DeadlineExceeded, ZiggieError
@@ -109,9 +108,7 @@ def _result(routed: Routed) -> dict[str, Any]:
 
 
 def _spent(run: AgentRun) -> dict[str, int]:
-    """What all calls of the run have cost: those that failed too, and those that name it at the gateway."""
-    calls = RoutedCall.objects.filter(run_id=str(run.pk))
-    return {"cost_microusd": calls.aggregate(cost=Sum("cost_microusd"))["cost"] or 0}
+    return {"cost_microusd": spent_microusd(run)}
 
 
 def _write(run: AgentRun, fence: int, **columns: Any) -> None:

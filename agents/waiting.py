@@ -5,18 +5,20 @@ answer is asked by the run itself, within the window.
 """
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet, Sum
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
 
 from agents.announcing import announce
 from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
+from agents.run_budgets import spent_microusd
 from routing import service
 from routing.batches.waiting_work import Waiting
-from routing.models import RoutedCall
 from routing.planning.rules import AUTO
 from routing.types import Routed
 from ziggie import queue
@@ -24,6 +26,7 @@ from ziggie.errors import Conflict, NotFound, RoutingError
 from ziggie.ids import uuid7
 
 IN_A_BATCH = "the answer of a batch"
+OUTLASTED = timedelta(minutes=25)  # by a call of the longest kind, and the sweep that settles a dead one
 QUEUED = Q(status="queued")
 GIVEN_BACK = ("failed", "cancelled")
 
@@ -150,12 +153,16 @@ def take_back(run: AgentRun) -> None:
 
 
 def count_late_costs() -> int:
-    """Puts what batches cost that answered after their runs were over, or hurried, on these runs; returns how many."""
+    """Puts what was settled after their runs were over on these runs: batches that answered too late, or were hurried,
+    and calls that named them at the gateway and outlasted them. Returns how many."""
     changed = 0
-    for run_id in service.answered_in_vain():
-        paid = RoutedCall.objects.filter(run_id=run_id).aggregate(cost=Sum("cost_microusd"))["cost"] or 0
-        over = AgentRun.objects.select_related("agent").filter(status__in=AgentRun.FINAL).exclude(cost_microusd=paid)
+    lately = AgentRun.objects.filter(status__in=AgentRun.FINAL, finished_at__gte=timezone.now() - OUTLASTED)
+    for run_id in {*service.answered_in_vain(), *map(str, lately.values_list("pk", flat=True))}:
+        over = AgentRun.objects.select_related("agent").filter(status__in=AgentRun.FINAL)
         for run in over.filter(pk=run_id):
+            paid = spent_microusd(run)
+            if paid == run.cost_microusd:
+                continue
             AgentRun.objects.filter(pk=run.pk).update(cost_microusd=paid, version=F("version") + 1)
             run.refresh_from_db(fields=["cost_microusd", "version"])
             announce(run)

@@ -27,6 +27,13 @@ COLUMNS = {
     "cached_input_usd_per_mtok": "cache_read_mtok",
     "cache_write_usd_per_mtok": "cache_write_mtok",
 }
+# What the list also asks of a chat and no price here can say: taken over without it, budgets would hold too little.
+BEYOND = {
+    "requests_kcount": "each request",
+    "output_reasoning_mtok": "tokens of reasoning",
+    "output_citation_mtok": "tokens of citations",
+    "output_image_mtok": "pictures in answers",
+}
 Figures = dict[str, Decimal | None]
 Tiers = list[dict[str, Any]]  # as the price's row keeps them
 
@@ -109,6 +116,9 @@ def _offer(model: LanguageModel, price: Price | None, listed: Any, source: str) 
     new = _figures(terms, 0)
     if new["input_usd_per_mtok"] is None:
         return None, f"the list does not price {model.name!r} by input tokens"
+    beyond = [said for name, said in BEYOND.items() if getattr(terms, name, None)]
+    if beyond:
+        return None, f"the list asks of {model.name!r} for {' and for '.join(beyond)}, too, which no price here says"
     old = {name: getattr(price, name) for name in COLUMNS} if price else None
     offer = Offer(
         model=model.slug,

@@ -37,13 +37,14 @@ class Fact:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """An attempt of the receipt with its usage record, None where that was removed, and the price that it paid.
-    `tier`: the request was so long that it paid the price above so many input tokens."""
+    `tier`: the request was so long that it paid the price above so many input tokens. `by_batch`: it paid half."""
 
     attempt: Mapping[str, Any]
     started_at: datetime | None
     record: UsageRecord | None
     price: Price | None = None
     tier: int | None = None
+    by_batch: bool = False
 
     @property
     def further_tokens(self) -> list[str]:
@@ -60,8 +61,9 @@ class Tried:
         tiers: list[dict[str, Any]] = self.price.input_tiers
         tier = next((each for each in tiers if each["above_input_tokens"] == self.tier), {})
         names = ("input_usd_per_mtok", "output_usd_per_mtok")
-        figures = [rows.money(Decimal(tier.get(name) or getattr(self.price, name))) for name in names]
-        return f"${figures[0]} / ${figures[1]} a million"
+        share = 2 if self.by_batch else 1
+        figures = [rows.money(Decimal(tier.get(name) or getattr(self.price, name)) / share) for name in names]
+        return f"${figures[0]} / ${figures[1]} a million{', half price' if self.by_batch else ''}"
 
     @property
     def estimated(self) -> str:
@@ -85,7 +87,8 @@ def context_of(call: RoutedCall) -> dict[str, Any]:
     # A call that was given up has no attempts on its receipt, only the record that was made for it.
     attempts = call.attempts or [_attempt_of(record) for record in records.values()]
     prices = Price.objects.in_bulk({record.price_id for record in records.values() if record.price_id})
-    tried = [_tried(attempt, records.get(number), prices) for number, attempt in enumerate(attempts, start=1)]
+    batch = bool((call.request.get("circumstances") or {}).get("batch"))
+    tried = [_tried(attempt, records.get(number), prices, batch) for number, attempt in enumerate(attempts, start=1)]
     return {
         "call": call,
         "features": features(call.features),
@@ -132,13 +135,15 @@ def _feature(name: str, value: Any) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _tried(attempt: Mapping[str, Any], record: UsageRecord | None, prices: Mapping[int, Price]) -> Tried:
+def _tried(
+    attempt: Mapping[str, Any], record: UsageRecord | None, prices: Mapping[int, Price], by_batch: bool
+) -> Tried:
     started = attempt.get("started_at")
     price = prices.get(record.price_id) if record and record.price_id else None
     input_tokens = attempt["usage"].get("input_tokens") or 0
     above = [tier["above_input_tokens"] for tier in price.input_tiers] if price else []
     tier = max((start for start in above if input_tokens > start), default=None)
-    return Tried(attempt, datetime.fromisoformat(started) if started else None, record, price, tier)
+    return Tried(attempt, datetime.fromisoformat(started) if started else None, record, price, tier, by_batch)
 
 
 def _attempt_of(record: UsageRecord) -> dict[str, Any]:

@@ -12,17 +12,20 @@ from django.db.models import Q
 from django.test import Client
 from django.utils import timezone
 
-from agents import runner, tasks
+from agents import runner, tasks, waiting
 from agents.asking import MAX_OUTPUT_TOKENS, request_of
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
+from routing import service
 from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Envelope, LanguageModel, Reservation, RoutedCall
 from routing.money import envelopes
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.background import background_loop
+from ziggie.ids import uuid7
 from ziggie.models import create_api_key
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RUNS = "/api/agents/runs"
@@ -71,6 +74,26 @@ def test_a_run_draws_from_its_budget_and_the_rest_returns(here: Installation, ke
     assert (body["budget_usd"], body["cost_usd"]) == ("0.500000", "0.003300")
     assert not Envelope.objects.filter(closed_at=None).exists()
     here.assert_books_are_closed()
+
+
+def test_what_others_spend_in_its_name_before_it_begins_is_none_of_its_money(here: Installation, key: str) -> None:
+    run = run_of(key, budget_usd="0.50")
+    other, _ = create_api_key("other", scopes=["gateway"])
+    request = replace(request_of(run), call_id=uuid7(), api_key_id=str(other.pk))
+    assert service.submit(request).result(timeout=60).cost_microusd == 3_300
+    run = finished(run)
+    assert (run.status, run.cost_microusd, left_microusd(run)) == ("completed", 3_300, 496_700)
+
+
+def test_a_call_that_outlasts_its_run_is_counted_on_it_all_the_same(here: Installation, key: str) -> None:
+    run = run_of(key, budget_usd="0.50")
+    request = replace(request_of(run), call_id=uuid7())
+    run = finished(run)
+    assert service.submit(request).result(timeout=60).cost_microusd == 3_300
+    assert (run.cost_microusd, waiting.count_late_costs()) == (3_300, 1)
+    run.refresh_from_db()
+    assert run.cost_microusd == 6_600
+    assert not waiting.count_late_costs()
 
 
 def test_while_it_works_its_whole_budget_is_held_once(here: Installation, key: str) -> None:

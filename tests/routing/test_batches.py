@@ -25,6 +25,7 @@ from routing.models import (
     RoutingRule,
     StoredBody,
 )
+from routing.reporting import receipt_page
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
 from routing.waiting.rows import in_window, next_change
 from tests.installation import Installation, installed
@@ -102,6 +103,15 @@ def test_work_goes_as_one_batch_and_is_settled_once_at_half_price(here: Installa
     tick()
     assert RoutedCall.objects.count() == 3
     here.assert_books_are_closed()
+
+
+def test_the_receipt_says_the_half_price_that_was_paid(here: Installation) -> None:
+    hand_in()
+    tick()
+    tick()
+    (tried,) = receipt_page.context_of(RoutedCall.objects.get())["attempts"]
+    assert tried.record.cost_microusd == 45_000  # 10,000 in, 4,000 out
+    assert tried.paid_at == "$1.50 / $7.50 a million, half price"
 
 
 def test_a_rule_that_stores_bodies_does_so_for_work_that_waits(here: Installation) -> None:

@@ -70,6 +70,17 @@ def test_local_models_are_left_alone_and_unknown_ones_are_named() -> None:
     assert told == set(LanguageModel.objects.values_list("slug", flat=True))
 
 
+def test_a_model_that_costs_more_than_its_tokens_is_named_and_never_offered_by_them() -> None:
+    """Perplexity asks $0.012 for each request of sonar: a short call would be held and paid at a fifteenth."""
+    provider = Provider.objects.create(
+        slug="perplexity", kind="openai", location="cloud", base_url="https://api.perplexity.ai"
+    )
+    LanguageModel.objects.create(slug="sonar", provider=provider, name="sonar", context_window=127_000)
+    comparison = price_list.compare()
+    assert "for each request" in dict(comparison.unmatched)["sonar"]
+    assert "sonar" not in {one.model for one in comparison.offers}
+
+
 def test_a_price_that_changes_with_the_hour_is_offered_at_its_dearest() -> None:
     listed = next(one for one in data_snapshot.get_snapshot().providers if one.id == "deepseek")
     models = [model for model in listed.models if isinstance(model.prices, list)]

@@ -26,6 +26,7 @@ DECLARE
     added bigint[];
     counted bigint[] := '{}';
     found_period bigint;
+    fits boolean := true;
     admitted integer := 0;
 BEGIN
     -- As it mostly is: each budget's period is there, true to its budget, and has room for all. One after the other, in
@@ -43,9 +44,10 @@ BEGIN
             periods := periods || found_period;
             counted := counted || wanted[i];
         END LOOP;
-        EXIT WHEN cardinality(periods) <> i;
+        fits := cardinality(periods) = i;  -- neither none nor two of this budget
+        EXIT WHEN NOT fits;
     END LOOP;
-    IF cardinality(periods) = coalesce(cardinality(budget_ids), 0) THEN
+    IF fits THEN
         INSERT INTO routing_reservation (id, period_ids, amounts_microusd, expires_at, context, created_at)
         SELECT o.id, CASE WHEN o.budgets = budget_ids THEN periods ELSE ARRAY(
                    SELECT periods[array_position(budget_ids, budget)]

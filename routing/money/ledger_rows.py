@@ -143,7 +143,8 @@ def abandoned_call(
     call_id: UUID, context: Mapping[str, Any], *, cost_microusd: int, created_at: datetime, now: datetime
 ) -> tuple[CallRow, list[UsageRow]]:
     """The receipt of a call that nobody settled, from the columns in `context`; all figures are estimates."""
-    fixed = {"id", "outcome", "error", "cost_microusd", "saved_microusd", "created_at", "duration_ms", "estimated"}
+    fixed = {"id", "outcome", "error", "cost_microusd", "created_at", "duration_ms", "estimated"}
+    fixed |= {"baseline_microusd", "energy_microusd", "saved_microusd"}  # it answered nobody: what it cost is lost
     known = {name: value for name, value in context.items() if name not in fixed}
     call_columns = set(CallRow.__struct_fields__) & known.keys()
     record_columns = set(UsageRow.__struct_fields__) & known.keys()
@@ -155,6 +156,7 @@ def abandoned_call(
         outcome="abandoned",
         error=error,
         cost_microusd=cost_microusd,
+        saved_microusd=-cost_microusd,
         created_at=created_at,
         duration_ms=duration_ms,
     )
@@ -163,6 +165,7 @@ def abandoned_call(
         outcome="cut",
         error=error,
         cost_microusd=cost_microusd,
+        saved_microusd=-cost_microusd,
         created_at=created_at,
         duration_ms=duration_ms,
         estimated=[*(name for name in TOKEN_COUNTS if known.get(name) is not None), "cost"],

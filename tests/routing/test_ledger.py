@@ -354,8 +354,27 @@ def test_the_sweep_settles_what_is_known_of_a_dead_call_and_marks_it_estimated()
     assert (record.call_id, record.cost_microusd, record.input_tokens) == (held.call_id, 250, 12)
     assert set(record.estimated) == {"input_tokens", "output_tokens", "cost"}
     assert RoutedCall.objects.get().outcome == "abandoned"
+    assert record.saved_microusd == RoutedCall.objects.get().saved_microusd == -250  # paid, and nothing came of it
     assert (counters("cloud"), counters("wide")) == ((200, 0, 0), (250, 0, 0))
     assert not run(spend(held, {cloud: 1}))
+
+
+def test_a_budget_with_two_periods_of_a_moment_lets_nobody_past_another_budget() -> None:
+    """As a clock that was set back may leave them."""
+    twice, narrow, now = budget("twice"), budget("narrow", limit=10), datetime.now(UTC)
+    for row, days in ((twice, 2), (twice, 1), (narrow, 1)):
+        row.periods.create(
+            period=row.period,
+            starts_at=now - timedelta(days=days),
+            ends_at=now + timedelta(days=1),
+            limit_microusd=row.limit_microusd,
+            hard=True,
+        )
+    with pytest.raises(BudgetExceeded):
+        run(hold({twice.id: 500, narrow.id: 500}, snapshot()))
+    run(hold({twice.id: 10, narrow.id: 10}, snapshot()))
+    assert counters("narrow") == (0, 10, 0)
+    assert proof.differences() == []
 
 
 async def _renewed(held: ledger.Hold, before: datetime) -> bool:

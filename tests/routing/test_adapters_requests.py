@@ -287,7 +287,6 @@ def test_one_call_at_a_time_is_asked_for_where_the_api_knows_it() -> None:
         ("anthropic", ask(extra={"n": 2}), "n "),
         ("openai", ask(extra={"n": 2}), "n:"),
         ("openai", ask(extra={"messages": []}), "messages"),
-        ("ollama", ChatRequest((Message("assistant", (ToolCall("a", "f", "[1]"),)),)), "arguments"),
         ("gemini", ChatRequest((Message("tool", (ToolResult("a", "x"),)),)), "without the call"),
     ],
 )

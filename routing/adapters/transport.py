@@ -18,6 +18,7 @@ from routing.adapters import CODECS
 from routing.adapters.answers.assembly import Assembler, deltas_of
 from routing.adapters.answers.decoding import MAX_BODY_BYTES
 from routing.adapters.anthropic import claude
+from routing.adapters.asking.vectors import texts_at_once
 from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import redact, refuse_other_content
 from routing.adapters.reading.wire import dumps
@@ -166,8 +167,11 @@ async def embed(
     vectors: list[tuple[float, ...]] = []
     tokens: int | None = 0
     name = model.name
-    for start in range(0, len(texts), codec.embed_batch):
-        sent = codec.encode_embed(texts[start : start + codec.embed_batch], model, purpose=purpose)
+    start = 0
+    while start < len(texts):
+        most = texts_at_once(codec.embed_batch, len(vectors[0]) if vectors else model.dimensions)
+        sent = codec.encode_embed(texts[start : start + most], model, purpose=purpose)
+        start += most
         response = await fetch(provider, sent, timeouts)
         with _redacted(sent):
             batch = codec.decode_embed(response, sent)

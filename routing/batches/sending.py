@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import orjson
 from django.db.models import F, Q
 from django.utils import timezone
 from msgspec import to_builtins
 
 from routing.adapters import claude_batches
 from routing.adapters.base import WireRequest
+from routing.adapters.reading.wire import dumps
 from routing.batches import holding
 from routing.batches.answers import wire
 from routing.batches.fetching import lose
@@ -26,7 +26,7 @@ from routing.planning.demand import Demand, measure
 from routing.planning.pricing import batched, worst_case_microusd
 from routing.planning.rerun import Circumstances, circumstances, limited
 from routing.records import receipts
-from routing.types import ENVELOPE, Candidate, ChatRequest, Plan, ProviderError, Snapshot, World
+from routing.types import ENVELOPE, Candidate, ChatRequest, Plan, ProviderError, Snapshot, UnsupportedByProvider, World
 from routing.waiting.rows import has_batches, in_window, request_of
 from routing.world import health
 from ziggie import queue
@@ -169,10 +169,11 @@ def _wired(items: list[_Due]) -> list[tuple[_Due, WireRequest]]:
     for item in items:
         try:
             sent = wire(item.request, item.candidate)
-        except (ProviderError, RoutingError, ValueError):  # a plain call finds the words for it
+            length = len(dumps(sent.body or {}))
+        except (ProviderError, RoutingError, UnsupportedByProvider, ValueError):  # a plain call finds the words for it
             _waiting().filter(pk=item.row.pk).update(plain=True)
             continue
-        size += len(orjson.dumps(sent.body))
+        size += length
         if size > MAX_BATCH_BYTES and wired:
             break
         wired.append((item, sent))

@@ -12,6 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from routing import service
+from routing.configuration import snapshot
 from routing.gateway.access.crowd import crowd
 from routing.gateway.access.keys import Key
 from routing.gateway.access.limits import Admission, limits
@@ -50,7 +51,7 @@ async def chat(http: Http, dialect: Dialect, key: Key) -> None:
     if incoming.request.choices != 1:
         _check_copies(incoming.request.choices, len(body))
     del body  # it may be large, and the call long
-    check_model(incoming.request.model, key)
+    await check_model(incoming.request.model, key)
     windows = limits()
     admission = windows.at_once(key) or await windows.admit(key, _estimate(incoming.request, key))
     if admission.standing is not None:
@@ -88,9 +89,13 @@ async def _drawing(incoming: Incoming, run_id: str, key: Key) -> Incoming:
     return replace(incoming, request=replace(incoming.request, envelope_id=envelope_id))
 
 
-def check_model(name: str, key: Key) -> None:
-    """Raises Forbidden for a model asked for by a slug that the key may not use."""
-    if key.allowed_models and name not in ("", "auto") and name not in key.allowed_models:
+async def check_model(name: str, key: Key) -> None:
+    """Raises Forbidden where the key may use no model of that name: a slug, a wire name or an alias."""
+    if not key.allowed_models or name in ("", "auto") or name in key.allowed_models:
+        return
+    configuration = await snapshot.acurrent()
+    named = () if name in configuration.models else configuration.by_name.get(name, ())
+    if not any(model.slug in key.allowed_models for model in named):
         raise Forbidden("this API key may not use that model")
 
 

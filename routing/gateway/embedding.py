@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
+from routing.adapters.asking.vectors import texts_at_once
 from routing.adapters.sending.delivery import Delivery, watched
 from routing.adapters.transport import codec_for
 from routing.calls import HOLD_SECONDS, LONGEST_CALL_SECONDS
@@ -47,12 +48,13 @@ from ziggie.values import replace
 
 EMBEDDINGS = "embeddings"
 MAX_ATTEMPTS = 3
+ROWS_AT_ONCE = 100  # written before others are served
 
 
 async def embeddings(http: Http, key: Key) -> None:
     """Vectors by the model asked for; `auto` takes the nearest one. Money is held as for a chat."""
     asked = other_wire.decode_embeddings(parse(await http.body(), most_values=MOST_EMBED_VALUES))
-    check_model(asked.model, key)
+    await check_model(asked.model, key)
     admission = await limits().admit(key, sum(map(token_inputs.size, asked.inputs)))
     if admission.standing is not None:
         http.rates = OPENAI.rates(admission.standing)
@@ -67,7 +69,7 @@ async def embeddings(http: Http, key: Key) -> None:
     finally:
         http.stop_watching()
         limits().correct(key, admission)
-    body = other_wire.encode_embeddings(answer, model=model.slug, as_base64=asked.as_base64)
+    body = await _encoded(answer, model.slug, as_base64=asked.as_base64)
     headers = [
         *OPENAI.request_id(str(call.id)),
         (b"x-ziggie-model", header_text(model.slug)),
@@ -79,6 +81,15 @@ async def embeddings(http: Http, key: Key) -> None:
         (b"x-ziggie-cost-usd", pricing.usd(sum(record.cost_microusd for record in call.records)).encode()),
     ]
     await http.respond(200, body, [JSON_TYPE, *headers])
+
+
+async def _encoded(answer: Embeddings, model: str, *, as_base64: bool) -> bytes:
+    """The body, written so that others are served meanwhile: it may have millions of numbers."""
+    rows = []
+    for start in range(0, len(answer.vectors), ROWS_AT_ONCE):
+        rows.append(other_wire.encode_vectors(answer.vectors[start : start + ROWS_AT_ONCE], start, as_base64=as_base64))
+        await asyncio.sleep(0)
+    return other_wire.encode_embeddings(rows, answer.usage, model)
 
 
 async def _embedded(
@@ -327,8 +338,11 @@ class _Embedding:
         codec, wanted = codec_for(model.provider), self._asked.dimensions
         texts = self._asked.inputs if token_inputs.takes_tokens(model) else self._texts
         vectors: list[tuple[float, ...]] = []
-        for start in range(0, len(texts), codec.embed_batch):
-            batch = texts[start : start + codec.embed_batch]
+        start = 0
+        while start < len(texts):
+            length = len(vectors[0]) if vectors else wanted or model.dimensions
+            batch = texts[start : start + texts_at_once(codec.embed_batch, length)]
+            start += len(batch)
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
             delivery = watched()

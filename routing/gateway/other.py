@@ -80,12 +80,14 @@ async def count_input_tokens(http: Http, key: Key) -> None:
 
 async def _count(http: Http, key: Key, request: ChatRequest, dialect: Dialect) -> tuple[int, Headers]:
     """As the provider of the named model counts, where its API can; else an estimate."""
-    check_model(request.model, key)
+    await check_model(request.model, key)
     admission = await limits().admit(key)
     if admission.standing is not None:
         http.rates = dialect.rates(admission.standing)
     configuration = await snapshot.acurrent()
     found = named(request.model, configuration)
+    if key.allowed_models:
+        found = [model for model in found if model.slug in key.allowed_models]
     if not found and request.model != "auto":
         raise UnknownModel(f"there is no model named {request.model[:100]!r}")
     counted = await _counted(found[0], request) if found else None

@@ -24,7 +24,7 @@ from routing.configuration import snapshot
 from routing.models import BatchItem
 from routing.planning.pricing import microusd, usd
 from routing.rest.hints import HintsInput
-from routing.types import BudgetFit, ChatRequest, Message, Text, message
+from routing.types import BudgetFit, ChatRequest, Message, Snapshot, Text, message
 from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
@@ -199,13 +199,18 @@ def _problems(entry: dict[str, Any], allowed: tuple[str, ...], seen: set[str]) -
     if model not in ("", "auto"):
         if model not in configuration.models and model not in configuration.by_name:
             found.append(("model", f"there is none named {model!r}; see /api/routing/models, or leave it to the rules"))
-        elif allowed and model not in allowed:
+        elif allowed and not any(slug in allowed for slug in _slugs_of(model, configuration)):
             found.append(("model", "this API key may not use that model"))
     if entry["external_id"] and entry["external_id"] in seen:
         found.append(("external_id", f"{entry['external_id']!r} is there twice"))
     if _depth(entry.get("json_schema"), MAX_SCHEMA_DEPTH):
         found.append(("json_schema", f"is nested more than {MAX_SCHEMA_DEPTH} levels deep"))
     return found
+
+
+def _slugs_of(name: str, configuration: Snapshot) -> list[str]:
+    """Of the models that a name means: one by its slug, else all with that wire name or alias."""
+    return [name] if name in configuration.models else [model.slug for model in configuration.by_name[name]]
 
 
 def _depth(value: Any, levels: int) -> bool:

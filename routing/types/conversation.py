@@ -81,13 +81,16 @@ class ToolCall(Value):
 
 
 class ToolResult(Value):
-    """The caller's answer to a ToolCall. `references` name the deferred tools that it found."""
+    """The caller's answer to a ToolCall, as one text. `references` name the deferred tools that it found. `rows`: its
+    texts in their order, None for each image or document that the tool gave between them, where one text is not all
+    that there is to say."""
 
     tool_call_id: str
     content: str
     is_error: bool = False
     cache_mark: bool = False
     references: tuple[str, ...] = ()
+    rows: tuple[str | None, ...] = ()
 
 
 class Reasoning(Value):

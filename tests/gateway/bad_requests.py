@@ -53,6 +53,7 @@ LISTS = asked()[:-1] + b',"metadata":[' + b"[]," * 2_000_000 + b"[]]}"
 PARTS = (
     b'{"model":"gpt","max_tokens":5,"messages":[{"role":"user","content":[' + b'{"type":"text"},' * 900_000 + b"{}]}]}"
 )
+MANY_PARTS = asked(messages=[{"role": "user", "content": [{"type": "text", "text": "a"}] * 1_900}] * 24)
 ROUND = b'{"model":"gpt","max_tokens":5,"messages":[' + b"{}," * 999_999 + b"{}]}"
 
 BODIES = [
@@ -78,6 +79,7 @@ BODIES = [
     BadRequest("half a million keys", (413,), KEYS),
     BadRequest("two million lists", (413,), LISTS),
     BadRequest("a million parts", (413,), PARTS),
+    BadRequest("45,600 parts of 24 messages", (413,), MANY_PARTS),
     BadRequest("600,000 messages in 18 MB", (413,), MILLION),
     BadRequest("an unknown role", (400,), asked(messages=[{"role": "pirate", "content": "x"}])),
     BadRequest("a message that is a number", (400,), asked(messages=[1])),

@@ -86,7 +86,7 @@ def test_arguments_nested_without_end_are_told_as_the_text_they_are() -> None:
     deep = '{"a":' * 300 + "1" + "}" * 300
     result = ChatResult((ToolCall("a", "f", deep), ToolCall("b", "f", '{"n": 1}')), "tool_calls")
     content = json.loads(anthropic_answers.encode_result(result, call_id="1", model="m"))["content"]
-    assert [block["input"] for block in content] == [{"arguments": deep}, {"n": 1}]
+    assert [block["input"] for block in content] == [{"INVALID_JSON": deep}, {"n": 1}]
 
 
 def test_the_signature_of_a_text_does_not_move_onto_a_call() -> None:

@@ -146,7 +146,7 @@ def test_a_document_in_a_tools_result_begins_on_a_line_of_its_own() -> None:
     block = {"type": "document", "source": SKY}
     assert "Found:\n<document>\n" in found({"type": "text", "text": "Found:"}, block).content
     assert "</document>\n<document>" in found(block, block).content
-    assert found({"type": "text", "text": "a"}, {"type": "text", "text": "b"}).content == "ab"
+    assert found({"type": "text", "text": "a"}, {"type": "text", "text": "b"}).content == "a\nb"
 
 
 def test_a_mark_within_a_document_or_a_result_marks_the_whole() -> None:

@@ -17,9 +17,10 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
+from routing.configuration import snapshot
 from routing.gateway.access.keys import Key, KeyBook
 from routing.gateway.access.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
-from routing.models import RateBucket
+from routing.models import LanguageModel, RateBucket
 from routing.reporting.retention import forget_old_seconds
 from tests.gateway.conftest import Gateway
 from tests.gateway.conftest import wait_until as happens
@@ -318,6 +319,37 @@ def test_no_endpoint_serves_a_model_that_the_key_may_not_ask_for(gateway: Gatewa
         answer = post(gateway, path, key=key, model=name, **({"input": "x"} if "embed" in path else {}))
         assert answer.status_code in (400, 403)
     assert not gateway.openai.calls
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses", "/v1/messages/count_tokens"])
+def test_a_model_that_the_key_may_ask_for_serves_by_its_wire_name_and_aliases_too(gateway: Gateway, path: str) -> None:
+    LanguageModel.objects.filter(slug="gpt").update(aliases=["gpt-latest"])
+    snapshot.forget()
+    _, key = create_api_key("one", allowed_models=["gpt"])
+    for name in ("gpt", "gpt-4o-mini", "gpt-latest"):
+        answer = post(gateway, path, key=key, model=name, **asked_by(path))
+        assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "gpt")
+    assert models(gateway, key).json()["data"][1]["id"] == "gpt"
+
+
+def asked_by(path: str) -> dict[str, Any]:
+    return {"input": "Hi.", "messages": None, "max_tokens": None} if "responses" in path else {}
+
+
+def test_of_models_with_one_wire_name_the_one_that_the_key_may_ask_for_serves(gateway: Gateway) -> None:
+    LanguageModel.objects.filter(slug="thinker").update(name="gpt-4o-mini")
+    snapshot.forget()
+    _, key = create_api_key("one", allowed_models=["thinker"])
+    for path in (CHAT, "/v1/messages/count_tokens"):
+        answer = post(gateway, path, key=key, model="gpt-4o-mini")
+        assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "thinker")
+
+
+def test_a_key_asks_for_its_embedder_by_its_wire_name(gateway: Gateway) -> None:
+    _, key = create_api_key("one", allowed_models=["embedder"])
+    body = {"model": "text-embedding-3-small", "input": "x"}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers={"x-api-key": key})
+    assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "embedder")
 
 
 # --- rotation ------------------------------------------------------------------------------------

@@ -437,6 +437,20 @@ def test_shorter_vectors_are_made_or_refused(gateway: Gateway) -> None:
         embeddings.create(model="local-embedder", input="x", dimensions=64)  # the server ignores it
 
 
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+def test_long_vectors_of_many_texts_come_in_answers_that_can_be_read(gateway: Gateway, encoding_format: str) -> None:
+    body = {"model": "embedder", "input": [f"text {n}" for n in range(500)], "encoding_format": encoding_format}
+    answer = httpx2.post(
+        f"{gateway.url}/v1/embeddings", json={**body, "dimensions": 4_096}, headers=gateway.headers, timeout=60
+    )
+    told = answer.json()
+    assert (answer.status_code, [row["index"] for row in told["data"]]) == (200, list(range(500)))
+    assert max(len(call.json["input"]) for call in gateway.openai.calls) <= 61
+    alone = {"model": "embedder", "input": "text 499", "encoding_format": encoding_format, "dimensions": 4_096}
+    last = httpx2.post(f"{gateway.url}/v1/embeddings", json=alone, headers=gateway.headers, timeout=60).json()
+    assert last["data"][0]["embedding"] == told["data"][499]["embedding"]
+
+
 def test_embeddings_keep_the_limits_of_their_provider_and_tell_its_circuit(gateway: Gateway) -> None:
     body = {"model": "embedder", "input": "x"}
     with transaction.atomic():

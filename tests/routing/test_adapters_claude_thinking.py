@@ -33,6 +33,33 @@ def said(*parts: Any) -> Message:
     return Message("assistant", parts)
 
 
+@pytest.mark.parametrize(
+    ("name", "does_both"),
+    [
+        ("claude-opus-4-6", False),
+        ("claude-sonnet-4-6", False),
+        ("claude-opus-4-7", False),
+        ("claude-opus-4-8", True),
+        ("claude-opus-5", True),
+        ("claude-sonnet-5", True),
+    ],
+)
+@pytest.mark.parametrize("choice", ["required", "weather", "auto", "none", ""])
+def test_a_call_that_must_be_made_goes_before_thinking_where_not_both_can_be_had(
+    name: str, does_both: bool, choice: str
+) -> None:
+    body = body_of(ask(reasoning_effort="high", tools=TOOLS, tool_choice=choice), name)
+    thinks = does_both or choice not in ("required", "weather")
+    assert body["output_config"] == {"effort": "high"}
+    assert body.get("thinking") == ({"type": "adaptive"} if thinks else None)
+
+
+def test_what_claudes_own_clients_say_of_both_is_told_as_they_say_it() -> None:
+    asked = ask(tools=TOOLS, tool_choice="required", extra={"thinking": {"type": "adaptive"}})
+    body = body_of(asked, "claude-opus-4-7")
+    assert (body["thinking"], body["tool_choice"]) == ({"type": "adaptive"}, {"type": "any"})
+
+
 TURNS: dict[str, tuple[Turns, bool]] = {
     "another model's calls": ((said(CALLED), RESULT), False),
     "another model's calls, twice": ((said(CALLED), RESULT, said(AGAIN), RESULT_AGAIN), False),
@@ -83,10 +110,6 @@ def test_the_steps_of_one_turn_have_the_thinking_that_it_began_with(step: int) -
 def test_claude_does_not_think_within_a_budget_where_a_tool_must_be_called(choice: str, thinks: bool) -> None:
     for fields in ({"reasoning_effort": "low"}, {"extra": {"thinking": BUDGET}}):
         assert ("thinking" in body_of(ask(tools=TOOLS, tool_choice=choice, **fields))) == thinks
-    by_effort = ask(tools=TOOLS, tool_choice=choice, reasoning_effort="low")
-    adaptive = ask(tools=TOOLS, tool_choice=choice, extra={"thinking": {"type": "adaptive"}})
-    for request in (by_effort, adaptive):
-        assert body_of(request, "claude-opus-4-7")["thinking"] == {"type": "adaptive"}
 
 
 FORGETS: dict[str, tuple[dict[str, Any], bool]] = {

@@ -287,7 +287,6 @@ def test_one_call_at_a_time_is_asked_for_where_the_api_knows_it() -> None:
         ("anthropic", ask(extra={"n": 2}), "n "),
         ("openai", ask(extra={"n": 2}), "n:"),
         ("openai", ask(extra={"messages": []}), "messages"),
-        ("ollama", ChatRequest((Message("assistant", (ToolCall("a", "f", "[1]"),)),)), "arguments"),
         ("gemini", ChatRequest((Message("tool", (ToolResult("a", "x"),)),)), "without the call"),
     ],
 )
@@ -581,9 +580,11 @@ def test_turns_that_ollama_dropped_are_noticed() -> None:
     codec = CODECS["ollama"]()
     turns = tuple(message("user" if n % 2 == 0 else "assistant", "word " * 1000) for n in range(9))
     sent = codec.encode_chat(ChatRequest(turns), model("ollama"), max_output_tokens=100, stream=False)
-    answer = {"model": "m", "message": {"content": "ok"}, "done": True, "prompt_eval_count": 3005}
+    answer = {"model": "m", "message": {"content": "ok"}, "done": True, "prompt_eval_count": 5005}
     with pytest.raises(ProviderError, match="cut the prompt"):
         codec.decode_chat(WireResponse(200, {}, json.dumps(answer).encode()), sent)
+    answer["prompt_eval_count"] = 1300  # as versions count that leave out what they had in their cache
+    assert codec.decode_chat(WireResponse(200, {}, json.dumps(answer).encode()), sent).text == "ok"
 
 
 # --- JSON --------------------------------------------------------------------------------------------

@@ -145,7 +145,11 @@ class OpenAIServer(ProviderServer):
         if rule is not None and rule.reply.status != 200:
             await self._fixed(exchange, rule.reply)
             return
-        texts = _texts(received.json.get("input", ""))
+        try:
+            texts = _texts(received.json.get("input", ""))
+        except KeyError:  # a token of another vocabulary
+            await exchange.send_json(400, self.error(400, "Invalid 'input'", "invalid_request_error"))
+            return
         size = received.json.get("dimensions", 384)
         rows = [{"object": "embedding", "index": n, "embedding": vector(text, size)} for n, text in enumerate(texts)]
         usage = {"prompt_tokens": tokens(texts), "total_tokens": tokens(texts)}

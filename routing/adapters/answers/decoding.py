@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from routing.adapters.answers.assembly import deltas_of
 from routing.adapters.base import Codec, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import make_error
+from routing.adapters.reading.halves import Halves
 from routing.adapters.reading.sse import NDJSONSplitter, SSESplitter
 from routing.adapters.reading.wire import loads
 from routing.types import Delta, ProviderError, Usage
@@ -50,6 +51,7 @@ class EventDecoder(ABC):
         self.done = False
         self.usage: Usage | None = None
         self.sent = sent
+        self.halves = Halves()
         self._codec = codec
         self._splitter = splitter
         self._error: ProviderError | None = None
@@ -69,7 +71,7 @@ class EventDecoder(ABC):
     def feed(self, data: bytes) -> list[Delta]:
         out: list[Delta] = []
         self._guarded(out, data)
-        return out
+        return self.halves.joined(out) if self.halves.seen else out
 
     def finish(self) -> list[Delta]:
         out: list[Delta] = []
@@ -78,7 +80,7 @@ class EventDecoder(ABC):
         if self._error is not None:
             raise self._taken()
         self.done = True
-        return out
+        return self.halves.joined(out) if self.halves.seen else out
 
     def cut(self, message: str = "the stream ended before the answer did") -> ProviderError:
         return make_error("cut", message, self.sent, usage=self.usage)

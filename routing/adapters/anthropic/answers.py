@@ -15,7 +15,7 @@ from routing.adapters.reading.wire import (
     get_dicts,
     get_str,
     json_text,
-    load_object,
+    load_piece,
     protocol_error,
 )
 from routing.types import ChatResult, Delta, Part, Reasoning, StopReason, Text, ToolCall, Usage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # a tool of ours that stands for the answer itself, for models without structured output
 ANSWER_TOOL = "give_answer"
+CALLS = b'"tool_use"'
 
 _STOP_REASONS: dict[str, StopReason] = {
     "max_tokens": "length",
@@ -197,7 +198,7 @@ class MessageDecoder(EventDecoder):
         if data.strip() == b"[DONE]":  # as OpenAI's API ends
             self.on_end(out)
             return
-        event = load_object(data, "an event of the stream")
+        event = load_piece(data, "an event of the stream", self.halves, CALLS)
         match event.get("type") or name.decode("utf-8", "replace"):
             case "content_block_delta":
                 self._delta(get_dict(event, "delta"), self._index(event), out)

@@ -8,8 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from routing.adapters.anthropic.answers import ANSWER_TOOL, MessageDecoder, read_message
-from routing.adapters.anthropic.thinking import leave_out_refused, takes_no_budget, wants_budget, with_budget
+from routing.adapters.anthropic.answers import ANSWER_TOOL, CALLS, MessageDecoder, read_message
+from routing.adapters.anthropic.thinking import (
+    leave_out_refused,
+    takes_no_budget,
+    thinks_or_calls,
+    wants_budget,
+    with_budget,
+)
 from routing.adapters.anthropic.turns import conversation
 from routing.adapters.asking.prompting import (
     JSON_ONLY,
@@ -202,7 +208,7 @@ class AnthropicCodec:
             raise UnsupportedByProvider(f"effort beside thinking is not known to {model.name}")
         if is_said or not in_budget:
             body["output_config"] = {**body.get("output_config", {}), "effort": effort}
-            body |= {} if is_said else {"thinking": {"type": "adaptive"}}
+            body |= {} if is_said or thinks_or_calls(body) else {"thinking": {"type": "adaptive"}}
             return
         if takes_no_budget(body):
             return
@@ -216,7 +222,7 @@ class AnthropicCodec:
     def _object(self, response: WireResponse, sent: WireRequest) -> Json:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        answer = load_object(response.body)
+        answer = load_object(response.body, calls=CALLS)
         if answer.get("type") == "error" or answer.get("error") or ("content" not in answer and holds_error(answer)):
             raise error_from_event(answer, sent)
         return answer

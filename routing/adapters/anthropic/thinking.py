@@ -10,6 +10,7 @@ from routing.adapters.reading.wire import Json, clears_thinking
 _WITH_BUDGET = re.compile(
     r"^claude-(?:3-7|(?:sonnet|opus|haiku)-4(?:-0|-1|-\d{8})?(?:-\d{8})?$|(?:sonnet|opus|haiku)-4-5)"
 )
+_THINKS_OR_CALLS = re.compile(r"^claude-(?:opus-4-[67]|sonnet-4-6)\b")
 _THOUGHTS = ("thinking", "redacted_thinking")
 
 
@@ -26,8 +27,18 @@ def wants_budget(thinking: Any) -> bool:
 def takes_no_budget(body: Json) -> bool:
     """True where the API refuses to think within a budget: a tool must be called, or a turn goes on that began without
     thinking."""
-    forced = (body.get("tool_choice") or {}).get("type") in ("any", "tool")
-    return forced or _goes_on_without_thinking(body["messages"])
+    return forces_call(body) or _goes_on_without_thinking(body["messages"])
+
+
+def forces_call(body: Json) -> bool:
+    """True where a tool must be called."""
+    return (body.get("tool_choice") or {}).get("type") in ("any", "tool")
+
+
+def thinks_or_calls(body: Json) -> bool:
+    """True where a tool must be called by one of the first models that think as they see fit: with both in a request
+    they were seen to refuse it, or to think and call nothing. Later ones do both."""
+    return forces_call(body) and _THINKS_OR_CALLS.match(body["model"]) is not None
 
 
 def _goes_on_without_thinking(turns: list[Json]) -> bool:

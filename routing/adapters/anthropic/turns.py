@@ -29,6 +29,7 @@ _IS_CLAUDE = re.compile(r"^claude-")
 # before Opus 4.8, and all of the fourth line's smaller ones
 _WITHOUT_SYSTEM_TURNS = re.compile(r"^claude-(?:instant|[123]\b|(?:sonnet|haiku)-4\b|opus-4(?:$|-[0-7](?:-|$)|-\d{8}))")
 _WITHOUT_SEARCH = re.compile(r"^claude-(?:instant|[123]\b|haiku-4\b)")
+_NO_BLOCK: Json = {}
 
 
 def conversation(request: ChatRequest, model: str, *, marks: bool) -> Json:
@@ -108,7 +109,7 @@ class _Turns:
                 yield _marked({"type": "text", "text": part.text}, part, marks=self._marks)
 
     def _blocks(self, turn: Message, role: str) -> list[Json]:
-        """A turn's content blocks; images and documents that a tool gave stand within its result."""
+        """A turn's content blocks; images and documents that a tool gave stand within its result, in their places."""
         blocks: list[Json] = []
         results: dict[str, Json] = {}
         for part in turn.parts:
@@ -120,6 +121,9 @@ class _Turns:
                 if isinstance(part, ToolResult):
                     results[part.tool_call_id] = block
                 blocks.append(block)
+        for result in results.values():
+            if isinstance(result["content"], list):  # without the places of what did not come with it
+                result["content"] = [block for block in result["content"] if block]
         return blocks
 
 
@@ -137,27 +141,33 @@ def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
             raise UnsupportedByProvider("a document in an assistant's turn")
         return [_document(part) if isinstance(part, Pdf) else {**part.block}]
     if isinstance(part, ToolCall):
-        arguments = arguments_object(part.arguments, part.name)
+        arguments = arguments_object(part.arguments)
         return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
     if isinstance(part, ToolResult):
-        content = _with_references(part, found) if part.references else part.content
+        content = _rows(part, found) if part.rows or part.references else part.content
         block: Json = {"type": "tool_result", "tool_use_id": _tool_id(part.tool_call_id), "content": content}
         return [{**block, "is_error": True}] if part.is_error else [block]
     return _thinking(part)
 
 
-def _with_references(result: ToolResult, found: frozenset[str]) -> str | list[Json]:
+def _rows(result: ToolResult, found: frozenset[str]) -> str | list[Json]:
+    """A result's texts and references; _NO_BLOCK holds the place of what it showed."""
     names = [name for name in result.references if name in found]
-    if not names:
+    if result.references and not names:
         return said_by(result)
-    told: list[Json] = [{"type": "text", "text": result.content}] if result.content else []
+    rows = result.rows or (result.content,)
+    told = [_NO_BLOCK if row is None else {"type": "text", "text": row} for row in rows if row is None or row.strip()]
     return told + [{"type": "tool_reference", "tool_name": name} for name in names]
 
 
 def _put_into(result: Json, block: Json) -> None:
-    if isinstance(result["content"], str):
-        result["content"] = [{"type": "text", "text": result["content"]}] if result["content"] else []
-    result["content"].append(block)
+    content = result["content"]
+    if isinstance(content, str):
+        result["content"] = [{"type": "text", "text": content}, block] if content else [block]
+    elif _NO_BLOCK in content:
+        content[content.index(_NO_BLOCK)] = block
+    else:
+        content.append(block)
 
 
 def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from routing.adapters.asking.marks import without_marks
 from routing.types import Pdf
 
 _ENDS = {
@@ -22,7 +23,7 @@ def document_text(about: Iterable[tuple[str, str]], content: str) -> str:
 
 def _within(name: str, value: str) -> str:
     """A text that does not end what it stands in: what follows would look like the caller's own words."""
-    return _ENDS[name].sub("&lt;", value)
+    return without_marks(value, _ENDS[name], (name, "document"), "&lt;")
 
 
 def file_name(pdf: Pdf) -> str:

@@ -12,6 +12,7 @@ from routing.adapters.answers.decoding import HoldingDecoder
 from routing.adapters.asking.prompting import with_instruction
 from routing.adapters.base import StreamDecoder, WireRequest
 from routing.adapters.faults.errors import make_error
+from routing.adapters.reading.exact import exactly
 from routing.adapters.reading.wire import Json, json_text
 from routing.types import (
     ChatRequest,
@@ -97,7 +98,7 @@ def _call(text: str, stop_reason: StopReason, sent: WireRequest, usage: Usage | 
     if stop_reason == "content_filter":
         return Text(text)
     try:
-        said = orjson.loads(text)
+        said = exactly(text.encode(), orjson.loads(text))
     except orjson.JSONDecodeError:
         said = None
     if len(names) == 1 and (isinstance(said, dict) or stop_reason == "length"):

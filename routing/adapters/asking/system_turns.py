@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from routing.adapters.asking.marks import without_marks
 from routing.types import ChatRequest, Cited, Message, Part, Pdf, ProviderError, Text, ToolResult, message
 from ziggie.values import replace
 
@@ -68,7 +69,8 @@ def _untagged(turn: Message) -> Message:
 def _harmless_part(part: Part) -> Part:
     match part:
         case ToolResult():
-            return replace(part, content=_harmless(part.content))
+            rows = tuple([row and _harmless(row) for row in part.rows])
+            return replace(part, content=_harmless(part.content), rows=rows)
         case Pdf():
             return replace(part, title=_harmless(part.title), context=_harmless(part.context))
         case Cited():
@@ -86,7 +88,7 @@ def _harmless_block(value: Any) -> Any:
 
 def _harmless(text: str) -> str:
     """As long as before: citations count its characters."""
-    return _MARK.sub("(", text)
+    return without_marks(text, _MARK, (_TAG,), "(")
 
 
 def _join(parts: list[Part], more: Sequence[Part]) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from routing.adapters.reading.wire import protocol_error
 
+_MOST_NUMBERS = 250_000  # that one answer may hold: up to 30 bytes each, read at once
+_LONGEST_USUAL = 4_096  # numbers of a vector
+
 
 def get_vectors(value: Any) -> tuple[tuple[float, ...], ...]:
     """Vectors of one length, all numbers finite. Raises ProviderError("protocol")."""
@@ -55,3 +58,9 @@ def _packed(vector: Any) -> list[float]:
         return [number for (number,) in struct.iter_unpack("<f", data)]
     except (TypeError, ValueError, struct.error):
         raise protocol_error("the embeddings hold a text that is no packed vector") from None
+
+
+def texts_at_once(most: int, length: int | None) -> int:
+    """How many texts one request may embed, where the API takes `most` and a vector has `length` numbers, None as long
+    as nobody knows."""
+    return min(most, max(_MOST_NUMBERS // (length or _LONGEST_USUAL), 1))

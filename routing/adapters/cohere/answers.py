@@ -6,7 +6,7 @@ from routing.adapters.answers.decoding import EventDecoder
 from routing.adapters.base import WireRequest
 from routing.adapters.faults.errors import error_from_event, make_error
 from routing.adapters.reading.sse import SSESplitter
-from routing.adapters.reading.wire import Json, get_count, get_dict, get_dicts, get_str, load_object, protocol_error
+from routing.adapters.reading.wire import Json, get_count, get_dict, get_dicts, get_str, load_piece, protocol_error
 from routing.types import ChatResult, Delta, Part, Reasoning, StopReason, Text, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class CohereDecoder(EventDecoder):
             return
         if self._ended:
             return
-        event = load_object(data, "an event of the stream")
+        event = load_piece(data, "an event of the stream", self.halves)
         kind = get_str(event, "type") or name.decode("utf-8", "replace")
         if kind == "error" or (not kind and "message" in event):
             raise error_from_event(event, self.sent, usage=self.usage)

@@ -219,7 +219,11 @@ def _assistant(turn: Message) -> Json:
         encoded["content"] = text
     if calls:
         encoded["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments.strip() or "{}"},
+            }
             for call in calls
         ]
     return encoded

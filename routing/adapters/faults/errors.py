@@ -231,6 +231,7 @@ _BY_STATUS: dict[int, ErrorKind] = {
     403: "auth",
     404: "not_found",
     408: "timeout",
+    409: "server",  # somebody else holds what it needs
     410: "not_found",
     424: "server",
     425: "overloaded",

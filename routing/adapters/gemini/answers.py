@@ -18,7 +18,7 @@ from routing.adapters.reading.wire import (
     get_dicts,
     get_number,
     get_str,
-    load_object,
+    load_piece,
     protocol_error,
 )
 from routing.types import ChatResult, Delta, ErrorKind, StopReason, Usage
@@ -27,6 +27,7 @@ from ziggie.values import replace
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
 
+CALLS = b'"functionCall"'
 _COUNTS = (
     "promptTokenCount",
     "toolUsePromptTokenCount",
@@ -76,7 +77,7 @@ class ContentDecoder(EventDecoder):
         self._reader = _Reader(sent)
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
-        chunk = load_object(data, "a chunk of the stream")
+        chunk = load_piece(data, "a chunk of the stream", self.halves, CALLS)
         if chunk.get("error"):
             raise error_from_event(chunk, self.sent, usage=self.usage)
         try:

@@ -25,7 +25,7 @@ from routing.adapters.asking.system_turns import in_users_turns
 from routing.adapters.asking.vectors import get_vectors, refuse_other_number
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import error_from_event, error_from_response
-from routing.adapters.gemini.answers import ContentDecoder, read_content
+from routing.adapters.gemini.answers import CALLS, ContentDecoder, read_content
 from routing.adapters.reading.wire import (
     SIGNATURE_MARK,
     UNSIGNED,
@@ -251,7 +251,7 @@ class GeminiCodec:
         """The answer, or those of a stream that was not asked for as events and came as a list (at least one)."""
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        value = loads(response.body)
+        value = loads(response.body, calls=CALLS)
         chunks = value if isinstance(value, list) and value else [value]
         for chunk in chunks:
             if not isinstance(chunk, dict):
@@ -332,7 +332,7 @@ def _part(part: Part, role: str, names: Mapping[str, str]) -> Json:
             raise UnsupportedByProvider("a PDF by address or in an assistant's turn: Gemini takes neither")
         return {"inlineData": {"mimeType": "application/pdf", "data": part.data}}
     if isinstance(part, ToolCall):
-        return {"functionCall": {"name": part.name, "args": arguments_object(part.arguments, part.name)}}
+        return {"functionCall": {"name": part.name, "args": arguments_object(part.arguments)}}
     if isinstance(part, ToolResult):
         name = names.get(part.tool_call_id)
         if name is None:

@@ -42,6 +42,7 @@ from routing.adapters.reading.wire import (
     is_idle,
     json_text,
     load_object,
+    load_piece,
     protocol_error,
 )
 from routing.planning.deferral import with_found_tools
@@ -77,6 +78,7 @@ _FIELDS = frozenset({"think", "logprobs", "top_logprobs"})
 _OF_THE_MACHINE = frozenset({"keep_alive", "num_gpu", "num_thread", "num_batch", "main_gpu", "use_mmap"})
 # gpt-oss always thinks, at one of three levels; other models take yes or no
 _KNOWS_LEVELS = re.compile(r"(?:^|/)gpt-oss")
+_CALLS = b'"tool_calls"'
 _LEVELS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 
 
@@ -116,7 +118,7 @@ class OllamaCodec:
     def decode_chat(self, response: WireResponse, sent: WireRequest) -> ChatResult:
         if not 200 <= response.status < 300:
             raise self.decode_error(response, sent)
-        answer = load_object(response.body)
+        answer = load_object(response.body, calls=_CALLS)
         if answer.get("error"):
             raise error_from_event(answer, sent)
         message = get_dict(answer, "message")
@@ -230,7 +232,7 @@ class OllamaCodec:
             encoded["tool_calls"] = [
                 {
                     "id": call.id,
-                    "function": {"name": call.name, "arguments": arguments_object(call.arguments, call.name)},
+                    "function": {"name": call.name, "arguments": arguments_object(call.arguments)},
                 }
                 for call in calls
             ]
@@ -295,7 +297,7 @@ class OllamaDecoder(EventDecoder):
         self._thinks = False
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
-        line = load_object(data, "a line of the stream")
+        line = load_piece(data, "a line of the stream", self.halves, _CALLS)
         if line.get("error"):
             raise error_from_event(line, self.sent, usage=self.usage)
         message = get_dict(line, "message")

@@ -85,14 +85,21 @@ def refuse_truncated(usage: Usage, sent: WireRequest) -> None:
     if not full and (evaluated >= _few_tokens(body) or evaluated >= _least_tokens(body)):
         return
     at_a_limit = evaluated >= 255 and (evaluated + 2) % 256 <= 2
-    several_turns = sum(message["role"] != "system" for message in body["messages"]) > 1
-    if full or at_a_limit or (several_turns and evaluated >= 256):
+    if full or at_a_limit or (evaluated >= 256 and evaluated > _last_tokens(body)):
         raise make_error(
             "context_overflow",
             f"the server cut the prompt: it read {evaluated} tokens of about {likely_tokens(body)}",
             sent,
             usage=usage,
         )
+
+
+def _last_tokens(body: Mapping[str, Any]) -> int:
+    """Tokens that what was said last hardly exceeds, from the model's last answer on: some versions count no more than
+    that of a conversation, because they had the rest in their cache."""
+    messages = body["messages"]
+    last = max((place for place, message in enumerate(messages) if message["role"] == "assistant"), default=0)
+    return estimate_tokens({**body, "messages": messages[last:]})
 
 
 def _few_tokens(body: Mapping[str, Any]) -> int:

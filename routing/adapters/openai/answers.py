@@ -20,7 +20,7 @@ from routing.adapters.reading.wire import (
     get_dicts,
     get_str,
     json_text,
-    load_object,
+    load_piece,
     protocol_error,
 )
 from routing.types import (
@@ -279,7 +279,7 @@ class ChatDecoder(EventDecoder):
             self._hear_end(out)
             return
         try:
-            chunk = load_object(data, "a chunk of the stream")
+            chunk = load_piece(data, "a chunk of the stream", self.halves)
         except ProviderError:
             if name != b"error":
                 if self._stop_reason is None:

@@ -26,7 +26,7 @@ from routing.adapters.asking.vectors import get_vectors, refuse_other_number
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.adapters.openai.answers import ChatDecoder, read_result
-from routing.adapters.openai.parts import content_blocks, tool_definition, tool_result_text
+from routing.adapters.openai.parts import call_arguments, content_blocks, tool_definition, tool_result_text
 from routing.adapters.openai.plain_answers import plain_result
 from routing.adapters.openai.strictness import is_strict
 from routing.adapters.openai.usage import read_usage
@@ -278,7 +278,7 @@ class OpenAICodec:
                 {
                     "id": shortened(call.id, _ID_CHARACTERS),
                     "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments or "{}"},
+                    "function": {"name": call.name, "arguments": call_arguments(call, model)},
                 }
                 for call in calls
             ]

@@ -3,9 +3,20 @@
 from urllib.parse import urlsplit
 
 from routing.adapters.asking.documents import NO_CITATIONS, file_name, said_of
-from routing.adapters.reading.wire import Json, inline_image
+from routing.adapters.reading.wire import INVALID_JSON, Json, inline_image, json_text, read_arguments
 from routing.planning.deferral import said_by
-from routing.types import Cited, Image, ModelSpec, Pdf, Text, Tool, ToolResult, UnsupportedByProvider
+from routing.types import (
+    Cited,
+    Image,
+    ModelSpec,
+    Pdf,
+    Source,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    UnsupportedByProvider,
+)
 
 # They have documents read by other means than their models, or search in them, and ask a price for that.
 _READ_APART = ("x.ai", "mistral.ai", "openrouter.ai")
@@ -51,6 +62,14 @@ def tool_definition(tool: Tool) -> Json:
     if tool.strict:
         function["strict"] = True
     return {"type": "function", "function": function}
+
+
+def call_arguments(call: ToolCall, model: ModelSpec) -> str:
+    """An earlier call's arguments. The servers that people run themselves read them for their templates, and refuse the
+    whole conversation where a model wrote no JSON."""
+    if model.provider.location is Source.LOCAL and read_arguments(call.arguments) is None:
+        return json_text({INVALID_JSON: call.arguments})
+    return call.arguments if call.arguments.strip() else "{}"
 
 
 def tool_result_text(result: ToolResult) -> str:

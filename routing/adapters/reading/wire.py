@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from routing.adapters.reading import exact
+from routing.adapters.reading.exact import exactly
+from routing.adapters.reading.halves import Halves, encodable
 from routing.planning import pdfs
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
@@ -47,20 +50,39 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def loads(body: bytes, what: str = "the answer") -> Any:
-    """Any JSON value. Raises ProviderError("protocol")."""
+def loads(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Any:
+    """Any JSON value, read exactly if `calls`, what names a call's arguments, stands in it. Raises
+    ProviderError("protocol")."""
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        pass
+        return _forgiven(body, what, _encodable)
+    return exactly(body, value) if calls and calls in body else value
+
+
+def _forgiven(body: bytes, what: str, mend: Callable[[Any], Any]) -> Any:
+    """JSON with NaN, as it stands in log probabilities, or with halves of characters: both come from real servers."""
     try:
-        # more forgiving: NaN in log probabilities and lone surrogates come from real servers
-        return _encodable(json.loads(body))
+        return mend(json.loads(body))
     except (ValueError, RecursionError):
         # What is neither empty nor a web page may be a model's answer that came to harm. Blanks alone are what
         # servers send that are at work.
         no_model = not body or body.lstrip()[:1] == b"<"
         raise protocol_error(f"{what} is not JSON: {_looks(body)}", unbilled=no_model) from None
+
+
+def load_piece(body: bytes, what: str, halves: Halves, calls: bytes = b"") -> Json:
+    """An object that is a piece of a stream, whose `halves` may be completed by another one. Raises
+    ProviderError("protocol")."""
+    try:
+        value = orjson.loads(body)
+        if calls and calls in body:
+            value = exactly(body, value)
+    except orjson.JSONDecodeError:
+        value = _forgiven(body, what, halves.kept)
+    if isinstance(value, dict):
+        return value
+    raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
 
 
 def load_rows(body: bytes, *keys: str) -> list[Json]:
@@ -73,9 +95,9 @@ def load_rows(body: bytes, *keys: str) -> list[Json]:
     return next((rows for key in ("", *keys) if (rows := get_dicts(listed, key))), [])
 
 
-def load_object(body: bytes, what: str = "the answer") -> Json:
-    """A JSON object. Raises ProviderError("protocol")."""
-    value = loads(body, what)
+def load_object(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Json:
+    """A JSON object, read exactly if `calls` stands in it. Raises ProviderError("protocol")."""
+    value = loads(body, what, calls=calls)
     if not isinstance(value, dict):
         raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
     return value
@@ -93,7 +115,7 @@ def _looks(body: bytes) -> str:
 def _encodable(value: Any) -> Any:
     """The value with U+FFFD for lone surrogates, so that all its texts can be encoded."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return encodable(value)
     if isinstance(value, list):
         return [_encodable(item) for item in value]
     if isinstance(value, dict):
@@ -233,12 +255,14 @@ def _sniff(data: str) -> str:
     raise UnsupportedByProvider("an image is of an unknown kind: say its media type")
 
 
-def arguments_object(arguments: str, name: str) -> Json:
-    """A tool call's arguments as an object, for the APIs that want it so."""
+INVALID_JSON = "INVALID_JSON"  # the name under which Anthropic has a model shown what it wrote in the place of JSON
+
+
+def arguments_object(arguments: str) -> Json:
+    """A tool call's arguments as an object, for the APIs that want it so. What a model wrote that is none is shown as
+    it is: to refuse it would refuse the conversation for good, and it stands there with the error that it led to."""
     value = read_arguments(arguments)
-    if value is None:
-        raise UnsupportedByProvider(f"the arguments of the earlier call of {name} are not a JSON object")
-    return value
+    return {INVALID_JSON: arguments} if value is None else value
 
 
 def read_arguments(arguments: str) -> Json | None:
@@ -247,20 +271,20 @@ def read_arguments(arguments: str) -> Json | None:
     try:
         value = orjson.loads(arguments or "{}")
         if isinstance(value, str):
+            arguments = value
             value = orjson.loads(value or "{}")
     except orjson.JSONDecodeError:
-        return None
+        return None if arguments.strip() else {}
     value = {} if value is None else value
-    return value if isinstance(value, dict) else None
+    return exactly(arguments.encode(), value) if isinstance(value, dict) else None
 
 
 def json_text(value: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """A part of an answer as text. Raises ProviderError("protocol") where it cannot be told: nested too deeply, or
-    with integers beyond 64 bits."""
+    """A part of an answer as text. Raises ProviderError("protocol") where it cannot be told: nested too deeply."""
     try:
-        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS).decode()
+        return exact.dumps(value, default)
     except TypeError:
-        raise protocol_error("the answer holds JSON that is nested too deeply, or too large a number") from None
+        raise protocol_error("the answer holds JSON that is nested too deeply") from None
 
 
 def digest(text: str) -> str:

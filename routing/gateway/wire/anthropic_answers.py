@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 
-from routing.adapters.reading.wire import read_arguments
+from routing.adapters.reading.exact import dumps
+from routing.adapters.reading.wire import INVALID_JSON, read_arguments
 from routing.gateway.wire.reading import (
     Json,
 )
@@ -85,9 +86,9 @@ def _input(arguments: str) -> Any:
     """A tool call's arguments as the object that this API promises, whatever the model wrote."""
     value = read_arguments(arguments)
     try:
-        return {"arguments": arguments} if value is None else orjson.Fragment(orjson.dumps(value))
+        return {INVALID_JSON: arguments} if value is None else orjson.Fragment(dumps(value))
     except TypeError:  # nested more deeply than can be written
-        return {"arguments": arguments}
+        return {INVALID_JSON: arguments}
 
 
 def _usage(usage: Usage) -> Json:

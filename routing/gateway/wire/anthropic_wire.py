@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from routing.adapters.reading.exact import dumps
 from routing.gateway.exchange.heads import BETAS
-from routing.gateway.wire.document_parts import document_part, refuse_some_cited, stands_alone
-from routing.gateway.wire.documents import KINDS, block_text, texts_of
+from routing.gateway.wire.document_parts import document_part, refuse_some_cited
+from routing.gateway.wire.documents import KINDS, texts_of
 from routing.gateway.wire.image_parts import image_type
 from routing.gateway.wire.reading import (
     MAX_MESSAGES,
@@ -42,6 +41,7 @@ from routing.gateway.wire.reading import (
     whole,
 )
 from routing.gateway.wire.tool_changes import CHANGES, after_changes, refuse_many_found, without_empty
+from routing.gateway.wire.tool_rows import Row, result_parts
 from routing.types import (
     ChatRequest,
     Cited,
@@ -244,13 +244,15 @@ def _message(row: Json, where: str) -> Message:
     blocks = objects(row, "content", f"{where}.", most=MAX_PARTS)
     if not blocks and (content != [] or role == "user"):
         refuse(f"{where}.content", "must be a string or an array of blocks, and a user's not an empty one")
-    parts = [part for n, block in enumerate(blocks) for part in _parts(block, f"{where}.content[{n}]", role)]
+    parts: list[Part] = []
+    for place, block in enumerate(blocks):
+        parts += _parts(block, f"{where}.content[{place}]", role, parts)
     return Message(role, tuple(parts))
 
 
-def _parts(block: Json, where: str, role: Role) -> list[Part]:
+def _parts(block: Json, where: str, role: Role, before: list[Part]) -> list[Part]:
     if block.get("type") == "tool_result" and role == "user":
-        return _tool_result(block, where)
+        return _tool_result(block, where, before)
     if block.get("type") in CHANGES and role == "system":
         return []  # read with the tools
     return [_block(block, where, role)]
@@ -280,12 +282,12 @@ def _block(block: Json, where: str, role: Role) -> Part:
 
 def _arguments(block: Json, where: str) -> str:
     try:
-        return orjson.dumps(mapping(block, "input", f"{where}.")).decode()
+        return dumps(mapping(block, "input", f"{where}."))
     except TypeError:
         return refuse(f"{where}.input", "is nested too deeply")
 
 
-def _tool_result(block: Json, where: str) -> list[Part]:
+def _tool_result(block: Json, where: str, before: list[Part]) -> list[Part]:
     """A tool's answer, and the images and documents in it that are no text."""
     call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
     content, mark = block.get("content"), _mark(block, f"{where}.")
@@ -296,25 +298,18 @@ def _tool_result(block: Json, where: str) -> list[Part]:
         unsupported(f"{where}.content", "must be text, images, documents or found tools: it is a tool's result")
     mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
     found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
-    rows = [row for row in rows if row["type"] != "tool_reference"]
-    apart = [row["type"] == "image" or stands_alone(row, f"{where}.content") for row in rows]
-    shown = [_shown(row, f"{where}.content", call_id) for row, alone in zip(rows, apart, strict=True) if alone]
-    told = [row for row, alone in zip(rows, apart, strict=True) if not alone]
-    between = "\n" if any(row["type"] in KINDS for row in told) else ""
-    said = between.join([_told(row, f"{where}.content") for row in told])
-    return [ToolResult(call_id, said, is_error=failed, cache_mark=mark, references=found), *shown]
+    given = [_row(row, f"{where}.content", call_id) for row in rows if row["type"] != "tool_reference"]
+    return result_parts(call_id, given, before, is_error=failed, cache_mark=mark, references=found)
 
 
-def _shown(row: Json, where: str, call_id: str) -> Part:
-    """An image or a document that a tool gave."""
+def _row(row: Json, where: str, call_id: str) -> Row:
+    """A text, or an image or a document that a tool gave."""
+    if row["type"] == "text":
+        return text(row, "text", f"{where}.")
     if row["type"] == "image":
         return replace(_image(mapping(row, "source", f"{where}."), where), tool_call_id=call_id)
     part = document_part(row, where)
-    return part if isinstance(part, Text) else replace(part, tool_call_id=call_id)
-
-
-def _told(row: Json, where: str) -> str:
-    return block_text(row, where) if row["type"] in KINDS else text(row, "text", f"{where}.")
+    return part.text if isinstance(part, Text) else replace(part, tool_call_id=call_id)
 
 
 def _image(source: Json, where: str) -> Image:

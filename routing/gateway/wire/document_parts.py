@@ -18,11 +18,6 @@ def document_part(block: Json, where: str) -> Text | Pdf | Cited:
     return document_pdf(block, where) if is_pdf(block) else Text(block_text(block, where))
 
 
-def stands_alone(block: Json, where: str) -> bool:
-    """Whether a block of a tool's result is a part of its own, and no part of the result's text."""
-    return block["type"] in KINDS and (is_pdf(block) or is_cited(block, where))
-
-
 def _to_be_cited(block: Json, where: str) -> Cited:
     as_it_is = {key: value for key, value in block.items() if value not in _NOTHING and key != "cache_control"}
     as_it_is["citations"] = {"enabled": True}

@@ -28,6 +28,7 @@ _FINISH: dict[StopReason, str] = {
     "tool_calls": "tool_calls",
     "content_filter": "content_filter",
 }
+_CODES = {"unknown_model": "model_not_found"}  # clients look for it
 _ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -220,7 +221,7 @@ def error_object(error: ZiggieError, status: int) -> Json:
         "message": error.message,
         "type": _ERROR_TYPES.get(status, "server_error"),
         "param": next((detail["param"] for detail in error.details if "param" in detail), None),
-        "code": error.code,
+        "code": _CODES.get(error.code, error.code),
     }
     if isinstance(error, RateLimited):
         body["retry_after_seconds"] = error.retry_after_seconds

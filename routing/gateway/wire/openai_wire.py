@@ -38,6 +38,7 @@ from routing.gateway.wire.reading import (
     unsupported,
     whole,
 )
+from routing.gateway.wire.tool_rows import result_parts
 from routing.planning.demand import MOST_ANSWERS
 from routing.types import (
     ChatRequest,
@@ -129,6 +130,8 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
 def _output_limit(body: Json) -> int | None:
     limit = whole(body, "max_completion_tokens", least=1, most=MAX_OUTPUT_TOKENS)
     older = whole(body, "max_tokens", least=1, most=MAX_OUTPUT_TOKENS)
+    if limit is not None and older not in (None, limit):
+        refuse("max_tokens", "is the older name of max_completion_tokens: give one of them")
     return older if limit is None else limit
 
 
@@ -162,9 +165,7 @@ def _message(row: Json, place: int) -> Message:
     if role is None:
         refuse(f"{where}.role", "must be system, developer, user, assistant or tool")
     if role == "tool":
-        call_id = text(row, "tool_call_id", f"{where}.")
-        result = ToolResult(call_id, _only_text(content, f"{where}.content"), cache_mark=_is_any_marked(content))
-        return Message("tool", (result,))
+        return Message("tool", tuple(_result(text(row, "tool_call_id", f"{where}."), content, f"{where}.content")))
     if isinstance(content, str):
         parts: list[Part] = [Text(content)]
     elif content is None and role == "assistant":
@@ -243,20 +244,14 @@ def _image(part: Json, where: str) -> Image:
     return image(said, f"{where}.image_url.")
 
 
-def _only_text(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None:
-        return ""
+def _result(call_id: str, content: Any, where: str) -> list[Part]:
+    if content is None or isinstance(content, str):
+        return [ToolResult(call_id, content or "")]
     rows = objects({"content": content}, "content", where, most=MAX_PARTS)
     if any(row.get("type") != "text" for row in rows):
         unsupported(where, "must be text: it is a tool's answer")
-    return "".join(text(row, "text", f"{where}.") for row in rows)
-
-
-def _is_any_marked(content: Any) -> bool:
-    """Of a tool's answer, which has been read."""
-    return isinstance(content, list) and any(map(is_marked, content))
+    texts = [text(row, "text", f"{where}.") for row in rows]
+    return result_parts(call_id, texts, (), cache_mark=any(map(is_marked, rows)))
 
 
 def _tools(body: Json) -> tuple[Tool, ...]:

@@ -20,7 +20,7 @@ from routing.gateway.wire.reading import (
     unsupported,
     whole,
 )
-from routing.types import Embeddings
+from routing.types import Usage
 from ziggie.errors import TooLarge
 
 _READ_OF_EMBEDDINGS = frozenset({"model", "input", "encoding_format", "dimensions", "user"})
@@ -77,14 +77,19 @@ def _are_tokens(given: Any) -> bool:
 # --- answers ---------------------------------------------------------------------------------------
 
 
-def encode_embeddings(answer: Embeddings, *, model: str, as_base64: bool) -> bytes:
+def encode_vectors(vectors: Sequence[Sequence[float]], start: int, *, as_base64: bool) -> bytes:
+    """Some of an answer's rows, the first of which has the index `start`, without the brackets around all."""
     rows = [
         {"object": "embedding", "index": place, "embedding": _vector(vector, as_base64=as_base64)}
-        for place, vector in enumerate(answer.vectors)
+        for place, vector in enumerate(vectors, start)
     ]
-    tokens = answer.usage.input_tokens or 0
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return orjson.dumps({"object": "list", "data": rows, "model": model, "usage": usage})
+    return orjson.dumps(rows)[1:-1]
+
+
+def encode_embeddings(rows: Iterable[bytes], usage: Usage, model: str) -> bytes:
+    tokens = usage.input_tokens or 0
+    rest = orjson.dumps({"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+    return b'{"object":"list","data":[' + b",".join(rows) + b"]," + rest[1:]
 
 
 def _vector(vector: Sequence[float], *, as_base64: bool) -> Any:

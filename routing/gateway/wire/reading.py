@@ -6,8 +6,10 @@ from typing import Any, NoReturn
 
 import orjson
 
+from routing.adapters.reading.exact import exactly
 from routing.gateway.exchange.heads import BETAS
 from routing.planning.demand import SINGLE
+from routing.planning.roles import PATTERNS
 from routing.types import ChatRequest, Cited, Hints, Image, Pdf, Text, Tool
 from ziggie.errors import InvalidInput, TooLarge, Unsupported
 from ziggie.values import Value, replace
@@ -19,6 +21,7 @@ MOST_ROLES = 2 * MAX_MESSAGES  # tools and schemas may have properties of that n
 MOST_VALUES = 200_000
 SMALL_BODY_BYTES = 128 * 1024  # parsed in a millisecond, whatever it holds
 MAX_PARTS = 2_000  # of one message
+MAX_ALL_PARTS = 10_000  # of all messages together, with those of tools' results: each takes some microseconds
 MAX_TOOLS = 512
 MAX_IMAGES = 100
 MAX_PDFS = 100
@@ -39,6 +42,7 @@ _HINTS_OF = {
     "agent_level": ("", "L1", "L2", "L3"),
     "creator_tier": ("", "critical", "high", "medium", "low"),
     "strategy": ("", "cost-optimized", "performance-optimized", "balanced"),
+    "pattern": ("", *PATTERNS),
 }
 MAX_HINT = 200
 EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh", "max", "default")
@@ -66,7 +70,35 @@ def parse(body: bytes, *, most_values: int = MOST_VALUES) -> Json:
         raise InvalidInput(f"the body is not valid JSON: {error.msg} at byte {error.pos}") from None
     if not isinstance(value, dict):
         raise InvalidInput("the body must be a JSON object")
+    if b'"tool_use"' in body:
+        _read_inputs_exactly(value, exactly(body, value))
+    if len(body) > SMALL_BODY_BYTES:  # a smaller one holds fewer
+        for key in ("messages", "input"):
+            _refuse_many_parts(value.get(key), key)
     return value
+
+
+def _read_inputs_exactly(value: Json, exact: Json) -> None:
+    """Gives calls their arguments as they stand in the body; everywhere else numbers are those of the wire."""
+    if exact is value:
+        return
+    for turn, told in zip(_dicts(value.get("messages")), _dicts(exact.get("messages")), strict=True):
+        for block, again in zip(_dicts(turn.get("content")), _dicts(told.get("content")), strict=True):
+            if block.get("type") == "tool_use":
+                block["input"] = again.get("input")
+
+
+def _refuse_many_parts(turns: Any, where: str) -> None:
+    """Raises TooLarge where the turns of a conversation have more parts in all than are accepted."""
+    lists = [value for turn in _dicts(turns) for value in turn.values() if isinstance(value, list)]
+    within = [part.get("content") for parts in lists for part in _dicts(parts)]
+    count = sum(map(len, lists)) + sum(len(content) for content in within if isinstance(content, list))
+    if count > MAX_ALL_PARTS:
+        raise TooLarge(f"{where}: at most {MAX_ALL_PARTS} parts of all messages are accepted, and there are {count}")
+
+
+def _dicts(rows: Any) -> list[Json]:
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _refuse_masses(body: bytes, most_values: int) -> None:

@@ -13,6 +13,7 @@ from routing.gateway.wire.pdf_parts import input_pdf
 from routing.gateway.wire.reading import MAX_MESSAGES, MAX_PARTS, Json, mapping, objects, refuse, text, unsupported
 from routing.gateway.wire.responses_thinking import thinking_of
 from routing.gateway.wire.responses_tools import name_in
+from routing.gateway.wire.tool_rows import Row, result_parts
 from routing.types import Image, Message, Part, Reasoning, Role, Text, ToolCall, ToolResult
 from ziggie.values import replace
 
@@ -47,7 +48,7 @@ def _turns(rows: list[Json]) -> tuple[Message, ...]:
     for place in _in_order(rows):
         if place in passed_over:
             continue
-        role, parts = _item(rows[place], f"input[{place}]")
+        role, parts = _item(rows[place], f"input[{place}]", turns[-1][1] if turns and turns[-1][0] == "tool" else ())
         if turns and role in _MERGED and turns[-1][0] == role:
             turns[-1][1].extend(parts)
         else:
@@ -117,7 +118,8 @@ def _says(parts: list[Part]) -> bool:
     return any(not isinstance(part, Reasoning) for part in parts)
 
 
-def _item(row: Json, where: str) -> tuple[Role, list[Part]]:
+def _item(row: Json, where: str, before: Sequence[Part]) -> tuple[Role, list[Part]]:
+    """`before`: the results that it follows, if it is one."""
     match _kind(row):
         case "message":
             return _message(row, f"{where}.")
@@ -125,7 +127,7 @@ def _item(row: Json, where: str) -> tuple[Role, list[Part]]:
             called = text(row, "call_id", f"{where}."), name_in(row, f"{where}.")
             return "assistant", [ToolCall(*called, text(row, "arguments", f"{where}.", default=""))]
         case "function_call_output":
-            return "tool", _result(row, f"{where}.")
+            return "tool", _result(row, f"{where}.", before)
         case "reasoning":
             return "assistant", [*thinking_of(row, f"{where}.")]
         case "item_reference":
@@ -176,27 +178,26 @@ def _image(part: Json, where: str, *, tool_call_id: str = "") -> Image:
     return image(part, f"{where}.", address="image_url", tool_call_id=tool_call_id)
 
 
-def _result(row: Json, where: str) -> list[Part]:
+def _result(row: Json, where: str, before: Sequence[Part]) -> list[Part]:
     """What a tool gave: its text, then the images and documents in it."""
     call_id, output = text(row, "call_id", where), row.get("output")
     if output is None or isinstance(output, str):
         return [ToolResult(call_id, output or "")]
-    texts: list[str] = []
     mark = False
-    shown: list[Part] = []
+    given: list[Row] = []
     for place, part in enumerate(objects(row, "output", where, most=MAX_PARTS)):
         within = f"{where}output[{place}]"
         match part.get("type"):
             case str() as kind if kind in _TEXTS:
-                texts.append(text(part, "text", f"{within}."))
+                given.append(text(part, "text", f"{within}."))
                 mark = mark or _mark(part, within)
             case "input_image":
-                shown.append(_image(part, within, tool_call_id=call_id))
+                given.append(_image(part, within, tool_call_id=call_id))
             case "input_file":
-                shown.append(replace(input_pdf(part, within), tool_call_id=call_id))
+                given.append(replace(input_pdf(part, within), tool_call_id=call_id))
             case kind:
                 _refuse_output(kind, within)
-    return [ToolResult(call_id, "".join(texts), cache_mark=mark), *shown]
+    return result_parts(call_id, given, before, cache_mark=mark)
 
 
 def _refuse_output(kind: Any, where: str) -> None:

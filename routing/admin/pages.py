@@ -28,6 +28,7 @@ from routing.configuration import policies, rows
 from routing.configuration.shape import PolicyEntry
 from routing.evidence import replay
 from routing.models import (
+    BatchItem,
     Budget,
     BudgetPeriod,
     LanguageModel,
@@ -124,7 +125,8 @@ class LanguageModelAdmin(ConfigurationAdmin):
         return f"{rows.money(price.input_usd_per_mtok)} / {rows.money(price.output_usd_per_mtok)}" if price else "none"
 
     def why_kept(self, obj: LanguageModel) -> list[str]:
-        return rows.mentions_of(obj.slug)
+        out = BatchItem.objects.filter(state="sent", sent__model=obj.slug).count()
+        return rows.mentions_of(obj.slug) + ([f"a batch is out that asks {obj.slug} {out} times"] if out else [])
 
 
 @admin.register(RoutingSettings)

@@ -18,6 +18,7 @@ from routing.models import (
     Budget,
     BudgetPeriod,
     Envelope,
+    LanguageModel,
     ProviderBatch,
     Reservation,
     RoutedCall,
@@ -103,6 +104,15 @@ def test_work_goes_as_one_batch_and_is_settled_once_at_half_price(here: Installa
     tick()
     assert RoutedCall.objects.count() == 3
     here.assert_books_are_closed()
+
+
+def test_a_model_is_not_deleted_while_a_batch_that_asks_it_is_out(here: Installation, admin_client: Client) -> None:
+    """Its answers are paid, and could not be put on the books."""
+    hand_in()
+    tick()
+    model = LanguageModel.objects.get(slug=BatchItem.objects.get().sent["model"])
+    page = admin_client.get(f"/admin/routing/languagemodel/{model.pk}/delete/").content.decode()
+    assert f"a batch is out that asks {model.slug} 1 times" in page
 
 
 def test_the_receipt_says_the_half_price_that_was_paid(here: Installation) -> None:

@@ -84,6 +84,8 @@ def _without_files(value: Any) -> Any:
     if value.get("kind") in _FILES and value.get("data"):
         kept = {name: said for name, said in value.items() if name in _KEPT_OF_FILES}
         return {**kept, "bytes": len(value["data"]) * 3 // 4}
+    if "rows" in value:
+        return {name: said for name, said in value.items() if name != "rows"}  # they are in its content
     return {name: _without_files(item) for name, item in value.items()} if "parts" in value else value
 
 

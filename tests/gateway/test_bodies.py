@@ -53,6 +53,21 @@ def test_a_rule_that_stores_bodies_keeps_both_without_what_is_secret(gateway: Ga
     assert (SECRET in kept, "901820" in kept, body.cut, body.redactions) == (False, False, False, 3)
 
 
+def test_what_a_tool_gave_in_several_texts_is_kept_once(gateway: Gateway) -> None:
+    store(gateway)
+    rows = [{"type": "text", "text": said} for said in ("first finding", "second finding")]
+    called = {"type": "tool_use", "id": "t", "name": "look_up", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": rows}
+    turns = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": [called]},
+        {"role": "user", "content": [result]},
+    ]
+    assert post(gateway, MESSAGES, model="auto", messages=turns, max_tokens=50).status_code == 200
+    (body,) = stored()
+    assert json.dumps(body.request).count("second finding") == 1
+
+
 def test_without_the_option_nothing_is_stored(gateway: Gateway) -> None:
     post(gateway, **asked())
     (receipt,) = gateway.settled(1)

@@ -131,3 +131,15 @@ def test_calls_that_overlap_go_on_behind_a_text_for_anthropics_clients() -> None
     rest = Delta(tool_index=1, tool_arguments="}")
     assert said(PART, LATER_PART, Delta("Hi"), rest, REST) == [CALL, SECOND, ("Hi", "")]
     assert said(PART, REST, Delta("Hi"), OTHER) == [CALL, ("Hi", ""), SECOND]
+
+
+def test_arguments_that_begin_with_a_blank_are_not_whole_yet() -> None:
+    blank = Delta(tool_index=0, tool_id="a", tool_name="ls", tool_arguments=" ")
+    rest = Delta(tool_index=0, tool_arguments='{"n":1}')
+    assert said(blank, Delta("Hi"), rest) == [("a", ' {"n":1}'), ("Hi", "")]
+
+
+def test_signatures_stay_with_what_they_sign_where_something_waits_for_a_calls_end() -> None:
+    thought, signed = Delta(reasoning="Hm"), Delta(reasoning_signature="s")
+    assert said(PART, thought, signed, Delta("Hi"), REST) == [CALL, ("s", ""), ("Hi", "")]
+    assert said(PART, Delta("Hi"), signed, OTHER, REST) == [CALL, ("s", ""), SECOND, ("Hi", "")]

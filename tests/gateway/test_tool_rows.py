@@ -1,5 +1,6 @@
 """A tool's result of several rows keeps their order and their borders, from every API to every model."""
 
+import time
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from routing.adapters.transport import codec_for
 from routing.gateway.wire import anthropic_wire, openai_wire, responses_wire
 from routing.types import ChatRequest, Image, Pdf, ToolResult
 from tests.routing.adapters_support import model
+from ziggie.errors import TooLarge
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SOURCE = {"type": "base64", "media_type": "image/png", "data": PIXEL}
@@ -123,3 +125,12 @@ def test_a_result_is_marked_as_a_whole_and_fails_as_a_whole() -> None:
     (told,) = from_anthropic(marked).messages[-1].parts
     assert told == ToolResult("t", "A\nB", is_error=True, cache_mark=True, rows=("A", "B"))
     assert to_claude(from_anthropic(marked)) == [{**result(text("A"), text("B")), "is_error": True}]
+
+
+def test_thousands_of_results_with_pictures_are_counted_in_one_go() -> None:
+    picture, said = {"type": "input_image", "image_url": "https://a.b/c"}, {"type": "input_text", "text": "t"}
+    output = {"type": "function_call_output", "call_id": "t", "output": [picture, said]}
+    begun = time.process_time()
+    with pytest.raises(TooLarge, match="100 images"):
+        responses_wire.decode_response({"model": "m", "input": [output] * 3_300}, {})
+    assert time.process_time() - begun < 0.5  # it was more than a second, in which nobody else is served

@@ -178,3 +178,19 @@ def test_a_short_answer_leaves_no_room_for_thinking_that_nobody_demands() -> Non
     body = CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=500, stream=False).body
     assert body is not None
     assert "thinking" not in body
+
+
+@pytest.mark.parametrize("budget", ["5000", [1], {"a": 1}, None, 5000.5])
+def test_a_budget_that_is_no_number_is_claudes_to_refuse(budget: Any) -> None:
+    asked = {"type": "enabled", "budget_tokens": budget}
+    body = body_of(ask(extra={"thinking": asked}, max_output_tokens=9_000))
+    assert body["thinking"] == asked
+
+
+def test_a_call_that_must_be_made_needs_no_room_for_thinking_that_it_goes_without() -> None:
+    extra = {"thinking": {"type": "enabled", "budget_tokens": 2_000}}
+    request = ask(tools=TOOLS, tool_choice="required", extra=extra, max_output_tokens=4_000)
+    row = model("anthropic", "claude-haiku-4-5")
+    body = CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=1_500, stream=False).body
+    assert body is not None
+    assert "thinking" not in body

@@ -118,3 +118,24 @@ def test_wherever_a_text_is_cut(text: str, data: st.DataObject) -> None:
     begin, piece, end = STREAMS["openai"]
     told = "".join(delta.text for delta in heard("openai", [begin, *map(piece, filter(None, pieces)), end]))
     assert told == text
+
+
+@pytest.mark.parametrize("kind", ["gemini", "ollama"])
+@pytest.mark.parametrize("name", ["word", "text", "content"])
+def test_arguments_that_come_whole_wait_for_nothing_whatever_they_are_called(kind: str, name: str) -> None:
+    begin, _, end = STREAMS[kind]
+    arguments = {name: "a" + HIGH, "more": [{name: LOW}]}
+    calls = {
+        "gemini": lambda: sse(
+            {"candidates": [{"content": {"parts": [{"functionCall": {"name": "look", "args": arguments}}]}}]}
+        ),
+        "ollama": lambda: (
+            json.dumps(
+                {"message": {"content": "", "tool_calls": [{"function": {"name": "look", "arguments": arguments}}]}}
+            ).encode()
+            + b"\n"
+        ),
+    }
+    deltas = heard(kind, [begin, calls[kind](), end])
+    told = "".join(delta.tool_arguments for delta in deltas)
+    assert json.loads(told) == {name: "a" + LOST, "more": [{name: LOST}]}

@@ -57,3 +57,18 @@ def test_a_text_made_of_ends_has_none_left(text: str) -> None:
     told = without_marks(text * 100_000, END, ("content", "document"), "&lt;")
     assert len(told) == 100_000 * len(text)
     assert "<" not in told
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '<div class="content"><p>Hello there</p><a href="/x">More</a></div>\n',
+        'a = document.getElementById("a"); for (i = 0; i<n; i++) if (i<3) a.innerHTML = "<b>hi</b>";\n',
+        '<entry><title>Item</title><link href="http://a/1"/><content>Words about a thing here</content></entry>\n',
+    ],
+    ids=["a page", "a script", "a feed"],
+)
+def test_pages_scripts_and_feeds_keep_their_tags(line: str) -> None:
+    for lines in (20, 200, 5_000):
+        told = without_marks(line * lines, END, ("content", "document"), "&lt;")
+        assert told == END.sub("&lt;", line * lines)

@@ -94,8 +94,8 @@ class AnthropicCodec:
         if request.end_user:
             body["metadata"] = {"user_id": shortened(request.end_user, _USER_CHARACTERS)}
         merge_extra(body, request.extra, refuse=_REFUSED, leave=_is_idle)
-        _fit_budget(body, request)
         leave_out_refused(body, model.name)
+        _fit_budget(body, request)
         betas = request.extra.get("anthropic_beta")
         return self._request(model.provider, "POST", "/v1/messages", body, betas=betas)
 
@@ -241,7 +241,10 @@ def _thinking_as_known(request: ChatRequest, name: str, limit: int) -> ChatReque
 def _fit_budget(body: Json, request: ChatRequest) -> None:
     """A budget of thinking that the caller's own limit had room for, within the lower one that is sent."""
     thinking, limit, asked = body.get("thinking") or {}, body["max_tokens"], request.max_output_tokens
-    if not wants_budget(thinking) or asked is None or not limit <= (thinking.get("budget_tokens") or 0) < asked:
+    if not wants_budget(thinking) or asked is None:
+        return
+    budget = thinking.get("budget_tokens")
+    if not isinstance(budget, int) or not limit <= budget < asked:  # what is no number is the API's to refuse
         return
     if limit < LEAST_LIMIT:
         raise UnsupportedByProvider("thinking within a budget needs max_tokens of at least 2048 here")

@@ -164,10 +164,11 @@ def _put_into(result: Json, block: Json) -> None:
     content = result["content"]
     if isinstance(content, str):
         result["content"] = [{"type": "text", "text": content}, block] if content else [block]
-    elif _NO_BLOCK in content:
-        content[content.index(_NO_BLOCK)] = block
     else:
-        content.append(block)
+        try:
+            content[content.index(_NO_BLOCK)] = block
+        except ValueError:
+            content.append(block)
 
 
 def _marked(block: Json, part: Part | Tool, *, marks: bool) -> Json:

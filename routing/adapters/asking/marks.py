@@ -3,7 +3,7 @@
 import re
 
 _SPARSE, _FEW = 48, 64  # one "<" in so many characters, and some in the shortest text: each takes a tenth of a µs
-_WORDS_SPARSE = 150
+_WORDS_SPARSE = 50  # ordinary pages and feeds have one in 60 or 70
 
 
 def without_marks(text: str, mark: re.Pattern[str], words: tuple[str, ...], instead: str) -> str:

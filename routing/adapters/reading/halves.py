@@ -12,6 +12,7 @@ _PIECES = frozenset(
     {"content", "text", "refusal", "reasoning", "reasoning_content", "thinking", "response", "arguments"}
     | {"partial_json"}
 )
+_WHOLE = frozenset({"args", "arguments", "input"})  # an object under these is a call's arguments, all of them
 
 Place = str | int  # "text", "reasoning", or a call's number
 
@@ -19,6 +20,17 @@ Place = str | int  # "text", "reasoning", or a call's number
 def encodable(text: str) -> str:
     """The text with both halves of each character put together, and LOST for one without the other."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def encodable_all(value: Any) -> Any:
+    """The same of every text in a piece of JSON."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list):
+        return [encodable_all(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable_all(key): encodable_all(item) for key, item in value.items()}
+    return value
 
 
 class Halves:
@@ -35,8 +47,13 @@ class Halves:
         if isinstance(value, list):
             return [self.kept(item, name) for item in value]
         if isinstance(value, dict):
-            return {encodable(key): self.kept(item, key) for key, item in value.items()}
+            return {encodable(key): self._kept_under(key, item) for key, item in value.items()}
         return value
+
+    def _kept_under(self, key: str, value: Any) -> Any:
+        if key in _WHOLE and isinstance(value, dict):
+            return encodable_all(value)
+        return self.kept(value, key)
 
     def joined(self, deltas: list[Delta]) -> list[Delta]:
         """The deltas of such pieces, made whole. What waits in vain is told before the answer's end."""

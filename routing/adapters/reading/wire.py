@@ -15,7 +15,7 @@ import orjson
 
 from routing.adapters.reading import exact
 from routing.adapters.reading.exact import exactly
-from routing.adapters.reading.halves import Halves, encodable
+from routing.adapters.reading.halves import Halves, encodable_all
 from routing.planning import pdfs
 from routing.types import Image, ModelSpec, ProviderError, ProviderSpec, UnsupportedByProvider
 
@@ -56,7 +56,7 @@ def loads(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Any:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return _forgiven(body, what, _encodable)
+        return _forgiven(body, what, encodable_all)
     return exactly(body, value) if calls and calls in body else value
 
 
@@ -110,17 +110,6 @@ def _looks(body: bytes) -> str:
         return "it is empty"
     kind = "looks like HTML" if start[:1] == b"<" else "begins like JSON" if start[:1] in b"{[" else "is something else"
     return f"its {len(body)} bytes {kind}" if kind != "looks like HTML" else f"it {kind}"
-
-
-def _encodable(value: Any) -> Any:
-    """The value with U+FFFD for lone surrogates, so that all its texts can be encoded."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, list):
-        return [_encodable(item) for item in value]
-    if isinstance(value, dict):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return value
 
 
 # --- fields of an answer: absent or null is fine, of another type is not ---------------------------

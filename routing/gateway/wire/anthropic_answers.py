@@ -130,8 +130,8 @@ class StreamEncoder:
     def end(self, stop_reason: StopReason, usage: Usage) -> bytes:
         out: list[bytes] = []
         self._begin(out)
+        held, self._held = self._held, []  # before the calls that wait are told: their signatures do not wait for these
         self._close(out)
-        held, self._held = self._held, []
         for delta in held:
             self._delta(delta, out)
         self._close(out)
@@ -177,7 +177,8 @@ class StreamEncoder:
     def _waits(self, delta: Delta) -> bool:
         """Keeps what cannot be told while a call is open."""
         if self._open is not None and self._open[0] == "tool" and not delta.is_output:
-            self._unclaimed.append(delta)
+            of_held = self._held and self._held[-1].reasoning  # it signs the thinking that waits
+            (self._held if of_held else self._unclaimed).append(delta)
             return True
         if delta.tool_index is None and (self._held or not self._are_whole()):
             self._held.append(delta)
@@ -195,7 +196,7 @@ class StreamEncoder:
         """Whether nothing can be added to the calls that have begun. Where something may be, what is said meanwhile
         waits for the end: a block that was closed cannot go on."""
         written = ["".join(pieces) for pieces in self._arguments.values()]
-        return all(text and read_arguments(text) is not None for text in written)
+        return all(text.strip() and read_arguments(text) is not None for text in written)
 
     def _postpone(self, delta: Delta, index: int) -> None:
         """Blocks cannot overlap here, and pieces of several calls may: the others wait for the first."""

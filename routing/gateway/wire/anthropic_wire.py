@@ -41,7 +41,7 @@ from routing.gateway.wire.reading import (
     whole,
 )
 from routing.gateway.wire.tool_changes import CHANGES, after_changes, refuse_many_found, without_empty
-from routing.gateway.wire.tool_rows import Row, result_parts
+from routing.gateway.wire.tool_rows import Row, Shown, result_parts
 from routing.types import (
     ChatRequest,
     Cited,
@@ -245,12 +245,15 @@ def _message(row: Json, where: str) -> Message:
     if not blocks and (content != [] or role == "user"):
         refuse(f"{where}.content", "must be a string or an array of blocks, and a user's not an empty one")
     parts: list[Part] = []
+    shown = Shown()
     for place, block in enumerate(blocks):
-        parts += _parts(block, f"{where}.content[{place}]", role, parts)
+        said_here = _parts(block, f"{where}.content[{place}]", role, shown)
+        shown.add(said_here)
+        parts += said_here
     return Message(role, tuple(parts))
 
 
-def _parts(block: Json, where: str, role: Role, before: list[Part]) -> list[Part]:
+def _parts(block: Json, where: str, role: Role, before: Shown) -> list[Part]:
     if block.get("type") == "tool_result" and role == "user":
         return _tool_result(block, where, before)
     if block.get("type") in CHANGES and role == "system":
@@ -287,7 +290,7 @@ def _arguments(block: Json, where: str) -> str:
         return refuse(f"{where}.input", "is nested too deeply")
 
 
-def _tool_result(block: Json, where: str, before: list[Part]) -> list[Part]:
+def _tool_result(block: Json, where: str, before: Shown) -> list[Part]:
     """A tool's answer, and the images and documents in it that are no text."""
     call_id, failed = text(block, "tool_use_id", f"{where}."), bool(flag(block, "is_error", f"{where}."))
     content, mark = block.get("content"), _mark(block, f"{where}.")

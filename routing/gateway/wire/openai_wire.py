@@ -38,7 +38,7 @@ from routing.gateway.wire.reading import (
     unsupported,
     whole,
 )
-from routing.gateway.wire.tool_rows import result_parts
+from routing.gateway.wire.tool_rows import Shown, result_parts
 from routing.planning.demand import MOST_ANSWERS
 from routing.types import (
     ChatRequest,
@@ -251,7 +251,7 @@ def _result(call_id: str, content: Any, where: str) -> list[Part]:
     if any(row.get("type") != "text" for row in rows):
         unsupported(where, "must be text: it is a tool's answer")
     texts = [text(row, "text", f"{where}.") for row in rows]
-    return result_parts(call_id, texts, (), cache_mark=any(map(is_marked, rows)))
+    return result_parts(call_id, texts, Shown(), cache_mark=any(map(is_marked, rows)))
 
 
 def _tools(body: Json) -> tuple[Tool, ...]:

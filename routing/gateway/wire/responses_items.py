@@ -13,7 +13,7 @@ from routing.gateway.wire.pdf_parts import input_pdf
 from routing.gateway.wire.reading import MAX_MESSAGES, MAX_PARTS, Json, mapping, objects, refuse, text, unsupported
 from routing.gateway.wire.responses_thinking import thinking_of
 from routing.gateway.wire.responses_tools import name_in
-from routing.gateway.wire.tool_rows import Row, result_parts
+from routing.gateway.wire.tool_rows import Row, Shown, result_parts
 from routing.types import Image, Message, Part, Reasoning, Role, Text, ToolCall, ToolResult
 from ziggie.values import replace
 
@@ -45,10 +45,15 @@ def conversation(body: Json) -> tuple[Message, ...]:
 def _turns(rows: list[Json]) -> tuple[Message, ...]:
     turns: list[tuple[Role, list[Part]]] = []
     passed_over = _passed_over(rows)
+    shown = Shown()  # by the results that the next one follows
     for place in _in_order(rows):
         if place in passed_over:
             continue
-        role, parts = _item(rows[place], f"input[{place}]", turns[-1][1] if turns and turns[-1][0] == "tool" else ())
+        role, parts = _item(rows[place], f"input[{place}]", shown)
+        if role == "tool":
+            shown.add(parts)
+        else:
+            shown = Shown()
         if turns and role in _MERGED and turns[-1][0] == role:
             turns[-1][1].extend(parts)
         else:
@@ -118,8 +123,8 @@ def _says(parts: list[Part]) -> bool:
     return any(not isinstance(part, Reasoning) for part in parts)
 
 
-def _item(row: Json, where: str, before: Sequence[Part]) -> tuple[Role, list[Part]]:
-    """`before`: the results that it follows, if it is one."""
+def _item(row: Json, where: str, before: Shown) -> tuple[Role, list[Part]]:
+    """`before`: what the results that it follows have shown, if it is one."""
     match _kind(row):
         case "message":
             return _message(row, f"{where}.")
@@ -178,7 +183,7 @@ def _image(part: Json, where: str, *, tool_call_id: str = "") -> Image:
     return image(part, f"{where}.", address="image_url", tool_call_id=tool_call_id)
 
 
-def _result(row: Json, where: str, before: Sequence[Part]) -> list[Part]:
+def _result(row: Json, where: str, before: Shown) -> list[Part]:
     """What a tool gave: its text, then the images and documents in it."""
     call_id, output = text(row, "call_id", where), row.get("output")
     if output is None or isinstance(output, str):

@@ -1,16 +1,30 @@
 """PURE: what a tool gave, row by row -> one text for every model, and the rows for those that read them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from routing.types import Cited, Image, Part, Pdf, ToolResult
 
 Row = str | Image | Pdf | Cited
 
 
+class Shown:
+    """How many images and documents a turn has by now. Counted as they come: a turn may have thousands of results."""
+
+    def __init__(self) -> None:
+        self.images = self.documents = 0
+
+    def add(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            if isinstance(part, Image):
+                self.images += 1
+            elif isinstance(part, (Pdf, Cited)):
+                self.documents += 1
+
+
 def result_parts(
     call_id: str,
     rows: Sequence[Row],
-    before: Sequence[Part],
+    before: Shown,
     *,
     is_error: bool = False,
     cache_mark: bool = False,
@@ -37,9 +51,8 @@ def _place_of_last_text(kept: Sequence[str | None]) -> int:
     return max(place for place, row in enumerate(kept) if row is not None)
 
 
-def _told(rows: Sequence[Row], before: Sequence[Part]) -> list[str]:
-    images = sum(isinstance(part, Image) for part in before)
-    documents = sum(isinstance(part, (Pdf, Cited)) for part in before)
+def _told(rows: Sequence[Row], before: Shown) -> list[str]:
+    images, documents = before.images, before.documents
     told: list[str] = []
     for row in rows:
         if isinstance(row, str):

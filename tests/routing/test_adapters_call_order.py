@@ -4,7 +4,19 @@ from typing import Any
 
 from routing.adapters.gemini.codec import GeminiCodec
 from routing.adapters.ollama.codec import OllamaCodec
-from routing.types import ChatRequest, Image, Message, ProviderSpec, Source, Text, Tool, ToolCall, ToolResult, message
+from routing.types import (
+    ChatRequest,
+    Image,
+    Message,
+    Part,
+    ProviderSpec,
+    Source,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    message,
+)
 from tests.routing.specs import LLAMA, model
 
 GOOGLE = ProviderSpec(5, "google", "gemini", Source.CLOUD, "https://generativelanguage.googleapis.com", api_key="k")
@@ -43,6 +55,20 @@ def test_gemini_is_told_results_in_the_order_of_their_calls() -> None:
         ASKED, TWO, Message("user", (ToolResult("b", "rain"), PIXEL, ToolResult("a", "sun"), Text("!")))
     )
     assert answers(together[-1]["parts"]) == ["sun", "rain", "inlineData", "text"]
+
+
+def test_marks_of_pictures_count_in_the_order_in_which_they_are_shown() -> None:
+    def given(call: str, data: str, mark: str) -> tuple[Part, ...]:
+        result = ToolResult(call, f"{mark}\nis {call}'s", rows=(None, f"is {call}'s"))
+        return result, Image("image/png", data, tool_call_id=call)
+
+    turn = Message("user", (*given("b", "iVBORw0KGgo=", "[image 1]"), *given("a", "iVBORw0KGgp=", "[image 2]")))
+    assert answers(contents(ASKED, TWO, turn)[-1]["parts"]) == [
+        "[image 1]\nis a's",
+        "inlineData",
+        "[image 2]\nis b's",
+        "inlineData",
+    ]
 
 
 def test_results_that_fit_no_order_stay_where_they_are() -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from routing.types import Message, Part, Text, ToolCall, ToolResult
+from routing.adapters.asking.shown import Shown, told
+from routing.types import Cited, Image, Message, Part, Pdf, Text, ToolCall, ToolResult
 from ziggie.values import replace
 
 
@@ -40,13 +41,27 @@ def _sorted(turns: list[Message], places: Mapping[str, int]) -> list[Message]:
     if keys == sorted(keys) or len(set(keys)) < len(keys) or -1 in keys:
         return turns
     following = iter([group for _, group in sorted(zip(keys, groups, strict=True), key=lambda pair: pair[0])])
-    told: list[Message] = []
+    ordered: list[Message] = []
     for turn in turns:
         parts: list[Part] = []
+        before = Shown()
         for group in _groups(turn):
-            parts += next(following) if isinstance(group[0], ToolResult) else group
-        told.append(replace(turn, parts=tuple(parts)))
-    return told
+            moved = _told_anew(next(following), before) if isinstance(group[0], ToolResult) else group
+            before.add(moved)
+            parts += moved
+        ordered.append(replace(turn, parts=tuple(parts)))
+    return ordered
+
+
+def _told_anew(group: list[Part], before: Shown) -> list[Part]:
+    """A result whose marks count from where it stands now."""
+    result, *shown = group
+    if not isinstance(result, ToolResult) or None not in result.rows:
+        return group
+    following = iter(shown)
+    rows = [next(following, "") if row is None else row for row in result.rows]
+    mixed = [row for row in rows if isinstance(row, (str, Image, Pdf, Cited))]
+    return [replace(result, content=told(mixed, before)), *shown]
 
 
 def _groups(turn: Message) -> list[list[Part]]:

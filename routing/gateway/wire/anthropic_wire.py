@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from routing.adapters.asking.shown import Row, Shown
 from routing.adapters.reading.exact import dumps
 from routing.gateway.exchange.heads import BETAS
 from routing.gateway.wire.document_parts import document_part, refuse_some_cited
@@ -41,7 +42,7 @@ from routing.gateway.wire.reading import (
     whole,
 )
 from routing.gateway.wire.tool_changes import CHANGES, after_changes, refuse_many_found, without_empty
-from routing.gateway.wire.tool_rows import Row, Shown, result_parts
+from routing.gateway.wire.tool_rows import result_parts
 from routing.types import (
     ChatRequest,
     Cited,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.answers.call_pieces import google_signature
+from routing.adapters.asking.shown import Shown
 from routing.gateway.wire.openai_parts import (
     allowed,
     answer_form,
@@ -38,7 +39,7 @@ from routing.gateway.wire.reading import (
     unsupported,
     whole,
 )
-from routing.gateway.wire.tool_rows import Shown, result_parts
+from routing.gateway.wire.tool_rows import result_parts
 from routing.planning.demand import MOST_ANSWERS
 from routing.types import (
     ChatRequest,

@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from routing.adapters.asking.shown import Row, Shown
 from routing.gateway.wire.openai_parts import image, is_marked
 from routing.gateway.wire.pdf_parts import input_pdf
 from routing.gateway.wire.reading import MAX_MESSAGES, MAX_PARTS, Json, mapping, objects, refuse, text, unsupported
 from routing.gateway.wire.responses_thinking import thinking_of
 from routing.gateway.wire.responses_tools import name_in
-from routing.gateway.wire.tool_rows import Row, Shown, result_parts
+from routing.gateway.wire.tool_rows import result_parts
 from routing.types import Image, Message, Part, Reasoning, Role, Text, ToolCall, ToolResult
 from ziggie.values import replace
 

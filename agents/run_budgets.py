@@ -5,6 +5,7 @@ die before it has closed the envelope, the sweep does it.
 """
 
 import logging
+from collections.abc import Sequence
 from uuid import UUID
 
 import psycopg
@@ -41,6 +42,12 @@ def spent_microusd(run: AgentRun) -> int:
     gateway. Whoever else names it there, before it has begun or where it has no budget, spends nothing of it."""
     calls = RoutedCall.objects.filter(run_id=str(run.pk), api_key_id=run.api_key_id)
     return calls.aggregate(cost=Sum("cost_microusd"))["cost"] or 0
+
+
+def spent_by(run_ids: Sequence[str]) -> dict[tuple[str, str], int]:
+    """The same for many, by run and key; nothing for those of which nothing was paid."""
+    calls = RoutedCall.objects.filter(run_id__in=run_ids).values_list("run_id", "api_key_id")
+    return {(run_id, key): cost for run_id, key, cost in calls.annotate(cost=Sum("cost_microusd")).order_by()}
 
 
 def close_budget(run: AgentRun) -> None:

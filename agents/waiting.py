@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents.announcing import announce
 from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
-from agents.run_budgets import spent_microusd
+from agents.run_budgets import spent_by
 from routing import service
 from routing.batches.waiting_work import Waiting
 from routing.planning.rules import AUTO
@@ -26,6 +26,7 @@ from ziggie.errors import Conflict, NotFound, RoutingError
 from ziggie.ids import uuid7
 
 IN_A_BATCH = "the answer of a batch"
+RUNS_AT_ONCE = 1_000  # whose costs are looked up
 OUTLASTED = timedelta(minutes=25)  # by a call of the longest kind, and the sweep that settles a dead one
 QUEUED = Q(status="queued")
 GIVEN_BACK = ("failed", "cancelled")
@@ -156,16 +157,18 @@ def count_late_costs() -> int:
     """Puts what was settled after their runs were over on these runs: batches that answered too late, or were hurried,
     and calls that named them at the gateway and outlasted them. Returns how many."""
     changed = 0
-    lately = AgentRun.objects.filter(status__in=AgentRun.FINAL, finished_at__gte=timezone.now() - OUTLASTED)
-    for run_id in {*service.answered_in_vain(), *map(str, lately.values_list("pk", flat=True))}:
-        over = AgentRun.objects.select_related("agent").filter(status__in=AgentRun.FINAL)
-        for run in over.filter(pk=run_id):
-            paid = spent_microusd(run)
-            if paid == run.cost_microusd:
+    over = AgentRun.objects.filter(status__in=AgentRun.FINAL)
+    lately = over.filter(finished_at__gte=timezone.now() - OUTLASTED).values_list("pk", flat=True)
+    runs = list({*service.answered_in_vain(), *map(str, lately)})
+    for start in range(0, len(runs), RUNS_AT_ONCE):
+        some = runs[start : start + RUNS_AT_ONCE]
+        paid = spent_by(some)
+        for pk, key, cost in over.filter(pk__in=some).values_list("pk", "api_key_id", "cost_microusd"):
+            spent = paid.get((str(pk), key), 0)
+            if spent == cost:
                 continue
-            AgentRun.objects.filter(pk=run.pk).update(cost_microusd=paid, version=F("version") + 1)
-            run.refresh_from_db(fields=["cost_microusd", "version"])
-            announce(run)
+            AgentRun.objects.filter(pk=pk).update(cost_microusd=spent, version=F("version") + 1)
+            announce(AgentRun.objects.select_related("agent").get(pk=pk))
             changed += 1
     return changed
 

@@ -117,6 +117,10 @@ class Counted:
     ) -> AbstractAsyncContextManager[None] | None:
         return self._observer.slot(candidate, wait_seconds=wait_seconds, requests=self._requests)
 
+    def asks_nothing(self) -> None:
+        """One that had its slot already: its request of the provider's day is left."""
+        self._requests.left += 1
+
     async def succeeded(self, candidate: Candidate) -> None:
         self._answered = True
         await self._observer.succeeded(candidate)

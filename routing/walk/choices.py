@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from msgspec import field
 
@@ -102,6 +102,7 @@ class Choice(Walk):
 
     async def _asked(self, candidate: Candidate, step: Step, *, repair: bool) -> Answer:
         if self.signs.given_up:
+            cast("Counted", self.observer).asks_nothing()
             raise Busy("another answer of this call cannot be had of it")
         try:
             return await super()._asked(candidate, step, repair=repair)

@@ -8,8 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models import Q
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from agents import runner, tasks, waiting
@@ -94,6 +96,15 @@ def test_a_call_that_outlasts_its_run_is_counted_on_it_all_the_same(here: Instal
     run.refresh_from_db()
     assert run.cost_microusd == 6_600
     assert not waiting.count_late_costs()
+
+
+def test_many_runs_that_are_over_are_looked_at_together(here: Installation, key: str) -> None:
+    agent = run_of(key).agent
+    over = {"status": "completed", "finished_at": timezone.now()}
+    AgentRun.objects.bulk_create([AgentRun(agent=agent, level="L1", prompt="x", **over) for _ in range(200)])
+    with CaptureQueriesContext(connection) as asked:
+        assert not waiting.count_late_costs()
+    assert len(asked) < 10
 
 
 def test_while_it_works_its_whole_budget_is_held_once(here: Installation, key: str) -> None:

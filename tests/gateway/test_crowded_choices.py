@@ -185,6 +185,14 @@ def test_calls_that_race_for_the_last_requests_of_a_day_have_all_of_their_answer
     assert ProviderDay.objects.get().requests == 12
 
 
+def test_of_a_day_those_that_waited_for_their_slot_in_vain_do_not_count(gateway: Gateway) -> None:
+    limit_openai(max_requests_per_day=10, max_concurrency=1)
+    gateway.openai.default = Reply(status=400, error="no such parameter", latency=0.2)
+    assert post(gateway, n=8).status_code == 400
+    assert len(gateway.openai.calls) == 1
+    wait_until(lambda: ProviderDay.objects.get().requests == 1)
+
+
 def test_of_a_day_only_what_was_asked_for_counts_in_the_end(gateway: Gateway) -> None:
     limit_openai(max_requests_per_day=10)
     change_rule(options={"first_token_seconds": 60})  # so that the first is asked for alone

@@ -7,6 +7,8 @@ import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from ssl import SSLContext
 
 import pytest
 
@@ -15,6 +17,7 @@ from routing.adapters.faults.errors import error_from_response
 from routing.gateway.providers import connections, upstream
 from routing.gateway.providers.upstream import Exchange, fetch
 from routing.types import ProviderError
+from tests.servers.certificates import signed
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -172,7 +175,17 @@ async def test_a_connection_that_was_held_back_when_its_reader_left_is_not_kept(
         assert upstream._pools.get().take(upstream.Ready.of(sent).address) is None
 
 
-async def test_a_connection_whose_server_has_answered_before_it_took_all_is_not_kept() -> None:
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SSLContext | None:
+    """What a server speaks: nothing further, or TLS with a certificate that is trusted."""
+    if not request.param:
+        return None
+    authority = signed(tmp_path, "authority")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    return signed(tmp_path, "server", by=authority).server_context()
+
+
+async def test_a_connection_whose_server_has_answered_before_it_took_all_is_not_kept(tls: SSLContext | None) -> None:
     over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -180,13 +193,13 @@ async def test_a_connection_whose_server_has_answered_before_it_took_all_is_not_
         if b"/large" not in head:
             writer.write(whole(b"200 OK", b"served"))
             return
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(whole(b"413 Too Large", b"no"))
         await over.wait()
         writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     large = WireRequest("POST", f"{url}/large", {}, {"text": "x" * 20_000_000})
     assert (await fetch(large, idle_seconds=30)).status == 413
     async with asyncio.timeout(60):
@@ -274,7 +287,7 @@ async def test_an_answer_packed_in_very_many_parts_is_not_read_to_its_end() -> N
 
 
 @pytest.mark.parametrize("listens", [True, False])
-async def test_a_server_that_takes_a_long_request_slowly_is_not_silent(listens: bool) -> None:
+async def test_a_server_that_takes_a_long_request_slowly_is_not_silent(listens: bool, tls: SSLContext | None) -> None:
     over = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -290,9 +303,9 @@ async def test_a_server_that_takes_a_long_request_slowly_is_not_silent(listens: 
 
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # what the system takes says nothing of the server
-    server = await asyncio.start_server(serve, sock=listener, limit=300_000)
-    port = server.sockets[0].getsockname()[1]
-    sent = WireRequest("POST", f"http://127.0.0.1:{port}/", {}, {"text": "x" * 19_000_000})
+    server = await asyncio.start_server(serve, sock=listener, limit=300_000, ssl=tls)
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    sent = WireRequest("POST", url, {}, {"text": "x" * 19_000_000})
     if listens:
         assert (await fetch(sent, idle_seconds=4)).body == b"read"
     else:

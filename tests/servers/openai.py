@@ -101,8 +101,8 @@ class OpenAIServer(ProviderServer):
             arguments, call["function"]["arguments"] = call["function"]["arguments"], ""
             yield _chunk(base, {"tool_calls": [{"index": index, **call}]})
             for at in range(0, len(arguments), 8):
-                piece = {"index": index, "function": {"arguments": arguments[at : at + 8]}}
-                yield _chunk(base, {"tool_calls": [piece]})
+                part = {"index": index, "function": {"arguments": arguments[at : at + 8]}}
+                yield _chunk(base, {"tool_calls": [part]})
         last: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": _finish(reply)}
         if self.dialect == "moonshot" and reply.usage:
             last["usage"] = self._usage(reply, request)

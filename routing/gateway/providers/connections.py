@@ -12,6 +12,7 @@ import httptools
 from routing.adapters.sending.deadlines import TO_BE_PATIENT
 from routing.adapters.sending.delivery import Delivery, under_way
 from routing.gateway.exchange.outlet import outlet
+from routing.gateway.exchange.sockets import taken, untaken
 from routing.gateway.providers.pulse import Pulse, pulse
 from routing.types import ErrorKind
 
@@ -20,6 +21,7 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_REFUSAL_BYTES = 256 * 1024  # of which it is enough to have the beginning
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 NOTICED_BEATS = Pulse.LASTING  # after a request: until then it is heard of that the server had closed a kept connection
+LONG_BYTES = 256 * 1024  # a request that its server may be seen to take little by little
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
 
 
@@ -67,7 +69,8 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser  # while there is a transport: it refers to this object
         self._keep_alive = False
         self._payload = b""
-        self._untaken = 0  # bytes of a request, when it was last looked at
+        self._taken = 0  # bytes that the server had acknowledged when it was last looked at
+        self._is_long = False  # the request: it may take a while to be taken
         self._was_sent = False
         self._delivery: Delivery | None = None
         self._raw_headers: dict[bytes, bytes] = {}
@@ -116,10 +119,6 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         return False
-
-    def resume_writing(self) -> None:
-        """A large request is taken: who had to listen until now was not silent."""
-        self._heard_at = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -195,8 +194,9 @@ class Connection(asyncio.Protocol):
             if self._delivery is not None:
                 self._delivery.has_begun = True
             self._was_sent = True
+            self._is_long = len(self._payload) > LONG_BYTES
+            self._taken = taken(self.transport.get_extra_info("socket")) if self._is_long else 0
             self.transport.write(self._payload)
-            self._untaken = self.transport.get_write_buffer_size()
         self._payload, self._delivery = b"", None
 
     def _check_silence(self) -> None:
@@ -205,9 +205,10 @@ class Connection(asyncio.Protocol):
         if not self._is_asked:
             return
         now = self.loop.time()
-        untaken = self.transport.get_write_buffer_size() if self.transport is not None else 0
-        if 0 < untaken < self._untaken:
-            self._untaken, self._heard_at = untaken, now
+        if self._is_long and self.transport is not None:  # who had to listen until now was not silent
+            before, self._taken = self._taken, taken(self.transport.get_extra_info("socket"))
+            if self._taken > before:
+                self._heard_at = now
         at = min(self._heard_at + self._idle_seconds, self._until)
         if self._paused or at > now + 0.001:
             self._look_at(max(at, now + (0.1 if self._paused else 0.0)))
@@ -282,6 +283,8 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """False also for one that is held back, or whose server has not taken all of what it has answered already."""
         if self.transport is None or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return False
+        if self._is_long and untaken(self.transport.get_extra_info("socket")):
             return False
         return self.complete and self._keep_alive and not self._paused
 

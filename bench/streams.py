@@ -3,7 +3,8 @@
     python -m bench.streams [--seconds N] [--open N]
 
 Prints one JSON line each: streams of 20 pieces a second at 16 connections (wrk), how much later than from the
-upstream the first piece comes, and the gateway's resident memory while many streams are open.
+upstream the first piece comes, over connections that are kept as clients keep them, and over new ones whose streams
+are left, and the gateway's resident memory while many streams are open.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ BAR_PER_SECOND = 1_500
 FIRST_PIECE_BAR_MS = 2.0
 OPEN_BAR_MEGABYTES = 400
 SAMPLES = 100
+KEPT_SAMPLES = 25
 OPENING_AT_ONCE = 500
 PATIENCE_SECONDS = 60.0
 
@@ -44,6 +47,29 @@ def throughput(stage: Stage, seconds: int) -> dict[str, Any]:
         "refused": through.refused,
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def first_piece_of_kept_ms(connection: HTTPConnection, path: str, key: str) -> float:
+    """From the request to the first bytes of the answer's body; then the stream is read to its end."""
+    body = json.dumps({"model": "paced", "messages": [{"role": "user", "content": "hello"}], "stream": True})
+    sent_at = time.perf_counter()
+    connection.request("POST", path, body, {"authorization": f"Bearer {key}"})
+    answer = connection.getresponse()
+    answer.read(1)
+    began = time.perf_counter() - sent_at
+    answer.read()
+    return began * 1000
+
+
+def added_to_first_piece_of_kept(stage: Stage) -> dict[str, Any]:
+    direct, through = [], []
+    upstream = HTTPConnection("127.0.0.1", stage.upstream_port)
+    gateway = HTTPConnection("127.0.0.1", stage.port)
+    for _ in range(KEPT_SAMPLES):
+        direct.append(first_piece_of_kept_ms(upstream, "/pause-20/v1/chat/completions", stage.key))
+        through.append(first_piece_of_kept_ms(gateway, "/v1/chat/completions", stage.key))
+    added = statistics.median(through) - statistics.median(direct)
+    return {"name": "streams.first_piece_added_kept_ms", "value": round(added, 2), "bar": FIRST_PIECE_BAR_MS}
 
 
 async def first_piece_ms(url: str, key: str, model: str) -> float:
@@ -97,6 +123,7 @@ def measure(stage: Stage, seconds: int, count: int) -> Iterator[dict[str, Any]]:
         if not missing_programs("wrk"):
             drive(stage.url, CONNECTIONS, 2, stage.script(stream=True))  # warm
             yield throughput(stage, seconds)
+        yield added_to_first_piece_of_kept(stage)
         yield asyncio.run(added_to_first_piece(stage))
         yield asyncio.run(memory(stage, count))
 

@@ -1,6 +1,7 @@
 """What a key may do, as its owner sees it: limits that hold over all processes, and guesses that do not pay."""
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -195,6 +196,40 @@ def test_counts_that_no_window_sees_any_more_are_dropped(db: None) -> None:
     forget_old_seconds()
     kept = RateBucket.objects.filter(api_key_id=key_id)
     assert sorted(kept.values_list("second", flat=True)) == [now - 30, now]
+
+
+# --- requests a minute ---------------------------------------------------------------------------
+
+
+def limited_key(requests: int) -> Key:
+    return Key(str(uuid.uuid4()), "limited", frozenset(), frozenset(), requests, None, 1, None)
+
+
+@pytest.mark.parametrize(("limit", "at_once"), [(1_000, 3), (40, 1), (20, 0)])
+def test_the_next_few_requests_of_a_slow_client_need_no_database_where_plenty_is_left(
+    transactional_db: None, limit: int, at_once: int
+) -> None:
+    key = limited_key(limit)
+
+    async def work(limits: Limits) -> list[Admission | None]:
+        assert limits.at_once(key) is None
+        await limits.admit(key)
+        return [limits.at_once(key) for _ in range(5)]
+
+    assert len([admission for admission in on_processes(1, work) if admission]) == at_once
+
+
+def test_processes_that_take_a_few_pass_no_limit_together(transactional_db: None) -> None:
+    key = limited_key(70)
+
+    async def work(limits: Limits) -> list[Admission | None]:
+        admitted: list[Admission | None] = []
+        with contextlib.suppress(RateLimited):
+            for _ in range(70):
+                admitted.append(limits.at_once(key) or await limits.admit(key))
+        return admitted
+
+    assert 60 <= len(on_processes(3, work)) <= 70
 
 
 # --- tokens a minute -----------------------------------------------------------------------------

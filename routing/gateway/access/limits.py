@@ -1,9 +1,9 @@
 """Requests and tokens a minute of a key, over all processes, in a sliding window.
 
 A process takes grants from the shared window and spends them from memory. A grant is as large as what the
-process lately needed and never more than a small part of what is left, so that near the limit each request
-is counted in the database before it is served. What is granted is counted when it is taken and must be
-spent soon; so the window is longer by that time, and no limit is ever passed.
+process lately needed, or a few for the next ones of somebody who asks now and then, and never more than a small part
+of what is left, so that near the limit each request is counted in the database before it is served. What is granted
+is counted when it is taken and must be spent soon; so the window is longer by that time, and no limit is ever passed.
 
 A key with a limit of tokens asks the database for each call, together with the calls of the same moment: while
 the window has any tokens left a call is admitted, and its estimate is counted at once and corrected when it has
@@ -31,6 +31,7 @@ GRANT_SECONDS = 2.0
 CORRECTION_SECONDS = 0.25  # corrections of that time go together
 PART_OF_REST = 16
 MAX_GRANT = 2_000
+A_FEW = 4  # the next requests of a slow client do not wait for the database twice
 PATIENCE_SECONDS = 5.0
 KEPT_KEYS = 10_000
 
@@ -181,13 +182,13 @@ class Limits:
         window.granted -= 1
 
     def _need(self, window: _Window, key: Key) -> int:
-        """As many as were spent in the last second, within a small part of what is left."""
+        """As many as were spent in the last second, or a few, within a small part of what is left."""
         now = time.monotonic()
         seconds = max(now - window.spent_since, 0.05)
         lately = int(window.spent / seconds)
         window.spent, window.spent_since = 0, now
         rest = MAX_GRANT * PART_OF_REST if key.requests_per_minute is None else key.requests_per_minute - window.used
-        return max(1, min(lately, rest // PART_OF_REST, MAX_GRANT))
+        return max(1, min(max(lately, A_FEW), rest // PART_OF_REST, MAX_GRANT))
 
     async def _ask(self, window: _Window, key: Key) -> _Grant:
         unused, window.granted = window.granted, 0

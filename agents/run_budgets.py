@@ -1,4 +1,5 @@
-"""What a run may spend: an envelope of its own, opened when a worker begins, closed once the run is over.
+"""What a run may spend: an envelope of its own, announced when the run is made, opened when a worker begins, closed
+once the run is over.
 
 A worker that takes a dead one's run over finds the envelope as that one left it. Should the one that ends a run
 die before it has closed the envelope, the sweep does it.
@@ -22,6 +23,17 @@ logger = logging.getLogger(__name__)
 EXPIRES_SECONDS = 7_200.0  # longer than a run and its leases last
 
 
+def announce_budget(run: AgentRun) -> None:
+    """In the transaction that makes the run: whoever else has its id may not use it, from its first moment on."""
+    if run.budget_microusd is not None:
+        service.announce_envelope(run.pk, run.budget_microusd, name=name_of(run), api_key_id=run.api_key_id)
+
+
+def name_of(run: AgentRun) -> str:
+    """How messages call its budget."""
+    return f"of run {run.pk}"
+
+
 def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
     """The envelope that the run's calls, which are like this one, draw from; None for a run without a budget. What a
     batch has cost that answered nothing of use is gone from it."""
@@ -31,7 +43,7 @@ def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
         run.pk,
         max(run.budget_microusd - spent_microusd(run), 0),
         like=like,
-        name=f"of run {run.pk}",
+        name=name_of(run),
         expires_in_seconds=EXPIRES_SECONDS,
     )
     return envelope.id
@@ -39,7 +51,7 @@ def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
 
 def spent_microusd(run: AgentRun) -> int:
     """What all calls of the run have cost: those that failed too, and those of its own API key that name it at the
-    gateway. Whoever else names it there, before it has begun or where it has no budget, spends nothing of it."""
+    gateway. Whoever else names it there, where it has no budget, spends nothing of it."""
     calls = RoutedCall.objects.filter(run_id=str(run.pk), api_key_id=run.api_key_id)
     return calls.aggregate(cost=Sum("cost_microusd"))["cost"] or 0
 

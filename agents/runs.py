@@ -13,7 +13,7 @@ from django.utils.text import slugify
 from agents import callbacks, waiting
 from agents.announcing import announce
 from agents.models import LEVELS, Agent, AgentRun
-from agents.run_budgets import close_budget
+from agents.run_budgets import announce_budget, close_budget
 from routing.configuration import snapshot
 from routing.models import RoutedCall
 from routing.reporting.owners import Owner
@@ -76,6 +76,7 @@ def create_run(new: NewRun) -> tuple[AgentRun, bool]:
                 budget_fit=new.budget_fit,
                 callback_url=new.callback_url,
             )
+            announce_budget(run)
             announce(run)
             queue.enqueue("agents.tasks.execute_run", str(run.pk))
     except IntegrityError:

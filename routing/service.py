@@ -5,7 +5,8 @@
     submit(request)          the same for code that is not async: a concurrent.futures.Future
     first_choice(hints)      the model that would serve first; calls nobody
     review(call_id, good=)   what a person says of an answer; confidence is calibrated by it (reviews.py)
-    open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id)
+    open_envelope(id, …)     money held once, for calls that name it (envelope_id) to draw from; close_envelope(id),
+                             announce_envelope(id, …) before it is opened
     submit_batch(request)    the id of work that may wait; batch_result(id) is what has come of it,
                              cancel_batch(id) takes it back, hurry_batch(id) has it answered now
     may_wait(request)        whether a rule lets it wait, until when, and whether a provider's batch does it
@@ -172,6 +173,11 @@ def submit(request: ChatRequest, *, allowed_models: frozenset[str] = frozenset()
     return background_loop().submit(complete(request, allowed_models=allowed_models))
 
 
+def announce_envelope(envelope_id: UUID, limit_microusd: int, *, name: str, api_key_id: str) -> None:
+    """In the caller's transaction: from now on, no other key's calls may bear its id. Nothing is held yet."""
+    envelopes.announce(envelope_id, limit_microusd, name=name, api_key_id=api_key_id)
+
+
 def open_envelope(
     envelope_id: UUID, limit_microusd: int, *, like: ChatRequest, name: str, expires_in_seconds: float
 ) -> envelopes.Envelope:
@@ -187,7 +193,8 @@ def open_envelope(
 
 
 def close_envelope(envelope_id: UUID) -> bool:
-    """Gives back what is left, once: True if this did it. Raises Unavailable."""
+    """Gives back what is left, once: True if this did it. One that was only announced is over, too. Raises
+    Unavailable."""
     return background_loop().submit(envelopes.close_envelope(envelope_id)).result()
 
 

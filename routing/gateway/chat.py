@@ -32,7 +32,7 @@ from routing.types import ChatRequest
 from routing.walk.attempts import Answer
 from routing.walk.choices import Several
 from routing.walk.collecting import most_read, prompt_tokens
-from ziggie.errors import Forbidden, RoutingError, TooLarge, Unavailable, ZiggieError
+from ziggie.errors import BudgetExceeded, Forbidden, RoutingError, TooLarge, Unavailable, ZiggieError
 from ziggie.ids import id_text
 from ziggie.values import replace
 
@@ -100,8 +100,8 @@ async def check_model(name: str, key: Key) -> None:
 
 
 async def envelope_of(run_id: str, key: Key) -> UUID | None:
-    """The envelope that a run of this key holds; None for a run without one, whose calls the budgets pay.
-    Raises Forbidden for a run of somebody else."""
+    """The envelope that a run of this key holds; None for a run without one, or that has not begun, whose calls the
+    budgets pay. Raises Forbidden for a run of somebody else, BudgetExceeded for one that is over."""
     try:
         envelope = await envelopes.look(UUID(run_id))
     except ValueError:  # any word may name a run
@@ -110,6 +110,10 @@ async def envelope_of(run_id: str, key: Key) -> UUID | None:
         return None
     if envelope.api_key_id != key.id:
         raise Forbidden("this API key may not draw on that run's budget")
+    if envelope.is_to_come:
+        return None
+    if not envelope.is_open:
+        raise BudgetExceeded(f"the budget {envelope.name} is closed")
     return envelope.id
 
 

@@ -1,5 +1,6 @@
 """Envelopes: a run, a swarm or a batch holds money once, its calls draw from it, and the rest returns.
 
+    announce(...)             names it before anything is held, so that nobody else's calls may bear its id
     open_envelope(...)        holds the money; again with the same id: goes on with what is left
     close_envelope(id)        gives back what no call holds or has spent, once
     look(id)                  what is in it
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.db import connection
 from psycopg.rows import TupleRow
 
 from routing import database
@@ -34,6 +36,15 @@ KEPT_FOR = timedelta(days=90)  # closed ones, so that a late call finds its enve
 
 OPEN = "SELECT ledger_open(%s, %s, %s, %s, %s::bigint[], %s::bigint[], %s, coalesce(%s, now()))"
 CLOSE = "SELECT * FROM ledger_close(%s::uuid[])"
+# One that was announced and not opened yet was closed when it was made.
+ANNOUNCE = """
+INSERT INTO routing_envelope (id, name, api_key_id, limit_microusd, left_microusd, period_ids, amounts_microusd,
+                              expires_at, closed_at, created_at)
+VALUES (%s, %s, %s, %s, %s, '{}', '{}', now(), now(), now()) ON CONFLICT DO NOTHING
+"""
+WITHDRAW = "UPDATE routing_envelope SET closed_at = clock_timestamp() WHERE id = %s AND closed_at = created_at"
+# What the budgets have paid for it since it was announced is not left.
+NARROW = "UPDATE routing_envelope SET left_microusd = least(left_microusd, %s) WHERE id = %s AND closed_at = created_at"
 EXPIRED = """
 SELECT id FROM routing_envelope WHERE closed_at IS NULL AND expires_at <= coalesce(%s, now())
 ORDER BY expires_at LIMIT %s
@@ -45,7 +56,7 @@ AND NOT EXISTS (SELECT FROM routing_reservation r WHERE r.envelope_id = e.id)
 # A call that is sent again holds money already: for its plan that money is still there.
 LOOK = """
 SELECT e.id, e.name, e.api_key_id, e.limit_microusd, e.left_microusd + coalesce(own.taken_microusd, 0),
-       e.closed_at IS NULL, (
+       e.closed_at IS NULL, e.closed_at IS NOT DISTINCT FROM e.created_at, (
     SELECT coalesce(json_agg(json_build_array(p.budget_id, held.amount)), '[]') FROM (
         SELECT line.period, sum(line.amount)::bigint FROM (
             SELECT * FROM unnest(e.period_ids, e.amounts_microusd)
@@ -60,7 +71,8 @@ FROM routing_envelope e LEFT JOIN routing_reservation own ON own.id = %s AND own
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """`left_microusd` is what calls neither hold nor have spent of the limit; below zero after a call that cost more
-    than it could. `amounts` is what it still holds, by budget id: empty once it is closed."""
+    than it could. `amounts` is what it still holds, by budget id: empty once it is closed. `is_to_come`: it has been
+    announced, and not opened yet."""
 
     id: UUID
     name: str
@@ -68,7 +80,14 @@ class Envelope:
     limit_microusd: int
     left_microusd: int
     is_open: bool
+    is_to_come: bool = False
     amounts: Mapping[int, int] = field(default_factory=dict)
+
+
+def announce(envelope_id: UUID, limit_microusd: int, *, name: str, api_key_id: str) -> None:
+    """In the caller's transaction: not async, and by Django's connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(ANNOUNCE, (envelope_id, name[:MAX_NAME], api_key_id, limit_microusd, limit_microusd))
 
 
 async def open_envelope(
@@ -84,7 +103,8 @@ async def open_envelope(
     """Holds `amounts` (budget id -> micro-dollars, each at most the limit), or what room there is for them.
 
     `name` is what messages call it; `api_key_id` is the key whose gateway calls may draw from it. One that is open
-    is given more time and stays as it is; one that was closed goes on with what its calls left of its limit.
+    is given more time and stays as it is; one that was closed goes on with what its calls left of its limit, and one
+    that was announced begins with at most `limit_microusd`.
     Raises InvalidInput for an impossible amount, Unavailable.
     """
     if not 0 <= limit_microusd <= MAX_MICROUSD:
@@ -94,8 +114,9 @@ async def open_envelope(
         raise InvalidInput("an amount to be held is out of range")
     seconds = min(max(expires_in_seconds, 1.0), MAX_HOLD_SECONDS)
     parameters = (envelope_id, name[:MAX_NAME], api_key_id, limit_microusd, list(wanted), list(wanted.values()))
-    async with database.connection() as connection:
-        await connection.execute(OPEN, (*parameters, seconds, at))
+    async with database.connection() as line:
+        await line.execute(NARROW, (limit_microusd, envelope_id))
+        await line.execute(OPEN, (*parameters, seconds, at))
     opened = await look(envelope_id)
     assert opened is not None  # closed ones are kept
     return opened
@@ -118,8 +139,9 @@ async def open_for(
 
 async def close_envelope(envelope_id: UUID) -> bool:
     """True if this closed it. Calls of it that are under way keep what they hold until they are settled."""
-    async with database.connection() as connection:
-        return bool(await (await connection.execute(CLOSE, ([envelope_id],))).fetchall())
+    async with database.connection() as line:
+        await line.execute(WITHDRAW, (envelope_id,))
+        return bool(await (await line.execute(CLOSE, ([envelope_id],))).fetchall())
 
 
 async def look(envelope_id: UUID, *, call_id: UUID | None = None) -> Envelope | None:
@@ -130,25 +152,25 @@ async def look(envelope_id: UUID, *, call_id: UUID | None = None) -> Envelope | 
         row = await _row(envelope_id, call_id)
     if row is None:
         return None
-    envelope, name, api_key_id, limit, left, is_open, held = row
+    envelope, name, api_key_id, limit, left, is_open, is_to_come, held = row
     amounts = {budget: amount for budget, amount in held if amount}
-    return Envelope(envelope, name, api_key_id, limit, left, is_open, amounts)
+    return Envelope(envelope, name, api_key_id, limit, left, is_open, is_to_come, amounts)
 
 
 async def _row(envelope_id: UUID, call_id: UUID | None) -> TupleRow | None:
-    async with database.connection() as connection:
-        return await (await connection.execute(LOOK, (call_id, envelope_id), prepare=True)).fetchone()
+    async with database.connection() as line:
+        return await (await line.execute(LOOK, (call_id, envelope_id), prepare=True)).fetchone()
 
 
 async def sweep(*, at: datetime | None = None) -> int:
     """Closes the envelopes whose owner is gone; returns how many. Forgets those that were closed long ago."""
     closed = 0
     while True:
-        async with database.connection() as connection:
-            ids = [row[0] for row in await (await connection.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()]
-            closed += len(await (await connection.execute(CLOSE, (ids,))).fetchall())
+        async with database.connection() as line:
+            ids = [row[0] for row in await (await line.execute(EXPIRED, (at, SWEEP_BATCH))).fetchall()]
+            closed += len(await (await line.execute(CLOSE, (ids,))).fetchall())
             if len(ids) < SWEEP_BATCH:
-                await connection.execute(FORGET, (KEPT_FOR,))
+                await line.execute(FORGET, (KEPT_FOR,))
                 return closed
 
 

@@ -87,6 +87,25 @@ def test_what_others_spend_in_its_name_before_it_begins_is_none_of_its_money(her
     assert (run.status, run.cost_microusd, left_microusd(run)) == ("completed", 3_300, 496_700)
 
 
+def test_what_its_own_key_spends_in_its_name_before_it_begins_is_of_its_money(here: Installation, key: str) -> None:
+    run = run_of(key, budget_usd="0.50")
+    announced = Envelope.objects.get(pk=run.pk)
+    assert (announced.limit_microusd, announced.amounts_microusd, announced.api_key_id) == (500_000, [], run.api_key_id)
+    request = replace(request_of(run), call_id=uuid7())
+    assert service.submit(request).result(timeout=60).cost_microusd == 3_300
+    run = finished(run)
+    assert (run.status, run.cost_microusd, left_microusd(run)) == ("completed", 6_600, 493_400)
+    here.assert_books_are_closed()
+
+
+def test_a_run_that_is_cancelled_before_it_begins_is_over_for_its_calls(here: Installation, key: str) -> None:
+    run = run_of(key, budget_usd="0.50")
+    Client().post(f"{RUNS}/{run.pk}/cancel", headers={"Authorization": f"Bearer {key}"})
+    envelope = background_loop().submit(envelopes.look(run.pk)).result()
+    assert envelope is not None
+    assert (envelope.is_open, envelope.is_to_come) == (False, False)
+
+
 def test_a_call_that_outlasts_its_run_is_counted_on_it_all_the_same(here: Installation, key: str) -> None:
     run = run_of(key, budget_usd="0.50")
     request = replace(request_of(run), call_id=uuid7())

@@ -9,7 +9,7 @@ import pytest
 
 from routing import service
 from routing.configuration import snapshot
-from routing.models import Budget, BudgetPeriod, Envelope, Reservation, RoutedCall
+from routing.models import Budget, BudgetPeriod, Envelope, LanguageModel, Provider, Reservation, RoutedCall
 from routing.types import ChatRequest, message
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_calls import CHAT, MESSAGES, code, post
@@ -87,6 +87,56 @@ def test_a_run_that_is_over_pays_no_more(gateway: Gateway, run: UUID) -> None:
     answer = post(gateway, metadata={"run_id": str(run)})
     assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
     assert answer.json()["error"]["message"] == f"the budget of run {run} is closed"
+
+
+def test_embeddings_in_the_name_of_a_run_that_is_over_are_refused_even_where_they_cost_nothing(
+    gateway: Gateway, run: UUID
+) -> None:
+    service.close_envelope(run)
+    LanguageModel.objects.filter(slug="embedder").update(provider=Provider.objects.get(slug="ollama"))
+    snapshot.forget()
+    headers = {**gateway.headers, "x-ziggie-run-id": str(run)}
+    body = {"model": "embedder", "input": "a text"}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=headers, timeout=30)
+    assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+
+
+@pytest.fixture
+def queued(gateway: Gateway) -> UUID:
+    """A run of the gateway's key that no worker has begun."""
+    run_id = uuid7()
+    service.announce_envelope(run_id, 5 * COST, name=f"of run {run_id}", api_key_id=gateway.key_id)
+    return run_id
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+def test_nobody_else_bears_the_name_of_a_run_that_has_not_begun(gateway: Gateway, queued: UUID, path: str) -> None:
+    _, other = create_api_key("other")
+    headers = {"authorization": f"Bearer {other}", "x-ziggie-run-id": str(queued)}
+    body: dict[str, Any] = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+    if path != CHAT:
+        body = {"model": "embedder", "input": "a text"}
+    answer = httpx2.post(gateway.url + path, json=body, headers=headers, timeout=30)
+    assert (answer.status_code, code(answer)) == (403, "forbidden")
+
+
+def test_its_own_key_pays_from_the_budgets_until_it_begins_and_it_has_so_much_less(
+    gateway: Gateway, queued: UUID
+) -> None:
+    gateway.openai.default = Reply("yes", input_tokens=10, output_tokens=50)
+    assert post(gateway, metadata={"run_id": str(queued)}).status_code == 200
+    assert gateway.settled(1)[0].run_id == str(queued)
+    assert left(queued) == 5 * COST
+    name = f"of run {queued}"
+    opened = service.open_envelope(queued, 4 * COST, like=like(gateway), name=name, expires_in_seconds=60)
+    assert (opened.left_microusd, sum(opened.amounts.values())) == (4 * COST, 4 * COST)
+    assert service.close_envelope(queued)
+
+
+def test_a_run_that_is_cancelled_before_it_begins_is_over(gateway: Gateway, queued: UUID) -> None:
+    assert not service.close_envelope(queued)  # it held nothing
+    answer = post(gateway, metadata={"run_id": str(queued)})
+    assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
 
 
 @pytest.mark.parametrize("name", ["nightly", "01a1fcd1-45ed-722c-a363-22af4e4e2f24"])

@@ -73,6 +73,11 @@ async def acurrent() -> Snapshot:
     return await asyncio.shield(look)
 
 
+async def look() -> Snapshot:
+    """At the database, now, for those who want the next call to find a fresh one. Raises what load() raises."""
+    return await asyncio.shield(_cache.look_of_loop())
+
+
 def _heard(look: "asyncio.Task[Snapshot]") -> None:
     """A look that failed beside a call is no news: once what is known is too old, calls fail by it."""
     if not look.cancelled():

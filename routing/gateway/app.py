@@ -29,6 +29,7 @@ from routing.gateway.exchange.http import (
     Send,
     header_text,
 )
+from routing.gateway.fresh import looks
 from routing.gateway.providers.upstream import close as close_connections
 from routing.gateway.sweeping import sweep_now_and_then
 from routing.money import ledger
@@ -124,7 +125,9 @@ async def serve(http: Http) -> None:
             await http.respond(200, b'{"status":"ok"}', [JSON_TYPE])
         else:
             endpoint = _endpoint(http)
-            await endpoint(http, await authenticated(http))
+            key = await authenticated(http)
+            looks().go_on()
+            await endpoint(http, key)
     except ClientGone:
         pass
     except asyncio.CancelledError:

@@ -93,6 +93,22 @@ def test_most_streams_ask_nobody(transactional_db: None) -> None:
     assert on_processes(1, work) == [3]
 
 
+@pytest.mark.parametrize(("kept_seconds", "left"), [(3600.0, 1), (0.0, 0)])
+def test_a_block_of_several_streams_is_kept_for_the_next_one_for_a_while(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, kept_seconds: float, left: int
+) -> None:
+    monkeypatch.setattr("routing.gateway.access.streams.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("routing.gateway.access.streams.KEPT_SECONDS", kept_seconds)
+    key = key_of(10 * MOST_BLOCKS)
+
+    async def work(streams: Streams) -> int:
+        async with AsyncExitStack() as stack:
+            assert await opened(streams, key, 25, stack) == 25
+        return await settles(seen_locks, left)
+
+    assert on_processes(1, work) == [left]
+
+
 def test_a_stream_that_has_ended_makes_room_in_another_process(transactional_db: None) -> None:
     key = key_of(1)
 

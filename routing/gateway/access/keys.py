@@ -82,7 +82,7 @@ class KeyBook:
         digest = _digest(raw_key)
         age = time.monotonic() - self._checked_at
         if age >= STALE_SECONDS:
-            await self._refresh()
+            await self.look()
         elif age >= CHECK_SECONDS:
             self._start_refresh().add_done_callback(_look_again_later)
         key = self._keys.get(digest) or await self._made_just_now(digest)
@@ -97,7 +97,7 @@ class KeyBook:
         """What a look finds that has not begun before now, or hardly."""
         since = time.monotonic() - UNKNOWN_CHECK_SECONDS
         while self._checked_at < since:  # one that was under way has perhaps not seen it
-            await self._refresh()
+            await self.look()
         return self._keys.get(digest)
 
     def id_of(self, raw_key: str) -> str | None:
@@ -112,8 +112,8 @@ class KeyBook:
             self._checking = asyncio.get_running_loop().create_task(self._check())
         return self._checking
 
-    async def _refresh(self) -> None:
-        """Looks now. Raises Unavailable where the database does not answer."""
+    async def look(self) -> None:
+        """At the database, now. Raises Unavailable where the database does not answer."""
         await asyncio.shield(self._start_refresh())
 
     async def _check(self) -> None:
@@ -150,7 +150,7 @@ class KeyBook:
             self._writing.cancel()
             self._writing = None
         while 0.0 in self._used.values():  # a look that was under way may have begun before the last use
-            await self._refresh()
+            await self.look()
 
     def _write_uses(self) -> None:
         self._writing = None

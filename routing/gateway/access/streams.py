@@ -2,11 +2,13 @@
 
 A key's limit is dealt out in blocks, each of them an advisory lock of PostgreSQL, held by one connection that each
 event loop keeps for this. A process takes a block when its own are full and counts the streams within them in
-memory, so that few streams ask the database. The server gives the locks of a dead process back by itself: kill -9
+memory, so that few streams ask the database; of a limit that is dealt out in larger ones it keeps a block for the next
+stream. The server gives the locks of a dead process back by itself: kill -9
 leaves no stream counted.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,7 +23,8 @@ from routing.walk.handover import beside
 from ziggie.errors import RateLimited, Unavailable
 
 MOST_BLOCKS = 256
-IDLE_SECONDS = 1.0  # what is not needed for so long goes back
+IDLE_SECONDS = 1.0  # what is not needed for so long goes back,
+KEPT_SECONDS = 60.0  # but for one block of several streams
 
 TAKE: LiteralString = """
 SELECT place FROM unnest(%s::int[]) AS place
@@ -38,6 +41,7 @@ class _Held:
 
     open: int = 0
     blocks: dict[int, int] = field(default_factory=dict)
+    ended_at: float = 0.0  # the last stream
 
     @property
     def room(self) -> int:
@@ -74,6 +78,7 @@ class Streams:
             yield
         finally:
             held.open -= 1
+            held.ended_at = time.monotonic()
             self._give_back_soon(key, held)
 
     def _is_connected(self) -> bool:
@@ -129,17 +134,20 @@ class Streams:
         """Of a small limit at once: there each stream is a block, which another process may wait for."""
         try:
             while held.unneeded():
+                kept = 0
                 if key.max_streams > MOST_BLOCKS:
                     await asyncio.sleep(IDLE_SECONDS)
-                await self._give(key, held)
+                    kept = int(time.monotonic() - held.ended_at < KEPT_SECONDS)
+                await self._give(key, held, kept)
         finally:
             self._giving.discard(key.id)
             if not held.open and not held.blocks:
                 self._held.pop(key.id, None)
 
-    async def _give(self, key: Key, held: _Held) -> None:
+    async def _give(self, key: Key, held: _Held, kept: int) -> None:
         async with self._using:
-            places = held.unneeded()
+            unneeded = held.unneeded()
+            places = unneeded[: len(unneeded) - kept]
             for place in places:
                 del held.blocks[place]
             if places and self._is_connected():  # else they have gone by themselves

@@ -314,3 +314,19 @@ async def test_a_server_that_takes_a_long_request_slowly_is_not_silent(listens: 
     over.set()
     upstream.close()
     server.close()
+
+
+async def test_after_a_long_request_a_server_may_be_silent_for_no_longer_than_after_any() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1_000_000):  # all of it at once
+            pass
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    clock = asyncio.get_running_loop().time
+    asked_at = clock()
+    with pytest.raises(ProviderError, match="silent for 4 s"):
+        await fetch(WireRequest("POST", url, {}, {"text": "x" * 1_000_000}), idle_seconds=4)
+    assert clock() - asked_at < 7
+    server.close()

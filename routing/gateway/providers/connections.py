@@ -22,6 +22,7 @@ MAX_REFUSAL_BYTES = 256 * 1024  # of which it is enough to have the beginning
 MAX_STREAM_BYTES = 256 * 1024 * 1024
 NOTICED_BEATS = Pulse.LASTING  # after a request: until then it is heard of that the server had closed a kept connection
 LONG_BYTES = 256 * 1024  # a request that its server may be seen to take little by little
+LOOKS = 8  # at how much of that is taken, in the time for which a server may be silent
 READ_AHEAD_BYTES = 256 * 1024  # of a stream that the client reads more slowly than the provider writes
 
 
@@ -181,7 +182,8 @@ class Connection(asyncio.Protocol):
         self._until = math.inf if until is None else now + until - time.monotonic()  # loops have clocks of their own
         self._is_asked, self._was_sent = True, False
         self._asked_at = self._pulse.count()
-        look_at = min(now + idle_seconds, self._until)
+        self._is_long = len(payload) > LONG_BYTES
+        look_at = min(now + (idle_seconds / LOOKS if self._is_long else idle_seconds), self._until)
         if self._timer is None or self._timer_at > look_at:
             self._look_at(look_at)
         if self.transport is None or self.transport.is_closing():
@@ -194,7 +196,6 @@ class Connection(asyncio.Protocol):
             if self._delivery is not None:
                 self._delivery.has_begun = True
             self._was_sent = True
-            self._is_long = len(self._payload) > LONG_BYTES
             self._taken = taken(self.transport.get_extra_info("socket")) if self._is_long else 0
             self.transport.write(self._payload)
         self._payload, self._delivery = b"", None
@@ -211,6 +212,8 @@ class Connection(asyncio.Protocol):
                 self._heard_at = now
         at = min(self._heard_at + self._idle_seconds, self._until)
         if self._paused or at > now + 0.001:
+            if self._is_long and self.head is None:
+                at = min(at, now + self._idle_seconds / LOOKS)
             self._look_at(max(at, now + (0.1 if self._paused else 0.0)))
         elif at == self._until:
             self._fail(Broken("timeout", "the answer was not whole in time"))

@@ -18,6 +18,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
+from routing import database
 from routing.configuration import snapshot
 from routing.gateway.access.keys import Key, KeyBook
 from routing.gateway.access.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
@@ -341,6 +342,19 @@ def test_the_last_use_of_a_key_is_written_down_when_it_is_its_only_one(gateway: 
     assert ApiKey.objects.get(pk=gateway.key_id).last_used_at is None
     assert models(gateway).status_code == 200
     happens(lambda: was_used(gateway), seconds=60)
+
+
+def test_a_key_that_somebody_is_changing_keeps_up_nobody(gateway: Gateway) -> None:
+    waits = create_api_key("waits")[1]
+    with psycopg.connect(**database.connection_parameters()) as staff:
+        staff.execute("SELECT FROM ziggie_apikey WHERE name <> 'waits' FOR UPDATE")
+        began, answers = time.monotonic(), []
+        while time.monotonic() - began < 3:  # longer than anybody is served from memory
+            answers += [models(gateway).status_code, models(gateway, waits).status_code]
+        assert set(answers) == {200}
+        assert time.monotonic() - began < 10
+        staff.rollback()
+    happens(lambda: models(gateway).is_success and was_used(gateway), seconds=60)
 
 
 def was_used(gateway: Gateway) -> bool:

@@ -34,7 +34,11 @@ FROM ziggie_apikey k CROSS JOIN LATERAL (
     UNION ALL SELECT f.key_hash, f.valid_until FROM ziggie_formersecret f WHERE f.key_id = k.id
 ) AS secret WHERE k.enabled
 """
-USED = "UPDATE ziggie_apikey SET last_used_at = now() WHERE id = ANY(%s)"
+# A key that somebody is changing just now is passed over: no look may wait for that.
+USED = """
+UPDATE ziggie_apikey SET last_used_at = now()
+WHERE id IN (SELECT id FROM ziggie_apikey WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) RETURNING id
+"""
 
 
 @value
@@ -128,8 +132,10 @@ class KeyBook:
                     self._epoch = epoch
                 used = [key_id for key_id, noted_at in self._used.items() if noted_at == 0.0]
                 if used:
-                    await connection.execute(USED, (used,))
-                    self._used.update(dict.fromkeys(used, asked_at))
+                    written = await (await connection.execute(USED, (used,))).fetchall()
+                    for key_id in used:  # of one that was passed over the next use is noted anew
+                        del self._used[key_id]
+                    self._used.update((str(row[0]), asked_at) for row in written)
                 self._checked_at = asked_at
                 told, self._seen = self._seen[:MOST_TOLD], self._seen[MOST_TOLD:]
                 if told:

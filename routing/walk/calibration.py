@@ -4,16 +4,21 @@ Models differ in how sure they claim to be. Once enough answers of a task kind w
 read as the share of answers that were good at that figure; until then it is taken as it is.
 """
 
+import logging
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import psycopg
 from django.db.models import Count, Q
 
 from routing import database
 from routing.models import ReviewedOutcome
+from ziggie.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 ENOUGH_OUTCOMES = 50
 MOST_OUTCOMES = 2_000  # the newest ones count
@@ -73,7 +78,8 @@ def isotonic(outcomes: Iterable[tuple[float, bool]]) -> Curve:
 
 async def calibrated(task_kind: str, model: str, raw: float) -> Calibrated:
     """The raw confidence as reviewed outcomes tell it: those of the model itself if there are enough, else those
-    of all models at this kind of task. Raises Unavailable."""
+    of all models at this kind of task. While the database is away, as they were known last: the answer is there, and is
+    given."""
     curve = await _curve(task_kind, model)
     return Calibrated(raw) if curve is None else Calibrated(curve.at(raw), curve.outcomes)
 
@@ -95,8 +101,12 @@ async def _curve(task_kind: str, model: str) -> Curve | None:
     read_at, curve = _known.curves.get((task_kind, model), (float("-inf"), None))
     if time.monotonic() - read_at < FRESH_SECONDS:
         return curve
-    async with database.connection() as connection:
-        rows = await (await connection.execute(OUTCOMES, (model, task_kind, MOST_OUTCOMES))).fetchall()
+    try:
+        async with database.connection() as connection:
+            rows = await (await connection.execute(OUTCOMES, (model, task_kind, MOST_OUTCOMES))).fetchall()
+    except (Unavailable, psycopg.Error) as away:
+        logger.warning("the reviewed outcomes of %s cannot be read: %s", model, type(away).__name__)
+        return curve
     curve = _fitted(rows)
     if len(_known.curves) >= MAX_CURVES:
         _known.curves.clear()

@@ -1,15 +1,18 @@
 """A cheap draft, and money only where it is not sure; what a stated confidence is worth."""
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic  # noqa: F401 - loaded here, so that loading it is no part of a first token's time
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing import service
+from routing import database, service
 from routing.models import ReviewedOutcome, RoutedCall
 from routing.types import ChatResult, Verdict
 from routing.walk import calibration
@@ -192,6 +195,24 @@ def test_fewer_than_fifty_outcomes_change_nothing(here: Installation) -> None:
     routed = ask("cascade")
     assert routed.model == "phi3"
     assert routed.findings["draft"]["calibrated_on"] == 0
+
+
+def test_a_draft_is_given_though_its_confidence_cannot_be_looked_up(here: Installation) -> None:
+    here.ollama.default = drafted("Bern", 92)
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    with (
+        psycopg.connect(**database.connection_parameters()) as busy,
+        psycopg.connect(**database.connection_parameters(), autocommit=True) as killer,
+        ThreadPoolExecutor() as pool,
+    ):
+        busy.execute("LOCK TABLE routing_reviewedoutcome")
+        asked = pool.submit(ask, "cascade")
+        while not asked.done() and not killer.execute(end, ("%routing_reviewedoutcome%",)).fetchall():
+            time.sleep(0.02)
+        routed = asked.result(60)
+    assert (routed.model, routed.confidence) == ("phi3", 92)
+    assert routed.findings["draft"]["calibrated_on"] == 0
+    here.assert_books_are_closed()
 
 
 def test_outcomes_of_another_kind_of_task_do_not_count(here: Installation) -> None:

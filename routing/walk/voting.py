@@ -18,6 +18,10 @@ from routing.types import ChatResult
 from routing.walk.judging import json_of
 
 _MARKUP = re.compile(r"[*_`\"'“”‘’]+")
+_GROUPED = re.compile(r"-?\d{1,3}(?:[,'’]\d{2,3})*[,'’]\d{3}(?:\.\d+)?")
+_BETWEEN_GROUPS = re.compile(r"[,'’]")
+_EMPHASIS = frozenset("*_")
+_BEFORE, _BEHIND = " !?;:,", " .!?;:,"  # a point may begin a number
 _SPACE = re.compile(r"\s+")
 _ABSENT = "(absent)"
 MAX_NUMBER_LENGTH = 40
@@ -93,9 +97,11 @@ def _plain(value: Any) -> Any:
 def normalised(text: str) -> str:
     """Case folded, emphasis, outer punctuation and needless space gone; "1,000.0" is "1000"."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    bare = _SPACE.sub(" ", _MARKUP.sub("", folded)).strip().strip(".!?;:,").strip()
-    number = bare.replace(",", "").removeprefix("$")
+    bare = _SPACE.sub(" ", _MARKUP.sub(_needed, folded)).lstrip(_BEFORE).rstrip(_BEHIND)
+    number = bare.removeprefix("$")
     if len(number) <= MAX_NUMBER_LENGTH:
+        if _GROUPED.fullmatch(number):  # any other comma may be a decimal one
+            number = _BETWEEN_GROUPS.sub("", number)
         try:
             value = Decimal(number)
         except InvalidOperation:
@@ -103,6 +109,14 @@ def normalised(text: str) -> str:
         if value.is_finite() and abs(value.adjusted()) <= MAX_NUMBER_LENGTH:
             return f"{value.normalize():f}"
     return bare
+
+
+def _needed(mark: re.Match[str]) -> str:
+    """What stays of marks: those that tell letters or digits apart, as in 2*3, a_b and 5'10."""
+    before, after = mark.string[max(mark.start() - 1, 0) : mark.start()], mark.string[mark.end() : mark.end() + 1]
+    are_digits = before.isdigit() and after.isdigit()
+    is_inside = before.isalnum() and after.isalnum()
+    return mark[0] if are_digits or (is_inside and not _EMPHASIS.isdisjoint(mark[0])) else ""
 
 
 def _field_by_field(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -380,12 +380,23 @@ def test_no_pattern_spends_more_than_it_holds_even_if_all_parts_say_all_they_may
         ("“Yes!”", "yes"),
         ("a  b\nc", "A b c"),
         ("ﬁne", "FINE"),
+        (" .5", "**0.50**"),
+        ("-1,234,567.80", "-1234567.8"),
+        ("1’000", "1000"),
+        ("don’t_", "Don't"),
+        ("`snake_case`", "snake_case."),
     ],
 )
 def test_texts_that_say_the_same_are_equal(one: str, other: str) -> None:
     assert normalised(one) == normalised(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("42", "43"), ("Bern", "Berne"), ("-1", "1"), ("1e999999", "1e999998")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *[("42", "43"), ("Bern", "Berne"), ("-1", "1"), ("1e999999", "1e999998")],
+        *[("1,5", "15"), (".5", "5"), ("2*3", "23"), ("a_b", "ab"), ("5'10", "510"), ("1,2,3", "123")],
+    ],
+)
 def test_texts_that_say_something_else_are_not(one: str, other: str) -> None:
     assert normalised(one) != normalised(other)

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from routing.adapters.asking.vectors import texts_at_once
+from routing.adapters.asking.vectors import requests_for, texts_at_once
 from routing.adapters.sending.delivery import Delivery, watched
 from routing.adapters.transport import codec_for
 from routing.calls import HOLD_SECONDS, LONGEST_CALL_SECONDS
@@ -41,6 +41,7 @@ from routing.types import (
 )
 from routing.walk.attempts import HTTP_OK, UNSENT
 from routing.walk.outcomes import outcome_of, was_at_work
+from routing.walk.reaching import Requests
 from routing.world import health, worlds
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded, NoRoute, RoutingError, UnknownModel, Unsupported
 from ziggie.ids import uuid7
@@ -158,6 +159,7 @@ class _Embedding:
             task_kind=measured.task_kind or EMBEDDINGS,  # by which budgets and records know them
         )
         self._hold: ledger.Hold | None = None
+        self._day = Requests(1)  # of the provider's that is asked
         self._charges: dict[int, int] = {}
         self._started = time.monotonic()
         self._error = ""
@@ -201,6 +203,8 @@ class _Embedding:
         kind: type[RoutingError] = Unsupported
         was_asked, wait = False, None
         for model in self._models:
+            length = self._asked.dimensions or model.dimensions
+            self._day = Requests(requests_for(len(self._asked.inputs), codec_for(model.provider).embed_batch, length))
             try:
                 async with await self._slot(model):
                     return await self._ask(model), model
@@ -213,6 +217,8 @@ class _Embedding:
                 else:
                     was_asked = True
                 failures.append({"model": model.slug, "outcome": "error", "error": str(error)})
+            finally:
+                self._day.end()
         text = f"no model gave embeddings ({self._error})"
         if not was_asked:
             raise self._failed(NoRoute, text, failures, retry_after=wait)
@@ -272,7 +278,8 @@ class _Embedding:
         why = circuits.get((provider.slug, "")) or circuits.get((provider.slug, model.slug))
         if why is not None:
             raise ProviderError("busy", f"{model.slug} is not called for now: {why}", retryable=False)
-        return health.slot(provider, model) if health.is_held_back(provider, model) else nullcontext()
+        is_held_back = health.is_held_back(provider, model)
+        return health.slot(provider, model, requests=self._day) if is_held_back else nullcontext()
 
     async def _ask(self, model: ModelSpec) -> Embeddings:
         started_at, started = datetime.now(UTC), time.monotonic()
@@ -345,6 +352,7 @@ class _Embedding:
             start += len(batch)
             sent = codec.encode_embed(batch, model, purpose="document", dimensions=wanted)
             read.append(Usage(sum(map(token_inputs.size, batch)), estimated=frozenset({"input_tokens"})))
+            self._day.left -= bool(vectors and self._day.left)  # the first was counted with its slot
             delivery = watched()
             try:
                 answer = codec.decode_embed(await fetch(sent, idle_seconds=model.provider.timeout_seconds), sent)

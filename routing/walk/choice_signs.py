@@ -5,7 +5,6 @@ from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
 
 from routing.types import ANSWERED, Candidate, ChatRequest, ErrorKind, ProviderError
-from routing.walk.handover import beside
 from routing.walk.reaching import Observer, Requests
 
 AGAIN = 2  # times that one is asked again of the same candidate, beside its tries
@@ -142,5 +141,4 @@ class Counted:
         """Gives back what was counted of the provider's day and never asked for; no error is kept: it leads to all that
         it went through, and that to here."""
         self._crowded = None
-        if self._requests.left and self._requests.give_back is not None:
-            beside(self._requests.give_back(self._requests.left))
+        self._requests.end()

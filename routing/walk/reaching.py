@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, ProviderError
+from routing.walk.handover import beside
 
 
 class Caller(Protocol):
@@ -25,14 +26,20 @@ class Whole(Protocol):
 
 
 class Requests:
-    """Of a provider's day: those that the answers of one call take are counted at once, all or none, with the first.
-    `left` are not made yet; `give_back` is for what never will be, once they are counted."""
+    """Of a provider's day: those that the answers or texts of one call take are counted at once, all or none, with the
+    first. `left` are not made yet; `give_back` is for what never will be, once they are counted."""
 
     def __init__(self, together: int) -> None:
         self.left = together
         self.is_refused = False
         self.give_back: Callable[[int], Coroutine[Any, Any, None]] | None = None
         self.counting = asyncio.Lock()
+
+    def end(self) -> None:
+        """Gives back, beside the caller, what was counted and never made."""
+        left, self.left = self.left, 0
+        if left and self.give_back is not None:
+            beside(self.give_back(left))
 
 
 class Observer(Protocol):

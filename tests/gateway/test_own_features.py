@@ -10,8 +10,8 @@ import pytest
 from django.db import transaction
 
 from routing.configuration import seeding, snapshot
-from routing.models import Circuit, LanguageModel, Price, Provider
-from tests.gateway.conftest import Gateway
+from routing.models import Circuit, LanguageModel, Price, Provider, ProviderDay
+from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_clients import (
     MODELS,
     OPENAI_TOOL,
@@ -449,6 +449,30 @@ def test_long_vectors_of_many_texts_come_in_answers_that_can_be_read(gateway: Ga
     alone = {"model": "embedder", "input": "text 499", "encoding_format": encoding_format, "dimensions": 4_096}
     last = httpx2.post(f"{gateway.url}/v1/embeddings", json=alone, headers=gateway.headers, timeout=60).json()
     assert last["data"][0]["embedding"] == told["data"][499]["embedding"]
+
+
+def test_each_request_that_many_texts_take_counts_of_its_providers_day(gateway: Gateway) -> None:
+    with transaction.atomic():
+        Provider.objects.filter(slug="openai").update(max_requests_per_day=10)
+    snapshot.forget()
+    body = {"model": "embedder", "input": [f"text {n}" for n in range(400)], "dimensions": 4_096}  # 61 at a time
+    answers = [
+        httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers, timeout=60) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert "has not 7 left of its 10 requests of today" in answers[1].json()["error"]["message"]
+    assert (len(gateway.openai.calls), ProviderDay.objects.get().requests) == (7, 7)
+
+
+def test_of_a_providers_day_only_requests_that_texts_took_count(gateway: Gateway) -> None:
+    with transaction.atomic():
+        Provider.objects.filter(slug="openai").update(max_requests_per_day=10)
+    snapshot.forget()
+    gateway.openai.when(Reply(status=400, error="bad input"), model="text-embedding-3-small")
+    body = {"model": "embedder", "input": [f"text {n}" for n in range(400)], "dimensions": 4_096}
+    answer = httpx2.post(f"{gateway.url}/v1/embeddings", json=body, headers=gateway.headers, timeout=60)
+    assert (answer.status_code, len(gateway.openai.calls)) == (400, 1)
+    wait_until(lambda: ProviderDay.objects.get().requests == 1)
 
 
 def test_embeddings_keep_the_limits_of_their_provider_and_tell_its_circuit(gateway: Gateway) -> None:

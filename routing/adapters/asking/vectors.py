@@ -64,3 +64,8 @@ def texts_at_once(most: int, length: int | None) -> int:
     """How many texts one request may embed, where the API takes `most` and a vector has `length` numbers, None as long
     as nobody knows."""
     return min(most, max(_MOST_NUMBERS // (length or _LONGEST_USUAL), 1))
+
+
+def requests_for(texts: int, most: int, length: int | None) -> int:
+    """In how many requests so many texts are embedded."""
+    return -(-texts // texts_at_once(most, length))

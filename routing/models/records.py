@@ -111,9 +111,8 @@ class UsageRollup(models.Model):
     `hour` is where an hour of UTC begins; or a quarter of one, where the staff's days do not begin with an hour.
 
     `calls` and `answered` count routed calls under the model that served them last; all else sums attempts.
-    `latency` counts attempts by duration: element i (from 0) holds those of 2^(i/4) to 2^((i+1)/4) milliseconds."""
-
-    LATENCY_BUCKETS = 88  # up to 2^22 ms, more than an hour
+    `latency` counts attempts by duration: element i (from 0) holds those of 2^(i/4) to 2^((i+1)/4) milliseconds, the
+    last one (87) all that took longer than an hour, too."""
 
     hour = models.DateTimeField()
     model = models.CharField(max_length=100)

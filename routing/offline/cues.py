@@ -54,13 +54,6 @@ LABELLED_TASK = re.compile(
     rf"^[^\w\n]{{0,20}}(?:user(?:'s)? )?{_TASK_LABELS}[^\w\n]{{0,3}}[:：][^\w\n]{{0,20}}(.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
-MATERIAL_LABELS = _either(
-    "context | document | passages? | text | source | transcript | content | metrics | notes? | 上下文 | 文本"
-)
-LABELLED_TASK = re.compile(
-    rf"^[^\w\n]{{0,20}}(?:user(?:'s)? )?{_TASK_LABELS}[^\w\n]{{0,3}}[:：][^\w\n]{{0,20}}(.*)$",
-    re.IGNORECASE | re.MULTILINE,
-)
 MATERIAL_LABEL = _compiled(rf"^\W{{0,20}}{_MATERIAL_LABELS}\s*[:：]\s*")
 HEADER = _compiled(r"^\W{0,20}(?:title|video|creator|channel|author|url|duration|date)\s*[:：]|^[\w ]{1,40}[:：]$")
 _SCHEMA_WORDS = _either(

@@ -117,9 +117,6 @@ class Report:
     def unexplained(self, name: str) -> int:
         return self.total("theirs", name) - self.total("ours", name)
 
-    def of_state(self, state: str, name: str) -> int:
-        return sum(line.difference(name) or 0 for line in self.lines if line.state == state)
-
 
 def compare(statement: Statement) -> Report:
     """The statement's lines beside the rollups of the same days."""

@@ -138,12 +138,16 @@ class Pool:
             self._idle.append((time.monotonic(), connection))
         self._permits.release()
 
+    async def let_go(self) -> None:
+        """Closes what is not lent."""
+        while self._idle:
+            await self._idle.pop()[1].close()
+
     async def close(self) -> None:
         self._closed = True
         for connection in list(self._kept):
             connection.close()
-        while self._idle:
-            await self._idle.pop()[1].close()
+        await self.let_go()
 
 
 class _LoopPools:
@@ -185,7 +189,8 @@ async def pool() -> Pool:
 
 @asynccontextmanager
 async def connection() -> AsyncIterator[Connection]:
-    """A connection in autocommit mode. Raises Unavailable where the server is away or goes away."""
+    """A connection in autocommit mode. Raises Unavailable where the server is away or goes away, or only reads: who has
+    become a standby serves its connections as long as they are kept."""
     own = await pool()
     lent = await own.acquire()
     try:
@@ -194,6 +199,10 @@ async def connection() -> AsyncIterator[Connection]:
         if lent.broken:
             raise Unavailable("the database went away") from error
         raise
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        await lent.close()
+        await own.let_go()
+        raise Unavailable("the database only reads just now") from error
     finally:
         await own.release(lent)
 

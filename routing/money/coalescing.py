@@ -32,6 +32,7 @@ TRANSIENT = (
     psycopg.OperationalError,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby by now
 )
 
 

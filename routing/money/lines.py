@@ -31,6 +31,7 @@ END $$
 """
 CONNECT_SECONDS = 10.0  # to all addresses that a name has
 LOOK_SECONDS = 0.5  # of a socket that has failed uvloop calls the reader once, and the last words come before the end
+ONLY_READS = b"25006"  # ReadOnlySqlTransaction
 GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
@@ -115,6 +116,8 @@ class Line:
             raise
         self._answer = None
         if result.status not in GOOD:
+            if result.error_field(pq.DiagnosticField.SQLSTATE) == ONLY_READS:
+                self.close()  # who writes now is reached by another connection, if at all
             raise error_from_result(result)
         return result
 

@@ -189,16 +189,15 @@ async def pool() -> Pool:
 
 @asynccontextmanager
 async def connection() -> AsyncIterator[Connection]:
-    """A connection in autocommit mode. Raises Unavailable where the server is away or goes away, or only reads: who has
-    become a standby serves its connections as long as they are kept."""
+    """A connection in autocommit mode. Raises Unavailable where the server is away or goes away, leaves a statement
+    undone, or only reads: who has become a standby serves its connections as long as they are kept."""
     own = await pool()
     lent = await own.acquire()
     try:
         yield lent
     except psycopg.OperationalError as error:
-        if lent.broken:
-            raise Unavailable("the database went away") from error
-        raise
+        what = "went away" if lent.broken else "could not do it just now"
+        raise Unavailable(f"the database {what}") from error
     except psycopg.errors.ReadOnlySqlTransaction as error:
         await lent.close()
         await own.let_go()

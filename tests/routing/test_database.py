@@ -130,6 +130,17 @@ def test_a_connection_left_in_a_transaction_is_not_lent_again() -> None:
     assert asyncio.run(work()) is False
 
 
+async def test_a_statement_that_the_server_ends_is_no_fault_of_ours_and_its_connection_is_kept() -> None:
+    async with database.connection() as first:
+        await first.execute("SET statement_timeout = 1")
+    with pytest.raises(Unavailable, match="just now"):
+        async with database.connection() as same:
+            await same.execute("SELECT pg_sleep(60)")
+    async with database.connection() as again:
+        assert again is first
+    await database.close()
+
+
 def test_no_statement_on_a_connection_runs_for_ever() -> None:
     async def limits() -> list[str]:
         async with database.connection() as own:

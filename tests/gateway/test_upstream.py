@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import socket
 import struct
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,8 @@ import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.faults.errors import error_from_response
-from routing.gateway.providers import connections, upstream
+from routing.gateway.providers import connections, pool, upstream
+from routing.gateway.providers.dialing import Address
 from routing.gateway.providers.upstream import Exchange, fetch
 from routing.types import ProviderError
 from tests.servers.certificates import signed
@@ -329,4 +331,26 @@ async def test_after_a_long_request_a_server_may_be_silent_for_no_longer_than_af
     with pytest.raises(ProviderError, match="silent for 4 s"):
         await fetch(WireRequest("POST", url, {}, {"text": "x" * 1_000_000}), idle_seconds=4)
     assert clock() - asked_at < 7
+    server.close()
+
+
+async def test_a_connection_that_opens_in_the_moment_in_which_it_is_too_late_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dial = pool.dial
+
+    async def dialed_late(address: Address) -> connections.Connection:
+        connection = await dial(address)
+        time.sleep(max(until - time.monotonic(), 0.0) + 0.01)  # the loop stands still beyond the time that is left
+        await asyncio.sleep(0)
+        return connection
+
+    monkeypatch.setattr(pool, "dial", dialed_late)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    kept, address = pool.Pool(), (False, "127.0.0.1", server.sockets[0].getsockname()[1])
+    until = time.monotonic() + 1
+    with pytest.raises(connections.Broken, match="the time that was left"):
+        await kept.open(address, until)
+    assert kept._idle[address]
+    kept.close()
     server.close()

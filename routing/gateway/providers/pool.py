@@ -57,6 +57,10 @@ class Pool:
             async with asyncio.timeout(None if until is None else max(until - time.monotonic(), 0.0)):
                 try:
                     return await opening
+                except asyncio.CancelledError:  # also by the time that is up, and perhaps in this very moment
+                    if opening.done() and not opening.cancelled() and opening.exception() is None:
+                        self._keep(address, opening.result())
+                    raise
                 except Broken as broken:
                     if broken.kind != "busy" or not self._let_go():
                         raise
@@ -64,10 +68,6 @@ class Pool:
                 return await _opened(address)
         except TimeoutError:
             raise Broken("timeout", "no connection to the provider in the time that was left") from None
-        except asyncio.CancelledError:
-            if opening.done() and not opening.cancelled() and opening.exception() is None:  # in this very moment
-                self._keep(address, opening.result())
-            raise
         finally:
             del opening  # the error that it ended with leads back to here
 

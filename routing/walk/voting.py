@@ -44,6 +44,13 @@ class Ballot:
 
 def vote(results: Sequence[ChatResult], *, as_json: bool) -> Ballot:
     """At least one result. Of equally frequent answers the one that comes first wins."""
+    try:
+        return _elected(results, as_json=as_json)
+    except RecursionError:  # documents nested almost too deeply to be read are compared as texts
+        return _elected(results, as_json=False)
+
+
+def _elected(results: Sequence[ChatResult], *, as_json: bool) -> Ballot:
     documents = [_document(result) if as_json else None for result in results]
     keys = [_key(result, document) for result, document in zip(results, documents, strict=True)]
     counts = Counter(keys)

@@ -111,6 +111,14 @@ def test_json_answers_are_equal_however_they_are_written(here: Installation) -> 
     assert routed.findings["votes"] == 2
 
 
+def test_json_answers_that_are_nested_very_deeply_break_no_vote(here: Installation) -> None:
+    voting(here)
+    deep = "[" * 900 + "]" * 900
+    said(here, f"[{deep}]", deep, deep)
+    routed = ask("ensemble", json_schema={"type": "array"})
+    assert (routed.result.text, routed.findings["votes"]) == (deep, 2)
+
+
 def test_json_answers_without_a_majority_are_decided_field_by_field(here: Installation) -> None:
     voting(here)
     said(

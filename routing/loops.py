@@ -49,6 +49,13 @@ class OfLoop(Generic[T]):
 _all: WeakSet[OfLoop[Any]] = WeakSet()
 
 
+def look_away(done: "asyncio.Future[Any]") -> None:
+    """To be called when work is done for which nobody waits, and whose failure is no news: whoever needs what it was to
+    bring fails by that."""
+    if not done.cancelled():
+        done.exception()
+
+
 def _forget_after_fork() -> None:
     """In a child its parent's loop still looks as if it ran."""
     for made in list(_all):

@@ -22,7 +22,7 @@ from django.db import connection as django_connection
 
 from routing import database
 from routing.configuration.snapshot_rows import EPOCH, EVERYTHING, POLICY, build, build_policy
-from routing.loops import OfLoop
+from routing.loops import OfLoop, look_away
 from routing.types import PolicySpec, Snapshot
 from ziggie.errors import Unavailable
 
@@ -68,7 +68,7 @@ async def acurrent() -> Snapshot:
         return known
     look = cache.look_of_loop()
     if (known := cache.fresh(TRUSTED_SECONDS)) is not None:
-        look.add_done_callback(_heard)
+        look.add_done_callback(look_away)
         return known
     return await asyncio.shield(look)
 
@@ -76,12 +76,6 @@ async def acurrent() -> Snapshot:
 async def look() -> Snapshot:
     """At the database, now, for those who want the next call to find a fresh one. Raises what load() raises."""
     return await asyncio.shield(_cache.look_of_loop())
-
-
-def _heard(look: "asyncio.Task[Snapshot]") -> None:
-    """A look that failed beside a call is no news: once what is known is too old, calls fail by it."""
-    if not look.cancelled():
-        look.exception()
 
 
 def expire() -> None:

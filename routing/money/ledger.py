@@ -17,7 +17,7 @@ from uuid import UUID
 from psycopg.rows import TupleRow
 
 from routing import database
-from routing.loops import OfLoop
+from routing.loops import OfLoop, look_away
 from routing.money import ledger_batches
 from routing.money.coalescing import Lane
 from routing.money.keeping import keeper
@@ -280,13 +280,7 @@ def _give_up(request: Request) -> None:
     if request.is_new:
         spent = None if request.envelope_id is None else 0
         with suppress(Unavailable):
-            _end(Ending(request.call_id, is_free=False, spent_microusd=spent)).add_done_callback(_look_away)
-
-
-def _look_away(ended: asyncio.Future[bool]) -> None:
-    """Nobody waits for it, and the sweep comes after it."""
-    if not ended.cancelled():
-        ended.exception()
+            _end(Ending(request.call_id, is_free=False, spent_microusd=spent)).add_done_callback(look_away)
 
 
 def _repaired_request(request: Request) -> Request:

@@ -8,7 +8,7 @@ Admission never relies on any of this.
 import asyncio
 import time
 
-from routing.loops import OfLoop
+from routing.loops import OfLoop, look_away
 from routing.types import Snapshot, World
 from routing.world import health
 
@@ -52,7 +52,7 @@ class _Sight:
 
     def _look_beside(self, snapshot: Snapshot) -> None:
         self._later = None
-        self._look(snapshot).add_done_callback(_heard)
+        self._look(snapshot).add_done_callback(look_away)
 
     def _look(self, snapshot: Snapshot) -> "asyncio.Task[World]":
         if self._looking is None:
@@ -67,12 +67,6 @@ class _Sight:
             return world
         finally:
             self._looking = None
-
-
-def _heard(look: "asyncio.Task[World]") -> None:
-    """A look that failed beside a call is no news: once the last one is too old, calls fail by it."""
-    if not look.cancelled():
-        look.exception()
 
 
 _sights = OfLoop(_Sight)

@@ -11,7 +11,7 @@ import psycopg
 
 from routing import database
 from routing.configuration.epochs import ear
-from routing.loops import OfLoop
+from routing.loops import OfLoop, look_away
 from ziggie.errors import Forbidden, Unauthorized
 from ziggie.guesses import MOST_TOLD, TELL
 from ziggie.values import value
@@ -88,7 +88,7 @@ class KeyBook:
         if age >= STALE_SECONDS:
             await self.look()
         elif age >= CHECK_SECONDS:
-            self._start_refresh().add_done_callback(_look_again_later)
+            self._start_refresh().add_done_callback(look_away)
         key = self._keys.get(digest) or await self._made_just_now(digest)
         if key is None or (key.expires_at is not None and key.expires_at <= datetime.now(UTC)):
             raise Unauthorized("this API key is unknown, disabled or expired")
@@ -165,7 +165,7 @@ class KeyBook:
 
     def _write_the_rest(self, check: asyncio.Task[None]) -> None:
         """Later, what a look that failed or had begun before a use has not written."""
-        _look_again_later(check)
+        look_away(check)
         if (self._seen or 0.0 in self._used.values()) and not check.cancelled():
             self._write_soon()
 
@@ -183,12 +183,6 @@ class KeyBook:
         if noted_at is None or (noted_at and time.monotonic() - noted_at > USED_RESOLUTION_SECONDS):
             self._used[key.id] = 0.0
             self._write_soon()
-
-
-def _look_again_later(check: asyncio.Task[None]) -> None:
-    """A look beside a request that failed is no news: once the keys are too old, requests fail by it."""
-    if not check.cancelled():
-        check.exception()
 
 
 def _digest(raw_key: str) -> bytes:

@@ -20,7 +20,7 @@ import orjson
 from msgspec import Struct
 
 from routing.gateway.access.keys import Key
-from routing.loops import OfLoop
+from routing.loops import OfLoop, look_away
 from routing.money.coalescing import Lane
 from routing.money.lines import Line
 from ziggie.errors import RateLimited
@@ -212,13 +212,7 @@ class Limits:
         the database is away is lost: a hold then stays counted for its minute."""
         for second, tokens in self._corrections.pop(key_id, {}).items():
             told = self._lane.submit(_Ask(key_id, 0, None, tokens=tokens, tokens_at=second))
-            told.add_done_callback(_look_away)
-
-
-def _look_away(told: asyncio.Future[_Grant]) -> None:
-    """Nobody waits for it, and a failure is not worth a line in the log."""
-    if not told.cancelled():
-        told.exception()
+            told.add_done_callback(look_away)
 
 
 def _spend(window: _Window) -> bool:

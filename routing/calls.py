@@ -19,6 +19,7 @@ from routing.calling import Breakers, ask
 from routing.configuration import snapshot
 from routing.money import envelopes, ledger
 from routing.planning import rules
+from routing.planning.budgets import may_find_more
 from routing.planning.demand import Demand, measure
 from routing.planning.pricing import usd
 from routing.planning.rerun import Circumstances, circumstances, limited
@@ -92,6 +93,8 @@ async def open_call(
         if planned is None:
             planned = await _planned(call_id, request, demand, allowed_models)
     except BudgetExceeded:
+        planned = None
+    if planned is None or planned.may_find_more:
         planned = await _plan_again(call_id, request, demand, allowed_models)
     turn = cache.Turn()
     if cache.is_wanted(request, planned.plan):
@@ -117,6 +120,7 @@ class _Planned(Value):
     snapshot: Snapshot
     plan: Plan
     seen: Circumstances
+    may_find_more: bool = False  # money that was held when the world was seen
 
 
 class _View:
@@ -147,7 +151,8 @@ def _planned_at_once(request: ChatRequest, demand: Demand, allowed_models: froze
     if configuration is None or world is None:
         return None
     allowed, seen = _view.of(configuration, world, allowed_models)
-    return _Planned(configuration, rules.decide(demand, allowed, world), seen)
+    plan = rules.decide(demand, allowed, world)
+    return _Planned(configuration, plan, seen, may_find_more(plan, world))
 
 
 async def _plan_again(call_id: UUID, request: ChatRequest, demand: Demand, allowed_models: frozenset[str]) -> _Planned:
@@ -168,7 +173,7 @@ async def _planned(
         configuration, world = envelopes.seen_with(envelope, configuration, world)
     allowed, seen = _view.of(configuration, world, allowed_models)
     plan = rules.decide(demand, allowed, world)
-    return _Planned(configuration, plan, seen)
+    return _Planned(configuration, plan, seen, may_find_more(plan, world))
 
 
 async def _hold(

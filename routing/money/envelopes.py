@@ -184,8 +184,10 @@ def seen_with(envelope: Envelope, configuration: Snapshot, world: World) -> tupl
     for budget, amount in envelope.amounts.items():
         if budget in limits:
             known = budgets.get(budget) or BudgetState(limits[budget], limits[budget])
-            budgets[budget] = replace(known, left_microusd=known.left_microusd + amount)
+            left, held = known.left_microusd + amount, max(known.held_microusd - amount, 0)
+            budgets[budget] = replace(known, left_microusd=left, held_microusd=held)
     left = max(envelope.left_microusd, 0) if envelope.is_open else 0
-    budgets[ENVELOPE] = BudgetState(left, envelope.limit_microusd)
+    # Nothing says how much of the rest calls hold, and how much they have spent: any of it may come back.
+    budgets[ENVELOPE] = BudgetState(left, envelope.limit_microusd, envelope.limit_microusd - left)
     spec = envelope_budget(envelope.name, envelope.limit_microusd)
     return replace(configuration, budgets=(*configuration.budgets, spec)), replace(world, budgets=budgets)

@@ -48,7 +48,7 @@ SELECT id, envelope_id, period_ids, ARRAY(
 WHERE expires_at <= coalesce(%s, now() - interval '30 seconds') ORDER BY expires_at LIMIT %s
 """
 BALANCES = """
-SELECT b.id, b.limit_microusd, coalesce(p.settled_microusd + p.held_microusd, 0)
+SELECT b.id, b.limit_microusd, coalesce(p.settled_microusd + p.held_microusd, 0), coalesce(p.held_microusd, 0)
 FROM routing_budget b LEFT JOIN LATERAL (
     SELECT settled_microusd, held_microusd FROM routing_budgetperiod
     WHERE budget_id = b.id AND period = b.period AND starts_at <= now() AND (ends_at IS NULL OR ends_at > now())
@@ -207,7 +207,7 @@ async def balances() -> dict[int, BudgetState]:
     """What is left of every budget in its current period, for planning. Admission does not rely on it."""
     async with database.connection() as connection:
         rows = await (await connection.execute(BALANCES)).fetchall()
-    return {budget: BudgetState(left_microusd=limit - used, limit_microusd=limit) for budget, limit, used in rows}
+    return {budget: BudgetState(limit - used, limit, held) for budget, limit, used, held in rows}
 
 
 async def drain() -> None:

@@ -9,7 +9,7 @@ from heapq import nlargest
 
 from routing.planning.demand import Demand
 from routing.planning.pricing import is_free
-from routing.types import ENVELOPE, BudgetSpec, ModelSpec, Snapshot, Source, World
+from routing.types import ENVELOPE, BudgetSpec, ModelSpec, Plan, Snapshot, Source, World
 
 CLOUD = ""  # stands for every cloud model among the watchers of models
 
@@ -67,6 +67,13 @@ def left_microusd(budget: BudgetSpec, world: World) -> int:
     return budget.limit_microusd if state is None else state.left_microusd
 
 
+def may_find_more(plan: Plan, world: World) -> bool:
+    """Whether the plan goes without a model, or with shorter answers, for money that calls held when the world was
+    seen: they may have ended since, and mostly cost less than they held."""
+    short = (world.budgets.get(budget) for budget in plan.short_of)
+    return any(state is not None and state.held_microusd > 0 for state in short)
+
+
 def budget_left(snapshot: Snapshot, demand: Demand, world: World) -> float:
     """The fraction (0-1) that is left of the tightest budget that watches cloud calls; 1 without one."""
     tightest = 1.0
@@ -91,6 +98,7 @@ class Purse:
         self._world = world
         self._parts: dict[int, int] = {}  # by budget id, as are the calls
         self._calls: dict[int, list[int]] = {}
+        self.short_of: set[int] = set()  # budgets that had no room for something
         self.max_attempts = None if max_attempts is None else max(1, max_attempts)
 
     def watching(self, model: ModelSpec) -> Sequence[BudgetSpec]:
@@ -100,7 +108,10 @@ class Purse:
         """Whether these calls may come on top of what the plan holds already."""
         calls = self._calls.get(budget.id, [])
         held = self._dearest([*calls, *costs]) if not is_part else self._dearest(calls) + sum(costs)
-        return self._parts.get(budget.id, 0) + held <= left_microusd(budget, self._world)
+        if self._parts.get(budget.id, 0) + held <= left_microusd(budget, self._world):
+            return True
+        self.short_of.add(budget.id)
+        return False
 
     def room(self, budget: BudgetSpec) -> int:
         """What is left beside all that the plan holds already. May be negative."""

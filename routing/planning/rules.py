@@ -253,6 +253,7 @@ class _Draft(Struct):
             tuple(self.parts),
             self.screen.purse.holds(),
             self.notes,
+            frozenset(self.screen.purse.short_of),
         )
 
     def _options(self) -> RuleOptions:

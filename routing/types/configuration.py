@@ -235,10 +235,11 @@ class Snapshot:
 
 @value
 class BudgetState:
-    """How much of a budget is free in its current period."""
+    """How much of a budget is free in its current period, and how much more will be if what is held comes back."""
 
     left_microusd: int
     limit_microusd: int
+    held_microusd: int = 0
 
 
 @value

@@ -76,7 +76,8 @@ class Plan(Value):
 
     `candidates` are the chain's, in its order. `parts` are the models that the pattern needs beside them,
     by role. `holds` is what the ledger is to reserve: the most that the whole plan can cost, by budget id.
-    `notes` say which rules were passed over by their rollout.
+    `notes` say which rules were passed over by their rollout. `short_of` are the budgets that had no room for a model
+    that was dropped, or for the longest answer of one that serves.
     """
 
     policy: str
@@ -91,6 +92,7 @@ class Plan(Value):
     parts: tuple[Candidate, ...] = ()
     holds: Mapping[int, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    short_of: frozenset[int] = frozenset()
 
 
 CacheState = Literal["hit", "miss", "off"]

@@ -50,9 +50,9 @@ FROM routing_providerday WHERE day = (now() AT TIME ZONE %(time_zone)s)::date
 _SLOTS: LiteralString = """
 SELECT json_agg(json_build_array(provider_id, running, waiting)) FROM counted WHERE %(counts_slots)s
 """
-_BUDGETS: LiteralString = "SELECT json_agg(json_build_array(id, upper_limit, used)) FROM balances"
+_BUDGETS: LiteralString = "SELECT json_agg(json_build_array(id, upper_limit, used, held)) FROM balances"
 WORLD: LiteralString = (
-    f"WITH counted AS ({slots.COUNTS}), balances(id, upper_limit, used) AS ({BALANCES})"
+    f"WITH counted AS ({slots.COUNTS}), balances(id, upper_limit, used, held) AS ({BALANCES})"
     f" SELECT json_build_object('circuits', ({_CIRCUITS}), 'loaded', ({_LOADED}), 'today', ({_TODAY}),"
     f" 'budgets', ({_BUDGETS}), 'slots', ({_SLOTS}))::text"
 )
@@ -103,7 +103,7 @@ def _build(rows: dict[str, Any], providers: dict[int, ProviderSpec]) -> World:
     counts = [row for row in rows["slots"] or () if row[0] in providers]
     return World(
         at=datetime.now(UTC),
-        budgets={budget: BudgetState(limit - used, limit) for budget, limit, used in rows["budgets"] or ()},
+        budgets={row[0]: BudgetState(row[1] - row[2], row[1], row[3]) for row in rows["budgets"] or ()},
         open_circuits={
             (providers[provider].slug, model): reason if state == "open" else f"{reason} (one call is trying it)"
             for provider, model, state, reason, seconds in unclean

@@ -157,6 +157,20 @@ def test_what_a_call_has_not_spent_is_there_for_the_next_one_at_once(gateway: Ga
     assert [post(gateway).status_code for _ in range(5)] == [200, 200, 200, 200, 402]
 
 
+@pytest.mark.parametrize("said", [{"max_tokens": 4096}, {"max_tokens": None}])
+def test_what_the_last_call_held_neither_sends_the_next_one_elsewhere_nor_cuts_it_short(
+    gateway: Gateway, said: dict[str, Any]
+) -> None:
+    Budget.objects.update(limit_microusd=30_000, on_exhausted="local")  # one of the longest answers at a time
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=10, latency=0.2)
+    for _ in range(3):
+        time.sleep(0.6)  # so that the world is looked at while the first of the two holds its money
+        answers = [post(gateway, **said), post(gateway, **said)]
+        assert [answer.headers["x-ziggie-model"] for answer in answers] == ["gpt", "gpt"]
+    assert {request.json["max_tokens"] for request in gateway.openai.requests} == {4096}
+    assert not gateway.ollama.calls
+
+
 def test_a_key_with_its_own_budget_is_stopped_by_it_and_others_are_not(gateway: Gateway) -> None:
     Budget.objects.create(slug="narrow", scope={"api_keys": [gateway.key_id]}, limit_microusd=1, on_exhausted="deny")
     _, other = create_api_key("other")

@@ -269,7 +269,7 @@ async def test_budgets_are_seen_with_what_is_left_of_their_present_period(llama:
             held_microusd=0 if ended else 100,
         )
     seen = await health.world(await snapshot.acurrent())
-    assert seen.budgets == {used.pk: BudgetState(600, 1_000), fresh.pk: BudgetState(500, 500)}
+    assert seen.budgets == {used.pk: BudgetState(600, 1_000, held_microusd=100), fresh.pk: BudgetState(500, 500)}
 
 
 async def test_running_and_waiting_calls_are_seen_by_all(llama: ModelSpec) -> None:

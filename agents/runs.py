@@ -13,7 +13,7 @@ from django.utils.text import slugify
 from agents import callbacks, waiting
 from agents.announcing import announce
 from agents.models import LEVELS, Agent, AgentRun
-from agents.run_budgets import announce_budget, close_budget
+from agents.run_budgets import announce_budget, close_budget, spent_microusd
 from routing.configuration import snapshot
 from routing.models import RoutedCall
 from routing.reporting.owners import Owner
@@ -134,6 +134,7 @@ def cancel_run(run: AgentRun) -> AgentRun:
                 status="cancelled",
                 finished_at=timezone.now(),
                 waits_for="",
+                cost_microusd=spent_microusd(run),
                 version=F("version") + 1,
                 fence=F("fence") + 1,
                 **queue.end_lease(),

@@ -117,6 +117,13 @@ def test_a_call_that_outlasts_its_run_is_counted_on_it_all_the_same(here: Instal
     assert not waiting.count_late_costs()
 
 
+def test_a_run_that_is_cancelled_says_at_once_what_was_paid_until_then(here: Installation, key: str) -> None:
+    run = run_of(key)
+    service.submit(replace(request_of(run), call_id=uuid7())).result(timeout=60)
+    answer = Client().post(f"{RUNS}/{run.pk}/cancel", headers={"Authorization": f"Bearer {key}"})
+    assert (answer.status_code, answer.json()["cost_usd"]) == (200, "0.003300")
+
+
 def test_many_runs_that_are_over_are_looked_at_together(here: Installation, key: str) -> None:
     agent = run_of(key).agent
     over = {"status": "completed", "finished_at": timezone.now()}

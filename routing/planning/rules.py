@@ -38,6 +38,7 @@ SIDE_BY_SIDE = ("ensemble", "debate")
 MEMBERS_BEGIN_SECONDS = 60.0  # local members load one after another
 _MONEY = {"budget", "denied", "unpriced"}
 _ABILITY = {"capability", "context"}
+_PASSING = {"circuit", "daily_limit", "busy"}  # by themselves, so that to ask again is worth while
 _NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
 
 
@@ -292,11 +293,12 @@ def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pa
 
 
 def refusal(dropped_models: list[Dropped], rule: str, *, retry_after: float | None = None) -> RoutingError:
-    """The error for a plan without a candidate: 402 for money alone, 400 for abilities alone, else 503. It tells of the
-    model that would have come first, and after how many seconds one may be called again."""
+    """The error for a plan without a candidate: 402 where money is what is missing, 400 for abilities alone, else 503:
+    clients ask again then. It tells of the model that would have come first, and after how many seconds one may be
+    called again."""
     kinds = {d.kind for d in dropped_models}
     kind: type[RoutingError] = NoRoute
-    if kinds <= _MONEY or "denied" in kinds:
+    if kinds <= _MONEY or "denied" in kinds or (kinds & _MONEY and not kinds & _PASSING):
         kind = BudgetExceeded
     elif kinds <= _ABILITY:
         kind = Unsupported

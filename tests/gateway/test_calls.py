@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import IntegrityError
 
 from routing.configuration import snapshot
-from routing.models import Budget, BudgetPeriod, Price, Provider, RoutedCall, RoutingRule, UsageRecord
+from routing.models import Budget, BudgetPeriod, LanguageModel, Price, Provider, RoutedCall, RoutingRule, UsageRecord
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway
 from tests.ports import free_port
@@ -104,6 +104,18 @@ def test_a_key_that_may_use_no_free_model_is_refused_beyond_a_budget(gateway: Ga
     _, key = create_api_key("only claude", allowed_models=["claude"])
     answer = post(gateway, key=key, model="claude")
     assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+
+
+def test_a_picture_that_no_free_model_can_see_is_refused_for_the_budget_that_is_used_up(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=100, on_exhausted="local")
+    LanguageModel.objects.filter(slug="llama").update(capabilities=["chat"])
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    answer = post(gateway, model="auto", messages=[{"role": "user", "content": [picture]}])
+    assert (answer.status_code, code(answer)) == (402, "budget_exceeded")
+    assert [(each["model"], each["kind"]) for each in answer.json()["error"]["details"]] == [
+        ("gpt", "budget"),
+        ("llama", "capability"),
+    ]
 
 
 def test_many_calls_at_once_never_pass_a_budget_that_fits_only_some(gateway: Gateway) -> None:

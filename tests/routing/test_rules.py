@@ -282,6 +282,16 @@ def test_nothing_left_lists_every_drop() -> None:
     assert "529 overloaded" in caught.value.message
 
 
+def test_where_money_is_missing_and_what_is_free_could_not_do_it_the_budget_is_what_is_told() -> None:
+    small = replace(LLAMA, context_window=4_096)
+    config = snapshot(rule(chain=("claude-sonnet-4-5", "llama3.2")), models=swap(small), budgets=(budget(10_000_000),))
+    with pytest.raises(BudgetExceeded) as caught:
+        plan(ask("x" * 20_000), config, left(10, 10_000_000))
+    assert [detail["kind"] for detail in caught.value.details] == ["budget", "context"]
+    with pytest.raises(NoRoute):  # this one passes by itself
+        plan(ask(), config, left(10, 10_000_000, open_circuits={("ollama", ""): "connection refused"}))
+
+
 # --- asked for by name -------------------------------------------------------------------------
 
 

@@ -1,8 +1,8 @@
 """PURE: providers' exports of what they were used for, read into days and models. All or nothing, within limits.
 
 Known are, as their documentation describes them: Anthropic's usage and cost reports (JSON of the Admin API, CSV of
-the console), OpenAI's usage and costs (JSON of the API, CSV of the dashboard), Google's reports and cost tables (CSV),
-and a plain table of any origin.
+the console), OpenAI's usage and costs (JSON of the API, CSV of the dashboard), OpenRouter's activity (both), Google's
+reports and cost tables (CSV), and a plain table of any origin.
 """
 
 import csv
@@ -239,7 +239,7 @@ CSV_FORMS: tuple[tuple[str, tuple[str, ...], Reader], ...] = (
         _plain,
     ),
 )
-KNOWN = "date,model,input_tokens,output_tokens,cost_usd, or an export of Anthropic, OpenAI or Google"
+KNOWN = "date,model,input_tokens,output_tokens,cost_usd, or an export of Anthropic, OpenAI, OpenRouter or Google"
 
 
 def _read_csv(text: str) -> Export:
@@ -329,6 +329,7 @@ JSON_FORMS: tuple[tuple[str, Callable[[Row], bool], Reader], ...] = (
     ("OpenAI usage", lambda row: str(row.get("object", "")).startswith("organization.usage."), _openai_usage),
     ("Anthropic usage", lambda row: "uncached_input_tokens" in row, _anthropic_usage),
     ("Anthropic cost", lambda row: "amount" in row and "currency" in row, _anthropic_cost),
+    ("OpenRouter activity", lambda row: {"date", "model", "usage", "prompt_tokens"} <= row.keys(), _openrouter),
     ("plain table", lambda row: all(set(PLAIN[what]) & row.keys() for what in ("day", "model")), _plain),
 )
 
@@ -381,6 +382,9 @@ def _json_rows(document: Any) -> Iterator[tuple[str, Row]]:
 def _buckets(buckets: list[Any], place: str) -> Iterator[tuple[str, Row]]:
     for number, bucket in enumerate(buckets):
         here = f"{place}[{number}]"
+        if isinstance(bucket, dict) and "date" in bucket:  # OpenRouter's, which needs none: a row of its own
+            yield here, bucket
+            continue
         results = bucket.get("results") if isinstance(bucket, dict) else None
         if not isinstance(results, list):
             raise InvalidInput(f"{here} should be an object with results")
@@ -391,9 +395,3 @@ def _buckets(buckets: list[Any], place: str) -> Iterator[tuple[str, Row]]:
             if not isinstance(result, dict):
                 raise InvalidInput(f"{here}.results[{index}] should be an object")
             yield f"{here}.results[{index}]", {**begins, **result}
-
-
-def stripped(model: str) -> str:
-    """A model's name as names are compared: without its date, in small letters."""
-    name = re.sub(r"[ ._]", "-", model.strip().lower())
-    return re.sub(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2})$", "", name)

@@ -134,6 +134,12 @@ def model_name(row: Row, name: str) -> str:
     return text
 
 
+def stripped(model: str) -> str:
+    """A model's name as names are compared: without its date, in small letters."""
+    name = re.sub(r"[ ._]", "-", model.strip().lower())
+    return re.sub(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2})$", "", name)
+
+
 def need_dollars(row: Row, name: str) -> None:
     currency = row.get(name)
     if currency not in (None, "") and str(currency).strip().lower() != "usd":

@@ -14,7 +14,8 @@ from django.db import connection, transaction
 
 from routing.models import LanguageModel, Provider, Statement, StatementLine
 from routing.planning import pricing
-from routing.reporting.statement_files import MAX_BYTES, WHOLE, read, stripped
+from routing.reporting.statement_files import MAX_BYTES, WHOLE, read
+from routing.reporting.statement_values import stripped
 from ziggie.errors import Conflict, InvalidInput
 
 __all__ = ["MAX_BYTES", "as_json", "as_text", "compare", "load"]

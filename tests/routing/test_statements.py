@@ -104,6 +104,13 @@ FORMS: dict[str, tuple[str, str, tuple[int | None, int | None, str | None]]] = {
         "Date,Slug,Usage,BYOK Usage,Requests,Prompt Tokens,Completion Tokens,Reasoning Tokens\n"
         "2026-05-10 00:00:00,openai/gpt-oss-120b,0.0123,0,2,10389,137,0\n",
         "openai/gpt-oss-120b", (10_389, 137, "0.0123")),
+    "OpenRouter activity": (
+        json.dumps({"data": [
+            {"date": "2026-05-10", "model": "openai/gpt-4.1", "model_permaslug": "openai/gpt-4.1-2025-04-14",
+             "endpoint_id": "550e8400-e29b-41d4-a716-446655440000", "provider_name": name, "usage": cost,
+             "byok_usage_inference": 0.012, "requests": 5, "prompt_tokens": 50, "completion_tokens": 125,
+             "reasoning_tokens": 25} for name, cost in (("OpenAI", 0.015), ("Azure", 0.01))]}),
+        "openai/gpt-4.1", (100, 250, "0.025")),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.db.models import Q
 from django.utils import timezone
+from msgspec import convert
 
 from routing.adapters import claude_batches
 from routing.adapters.claude_batches import BatchLine
@@ -21,13 +22,14 @@ from routing.planning.demand import measure
 from routing.planning.pricing import batched
 from routing.records import bodies, receipts
 from routing.records.kept_calls import forget
-from routing.types import ENVELOPE, Candidate, ChatRequest, ProviderError, ProviderSpec, Snapshot
+from routing.types import ENVELOPE, Candidate, ChatRequest, PriceSpec, ProviderError, ProviderSpec, Snapshot
 from routing.waiting.rows import SUBMISSIONS, request_of
 from routing.walk.attempts import Answer, Walk
 from ziggie import queue
 from ziggie.background import background_loop
 from ziggie.errors import AllProvidersFailed, Conflict
 from ziggie.ids import uuid7
+from ziggie.values import replace
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ async def _fetch(batch: ProviderBatch, provider: ProviderSpec, configuration: Sn
 async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) -> None:
     """Settles one item: once, whoever else tries. What gave no usable answer is done again by a plain call."""
     request, sent = request_of(row), row.sent or {}
+    configuration = _as_sent(configuration, sent)
     model = configuration.models.get(sent["model"])
     if model is None:
         return  # with the rest of the batch it is sent again, elsewhere
@@ -111,6 +114,15 @@ async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) ->
     if not settled and not await RoutedCall.objects.filter(pk=row.call_id, bodies__isnull=False).aexists():
         answer = None  # it was settled before, and no receipt keeps it
     await _write(row, answer, line.problem)
+
+
+def _as_sent(configuration: Snapshot, sent: dict[str, Any]) -> Snapshot:
+    """With the model at the price that the item's money was held at: staff may have changed it while the batch was
+    out."""
+    model, price = configuration.models.get(sent["model"]), sent.get("price")  # which earlier versions did not keep
+    if model is None or price is None or (held_at := convert(price, PriceSpec)) == model.price:
+        return configuration
+    return replace(configuration, models={**configuration.models, model.slug: replace(model, price=held_at)})
 
 
 async def _write(row: BatchItem, answer: Answer | None, problem: str) -> None:

@@ -202,6 +202,7 @@ def _take(item: _Due, batch: ProviderBatch, stake: dict[int, int]) -> bool:
     sent = {
         "decision": to_builtins(decision, order="deterministic"),
         "model": item.candidate.model.slug,
+        "price": to_builtins(item.candidate.model.price),
         "max_output_tokens": item.candidate.max_output_tokens,
         "amounts": {str(budget): amount for budget, amount in stake.items()},
         "at": timezone.now().isoformat(),

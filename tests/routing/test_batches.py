@@ -19,12 +19,14 @@ from routing.models import (
     BudgetPeriod,
     Envelope,
     LanguageModel,
+    Price,
     ProviderBatch,
     Reservation,
     RoutedCall,
     RoutingPolicy,
     RoutingRule,
     StoredBody,
+    UsageRecord,
 )
 from routing.reporting import receipt_page
 from routing.types import ChatRequest, ChatResult, Hints, Image, Message, Text, Tool, Verdict, message
@@ -113,6 +115,21 @@ def test_a_model_is_not_deleted_while_a_batch_that_asks_it_is_out(here: Installa
     model = LanguageModel.objects.get(slug=BatchItem.objects.get().sent["model"])
     page = admin_client.get(f"/admin/routing/languagemodel/{model.pk}/delete/").content.decode()
     assert f"a batch is out that asks {model.slug} 1 times" in page
+
+
+def test_a_price_that_changes_while_a_batch_is_out_is_not_that_of_its_answers(here: Installation) -> None:
+    Price.objects.update(
+        input_tiers=[{"above_input_tokens": 9_000, "input_usd_per_mtok": "4", "output_usd_per_mtok": "20"}]
+    )
+    hand_in()
+    tick()
+    model = LanguageModel.objects.get(slug=BatchItem.objects.get().sent["model"])
+    held_at = Price.objects.get(model=model)
+    Price.objects.create(model=model, input_usd_per_mtok=30, output_usd_per_mtok=150)
+    tick()
+    record = UsageRecord.objects.get()
+    assert (record.price_id, record.cost_microusd) == (held_at.pk, 60_000)  # 10,000 in and 4,000 out, in the tier
+    here.assert_books_are_closed()
 
 
 def test_the_receipt_says_the_half_price_that_was_paid(here: Installation) -> None:

@@ -141,16 +141,21 @@ class Screen(Struct):
         if not is_part and most is not None and calls.total > most:
             calls = calls.at_most(most)
         costs = self._costs(model, model.price, calls, output)
+        refusing: BudgetSpec | None = None
         for budget in hard:
             if self.purse.fits(budget, costs, is_part=is_part):
                 continue
             affordable = self._affordable(model, model.price, calls, self.purse.room(budget))
             if affordable is None:
-                kind: DropKind = "denied" if budget.on_exhausted == "deny" else "budget"
-                return dropped(model, kind, self._does_not_fit(sum(costs), budget))
+                if refusing is None or (_denies(budget) and not _denies(refusing)):
+                    refusing = budget
+                continue
             output = min(output, affordable)
             costs = self._costs(model, model.price, calls, output)
             reason = f"{reason}, its answer limited to {output} tokens by the budget {budget.slug}"
+        if refusing is not None:
+            kind: DropKind = "denied" if _denies(refusing) else "budget"
+            return dropped(model, kind, self._does_not_fit(sum(costs), refusing))
         self.purse.add(watching, costs, is_part=is_part)
         return Candidate(model, reason, output, sum(costs), role, calls.total)
 
@@ -200,6 +205,11 @@ class Screen(Struct):
     def _does_not_fit(self, worst_case: int, budget: BudgetSpec) -> str:
         left = usd(left_microusd(budget, self.world))
         return f"could cost ${usd(worst_case)}, and the budget {budget.slug} has ${left} left"
+
+
+def _denies(budget: BudgetSpec) -> bool:
+    """One such among those that have no room decides: another one that is used up, too, must not open what it shuts."""
+    return budget.on_exhausted == "deny"
 
 
 def max_queue(model: ModelSpec) -> int:

@@ -7,6 +7,7 @@ from routing.planning.roles import WRAPPING_TOKENS
 from routing.planning.rules import decide, plan
 from routing.types import (
     SHADOW,
+    BudgetState,
     Dropped,
     Image,
     Message,
@@ -290,6 +291,19 @@ def test_where_money_is_missing_and_what_is_free_could_not_do_it_the_budget_is_w
     assert [detail["kind"] for detail in caught.value.details] == ["budget", "context"]
     with pytest.raises(NoRoute):  # this one passes by itself
         plan(ask(), config, left(10, 10_000_000, open_circuits={("ollama", ""): "connection refused"}))
+
+
+@pytest.mark.parametrize("model", ["auto", "claude-sonnet-4-5"])
+@pytest.mark.parametrize("order", [("local", "deny"), ("deny", "local")])
+def test_of_two_budgets_that_are_used_up_the_one_that_denies_decides_whatever_they_are_called(
+    order: tuple[str, str], model: str
+) -> None:
+    both = tuple(budget(10_000_000, id=n, slug=f"b{n}", on_exhausted=word) for n, word in enumerate(order, start=1))
+    config = snapshot(rule(chain=CLOUD_FIRST), budgets=both)
+    used_up = World(NOON, budgets={1: BudgetState(10, 10_000_000), 2: BudgetState(10, 10_000_000)})
+    with pytest.raises(BudgetExceeded) as caught:
+        plan(ask(model=model), config, used_up)
+    assert f"the budget b{order.index('deny') + 1} has" in caught.value.message
 
 
 # --- asked for by name -------------------------------------------------------------------------

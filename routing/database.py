@@ -10,8 +10,8 @@ import os
 import select
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
 
 import psycopg
@@ -19,6 +19,7 @@ from django.db import connections
 from psycopg.rows import TupleRow
 
 from ziggie.errors import Unavailable
+from ziggie.pgrelay import sever
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -26,6 +27,8 @@ MAX_CONNECTIONS = 6  # of one event loop
 CONNECT_TIMEOUT_SECONDS = 5
 CHECKOUT_TIMEOUT_SECONDS = 10.0
 STATEMENT_TIMEOUT_MS = 15_000
+SILENT_SECONDS = 20.0  # every statement has ended by then
+TRIAL_SECONDS = 5.0  # for what waits for nothing: an idle connection that is tried, a lock that is there or not
 # Said on the connection and not while it is made: poolers such as PgBouncer refuse what they do not know there. What
 # DATABASE_URL says itself (?options=-c statement_timeout=…) holds.
 LIMITS = (
@@ -50,6 +53,9 @@ def connection_parameters() -> dict[str, Any]:
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "ziggie",
         "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,  # of a server that has lost its power or its network nobody tells
     }
     parameters |= {name: value for name, value in named.items() if value not in ("", None)}
     parameters |= {name: value for name, value in database["OPTIONS"].items() if name not in DJANGO_ONLY_OPTIONS}
@@ -63,13 +69,41 @@ async def connect(**overrides: Any) -> Connection:
             **{**connection_parameters(), **overrides}, autocommit=True, prepare_threshold=1
         )
         try:
-            await connection.execute(LIMITS, (str(STATEMENT_TIMEOUT_MS),), prepare=False)
+            with patience(connection, CONNECT_TIMEOUT_SECONDS):
+                await connection.execute(LIMITS, (str(STATEMENT_TIMEOUT_MS),), prepare=False)
         except BaseException:
             await connection.close()
             raise
     except (psycopg.OperationalError, OSError) as error:
         raise Unavailable("the database does not answer") from error
     return connection
+
+
+@contextmanager
+def patience(connection: Connection, seconds: float | None = None) -> Iterator[None]:
+    """Who waits meanwhile for a server that says nothing for so long (SILENT_SECONDS) hears what is heard of one that
+    went away. Nothing else ends such a wait: a server that is frozen, or lost behind a network, closes nothing."""
+    longest = SILENT_SECONDS if seconds is None else seconds
+    ending = asyncio.get_running_loop().call_later(longest, sever, connection)
+    try:
+        yield
+    finally:
+        ending.cancel()
+
+
+@asynccontextmanager
+async def turn(using: asyncio.Lock) -> AsyncIterator[None]:
+    """On a connection that many share. Raises Unavailable for who waits too long for it: each of those before may have
+    waited for a server that says nothing."""
+    try:
+        async with asyncio.timeout(CHECKOUT_TIMEOUT_SECONDS):
+            await using.acquire()
+    except TimeoutError:
+        raise Unavailable("the database does not answer") from None
+    try:
+        yield
+    finally:
+        using.release()
 
 
 class Closeable(Protocol):
@@ -117,9 +151,11 @@ class Pool:
             if time.monotonic() - since < TRUSTED_IDLE_SECONDS and is_quiet(connection):
                 return connection
             try:
-                await connection.execute("")
+                with patience(connection, TRIAL_SECONDS):
+                    await connection.execute("")
             except psycopg.OperationalError:
                 await connection.close()
+                await self.let_go()  # they had the same server
             except BaseException:  # the caller was cancelled: nobody else holds this connection
                 await connection.close()
                 raise
@@ -189,12 +225,13 @@ async def pool() -> Pool:
 
 @asynccontextmanager
 async def connection() -> AsyncIterator[Connection]:
-    """A connection in autocommit mode. Raises Unavailable where the server is away or goes away, leaves a statement
-    undone, or only reads: who has become a standby serves its connections as long as they are kept."""
+    """A connection in autocommit mode, for SILENT_SECONDS. Raises Unavailable where the server is away or goes away,
+    leaves a statement undone, or only reads: who has become a standby serves its connections as long as they are kept."""
     own = await pool()
     lent = await own.acquire()
     try:
-        yield lent
+        with patience(lent):
+            yield lent
     except psycopg.OperationalError as error:
         what = "went away" if lent.broken else "could not do it just now"
         raise Unavailable(f"the database {what}") from error

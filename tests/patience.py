@@ -20,6 +20,8 @@ def every_limit() -> list[tuple[Any, str, float]]:
     return [
         (database, "CONNECT_TIMEOUT_SECONDS", int(LONG_SECONDS)),
         (database, "CHECKOUT_TIMEOUT_SECONDS", LONG_SECONDS),
+        (database, "SILENT_SECONDS", LONG_SECONDS),
+        (database, "TRIAL_SECONDS", LONG_SECONDS),
         (ledger, "RESERVE_PATIENCE_SECONDS", LONG_SECONDS),
         (health, "LOCAL_CHECK_SECONDS", LONG_SECONDS),
         (health, "CLOUD_CHECK_SECONDS", LONG_SECONDS),

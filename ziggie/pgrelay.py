@@ -195,14 +195,15 @@ async def _bounded(connection: Connection, work: Coroutine[Any, Any, T]) -> T:
         done, _ = await asyncio.wait({task}, timeout=_OPERATION_SECONDS)
     finally:
         if not task.done():
-            _sever(connection)
+            sever(connection)
             await asyncio.wait({task}, timeout=_OPERATION_SECONDS)
     if not done:
         raise TimeoutError("the database did not answer")
     return task.result()
 
 
-def _sever(connection: Connection) -> None:
+def sever(connection: Connection) -> None:
+    """Ends it as if the server had gone: whoever waits for an answer on it hears so at once."""
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
 

@@ -15,6 +15,7 @@ from ziggie.guesses import SEEN_CHANNEL, gate
 
 LISTEN: LiteralString = f"LISTEN ziggie_config; LISTEN {SEEN_CHANNEL}"
 AGAIN_SECONDS = 1.0
+QUIET_SECONDS = 20.0
 
 
 class Ear:
@@ -36,17 +37,25 @@ class Ear:
             try:
                 connection = await database.connect(application_name="ziggie epochs")
                 try:
-                    await connection.execute(LISTEN)
-                    self._tell()
-                    async for told in connection.notifies():
-                        if told.channel == SEEN_CHANNEL:
-                            gate.hear(told.payload)
-                        else:
-                            self._tell()
+                    await self._hear(connection)
                 finally:
                     await connection.close()
             except (Unavailable, psycopg.Error):
                 await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _hear(self, connection: database.Connection) -> None:
+        """Until the connection fails; one that is quiet is asked whether it lives."""
+        with database.patience(connection):
+            await connection.execute(LISTEN)
+        self._tell()
+        while True:
+            async for told in connection.notifies(timeout=QUIET_SECONDS):
+                if told.channel == SEEN_CHANNEL:
+                    gate.hear(told.payload)
+                else:
+                    self._tell()
+            with database.patience(connection):
+                await connection.execute("")
 
     def _tell(self) -> None:
         snapshot.expire()

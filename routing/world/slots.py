@@ -115,7 +115,7 @@ class _Keeper:
         return await owned(self._take(kind, provider_id, places), self._give_back)
 
     async def _take(self, kind: int, provider_id: int, places: int) -> _Taken | None:
-        async with self.using:
+        async with database.turn(self.using):
             connection = await self._connected()
             # Of a long queue's places nobody needs the first one: a few at random will do.
             wanted = range(places) if kind == RUNNING else _random.sample(range(places), SAMPLED)
@@ -123,8 +123,9 @@ class _Keeper:
             if not free:
                 return None
             try:
-                cursor = await connection.execute(TAKE, (free, kind, provider_id * PLACES))
-                row = await cursor.fetchone()
+                with database.patience(connection, database.TRIAL_SECONDS):
+                    cursor = await connection.execute(TAKE, (free, kind, provider_id * PLACES))
+                    row = await cursor.fetchone()
             except psycopg.OperationalError as error:
                 raise Unavailable("the database went away") from error
             if row is None:
@@ -144,7 +145,8 @@ class _Keeper:
                 return  # its connection is gone, and its locks with it
             self.held.discard((taken.kind, taken.provider_id, taken.place))
             key = taken.provider_id * PLACES + taken.place
-            with suppress(psycopg.OperationalError):  # then the connection is gone as well
+            # One that is lost has given it back.
+            with suppress(psycopg.OperationalError), database.patience(taken.holder, database.TRIAL_SECONDS):
                 await taken.holder.execute(GIVE, (taken.kind, key))
         if taken.kind == RUNNING and (freed := self.freed.get(taken.provider_id)):
             freed.set()

@@ -2,8 +2,6 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import LiteralString
 
@@ -16,43 +14,11 @@ from routing.models import Budget, BudgetPeriod, Reservation
 from routing.money import ledger
 from routing.money.lines import Line
 from routing.types import PolicySpec, SettingsSpec, Snapshot
+from tests.routing.between import Between
 from ziggie.errors import Unavailable
 from ziggie.ids import uuid7
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Between:
-    """Passes on what client and database say. While it is `deaf` it takes no new client, and ends a connection instead
-    of passing an answer on."""
-
-    def __init__(self) -> None:
-        self.deaf = False
-        self._real = connections["default"].settings_dict["HOST"]
-        self._port = connections["default"].settings_dict["PORT"] or "5432"
-
-    @asynccontextmanager
-    async def standing(self, folder: Path) -> AsyncIterator[None]:
-        server = await asyncio.start_unix_server(self._serve, folder / f".s.PGSQL.{self._port}")
-        async with server:
-            yield
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.deaf:
-            answers, words = await asyncio.open_unix_connection(f"{self._real}/.s.PGSQL.{self._port}")
-            asking = asyncio.create_task(self._pass_on(reader, words, is_answer=False))
-            await self._pass_on(answers, writer, is_answer=True)
-            asking.cancel()
-        writer.close()
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool) -> None:
-        with suppress(OSError):
-            while piece := await reader.read(65536):
-                if is_answer and self.deaf:
-                    break
-                writer.write(piece)
-                await writer.drain()
-        writer.close()
 
 
 def counters() -> tuple[int, int]:

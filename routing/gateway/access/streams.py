@@ -86,7 +86,7 @@ class Streams:
         return self._connection is not None and not self._connection.closed and database.is_quiet(self._connection)
 
     async def _make_room(self, key: Key, held: _Held) -> None:
-        async with self._using:
+        async with database.turn(self._using):
             if not self._is_connected():
                 await self._connect()
             size, larger = divmod(key.max_streams, MOST_BLOCKS)
@@ -109,7 +109,8 @@ class Streams:
         """The first value of the answer. An answer that did not come may have taken a lock: then all are let go."""
         assert self._connection is not None
         try:
-            row = await (await self._connection.execute(statement, parameters)).fetchone()
+            with database.patience(self._connection, database.TRIAL_SECONDS):
+                row = await (await self._connection.execute(statement, parameters)).fetchone()
         except BaseException as error:
             self.close()
             if isinstance(error, psycopg.Error):

@@ -1,0 +1,61 @@
+"""What stands between Ziggie and its database, and may keep what they say to itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from django.db import connections
+
+
+class Between:
+    """Passes on what client and database say. While it is `deaf` it takes no new client, and ends a connection instead
+    of passing an answer on."""
+
+    def __init__(self) -> None:
+        self.deaf = False
+        self._silent = asyncio.Event()
+        self._real = connections["default"].settings_dict["HOST"]
+        self._port = connections["default"].settings_dict["PORT"] or "5432"
+
+    @asynccontextmanager
+    async def standing(self, folder: Path) -> AsyncIterator[None]:
+        server = await asyncio.start_unix_server(self._serve, folder / f".s.PGSQL.{self._port}")
+        async with server:
+            yield
+
+    def fall_silent(self) -> None:
+        """From now on nothing is heard on the connections that there are, nor of their end; new ones are served."""
+        self._silent.set()
+        self._silent = asyncio.Event()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silent = self._silent
+        if not self.deaf:
+            answers, words = await asyncio.open_unix_connection(f"{self._real}/.s.PGSQL.{self._port}")
+            asking = asyncio.create_task(self._pass_on(reader, words, silent))
+            try:
+                await self._pass_on(answers, writer, silent, is_answer=True)
+            finally:
+                asking.cancel()
+        writer.close()
+
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        silent: asyncio.Event,
+        *,
+        is_answer: bool = False,
+    ) -> None:
+        try:
+            with suppress(OSError):
+                while piece := await reader.read(65536):
+                    if is_answer and self.deaf:
+                        break
+                    if silent.is_set():
+                        continue
+                    writer.write(piece)
+                    await writer.drain()
+        finally:
+            writer.close()

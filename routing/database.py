@@ -26,6 +26,8 @@ Connection = psycopg.AsyncConnection[TupleRow]
 MAX_CONNECTIONS = 6  # of one event loop
 CONNECT_TIMEOUT_SECONDS = 5
 CHECKOUT_TIMEOUT_SECONDS = 10.0
+AWAY_SECONDS = 5.0  # as long as the ledger waits to admit a call
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 0.5
 STATEMENT_TIMEOUT_MS = 15_000
 SILENT_SECONDS = 20.0  # every statement has ended by then
 TRIAL_SECONDS = 5.0  # for what waits for nothing: an idle connection that is tried, a lock that is there or not
@@ -77,6 +79,20 @@ async def connect(**overrides: Any) -> Connection:
     except (psycopg.OperationalError, OSError) as error:
         raise Unavailable("the database does not answer") from error
     return connection
+
+
+async def connect_soon(**overrides: Any) -> Connection:
+    """The same, to a server that may be away for a moment: one that restarts costs those who wait no more than that.
+    Raises Unavailable."""
+    until, pause = time.monotonic() + AWAY_SECONDS, FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await connect(**overrides)
+        except Unavailable:
+            if time.monotonic() + pause > until:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 @contextmanager
@@ -161,7 +177,7 @@ class Pool:
                 raise
             else:
                 return connection
-        return await connect()
+        return await connect_soon()
 
     async def release(self, connection: Connection) -> None:
         """Takes a connection back; one that was left in the middle of something is closed."""

@@ -153,10 +153,15 @@ class _Keeper:
 
     async def _connected(self) -> database.Connection:
         """A connection that is there. With a broken one all locks went; calls that run go on uncounted."""
-        if self.connection is None or self.connection.closed:
+        known = self.connection
+        if known is not None and not known.closed and not database.is_quiet(known):
+            with suppress(psycopg.OperationalError), database.patience(known, database.TRIAL_SECONDS):
+                await known.execute("")  # finds out that it has ended, if it has
+        if known is None or known.closed:
             self.held.clear()
-            self.connection = await database.connect(application_name="ziggie slots")
-        return self.connection
+            self.connection = await database.connect_soon(application_name="ziggie slots")
+            return self.connection
+        return known
 
     async def close(self) -> None:
         if self.connection is not None:

@@ -15,6 +15,7 @@ class Between:
     def __init__(self) -> None:
         self.deaf = False
         self._silent = asyncio.Event()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._real = connections["default"].settings_dict["HOST"]
         self._port = connections["default"].settings_dict["PORT"] or "5432"
 
@@ -24,6 +25,16 @@ class Between:
         async with server:
             yield
 
+    def go_away(self, seconds: float) -> None:
+        """Ends what there is, and takes nobody for so long, as a server does that restarts."""
+        self.deaf = True
+        for writer in list(self._clients):
+            writer.close()
+        asyncio.get_running_loop().call_later(seconds, self._come_back)
+
+    def _come_back(self) -> None:
+        self.deaf = False
+
     def fall_silent(self) -> None:
         """From now on nothing is heard on the connections that there are, nor of their end; new ones are served."""
         self._silent.set()
@@ -31,6 +42,7 @@ class Between:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         silent = self._silent
+        self._clients.add(writer)
         if not self.deaf:
             answers, words = await asyncio.open_unix_connection(f"{self._real}/.s.PGSQL.{self._port}")
             asking = asyncio.create_task(self._pass_on(reader, words, silent))
@@ -38,6 +50,7 @@ class Between:
                 await self._pass_on(answers, writer, silent, is_answer=True)
             finally:
                 asking.cancel()
+        self._clients.discard(writer)
         writer.close()
 
     async def _pass_on(

@@ -116,6 +116,7 @@ def test_a_connection_that_the_server_closes_while_it_is_lent_fails_once_and_is_
 def test_a_server_that_is_away_is_said_to_be_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "HOST", "127.0.0.1")
     monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
+    monkeypatch.setattr(database, "AWAY_SECONDS", 0.2)
     with pytest.raises(Unavailable, match="does not answer"):
         asyncio.run(backend())
 

@@ -102,7 +102,7 @@ class Streams:
         self.close()
         for held in self._held.values():
             held.blocks.clear()  # streams that go on are counted again with the next one
-        self._connection = await database.connect(application_name="ziggie streams")
+        self._connection = await database.connect_soon(application_name="ziggie streams")
         (await database.pool()).keep(self)
 
     async def _ask(self, statement: LiteralString, parameters: tuple[object, ...]) -> Any:

@@ -90,8 +90,16 @@ def _in_the_background(
     return thread, answers
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        ("1", signal.SIGTERM),
+        ("1", signal.SIGINT),
+        ("1", signal.SIGHUP),
+        ("2", signal.SIGTERM),
+        ("2", signal.SIGINT),
+    ],
+)
 def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
     gateway: Gateway, tmp_path: Path, workers: str, number: signal.Signals
 ) -> None:

@@ -48,6 +48,13 @@ class GatewayConnection(Connection):
         return refusal(UNREAD[status], url)
 
 
+def _stop_when_hung_up() -> None:
+    """A terminal that closes says so with SIGHUP, which ends a process at once, and its calls with it; not one that was
+    started by nohup. uvicorn's supervisor of several workers has an answer of its own: it begins them anew by turns."""
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def serve(*, host: str, port: int, workers: int) -> None:
     """Runs until SIGINT or SIGTERM, and returns or exits with 0; calls that are under way are finished first, as far
     as that takes no longer than STOP_SECONDS. Raises ConfigurationError where no worker could start."""
@@ -75,6 +82,7 @@ def serve(*, host: str, port: int, workers: int) -> None:
     has_failed = False
     config = uvicorn.Config("routing.gateway.serving.server:application", **options)
     if workers == 1:
+        _stop_when_hung_up()
         try:
             uvicorn.Server(config).run()
         except SystemExit as end:

@@ -113,6 +113,9 @@ def redact(message: str, sent: WireRequest) -> str:
 
 # --- the kind --------------------------------------------------------------------------------------
 
+# what an address is called says nothing: limits of a minute are told beside where to pay for more of them
+_ADDRESS = re.compile(r"https?://\S+")
+
 _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
     r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens(?!, please wait)|"
@@ -120,7 +123,9 @@ _OVERFLOW = re.compile(
     r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
     r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process|"
     r"range of input length should be|prompt exceeds|prompt 超长|token count .{0,40}exceeds|more than max tokens|"
-    r"less than max_seq_len|inputs` must have less than|exceed max message tokens|input length \d{1,9} exceeds",
+    r"less than max_seq_len|inputs` must have less than|exceed max message tokens|input length \d{1,9} exceeds|"
+    r"greater than max_seq_len|exceed max_num_tokens|exceed the total tokens limit|exceed model maximum|"
+    r"exceed context limit|tokens too long|上下文.{0,8}(?:过长|超)|超出.{0,4}上下文",
     re.IGNORECASE,
 )
 # which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
@@ -132,32 +137,39 @@ _EXCEEDED = re.compile(
 _DENIED_CODES = frozenset({"permission_error", "permission_denied", "permission-denied"})
 _OVERFLOW_CODES = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "string_too_long"}
-    | {"tokens_limit_reached", "token_limit_exceeded"}
+    | {"tokens_limit_reached", "token_limit_exceeded", "tokens_too_long"}
 )
 _QUOTA = re.compile(
-    r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:balance|quota|credits?|funds)|"
+    r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:account )?(?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
-    r"spending limit|specified api usage limits|billing|payment required|quota has been (?:used|exhausted)|suspended|"
+    r"spending limit|specified api usage limits|billing|payment required|(?<!has been )suspended|"
     r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached|balance is insufficient|余额不足|"
-    r"overdue balance|set inference limit|daily free allocation|api calls / month|too many tokens per day",
+    r"overdue balance|set inference limit|daily free allocation|api calls / month|too many tokens per day|"
+    r"(?:daily|weekly|monthly) limit (?:exhausted|reached)|reached your usage limit|5-hour usage quota|"
+    r"key limit exceeded|today's quota|(?:quota|free tier).{0,30} (?:has been (?:used|exhausted)|is not enough)|"
+    r"inactive subscription|requires a subscription|额度不足|(?:使用|用量)上限",
     re.IGNORECASE,
 )
-# ByteDance's limit of one model, and Google's free calls of a day, which it counts for each
-_QUOTA_OF_ONE_MODEL = re.compile(r"set inference limit for the .{1,200} model", re.IGNORECASE)
+# ByteDance's limit of one model, and the calls of a day that Google and ModelScope count for each
+_QUOTA_OF_ONE_MODEL = re.compile(r"set inference limit for the .{1,200} model|quota for model", re.IGNORECASE)
 # Google says "check your plan and billing details" for a limit that is over in a minute, but this of spent money
 _SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
     | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
-    | {"usage_limit_reached", "accountoverdueerror"}
+    | {"usage_limit_reached", "accountoverdueerror", "accountquotaexceeded", "allocationquota.freetieronly"}
+    | {"insufficient_user_quota", "pre_consume_token_quota_failed"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
     | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked", "censorship_blocked"}
-    | {"sensitivecontentdetected", "inputtextsensitivecontentdetected", "outputtextsensitivecontentdetected"}
+    | {"sensitive_words_detected"}
 )
+# ByteDance's say what was read, and may say what was found: OutputTextSensitiveContentDetected.SevereViolation
+_FILTER_CODE = re.compile(r"sensitivecontentdetected|riskdetection")
 _FILTER = re.compile(
-    r"input was flagged|requires moderation|content filtering policy|"
+    r"input was flagged|requires moderation|content filtering policy|content management policy|content exists risk|"
+    r"flagged for possible|prohibited content|inappropriate content|violation of provider terms|new_sensitive|"
     r"content .{0,20}violat\w{1,5} .{0,40}(?:guideline|polic)|"
     r"violat\w{1,5} .{0,40}\b(?:content|usage|acceptable use|safety|moderation|community)\b.{0,40}(?:guideline|polic)|"
     r"result of our safety system|unsafe or sensitive content|不安全或敏感内容",
@@ -179,7 +191,8 @@ _CLOSED_CODES = frozenset(
 )
 _MISSING = re.compile(
     r"model .{0,120}(?:not found|does not exist)|no such model|unknown model|model not exist|"
-    r"not a valid model|invalid model (?:id|name)|model .{0,120}decommissioned|no models loaded|模型不存在",
+    r"not a valid model|invalid model (?:id|name)|model identifier is invalid|model .{0,120}decommissioned|"
+    r"no models loaded|模型不存在",
     re.IGNORECASE,
 )
 _CLOSED = re.compile(r"model .{1,200}requires terms acceptance", re.IGNORECASE)
@@ -188,14 +201,15 @@ _OVERLOADED_CODES = frozenset(
     | {"capacity_exceeded", "service_tier_capacity_exceeded"}
 )
 
-# llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, LM Studio one that broke it
-# with 400
+# llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, MiniMax one that it will not
+# read, LM Studio one that broke it with 400
 _INVALID = re.compile(
-    r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format",
+    r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format|"
+    r"new_sensitive",
     re.DOTALL,
 )
-# which mlx-lm says with 404
-_NOT_TAKEN = re.compile(r"content type is supported", re.IGNORECASE)
+# which mlx-lm says with 404, and OpenRouter of a model that it has, for what the request wants of it
+_NOT_TAKEN = re.compile(r"content type is supported|no endpoints found that (?:support|can handle)", re.IGNORECASE)
 # Groq says 498 of a full tier, Cohere of a word that it does not allow
 _FULL = re.compile(r"capacity|flex", re.IGNORECASE)
 _CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
@@ -251,7 +265,7 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], ErrorKind], ...] = (
 
 def classify(status: int, detail: Detail) -> ErrorKind:
     """The kind of an error, by its codes and words first where a status alone would mislead."""
-    codes, message = detail.codes, detail.message[:_MOST_SEARCHED]
+    codes, message = detail.codes, _ADDRESS.sub("", detail.message[:_MOST_SEARCHED])
     status = _meant(status, message)
     if _is_quota(status, codes, message):
         return "quota"
@@ -281,7 +295,11 @@ def _meant(status: int, message: str) -> int:
 def _by_words(status: int, codes: frozenset[str], message: str) -> ErrorKind | None:
     if status >= 500:
         return None
-    if codes & _FILTER_CODES or (status in (200, 400, 403, 422) and _FILTER.search(message)):
+    if (
+        codes & _FILTER_CODES
+        or any(map(_FILTER_CODE.search, codes))
+        or (status in (200, 400, 403, 422) and _FILTER.search(message))
+    ):
         return "content_filter"
     if codes & _AUTH_CODES or (status != 429 and _AUTH.search(message)):
         return "auth"
@@ -293,7 +311,7 @@ def _by_words(status: int, codes: frozenset[str], message: str) -> ErrorKind | N
 def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
     if codes & _QUOTA_CODES or any("perday" in code for code in codes):
         return True
-    if status not in (200, 400, 402, 403, 412, 429):
+    if status not in (200, 400, 401, 402, 403, 412, 429):
         return False
     return bool(_SPENT.search(message) or ("resource_exhausted" not in codes and _QUOTA.search(message)))
 

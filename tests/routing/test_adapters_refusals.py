@@ -1,0 +1,101 @@
+"""What providers refuse a request with, in their own words: what is used up, too long, not to be read, or not there."""
+
+# ruff: noqa: E501 - tables of what servers say
+
+import json
+from typing import Any
+
+import pytest
+
+from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.faults.errors import error_from_response
+from routing.types import ProviderError
+
+
+def _told(status: int, body: Any, headers: dict[str, str] | None = None) -> ProviderError:
+    sent = WireRequest("POST", "https://api.example/v1/chat/completions", body={})
+    return error_from_response(WireResponse(status, headers or {}, json.dumps(body).encode()), sent)
+
+
+def _openai(message: str, code: str | None = None, kind: str = "invalid_request_error") -> Any:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+PACED: dict[str, tuple[Any, float]] = {
+    "openai: a minute's requests, and where to pay for more": (
+        _openai("Rate limit reached on requests per min. Please try again in 20s. Please add a payment method to your "
+                "account: https://platform.openai.com/account/billing", "rate_limit_exceeded", "requests"), 20.0,
+    ),
+    "groq: a day's tokens, and where to pay for more": (
+        _openai("Rate limit reached on tokens per day (TPD): Limit 100, Used 90. Please try again in 3m42.5s. Need more? "
+                "https://console.groq.com/settings/billing", "rate_limit_exceeded", "tokens"), 222.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "seconds"), PACED.values(), ids=PACED)
+def test_a_limit_of_a_while_is_no_spent_money_because_of_an_address(body: Any, seconds: float) -> None:
+    error = _told(429, body)
+    assert (error.kind, error.retryable, error.retry_after_seconds) == ("rate_limited", True, seconds)
+
+
+# status, body, kind
+REFUSALS: dict[str, tuple[int, Any, str]] = {
+    # used up
+    "zhipu: the week's": (429, {"error": {"code": "1310", "message": "Weekly/Monthly Limit Exhausted. Resets at 2026-12-01 10:00:00"}}, "quota"),
+    "zhipu: the week's, in chinese": (429, {"error": {"code": "1310", "message": "您已达到每周/每月使用上限"}}, "quota"),
+    "kimi: the period's": (403, {"error": {"type": "access_terminated_error", "message": "You've reached your usage limit for this period."}}, "quota"),
+    "openrouter: the key's": (403, {"error": {"message": "Key limit exceeded (total limit). See the settings.", "code": 403}}, "quota"),
+    "ark: the plan's": (429, {"error": {"code": "AccountQuotaExceeded", "message": "You have exceeded the 5-hour usage quota."}}, "quota"),
+    "alibaba: what was free": (403, _openai("The free tier of the model has been exhausted.", "AllocationQuota.FreeTierOnly", "FreeTier"), "quota"),
+    "one-api: the user's": (403, _openai("用户额度不足", "insufficient_user_quota", "new_api_error"), "quota"),
+    "one-api: the token's": (403, _openai("token quota is not enough", "pre_consume_token_quota_failed", "new_api_error"), "quota"),
+    "a proxy: the account's": (403, {"code": "NO", "message": "Insufficient account balance"}, "quota"),
+    "mistral: no subscription": (401, {"message": "Inactive subscription or usage limit reached"}, "quota"),
+    "google: a key that is locked": (403, {"error": {"code": 403, "message": "Consumer 'api_key:x' has been suspended.",
+        "status": "PERMISSION_DENIED"}}, "auth"),
+    # too long
+    "bedrock: too long for the model": (400, _openai("prompt tokens (330) exceed model maximum (270) for base model m", "invalid_prompt"), "context_overflow"),
+    "bedrock: too long for the context": (400, {"message": "The payload size has exceed context limit."}, "context_overflow"),
+    "baidu: too long": (400, {"error": {"code": "tokens_too_long", "message": "Prompt tokens too long"}}, "context_overflow"),
+    "watsonx: too long": (400, {"errors": [{"code": "invalid_input_argument", "message": "the number of input tokens 50 cannot exceed the "
+        "total tokens limit 40 for this model"}], "status_code": 400}, "context_overflow"),
+    "tensorrt: too long": (400, {"object": "error", "message": "The sum of prompt length (90.0), query length (0) should not exceed "
+        "max_num_tokens (80)", "type": "BadRequestError", "code": 400}, "context_overflow"),
+    "tabby: too long": (400, {"detail": "Prompt length 50 is greater than max_seq_len 40"}, "context_overflow"),
+    "a proxy: too long, in chinese": (400, _openai("上下文长度超出模型最大限制"), "context_overflow"),
+    # not to be read
+    "deepseek": (400, _openai("Content Exists Risk", "invalid_request_error"), "content_filter"),
+    "azure, without a code": (400, _openai("The response was filtered due to Azure OpenAI's content management policy."), "content_filter"),
+    "ark: an image": (400, {"error": {"code": "InputImageSensitiveContentDetected.PrivacyInformation", "message": "No.", "type": "BadRequest"}},
+        "content_filter"),
+    "ark: a risk": (400, {"error": {"code": "InputTextRiskDetection", "message": "No.", "type": "BadRequest"}}, "content_filter"),
+    "minimax": (422, {"type": "error", "error": {"type": "unprocessable_entity_error", "message": "input new_sensitive (1026)"}}, "content_filter"),
+    "minimax, as if it had failed": (500, {"type": "error", "error": {"type": "api_error", "message": "output new_sensitive (1027)"}},
+        "content_filter"),
+    "openai: how to break in": (400, _openai("This content was flagged for possible cybersecurity risk."), "content_filter"),
+    "anthropic": (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "The request contains prohibited content"}},
+        "content_filter"),
+    "sensenova": (400, {"error": {"code": 18, "message": "Output data may contain inappropriate content."}}, "content_filter"),
+    "one-api: words": (400, _openai("no", "sensitive_words_detected", "new_api_error"), "content_filter"),
+    "openrouter: the house's terms": (403, {"error": {"message": "Prohibited due to a violation of provider Terms Of Service.", "code": 403}},
+        "content_filter"),
+    # not there, and not for this request
+    "bedrock: no such model": (400, _openai("The provided model identifier is invalid.", "validation_error"), "not_found"),
+    "openrouter: no such model": (404, {"error": {"message": "No endpoints found for a/b.", "code": 404}}, "not_found"),
+    "openrouter: no images": (404, {"error": {"message": "No endpoints found that support image input", "code": 404}}, "bad_request"),
+    "openrouter: no tools": (404, {"error": {"message": "No endpoints found that support tool use.", "code": 404}}, "bad_request"),
+    "openrouter: none that takes it": (404, {"error": {"message": "No endpoints found that can handle the requested parameters.", "code": 404}},
+        "bad_request"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_of_the_kind_that_its_words_say(status: int, body: Any, kind: str) -> None:
+    error = _told(status, body)
+    assert (error.kind, error.retryable, error.status) == (kind, False, status)
+
+
+def test_what_a_day_has_room_for_of_one_model_says_nothing_of_the_others() -> None:
+    error = _told(429, {"errors": {"message": "You have exceeded today's quota for model a/b, try again tomorrow."}})
+    assert (error.kind, error.one_model) == ("quota", True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from routing.types import Usage
+from routing.types import ProviderError, Usage
 from tests.routing.test_adapters_dialects import START, STOPPED, chunk, completion, events, gemini, read, sse
 
 NONE = (None, None, None, None, None)
@@ -138,3 +138,18 @@ def test_a_message_whose_counts_grow_from_event_to_event_is_counted_once() -> No
     result, error = read("anthropic", events(start, *grown, STOPPED))
     assert error is None
     assert counts(result.usage) == (79, 7, 40, 30, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("openai", {"id": "c", "model": "m", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}),
+        ("openai", {"id": "c", "choices": [{"index": 0}], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}),
+        ("gemini", {"modelVersion": "m", "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 0}}),
+    ],
+)
+def test_an_answer_that_is_none_tells_what_it_has_used(kind: str, answer: dict[str, Any]) -> None:
+    with pytest.raises(ProviderError) as caught:
+        read(kind, json.dumps(answer).encode())
+    assert (caught.value.kind, caught.value.retryable) == ("protocol", True)
+    assert caught.value.usage == Usage(9, 0)

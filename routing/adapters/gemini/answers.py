@@ -60,7 +60,7 @@ def read_content(chunks: list[Json], sent: WireRequest) -> ChatResult:
     reader.close(deltas)
     if reader.stop_reason is None:
         if not any(get_dicts(chunk, "candidates") for chunk in chunks):
-            raise protocol_error("the answer holds no candidates")
+            raise make_error("protocol", "the answer holds no candidates", sent, usage=reader.usage)
         reader.stop_reason = reader.stop_for("STOP")
     assembler = Assembler()
     for delta in deltas:

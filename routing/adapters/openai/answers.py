@@ -119,7 +119,7 @@ def read_result(answer: Json, sent: WireRequest) -> ChatResult:
     if not choices:
         if holds_error(answer):
             raise error_from_event(answer, sent)
-        raise protocol_error("the answer holds no choices")
+        raise make_error("protocol", "the answer holds no choices", sent, usage=read_usage(answer, {}))
     usage = read_usage(answer, choices[0])
     parts, stop_reason, mean_logprob = read_choice(choices[0], sent, usage)
     logprobs = of_choice(choices[0]) if sent.logprobs else ()
@@ -143,7 +143,7 @@ def read_choice(
     _refuse_given_up(choice, sent, usage)
     message, finish = get_dict(choice, "message"), get_str(choice, "finish_reason")
     if not message and not isinstance(choice.get("text"), str) and not _is_silenced(finish):
-        raise protocol_error("the choice holds no message")
+        raise make_error("protocol", "the choice holds no message", sent, usage=usage)
     text, reasoning = read_content(message or {"content": choice.get("text")})
     refusal = get_str(message, "refusal")
     calls = _calls(message, sent)

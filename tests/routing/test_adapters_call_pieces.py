@@ -37,6 +37,26 @@ def told(sent: WireRequest, *pieces: dict[str, Any]) -> tuple[list[Delta], tuple
     return [delta for delta in deltas if delta.tool_index is not None], assembler.result().tool_calls
 
 
+# --- order --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [(), (piece("ls", "{}", call_id="z"),)])
+def test_arguments_that_say_no_more_belong_to_the_calls_in_their_order(before: tuple[dict[str, Any], ...]) -> None:
+    begun = [piece("weather", call_id="a"), piece("time", call_id="b")]
+    deltas = [list(before)] if before else []
+    halves = ('{"city":', '{"zone":'), ('"Oslo"}', '"CET"}')
+    deltas += [begun, *([piece(None, arguments) for arguments in half] for half in halves)]
+    body = sse(*(chunk(tool_calls=each) for each in deltas), chunk("tool_calls"))
+    sent = sent_with("weather", "time", "ls")
+    found, error = run_decoder(lambda: CODECS["openai"]().chat_stream(sent), [body])
+    assembler = Assembler()
+    for delta in found:
+        assembler.add(delta)
+    assert error is None
+    calls = assembler.result().tool_calls[len(before) :]
+    assert calls == (ToolCall("a", "weather", CITY), ToolCall("b", "time", '{"zone":"CET"}'))
+
+
 # --- names --------------------------------------------------------------------------------------------
 
 

@@ -60,11 +60,23 @@ class CallPieces:
         self._ids = CallIds(sent)
         self._ids_told: set[str] = set()
 
-    def add(self, piece: Json, out: list[Delta]) -> None:
-        """Raises ProviderError("protocol") for a piece that is none."""
+    def add_all(self, pieces: list[Json], out: list[Delta]) -> None:
+        """The pieces of one delta. Where they say no more than arguments, their order tells whose these are.
+        Raises ProviderError("protocol") for a piece that is none."""
+        if len(pieces) == 1 or len(pieces) > len(self._calls) or any(map(_says_whose, pieces)):
+            for piece in pieces:
+                self.add(piece, out)
+            return
+        for number, piece in enumerate(pieces, len(self._calls) - len(pieces)):
+            self.add(piece, out, number)
+
+    def add(self, piece: Json, out: list[Delta], number: int | None = None) -> None:
+        """One piece, of our call of this number if that is known. Raises ProviderError("protocol") for a piece that is
+        none."""
         function = get_dict(piece, "function")
         identity, name, arguments = get_str(piece, "id"), get_str(function, "name"), arguments_text(function)
-        number = self._number_of(piece.get("index"), identity, name, arguments)
+        if number is None:
+            number = self._number_of(piece.get("index"), identity, name, arguments)
         if number is not None and not identity and self._is_another(self._calls[number], name, arguments):
             name = name or self._calls[number].name
             number = None
@@ -180,6 +192,11 @@ class CallPieces:
         if not name or name == call.name:
             return False
         return self._first_tool(call.name) == call.name and not self._first_tool(call.named(name))
+
+
+def _says_whose(piece: Json) -> bool:
+    """True for a piece of a call that says which one it belongs to."""
+    return piece.get("index") is not None or bool(piece.get("id")) or bool(get_str(get_dict(piece, "function"), "name"))
 
 
 def _begins_with_the_same_id(call: _Call, name: str, arguments: str) -> bool:

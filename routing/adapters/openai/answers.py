@@ -338,8 +338,8 @@ class ChatDecoder(EventDecoder):
         self._words(choice, delta, out)
         self._looks_closely = self._has_to_look()
         calls = called(delta)
-        for call in calls:
-            self._calls.add(call, out)
+        if calls:
+            self._calls.add_all(calls, out)
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")

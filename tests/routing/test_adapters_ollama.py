@@ -19,7 +19,7 @@ from routing.types import (
     Usage,
     message,
 )
-from tests.routing.adapters_support import ask, model, provider
+from tests.routing.adapters_support import ask, model, provider, run_decoder
 from tests.servers.ollama import OllamaServer
 from tests.servers.script import Call, Reply
 
@@ -176,7 +176,29 @@ async def test_a_cloud_model_of_a_server_that_is_not_signed_in_says_what_to_do(o
     with pytest.raises(ProviderError, match="ollama signin") as caught:
         await transport.chat(row.provider, row, ask(), max_output_tokens=100)
     assert caught.value.kind == "auth"
+    assert caught.value.one_model  # the server's own models answer
     assert "connect?" not in caught.value.message
+
+
+# where the server is, the model, and whether what the cloud says of it is no matter of the others
+PASSED_ON = [
+    ("http://127.0.0.1:11434", "gpt-oss:120b-cloud", True),
+    ("http://127.0.0.1:11434", "llama3.2", False),
+    ("https://ollama.com", "gpt-oss:120b-cloud", False),
+]
+
+
+@pytest.mark.parametrize(("url", "name", "alone"), PASSED_ON)
+def test_what_the_cloud_refuses_is_no_matter_of_the_servers_own_models(url: str, name: str, alone: bool) -> None:
+    sent = CODEC.encode_chat(ask(), model(provider("ollama", url), name), max_output_tokens=9, stream=True)
+    for status, said, kind in ((429, "you have reached your weekly usage limit", "quota"), (401, "no", "auth")):
+        error = CODEC.decode_error(WireResponse(status, {}, json.dumps({"error": said}).encode()), sent)
+        assert (error.kind, error.one_model) == (kind, alone)
+    _, within = run_decoder(lambda: CODEC.chat_stream(sent), [b'{"error": "the monthly usage limit is reached"}\n'])
+    assert within is not None
+    assert (within.kind, within.one_model) == ("quota", alone)
+    unpaid = CODEC.decode_error(WireResponse(403, {}, b'{"error": "this model requires a subscription"}'), sent)
+    assert (unpaid.kind, unpaid.one_model) == ("quota", True)
 
 
 async def test_thinking_calls_and_text_come_in_one_stream(ollama_server: OllamaServer) -> None:

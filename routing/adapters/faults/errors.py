@@ -150,8 +150,11 @@ _QUOTA = re.compile(
     r"inactive subscription|requires a subscription|额度不足|(?:使用|用量)上限",
     re.IGNORECASE,
 )
-# ByteDance's limit of one model, and the calls of a day that Google and ModelScope count for each
-_QUOTA_OF_ONE_MODEL = re.compile(r"set inference limit for the .{1,200} model|quota for model", re.IGNORECASE)
+# ByteDance's limit of one model, the calls of a day that Google and ModelScope count for each, and what Ollama's plans
+# leave out
+_QUOTA_OF_ONE_MODEL = re.compile(
+    r"set inference limit for the .{1,200} model|quota for model|model requires a subscription", re.IGNORECASE
+)
 # Google says "check your plan and billing details" for a limit that is over in a minute, but this of spent money
 _SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(

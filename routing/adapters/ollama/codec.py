@@ -18,7 +18,7 @@ from routing.adapters.asking.forced_calls import CallDecoder, as_answer, as_call
 from routing.adapters.asking.prompting import effort_of, images, in_efforts, in_prompt, joined_text, structured_output
 from routing.adapters.asking.vectors import get_vectors, refuse_other_number
 from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
-from routing.adapters.faults.errors import error_from_event, error_from_response, make_error
+from routing.adapters.faults.errors import make_error
 from routing.adapters.ollama.context import (
     context_size,
     estimate_tokens,
@@ -26,6 +26,7 @@ from routing.adapters.ollama.context import (
     refuse_overflow,
     refuse_truncated,
 )
+from routing.adapters.ollama.refusals import refused, reported
 from routing.adapters.openai.parts import tool_definition, tool_result_text
 from routing.adapters.reading.sse import NDJSONSplitter
 from routing.adapters.reading.wire import (
@@ -120,7 +121,7 @@ class OllamaCodec:
             raise self.decode_error(response, sent)
         answer = load_object(response.body, calls=_CALLS)
         if answer.get("error"):
-            raise error_from_event(answer, sent)
+            raise reported(answer, sent)
         message = get_dict(answer, "message")
         if not message and not isinstance(answer.get("response"), str):
             raise protocol_error("the answer holds no message")
@@ -147,10 +148,7 @@ class OllamaCodec:
         return as_call(result, sent) if sent.calls else result
 
     def decode_error(self, response: WireResponse, sent: WireRequest) -> ProviderError:
-        error = error_from_response(response, sent)
-        if response.status == 401 and b"signin_url" in response.body:
-            return make_error("auth", f"{error.message}: run `ollama signin` where this server runs", sent, status=401)
-        return error
+        return refused(response, sent)
 
     def chat_stream(self, sent: WireRequest) -> StreamDecoder:
         decoder = OllamaDecoder(self, sent)
@@ -174,7 +172,7 @@ class OllamaCodec:
             raise self.decode_error(response, sent)
         answer = load_object(response.body)
         if answer.get("error"):
-            raise error_from_event(answer, sent)
+            raise reported(answer, sent)
         alone = answer.get("embedding")  # as /api/embeddings has it
         vectors = get_vectors(answer.get("embeddings") if alone is None else [alone])
         refuse_other_number(vectors, (sent.body or {}).get("input"))
@@ -299,7 +297,7 @@ class OllamaDecoder(EventDecoder):
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
         line = load_piece(data, "a line of the stream", self.halves, _CALLS)
         if line.get("error"):
-            raise error_from_event(line, self.sent, usage=self.usage)
+            raise reported(line, self.sent, self.usage)
         message = get_dict(line, "message")
         if not message and "done" not in line:
             raise protocol_error("a line of the stream is no part of an answer")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from routing.adapters.base import WireRequest, WireResponse
-from routing.adapters.faults.errors import error_from_response
+from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.types import ProviderError
 
 
@@ -54,6 +54,8 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
     "mistral: no subscription": (401, {"message": "Inactive subscription or usage limit reached"}, "quota"),
     "google: a key that is locked": (403, {"error": {"code": 403, "message": "Consumer 'api_key:x' has been suspended.",
         "status": "PERMISSION_DENIED"}}, "auth"),
+    "openai: the account's": (429, _openai("You have none left.", "credit_balance_exhausted", "requests"), "quota"),
+    "litellm: the key's": (400, {"error": {"message": "Max budget: 1.0", "type": "budget_exceeded", "code": "400"}}, "quota"),
     # too long
     "bedrock: too long for the model": (400, _openai("prompt tokens (330) exceed model maximum (270) for base model m", "invalid_prompt"), "context_overflow"),
     "bedrock: too long for the context": (400, {"message": "The payload size has exceed context limit."}, "context_overflow"),
@@ -64,6 +66,7 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
         "max_num_tokens (80)", "type": "BadRequestError", "code": 400}, "context_overflow"),
     "tabby: too long": (400, {"detail": "Prompt length 50 is greater than max_seq_len 40"}, "context_overflow"),
     "a proxy: too long, in chinese": (400, _openai("上下文长度超出模型最大限制"), "context_overflow"),
+    "a proxy: no more than late": (400, _openai("请求上下文超时"), "bad_request"),
     # not to be read
     "deepseek": (400, _openai("Content Exists Risk", "invalid_request_error"), "content_filter"),
     "azure, without a code": (400, _openai("The response was filtered due to Azure OpenAI's content management policy."), "content_filter"),
@@ -80,9 +83,15 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
     "one-api: words": (400, _openai("no", "sensitive_words_detected", "new_api_error"), "content_filter"),
     "openrouter: the house's terms": (403, {"error": {"message": "Prohibited due to a violation of provider Terms Of Service.", "code": 403}},
         "content_filter"),
+    "openrouter: the model would not": (400, {"error": {"code": 400, "message": "No.", "metadata": {"error_type": "refusal"}}}, "content_filter"),
+    "a proxy: moderation": (403, {"type": "error", "error": {"type": "content_moderation_error", "message": "No."}}, "content_filter"),
+    "a proxy: policy": (400, _openai("The request was rejected due to content policy"), "content_filter"),
+    "a proxy: words, in chinese": (422, {"error": "包含敏感词"}, "content_filter"),
     # not there, and not for this request
+    "cohere: a longer answer than the model gives": (400, {"message": "too many tokens: max tokens must be less than 40"}, "bad_request"),
     "bedrock: no such model": (400, _openai("The provided model identifier is invalid.", "validation_error"), "not_found"),
     "openrouter: no such model": (404, {"error": {"message": "No endpoints found for a/b.", "code": 404}}, "not_found"),
+    "siliconflow: a model that is off": (403, {"code": 30003, "message": "Model disabled.", "data": None}, "not_found"),
     "openrouter: no images": (404, {"error": {"message": "No endpoints found that support image input", "code": 404}}, "bad_request"),
     "openrouter: no tools": (404, {"error": {"message": "No endpoints found that support tool use.", "code": 404}}, "bad_request"),
     "openrouter: none that takes it": (404, {"error": {"message": "No endpoints found that can handle the requested parameters.", "code": 404}},
@@ -99,3 +108,40 @@ def test_a_refusal_is_of_the_kind_that_its_words_say(status: int, body: Any, kin
 def test_what_a_day_has_room_for_of_one_model_says_nothing_of_the_others() -> None:
     error = _told(429, {"errors": {"message": "You have exceeded today's quota for model a/b, try again tomorrow."}})
     assert (error.kind, error.one_model) == ("quota", True)
+
+
+@pytest.mark.parametrize(
+    ("said", "alone"),
+    [
+        ({"message": "You don't have access to the model with the specified model ID."}, True),
+        ({"error": {"code": "no_access", "message": "No access to model: m"}}, True),
+        ({"error": {"type": "permission_error", "message": "You do not have access to model m"}}, True),
+        ({"message": "The user is not authorized to access model m or it does not exist"}, True),
+        ({"error": {"message": "该令牌无权访问模型 m", "type": "new_api_error"}}, True),
+        ({"error": {"type": "permission_error", "message": "The key is locked."}}, False),
+    ],
+)
+def test_a_key_that_may_not_use_one_model_may_use_the_others(said: Any, alone: bool) -> None:
+    error = _told(403, said)
+    assert (error.kind, error.retryable, error.one_model) == ("auth", False, alone)
+
+
+def test_an_overload_is_told_by_its_code_within_a_stream_too() -> None:
+    told = {"error": {"type": "service_unavailable_error", "code": "server_is_overloaded", "message": "Later."}}
+    assert error_from_event(told, WireRequest("POST", "x", body={})).kind == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "500", "x-ms-retry-after-ms": "1500", "retry-after": "2"}, 0.5),
+        ({"ratelimit": '"api";r=0;t=55'}, 55.0),
+        ({"ratelimit": '"api";r=3;t=55, "pages";r=0;t=7'}, 7.0),
+        ({"ratelimit": '"api";r=3;t=55'}, None),
+    ],
+)
+def test_a_wait_is_read_from_the_headers_of_azure_and_of_the_draft(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert _told(429, {"error": "Too many."}, headers).retry_after_seconds == seconds

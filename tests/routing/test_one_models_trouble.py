@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from routing.adapters import CODECS
 from routing.adapters.base import WireRequest, WireResponse
 from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.types import ModelSpec
@@ -42,6 +43,16 @@ TOLD: dict[str, tuple[int, Any, bool]] = {
     "a model's free calls": (429, googles(FREE.format("PerModel")), True),
     "a project's free calls": (429, googles(FREE.format("")), False),
     "no money": (402, {"error": {"message": "Insufficient balance"}}, False),
+    "a key that may not use a model": (403, {"message": "You don't have access to the model with that ID."}, True),
+    "a minute's limit, and where to pay for more": (
+        429,
+        {
+            "error": {
+                "message": "Rate limit reached. Try again in 20s. Need more? https://console.groq.com/settings/billing"
+            }
+        },
+        True,
+    ),
     "a wrong key": (401, {"error": {"message": "Incorrect API key provided"}}, False),
 }
 
@@ -53,6 +64,13 @@ async def test_what_concerns_one_model_leaves_the_others_open(
     error = error_from_response(WireResponse(status, {}, json.dumps(body).encode()), SENT)
     await health.record_failure(llama.provider, llama, error)
     assert list(await open_circuits()) == [("ollama", llama.slug if alone else "")]
+
+
+async def test_what_ollamas_cloud_refuses_leaves_the_servers_own_models_open(llama: ModelSpec) -> None:
+    sent = WireRequest("POST", "http://127.0.0.1:11434/api/chat", body={"model": "gpt-oss:120b-cloud"})
+    said = WireResponse(401, {}, b'{"error": "unauthorized", "signin_url": "https://ollama.com/connect"}')
+    await health.record_failure(llama.provider, llama, CODECS["ollama"]().decode_error(said, sent))
+    assert list(await open_circuits()) == [("ollama", llama.slug)]
 
 
 def test_a_quota_of_one_model_is_known_in_a_stream_too() -> None:

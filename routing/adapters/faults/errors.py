@@ -41,7 +41,7 @@ def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderEr
         sent,
         status=response.status,
         retry_after_seconds=retry_after(kind, response.headers, told=detail.retry_seconds, message=detail.message),
-        one_model=_is_quota_of_one_model(kind, detail),
+        one_model=_is_of_one_model(kind, detail),
     )
 
 
@@ -64,7 +64,7 @@ def error_from_event(error: Any, sent: WireRequest, *, usage: Usage | None = Non
         status=detail.status,
         retry_after_seconds=retry_after(kind, {}, told=detail.retry_seconds, message=detail.message),
         usage=usage,
-        one_model=_is_quota_of_one_model(kind, detail),
+        one_model=_is_of_one_model(kind, detail),
     )
 
 
@@ -118,14 +118,15 @@ _ADDRESS = re.compile(r"https?://\S+")
 
 _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
-    r"exceeded model token limit|input token count|input is too long|too many (?:input )?tokens(?!, please wait)|"
-    r"input length (?:and|exceeds)|reduce the length|exceeds? the (?:available|model'?s?) context|"
+    r"exceeded model token limit|input token count|input is too long|"
+    r"too many (?:input )?tokens(?!, please wait|: max tokens)|input length (?:and|exceeds)|reduce the length|"
+    r"exceeds? the (?:available|model'?s?) context|"
     r"longer than the maximum|token limit exceeded|maximum prompt length|exceeds the maximum allowed length|"
     r"tokens \+ `?max_new_tokens|contextwindowexceeded|request too large for model|too large to process|"
     r"range of input length should be|prompt exceeds|prompt 超长|token count .{0,40}exceeds|more than max tokens|"
     r"less than max_seq_len|inputs` must have less than|exceed max message tokens|input length \d{1,9} exceeds|"
     r"greater than max_seq_len|exceed max_num_tokens|exceed the total tokens limit|exceed model maximum|"
-    r"exceed context limit|tokens too long|上下文.{0,8}(?:过长|超)|超出.{0,4}上下文",
+    r"exceed context limit|tokens too long|上下文.{0,8}(?:过长|超(?!时))|超出.{0,4}上下文",
     re.IGNORECASE,
 )
 # which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
@@ -161,18 +162,19 @@ _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
     | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
     | {"usage_limit_reached", "accountoverdueerror", "accountquotaexceeded", "allocationquota.freetieronly"}
-    | {"insufficient_user_quota", "pre_consume_token_quota_failed"}
+    | {"insufficient_user_quota", "pre_consume_token_quota_failed", "credit_balance_exhausted", "budget_exceeded"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
     | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked", "censorship_blocked"}
-    | {"sensitive_words_detected"}
+    | {"sensitive_words_detected", "content_moderation_error", "refusal"}
 )
 # ByteDance's say what was read, and may say what was found: OutputTextSensitiveContentDetected.SevereViolation
 _FILTER_CODE = re.compile(r"sensitivecontentdetected|riskdetection")
 _FILTER = re.compile(
     r"input was flagged|requires moderation|content filtering policy|content management policy|content exists risk|"
     r"flagged for possible|prohibited content|inappropriate content|violation of provider terms|new_sensitive|"
+    r"rejected due to content policy|敏感词|违规|"
     r"content .{0,20}violat\w{1,5} .{0,40}(?:guideline|polic)|"
     r"violat\w{1,5} .{0,40}\b(?:content|usage|acceptable use|safety|moderation|community)\b.{0,40}(?:guideline|polic)|"
     r"result of our safety system|unsafe or sensitive content|不安全或敏感内容",
@@ -182,6 +184,10 @@ _AUTH = re.compile(
     r"(?:incorrect|invalid|missing|malformed|expired) api key|api key (?:not valid|expired)|no api key|"
     r"organization has been (?:disabled|restricted)|location is not supported",
     re.IGNORECASE,
+)
+# a key that may not use the one model
+_AUTH_FOR_ONE_MODEL = re.compile(
+    r"access (?:to )?(?:the |this )?model|无权访问模型|model .{1,200} is gated", re.IGNORECASE
 )
 _AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
 _MISSING_CODES = frozenset(
@@ -198,10 +204,10 @@ _MISSING = re.compile(
     r"no models loaded|模型不存在",
     re.IGNORECASE,
 )
-_CLOSED = re.compile(r"model .{1,200}requires terms acceptance", re.IGNORECASE)
+_CLOSED = re.compile(r"model .{1,200}requires terms acceptance|model disabled", re.IGNORECASE)
 _OVERLOADED_CODES = frozenset(
     {"overloaded_error", "engine_overloaded_error", "overloaded", "provider_overloaded"}
-    | {"capacity_exceeded", "service_tier_capacity_exceeded"}
+    | {"capacity_exceeded", "service_tier_capacity_exceeded", "server_is_overloaded"}
 )
 
 # llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, MiniMax one that it will not
@@ -319,11 +325,15 @@ def _is_quota(status: int, codes: frozenset[str], message: str) -> bool:
     return bool(_SPENT.search(message) or ("resource_exhausted" not in codes and _QUOTA.search(message)))
 
 
-def _is_quota_of_one_model(kind: ErrorKind, detail: Detail) -> bool:
+def _is_of_one_model(kind: ErrorKind, detail: Detail) -> bool:
+    """True for what is spent, or closed to the key, of one model alone."""
+    message = detail.message[:_MOST_SEARCHED]
+    if kind == "auth":
+        return _AUTH_FOR_ONE_MODEL.search(message) is not None
     if kind != "quota":
         return False
     by_code = any("perday" in code and "permodel" in code for code in detail.codes)
-    return by_code or _QUOTA_OF_ONE_MODEL.search(detail.message[:_MOST_SEARCHED]) is not None
+    return by_code or _QUOTA_OF_ONE_MODEL.search(message) is not None
 
 
 def _by_code_or_status(status: int, codes: frozenset[str], message: str) -> ErrorKind:

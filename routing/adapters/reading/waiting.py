@@ -17,10 +17,11 @@ _MOST_SEARCHED = 5_000  # characters of a message
 def retry_after(kind: ErrorKind, headers: Mapping[str, str], *, told: float | None, message: str) -> float | None:
     """Seconds that the provider asks us to wait; None if it does not say. `told` is what its error body states."""
     candidates: tuple[float | None, ...] = (
-        _milliseconds(headers.get("retry-after-ms", "")),
+        _milliseconds(headers.get("retry-after-ms") or headers.get("x-ms-retry-after-ms", "")),
         _retry_after_header(headers.get("retry-after", ""), headers.get("date", "")),
         told,
         exhausted_reset(headers) if kind == "rate_limited" else None,
+        _in_one_field(headers.get("ratelimit", "")),
         _in_words(message) if kind in ("rate_limited", "overloaded", "quota") else None,
     )
     return next((seconds for seconds in candidates if seconds is not None), None)
@@ -68,6 +69,16 @@ def exhausted_reset(headers: Mapping[str, str]) -> float | None:
         if (wait := _reset_seconds(value[:_LONGEST_TIME], headers.get("date", ""))) is not None
     ]
     return max(waits, default=None)
+
+
+# RFC draft, as Hugging Face has it: "api";r=0;t=55
+_IN_ONE_FIELD = re.compile(r"\br=0\b[^,]{0,100}?\bt=(\d{1,9})\b")
+
+
+def _in_one_field(text: str) -> float | None:
+    """Seconds until a limit that has nothing left begins anew."""
+    waits = [bounded(float(seconds)) for seconds in _IN_ONE_FIELD.findall(text[:500])]
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
 def _reset_seconds(text: str, date: str) -> float | None:

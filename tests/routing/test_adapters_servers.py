@@ -409,3 +409,23 @@ def test_vectors_of_tokens_are_no_embedding_of_a_text() -> None:
     sent = WireRequest("POST", "http://127.0.0.1/", body={"input": "Hello"})
     with pytest.raises(ProviderError, match="a vector for each token"):
         CODECS["openai"]().decode_embed(WireResponse(200, {}, json.dumps(answer).encode()), sent)
+
+
+@pytest.mark.parametrize("reason", ["repetition_truncation", "repetition"])
+def test_an_answer_that_went_round_in_circles_was_cut_short(reason: str) -> None:
+    whole = read("openai", completion({"content": "Hi Hi Hi"}, reason), {})
+    streamed = read("openai", sse(chunk(content="Hi Hi Hi"), chunk(reason)), {})
+    assert (whole.text, whole.stop_reason) == (streamed.text, streamed.stop_reason) == ("Hi Hi Hi", "length")
+
+
+def test_a_message_that_went_round_in_circles_was_cut_short() -> None:
+    said = {"type": "message", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "repetition_truncation"}
+    assert read("anthropic", json.dumps(said).encode(), {}).stop_reason == "length"
+
+
+@pytest.mark.parametrize(("reason", "kind"), [("aborted", "server"), ("engine_overloaded", "overloaded")])
+def test_an_answer_that_its_server_left_is_no_answer(reason: str, kind: str) -> None:
+    for body in (completion({"content": "Hi"}, reason), sse(chunk(content="Hi"), chunk(reason))):
+        with pytest.raises(ProviderError) as caught:
+            read("openai", body, {})
+        assert (caught.value.kind, caught.value.retryable) == (kind, True)

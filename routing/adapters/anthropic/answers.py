@@ -30,6 +30,7 @@ CALLS = b'"tool_use"'
 _STOP_REASONS: dict[str, StopReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
+    "repetition_truncation": "length",
     "refusal": "content_filter",
 }
 

@@ -46,6 +46,8 @@ _STOP_REASONS: dict[str, StopReason] = {
     "model_context_window_exceeded": "length",
     "max_length": "length",
     "max_output_tokens": "length",
+    "repetition_truncation": "length",  # Xiaomi, and vLLM: it went round in circles, and was cut short
+    "repetition": "length",
     "tool_calls": "tool_calls",
     "tool_call": "tool_calls",
     "function_call": "tool_calls",
@@ -65,9 +67,11 @@ _STOP_REASONS: dict[str, StopReason] = {
 _GIVEN_UP: dict[str, ErrorKind] = {
     "error": "server",
     "abort": "server",
+    "aborted": "server",
     "network_error": "server",
     "function_call_filter": "server",  # Google: the model wrote a call that cannot be read
     "insufficient_system_resource": "overloaded",
+    "engine_overloaded": "overloaded",
 }
 
 

@@ -264,3 +264,17 @@ def test_a_text_without_tags_is_a_text_whatever_is_said_of_it() -> None:
 def test_a_signature_is_no_output_of_its_own() -> None:
     encoder = openai_answers.StreamEncoder(call_id="1", model="m", include_usage=False)
     assert encoder.deltas([Delta(reasoning_signature="gemini:sig==")]) == b""
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [("CONTINUATION", "length"), ("MODEL_ARMOR", "content_filter"), ("ESCALATION", "content_filter")],
+)
+def test_an_answer_that_google_ends_early_says_so(finish: str, reason: str) -> None:
+    assert streamed("gemini", sse(gemini({"text": "Hi"}, finish=finish), done=False)).stop_reason == reason
+
+
+def test_an_account_that_google_has_limited_gives_no_answer() -> None:
+    with pytest.raises(ProviderError) as caught:
+        streamed("gemini", sse(gemini({"text": "Hi"}, finish="PUP_LIMITED_DISABLED"), done=False))
+    assert (caught.value.kind, caught.value.retryable) == ("auth", False)

@@ -35,10 +35,10 @@ _COUNTS = (
     "thoughtsTokenCount",
     "cachedContentTokenCount",
 )
-_LENGTH = frozenset({"MAX_TOKENS"})
+_LENGTH = frozenset({"MAX_TOKENS", "CONTINUATION"})
 _FILTERED = frozenset(
     {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY"}
-    | {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "CONTENT_BLOCKED"}
+    | {"IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "CONTENT_BLOCKED", "MODEL_ARMOR", "ESCALATION"}
 )
 # the model wrote a call that cannot be read: no answer, but the next try may give one
 _BROKEN: dict[str, ErrorKind] = {
@@ -46,6 +46,7 @@ _BROKEN: dict[str, ErrorKind] = {
     "UNEXPECTED_TOOL_CALL": "server",
     "TOO_MANY_TOOL_CALLS": "server",
     "MALFORMED_RESPONSE": "server",
+    "PUP_LIMITED_DISABLED": "auth",  # Google has limited the account
     "MISSING_THOUGHT_SIGNATURE": "bad_request",  # of an earlier turn: the same request fails again
 }
 

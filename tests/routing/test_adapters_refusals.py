@@ -110,6 +110,25 @@ def test_what_a_day_has_room_for_of_one_model_says_nothing_of_the_others() -> No
     assert (error.kind, error.one_model) == ("quota", True)
 
 
+# Anthropic says what a refusal is about beside its type
+DETAILED = {
+    "enforced_spend_limit_reached": (429, "rate_limit_error", "quota"),
+    "contract_spend_limit_reached": (429, "rate_limit_error", "quota"),
+    "ramp_limit_exceeded": (429, "rate_limit_error", "rate_limited"),
+    "linked_organization_billing_unavailable": (402, "billing_error", "quota"),
+    "organization_on_hold": (400, "invalid_request_error", "auth"),
+    "cmek_key_disabled": (400, "invalid_request_error", "auth"),
+    "claude_code_version_too_old": (400, "invalid_request_error", "bad_request"),
+}
+
+
+@pytest.mark.parametrize(("code", "told"), DETAILED.items(), ids=DETAILED)
+def test_a_refusal_of_claude_is_of_the_kind_that_its_details_say(code: str, told: tuple[int, str, str]) -> None:
+    status, name, kind = told
+    body = {"type": "error", "error": {"type": name, "message": "No.", "details": {"error_code": code}}}
+    assert _told(status, body).kind == kind
+
+
 @pytest.mark.parametrize(
     ("said", "alone"),
     [

@@ -136,6 +136,8 @@ def _codes(value: Json) -> frozenset[str]:
     found = [value.get(key) for key in _CODES]
     if isinstance(inner := value.get("innererror"), dict):  # Azure's
         found.append(inner.get("code"))
+    if isinstance(told := value.get("details"), dict):  # Anthropic's
+        found.append(told.get("error_code"))
     for item in _details(value):
         found.append(item.get("reason"))
         violations = item.get("violations")

@@ -163,6 +163,7 @@ _QUOTA_CODES = frozenset(
     | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
     | {"usage_limit_reached", "accountoverdueerror", "accountquotaexceeded", "allocationquota.freetieronly"}
     | {"insufficient_user_quota", "pre_consume_token_quota_failed", "credit_balance_exhausted", "budget_exceeded"}
+    | {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
@@ -189,7 +190,10 @@ _AUTH = re.compile(
 _AUTH_FOR_ONE_MODEL = re.compile(
     r"access (?:to )?(?:the |this )?model|无权访问模型|model .{1,200} is gated", re.IGNORECASE
 )
-_AUTH_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"})
+_AUTH_CODES = frozenset(
+    {"invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication_error"}
+    | {"organization_on_hold", "cmek_key_disabled", "cmek_key_network_blocked"}
+)
 _MISSING_CODES = frozenset(
     {"model_not_found", "not_found_error", "not_found", "resource_not_found_error", "unknown_model", "invalid_model"}
     | {"model_decommissioned", "model_not_available", "model_not_supported"}

@@ -130,6 +130,24 @@ def test_a_refusal_of_claude_is_of_the_kind_that_its_details_say(code: str, told
 
 
 @pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (429, "project_spend_limit_exceeded", "quota"),
+        (429, "organization_spend_limit_exceeded", "quota"),
+        (429, "organization_usage_limit_exceeded", "quota"),
+        (400, "cyber_policy", "content_filter"),
+        (400, "bio_policy", "content_filter"),
+        (400, "image_content_policy_violation", "content_filter"),
+        (400, "misalignment_policy_violation", "content_filter"),
+        (503, "server_overloaded", "overloaded"),
+        (429, "rate_limit_exceeded", "rate_limited"),
+    ],
+)
+def test_openais_codes_say_more_than_its_statuses(status: int, code: str, kind: str) -> None:
+    assert _told(status, _openai("No.", code, "requests")).kind == kind
+
+
+@pytest.mark.parametrize(
     ("said", "alone"),
     [
         ({"message": "You don't have access to the model with the specified model ID."}, True),

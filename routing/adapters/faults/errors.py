@@ -164,11 +164,14 @@ _QUOTA_CODES = frozenset(
     | {"usage_limit_reached", "accountoverdueerror", "accountquotaexceeded", "allocationquota.freetieronly"}
     | {"insufficient_user_quota", "pre_consume_token_quota_failed", "credit_balance_exhausted", "budget_exceeded"}
     | {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}
+    | {"project_spend_limit_exceeded", "organization_spend_limit_exceeded"}
+    | {"organization_usage_limit_exceeded", "usage_limit_exceeded"}
 )
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_filter_error", "responsibleaipolicyviolation"}
     | {"data_inspection_failed", "datainspectionfailed", "moderation_blocked", "censorship_blocked"}
-    | {"sensitive_words_detected", "content_moderation_error", "refusal"}
+    | {"sensitive_words_detected", "content_moderation_error", "refusal", "cyber_policy", "bio_policy"}
+    | {"misalignment_policy_violation", "image_content_policy_violation"}
 )
 # ByteDance's say what was read, and may say what was found: OutputTextSensitiveContentDetected.SevereViolation
 _FILTER_CODE = re.compile(r"sensitivecontentdetected|riskdetection")
@@ -211,7 +214,7 @@ _MISSING = re.compile(
 _CLOSED = re.compile(r"model .{1,200}requires terms acceptance|model disabled", re.IGNORECASE)
 _OVERLOADED_CODES = frozenset(
     {"overloaded_error", "engine_overloaded_error", "overloaded", "provider_overloaded"}
-    | {"capacity_exceeded", "service_tier_capacity_exceeded", "server_is_overloaded"}
+    | {"capacity_exceeded", "service_tier_capacity_exceeded", "server_is_overloaded", "server_overloaded"}
 )
 
 # llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, MiniMax one that it will not

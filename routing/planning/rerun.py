@@ -14,7 +14,7 @@ from routing.types import ENVELOPE, BudgetState, ModelSpec, Snapshot, World
 from ziggie.values import replace
 
 RECORDED_KEY = "as recorded"  # nobody is called with it
-JUDGED_BEFORE_KEYS = frozenset({"disabled", "switch"})  # kinds of reasons: screening.py
+JUDGED_BEFORE_KEYS = frozenset({"disabled", "switch", "withheld"})  # kinds of reasons: screening.py
 
 Circumstances = dict[str, Any]  # JSON-like; what is not mentioned was empty, healthy or unspent
 
@@ -105,4 +105,5 @@ def limited(snapshot: Snapshot, allowed_models: Collection[str]) -> Snapshot:
             name: tuple(model for model in models if model.slug in allowed_models)
             for name, models in snapshot.by_name.items()
         },
+        withheld={slug: model for slug, model in snapshot.models.items() if slug not in allowed_models},
     )

@@ -13,7 +13,7 @@ from routing.planning.budgets import Purse, budget_left
 from routing.planning.demand import BUCKETS, Demand, measure
 from routing.planning.pricing import is_free
 from routing.planning.roles import Calls, chain_calls, part_calls, parts, resolve
-from routing.planning.screening import Screen, dropped, unknown_model
+from routing.planning.screening import Screen, dropped, not_to_be_had
 from routing.types import (
     SHADOW,
     Candidate,
@@ -120,12 +120,12 @@ def _serves(rule: RuleSpec, demand: Demand, features: Features, notes: list[str]
 
 
 def _look_up(slugs: Iterable[str], snapshot: Snapshot) -> tuple[list[ModelSpec], list[Dropped]]:
-    """The models of a chain, each once, and the names that mean nothing."""
+    """The models of a chain, each once, and the names that mean nothing to this caller."""
     known, unknown = [], []
     for slug in dict.fromkeys(slugs):
         model = snapshot.models.get(slug)
         if model is None:
-            unknown.append(unknown_model(slug))
+            unknown.append(not_to_be_had(slug, snapshot))
         else:
             known.append(model)
     return known, unknown

@@ -22,7 +22,10 @@ def dropped(model: ModelSpec, kind: DropKind, reason: str) -> Dropped:
     return Dropped(model.slug, model.provider.slug, model.source.value, reason, kind)
 
 
-def unknown_model(slug: str) -> Dropped:
+def not_to_be_had(slug: str, snapshot: Snapshot) -> Dropped:
+    """Why a name of a chain stands for no model that may be looked at."""
+    if (model := snapshot.withheld.get(slug)) is not None:
+        return dropped(model, "withheld", "this API key may not use it")
     return Dropped(slug, "", "", "there is no such model", "unknown")
 
 

@@ -228,6 +228,7 @@ class Snapshot:
     settings: SettingsSpec
     by_name: Mapping[str, tuple[ModelSpec, ...]]  # wire names and aliases
     valid_until: datetime | None = None  # when the next price comes into force
+    withheld: Mapping[str, ModelSpec] = field(default_factory=dict)  # by slug: those that this caller may not use
     # The budgets that count what a model costs, by its slug: worked out when somebody
     # first asks (budgets.py).
     watchers: dict[str, tuple[BudgetSpec, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)

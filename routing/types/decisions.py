@@ -45,6 +45,7 @@ class Candidate(Value):
 
 DropKind = Literal[
     "unknown",  # the chain names no such model
+    "withheld",  # the caller's API key may not use it
     "disabled",
     "switch",
     "key",

@@ -22,7 +22,7 @@ from routing import database
 from routing.configuration import snapshot
 from routing.gateway.access.keys import Key, KeyBook
 from routing.gateway.access.limits import GRANT_SECONDS, MINUTE_SECONDS, Admission, Limits
-from routing.models import LanguageModel, RateBucket
+from routing.models import LanguageModel, RateBucket, RoutedCall
 from routing.reporting.retention import forget_old_seconds
 from tests.gateway.conftest import Gateway
 from tests.gateway.conftest import wait_until as happens
@@ -392,6 +392,17 @@ def test_of_models_with_one_wire_name_the_one_that_the_key_may_ask_for_serves(ga
     for path in (CHAT, "/v1/messages/count_tokens"):
         answer = post(gateway, path, key=key, model="gpt-4o-mini")
         assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "thinker")
+
+
+def test_a_receipt_says_of_a_model_that_the_key_may_not_use_that_it_may_not(gateway: Gateway) -> None:
+    _, key = create_api_key("one", allowed_models=["llama"])
+    answer = post(gateway, CHAT, key=key, model="auto")
+    assert (answer.status_code, answer.headers["x-ziggie-model"]) == (200, "llama")
+    written = RoutedCall.objects.filter(pk=answer.headers["x-ziggie-request-id"])
+    happens(written.exists)
+    others = [each for each in written.get().candidates if each["state"] == "dropped"]
+    assert {each["reason"] for each in others} == {"this API key may not use it"}
+    assert all(each["provider"] for each in others)
 
 
 def test_a_key_asks_for_its_embedder_by_its_wire_name(gateway: Gateway) -> None:

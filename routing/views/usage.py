@@ -2,6 +2,7 @@
 
 import csv
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
@@ -9,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from routing.models import Provider, Statement
@@ -116,6 +118,7 @@ def statement_list(request: HttpRequest) -> HttpResponse:
     context = {
         "statements": Statement.objects.all()[:MAX_STATEMENTS],
         "providers": Provider.objects.filter(location="cloud").order_by("slug"),
+        "chosen": request.GET.get("provider", ""),
         "may_load": request.user.has_perm("routing.add_statement"),
     }
     return render(request, "routing/statements.html", context)
@@ -124,21 +127,22 @@ def statement_list(request: HttpRequest) -> HttpResponse:
 def _load(request: HttpRequest) -> HttpResponse:
     if not request.user.has_perm("routing.add_statement"):
         raise PermissionDenied
-    file = request.FILES.get("file")
+    file, provider = request.FILES.get("file"), request.POST.get("provider", "")
     try:
         if not isinstance(file, UploadedFile):
             raise InvalidInput("choose a file first")
         statement = statements.load(
             file.read(statements.MAX_BYTES + 1),
             file_name=file.name or "",
-            provider=request.POST.get("provider", ""),
+            provider=provider,
             by=request.user.get_username(),
             replace=bool(request.POST.get("replace")),
         )
     except ZiggieError as error:
         places = [f"{detail.get('place')}: {detail.get('problem')}" for detail in error.details[1:]]
         messages.error(request, "; ".join([error.message, *places]))
-        return redirect("statements")
+        # The provider stays chosen: the mended file, sent again, belongs to the same one.
+        return redirect(f"{reverse('statements')}?{urlencode({'provider': provider})}")
     return redirect("statement", pk=statement.pk)
 
 
@@ -171,9 +175,10 @@ def _sums(report: statements.Report) -> list[dict[str, str]]:
 
 
 def _cells(report: statements.Report, line: statements.Compared) -> list[tuple[str, ...]]:
-    """Theirs, ours and the difference of each figure."""
+    """The name of each figure, theirs, ours and the difference."""
     return [
         (
+            FIGURES[name],
             _amount(name, getattr(line.theirs, name, None)),
             _amount(name, getattr(line.ours, name, None)),
             _amount(name, line.difference(name)),

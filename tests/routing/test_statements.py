@@ -436,7 +436,11 @@ def test_staff_with_the_permission_load_and_look_on_pages(client: Client, django
     assert "<strong>$0.010000</strong>" in page
     assert "&lt;may&gt;.csv" in page
     assert "nothing was changed" in send(PLAIN + "2026-05-10,claude-sonnet-4-5,10,5,0.10\n")
-    assert "line 2: input_tokens &#x27;x&#x27; is no number" in send(PLAIN + "2026-05-10,m,x,5,0.10\n")
+    for figure in ("Unexplained", "Cost: theirs / ours", "Cost: difference"):
+        assert f'<td data-label="{figure}"' in page  # on a phone each figure stands under its name
+    refused = send(PLAIN + "2026-05-10,m,x,5,0.10\n")
+    assert "line 2: input_tokens &#x27;x&#x27; is no number" in refused
+    assert "<option selected>anthropic</option>" in refused
     assert "choose a file first" in client.post("/usage/statements/", {"provider": "x"}, follow=True).content.decode()
     assert Statement.objects.count() == 1
     user.user_permissions.remove(Permission.objects.get(codename="add_statement"))

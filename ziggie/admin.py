@@ -13,10 +13,16 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
+from ziggie.auth import ADMIN_PERMISSIONS
 from ziggie.models import SCOPES, USUAL_GRACE, ApiKey, default_scopes, rotate
+
+WHO_MAY = (
+    "that takes the permissions to change all that such a key changes (providers, models, prices, rules, budgets)."
+)
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+    may_give_admin = False  # whether who fills it in may do himself what the scope lets a key do
     scopes = forms.MultipleChoiceField(
         choices=[(scope, scope) for scope in SCOPES],
         initial=default_scopes,
@@ -31,6 +37,13 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
             *("enabled", "expires_at"),
         )
 
+    def clean_scopes(self) -> list[str]:
+        scopes: list[str] = self.cleaned_data["scopes"]
+        before = self.instance.scopes if self.instance.pk else ()
+        if "admin" in scopes and "admin" not in before and not self.may_give_admin:
+            raise ValidationError(f"Your account cannot give the scope admin: {WHO_MAY}")
+        return scopes
+
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
@@ -40,6 +53,10 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
     search_fields = ("name", "prefix")
     readonly_fields = ("prefix", "former", "created_at", "last_used_at")
     actions = ("rotate", "renew")
+
+    def get_form(self, request: HttpRequest, obj: ApiKey | None = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change, **kwargs)
+        return type(form.__name__, (form,), {"may_give_admin": request.user.has_perms(ADMIN_PERMISSIONS)})
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         raw_key = None if change else obj.new_secret()
@@ -62,6 +79,9 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
 
     def _rotate(self, request: HttpRequest, queryset: QuerySet[ApiKey], grace: timedelta) -> None:
         for key in queryset:
+            if "admin" in key.scopes and not request.user.has_perms(ADMIN_PERMISSIONS):
+                messages.error(request, f"{key.name}: your account cannot see a secret of the scope admin: {WHO_MAY}")
+                continue
             try:
                 raw_key = rotate(key, grace=grace)
             except ValidationError as error:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:  # rest_framework.views itself imports this module, by its nam
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
 ROUTING = ("routing.change_routingpolicy",)  # what applying a routing file needs
+# What staff need for all that a key of the scope "admin" may write: without them nobody gives or renews such a key.
+ADMIN_PERMISSIONS = (
+    *ROUTING,
+    *("routing.add_provider", "routing.change_provider", "routing.add_languagemodel", "routing.change_languagemodel"),
+    *("routing.add_price", "routing.add_budget", "routing.change_budget", "routing.change_routingsettings"),
+)
 
 
 @dataclass(frozen=True, slots=True)

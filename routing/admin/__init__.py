@@ -1,3 +1,3 @@
 """The admin: where staff retune routing. The site finds what is registered here."""
 
-from routing.admin import pages, records  # noqa: F401 - importing them registers them
+from routing.admin import keys, pages, records  # noqa: F401 - importing them registers them

@@ -19,6 +19,7 @@ from routing.planning.pricing import usd
 from ziggie.errors import InvalidInput
 
 MAX_GROUPS = 1_000
+MAX_FILE_GROUPS = 200_000  # in a file, whose reader adds up its lines
 DEFAULT_DAYS = 30
 YEARS = range(1971, 9999)  # far enough from the ends of time for what is added to them, and for ids
 EXPORT_PAGE = 2_000
@@ -147,12 +148,12 @@ def totals(during: Period) -> Sums:
 
 def groups(during: Period, group_by: str) -> list[Group]:
     """Each group, the dearest first. Raises InvalidInput."""
-    return summary(during, group_by).groups
+    return summary(during, group_by, most=MAX_FILE_GROUPS).groups
 
 
-def summary(during: Period, group_by: str) -> Summary:
-    """The whole and its groups. Raises InvalidInput."""
-    whole, rows, left_out = _grouped(during, group_by)
+def summary(during: Period, group_by: str, *, most: int | None = None) -> Summary:
+    """The whole and its groups, at most so many (MAX_GROUPS if not said). Raises InvalidInput."""
+    whole, rows, left_out = _grouped(during, group_by, most or MAX_GROUPS)
     key = GROUPS[group_by]
     with connection.cursor() as cursor:
         cursor.execute(
@@ -167,10 +168,10 @@ def summary(during: Period, group_by: str) -> Summary:
 
 def group_sums(during: Period, group_by: str) -> list[tuple[str, Sums]]:
     """Key and sums of each group, the dearest first. Raises InvalidInput."""
-    return _grouped(during, group_by)[1]
+    return _grouped(during, group_by, MAX_GROUPS)[1]
 
 
-def _grouped(during: Period, group_by: str) -> tuple[Sums, list[tuple[str, Sums]], int]:
+def _grouped(during: Period, group_by: str, most: int) -> tuple[Sums, list[tuple[str, Sums]], int]:
     """The whole, its groups and how many of them are left out, by one statement: they add up while calls go on."""
     key = GROUPS.get(group_by)
     if key is None:
@@ -178,8 +179,8 @@ def _grouped(during: Period, group_by: str) -> tuple[Sums, list[tuple[str, Sums]
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {key}, {_SUMS}, count(*) OVER () - 1 {_PERIOD} GROUP BY GROUPING SETS (({key}), ())"
-            f" ORDER BY grouping({key}) DESC, 7 DESC, 2 DESC, 1 LIMIT {MAX_GROUPS + 1}",
-            _parameters(during),
+            f" ORDER BY grouping({key}) DESC, 7 DESC, 2 DESC, 1 LIMIT %(most)s",
+            _parameters(during) | {"most": most + 1},
         )
         (_, *whole, found), *rows = cursor.fetchall()
     named = [(row[0], Sums(*row[1:-1])) for row in rows]

@@ -92,12 +92,10 @@ def figures(chosen: Choice) -> dict[str, Any]:
     """Totals, groups, chart, budgets and the latest receipts."""
     during = chosen.during
     found = usage.summary(during, chosen.group)
-    totals, groups = found.whole, found.groups
+    totals, groups = found.whole, _in_order(chosen, found.groups)
     latencies = usage.latencies(during)
     answered = {key: sums.answered for key, sums in usage.group_sums(during, "source") if key}
     by_models = sum(count for key, count in answered.items() if key != "offline")
-    if chosen.group == "day":
-        groups = sorted(groups, reverse=True)
     return {
         "chosen": chosen,
         "totals": totals,
@@ -113,6 +111,17 @@ def figures(chosen: Choice) -> dict[str, Any]:
         "budgets": [budget | {"percent": _percent(budget)} for budget in balances()],
         "latest": call_search.latest(during, LATEST),
     }
+
+
+def table(chosen: Choice) -> list[usage.Group]:
+    """All groups as the page tells them: days newest first, keys by their names."""
+    names = _key_names() if chosen.group == "api_key" else {}
+    groups = _in_order(chosen, usage.groups(chosen.during, chosen.group))
+    return [(names.get(key, key), sums, latencies) for key, sums, latencies in groups]
+
+
+def _in_order(chosen: Choice, groups: list[usage.Group]) -> list[usage.Group]:
+    return sorted(groups, key=lambda group: group[0], reverse=True) if chosen.group == "day" else groups
 
 
 def _group(chosen: Choice, key: str, sums: usage.Sums, buckets: dict[int, int]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def usage_csv(request: HttpRequest) -> HttpResponse:
         "success",
     )
     writer.writerow([chosen.group, *names])
-    for group in usage.groups(chosen.during, chosen.group):
+    for group in figures_of.table(chosen):
         told = usage.group_json(*group)
         writer.writerow([usage.cell(told["key"]), *("" if told[name] is None else told[name] for name in names)])
     return response

@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from routing.models import Budget, RoutedCall, RoutingSettings
-from routing.reporting import chart
+from routing.reporting import chart, usage
 from routing.reporting.chart import Amounts
 from tests.routing.books import NOON, book
 from ziggie.models import create_api_key
@@ -110,6 +110,19 @@ def test_groups_are_exported_as_a_table_that_no_spreadsheet_runs(admin_client: C
     assert response["Content-Disposition"] == 'attachment; filename="usage-by-creator-2026-05-10-2026-05-10.csv"'
     (row,) = csv.DictReader(io.StringIO(response.content.decode()))
     assert (row["creator"], row["calls"], row["cost_usd"], row["p50_ms"]) == ("'=cmd()", "1", "0.000250", row["p50_ms"])
+
+
+@books
+def test_the_exported_table_tells_keys_by_name_days_in_order_and_leaves_no_group_out(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = create_api_key("nightly job")
+    monkeypatch.setattr(usage, "MAX_GROUPS", 1)
+    book({"api_key_id": str(key.pk)}, {"at": NOON + timedelta(days=1), "cost_microusd": 1})
+    for group, told in (("api_key", ["nightly job", ""]), ("day", ["2026-05-11", "2026-05-10"])):
+        answer = admin_client.get(f"/usage/groups.csv?from=2026-05-10&to=2026-05-11&group={group}")
+        rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+        assert [row[group] for row in rows] == told
 
 
 @books

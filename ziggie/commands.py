@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted.
 
 import atexit
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -26,6 +27,8 @@ NO_DATABASE = frozenset(
     {"check", "collectstatic", "compilemessages", "diffsettings", "findstatic", "makemessages", "sendtestemail"}
     | {"spectacular", "startapp", "startproject"}
 )
+# What our own output may meet where it is written to a file.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class ZiggieCommand(BaseCommand):
@@ -92,15 +95,27 @@ def run(argv: list[str]) -> int:
     try:
         _load_settings()
         Utility(argv).execute()
+        sys.stdout.flush()  # here, where it is told if it cannot be written
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
+    except OSError as error:
+        if error.errno not in NO_ROOM or "--traceback" in argv:
+            raise
+        _write_no_more()
+        sys.stderr.write(f"The output could not be written: {error.strerror}\n")
+        return 1
     except (ZiggieError, ImproperlyConfigured, DatabaseError) as error:
         if "--traceback" in argv:
             raise
         return report(error)
     return 0
+
+
+def _write_no_more() -> None:
+    """What is still to be flushed goes nowhere, so that the interpreter ends without a word about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report(error: Exception) -> int:

@@ -488,6 +488,9 @@ def test_the_command_rotates_a_key(gateway: Gateway, capsys: pytest.CaptureFixtu
         (["create", "tests"], "already exists"),
         (["create", "x", "--expires", "1"], "--expires: '1' is no time"),
         (["create", "x", "--budget-usd", "1e30"], "--budget-usd"),
+        (["create", "x", "--budget-usd", "0.0000004"], "--budget-usd: at most six decimal places"),
+        (["create", "x", "--expires", "0d"], "--expires: a key that ends at once"),
+        (["create", ""], "name: This field cannot be blank"),
     ],
 )
 def test_wrong_words_change_no_key(gateway: Gateway, words: list[str], complaint: str) -> None:

@@ -2,16 +2,17 @@
 
 import re
 from argparse import SUPPRESS, ArgumentParser
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.utils import timezone
 
 from routing.models import Budget
 from routing.money.ledger import MAX_MICROUSD
-from routing.planning.pricing import microusd
+from routing.planning.pricing import MICRO, microusd
 from ziggie.commands import ZiggieCommand
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.models import SCOPES, ApiKey, create_api_key, rotate
@@ -46,14 +47,14 @@ class Command(ZiggieCommand):
         try:
             key, secret, note = self._create(options) if options["action"] == "create" else self._rotate(options)
         except ValidationError as error:
-            raise InvalidInput("; ".join(error.messages)) from error
+            raise InvalidInput(_told(error)) from error
         document = {"id": str(key.pk), "name": key.name, "scopes": key.scopes, "key": secret}
         self.emit(document, f"{secret}\nThis is the only time that the key of {key.name!r} is shown.{note}")
 
     def _create(self, options: dict[str, Any]) -> tuple[ApiKey, str, str]:
         limit = _limit(options["budget_usd"])
         scopes = [scope.strip() for scope in options["scopes"].split(",") if scope.strip()]
-        expires_at = timezone.now() + _time(options["expires"], "--expires") if options["expires"] else None
+        expires_at = _end(options["expires"]) if options["expires"] else None
         with transaction.atomic():
             key, secret = create_api_key(options["name"], scopes=scopes, expires_at=expires_at)
             if limit is not None:
@@ -77,6 +78,23 @@ class Command(ZiggieCommand):
         return key, secret, f" The old one {until}."
 
 
+def _told(error: ValidationError) -> str:
+    """Each mistake with the field that it is about."""
+    named = [
+        message if field in message.lower() or field == NON_FIELD_ERRORS else f"{field}: {message}"
+        for field, messages in getattr(error, "message_dict", {}).items()
+        for message in messages
+    ]
+    return "; ".join(named or error.messages)
+
+
+def _end(said: str) -> datetime:
+    time = _time(said, "--expires")
+    if not time:
+        raise InvalidInput("--expires: a key that ends at once is of no use; without --expires it never ends")
+    return timezone.now() + time
+
+
 def _time(said: str, option: str) -> timedelta:
     """A number with its unit; 0 needs none."""
     found = re.fullmatch(r"([0-9]{1,8})([smhd])", said)
@@ -94,8 +112,11 @@ def _limit(budget_usd: str) -> int | None:
         return None
     try:
         limit = microusd(budget_usd)
+        is_whole = Decimal(budget_usd) * MICRO == limit
     except ValueError as error:
         raise InvalidInput(f"--budget-usd: {error}") from error
+    if not is_whole:
+        raise InvalidInput("--budget-usd: at most six decimal places, as in 0.000001")
     if not 0 <= limit <= MAX_MICROUSD:
         raise InvalidInput(f"--budget-usd: must be from 0 to {MAX_MICROUSD // 1_000_000}")
     return limit

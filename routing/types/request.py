@@ -53,6 +53,7 @@ class ChatRequest(Value):
     shorter answer, "refuse" does not; "" clamps where no `max_output_tokens` is stated and refuses where one is.
 
     `choices` is how many answers are wanted, each of them independent of the others, all by one model (choices.py).
+    `thinking_back` is set where a server has refused a conversation without its earlier thinking.
     """
 
     messages: tuple[Message, ...]
@@ -84,6 +85,7 @@ class ChatRequest(Value):
     envelope_id: UUID | None = None
     budget_fit: BudgetFit = ""
     choices: int = 1
+    thinking_back: bool = False
 
     @property
     def needs(self) -> frozenset[str]:

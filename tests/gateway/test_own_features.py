@@ -22,7 +22,7 @@ from tests.gateway.test_clients import (
     set_reply,
 )
 from tests.gateway.test_matrix import PIXEL
-from tests.servers.script import Reply
+from tests.servers.script import Call, Reply
 from ziggie.models import create_api_key
 
 TURNS: Any = QUESTION
@@ -394,6 +394,31 @@ def test_thinking_goes_back_to_servers_that_want_it(gateway: Gateway) -> None:
     assert gateway.openai.calls[-1].json["messages"][1]["reasoning_content"] == THOUGHT.reasoning
     assert gateway.ollama.calls[-1].json["messages"][1]["thinking"] == THOUGHT.reasoning
     assert THOUGHT.reasoning not in json.dumps(gateway.anthropic.calls[-1].json, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thinking_goes_back_to_a_server_that_refuses_to_go_on_without_it(gateway: Gateway, stream: bool) -> None:
+    """What was called with a model of another house, too, which tells no thinking."""
+    gateway.openai.wants_thinking = True
+    gateway.openai.default = Reply(reasoning="A tool knows.", calls=(Call("weather", {"city": "Oslo"}),))
+    client = openai_client(gateway)
+    said = client.chat.completions.create(model="gpt", messages=TURNS, tools=[OPENAI_TOOL]).choices[0].message
+    result: Any = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "rain"}  # type: ignore[index]
+    plain = said.to_dict() | {"reasoning_content": None}
+    gateway.openai.default = Reply("It rains.")
+    for called, thought in ((said, "A tool knows."), (plain, " ")):
+        turns: Any = [*TURNS, {"role": "assistant", "content": "Hm."}, *TURNS, called, result]
+        if stream:
+            chunks = list(client.chat.completions.create(model="gpt", messages=turns, stream=True))
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        else:
+            text = client.chat.completions.create(model="gpt", messages=turns).choices[0].message.content or ""
+        assert text == "It rains."
+        thoughts = [turn.get("reasoning_content") for turn in gateway.openai.calls[-1].json["messages"]]
+        assert thoughts == [None, " ", None, thought, None]
+    assert [receipt.outcome for receipt in gateway.settled(3)] == ["ok"] * 3
+    assert len(gateway.openai.calls) == 5
+    assert not Circuit.objects.filter(failures__gt=0).exists()
 
 
 def test_usage_comes_in_a_stream_only_if_it_is_asked_for(gateway: Gateway) -> None:

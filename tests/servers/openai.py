@@ -29,6 +29,7 @@ class OpenAIServer(ProviderServer):
         super().__init__(port=port, api_key=api_key)
         self.dialect = dialect
         self.knows_logprobs = True
+        self.wants_thinking = False  # where tools were called, as DeepSeek's thinking models do
 
     @property
     def base_url(self) -> str:
@@ -54,6 +55,8 @@ class OpenAIServer(ProviderServer):
         model = request.get("model", "")
         if self.dialect == "llama_cpp":
             return _what_llama_cpp_python_finds_wrong(request)
+        if self.wants_thinking and _is_without_thinking(request):
+            return 400, "The `reasoning_content` in the thinking mode must be passed back to the API.", ""
         if model not in self.models:
             return 404, f"The model `{model}` does not exist or you do not have access to it.", "model_not_found"
         if model.startswith(("o1", "o3", "gpt-5")) and "max_tokens" in request:
@@ -199,6 +202,11 @@ def _said_twice(base: dict[str, Any], index: int, call: dict[str, Any]) -> bytes
     """A piece of a call as llama-cpp-python streams it: in the older way besides."""
     calls = [{"index": index, **call}]
     return _chunk(base, {"role": None, "content": None, "function_call": call["function"], "tool_calls": calls})
+
+
+def _is_without_thinking(request: Any) -> bool:
+    said = [turn for turn in request["messages"] if turn["role"] == "assistant"]
+    return any("tool_calls" in turn for turn in said) and not all(turn.get("reasoning_content") for turn in said)
 
 
 def _what_llama_cpp_python_finds_wrong(request: Any) -> tuple[int, str, str] | None:

@@ -2,7 +2,7 @@
 
 Options of a provider row: `headers` (sent along), `max_tokens_field`, `stream_usage` (false for a server that
 refuses stream_options), `structured_output` (schema, object, prompt), `send_reasoning` (true for a server that
-wants earlier thinking back, as Kimi's thinking models do).
+wants earlier thinking back; so do Kimi's and DeepSeek's own, unless it is false).
 """
 
 import re
@@ -79,6 +79,9 @@ _WANTS_COMPLETION_TOKENS = re.compile(r"^(?:openai/)?(?:o\d|gpt-(?:[5-9]|\d\d))"
 _OPENAIS_OWN = re.compile(r"^(?:openai/)?(?:o\d|gpt-\d|chatgpt)", re.IGNORECASE)
 # whose servers refuse what they do not know, also where it changes no answer
 _REFUSE_UNKNOWN = re.compile(r"^https?://[^/]*\.(?:mistral\.ai|groq\.com|cerebras\.ai)(?:[:/]|$)")
+# whose thinking models refuse what they called before, unless they are told what they thought
+_WANT_THINKING = re.compile(r"^https?://[^/]*\.(?:moonshot\.(?:ai|cn)|kimi\.com|deepseek\.com)(?:[:/]|$)")
+_NO_THINKING = " "  # in the place of what they want told, and nobody knows
 _IS_GOOGLES = re.compile(r"^https?://[^/]*\.googleapis\.com(?:[:/]|$)")
 _REFUSED = frozenset({"context_management"})  # Anthropic's own
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
@@ -233,6 +236,10 @@ class OpenAICodec:
 
     def _messages(self, request: ChatRequest, model: ModelSpec) -> list[Json]:
         turns: list[Json] = []
+        address = model.provider.base_url
+        thinks = request.thinking_back or bool(
+            model.provider.options.get("send_reasoning", _WANT_THINKING.search(address))
+        )
         for turn in request.messages:
             first = turn.parts[0] if len(turn.parts) == 1 else None
             if (
@@ -240,12 +247,16 @@ class OpenAICodec:
             ):  # nearly all, without looking for more
                 turns.append({"role": turn.role, "content": first.text})
             else:
-                turns += self._turn(turn, model)
-        if "mistral.ai" in model.provider.base_url:
+                turns += self._turn(turn, model, thinks=thinks)
+        if request.thinking_back:
+            for said in turns:
+                if said["role"] == "assistant":
+                    said.setdefault("reasoning_content", _NO_THINKING)
+        if "mistral.ai" in address:
             _shorten_ids(turns, 9)
         return turns
 
-    def _turn(self, turn: Message, model: ModelSpec) -> list[Json]:
+    def _turn(self, turn: Message, model: ModelSpec, *, thinks: bool) -> list[Json]:
         turns: list[Json] = [
             {
                 "role": "tool",
@@ -258,14 +269,15 @@ class OpenAICodec:
         if all(isinstance(part, ToolResult) for part in turn.parts) and turns:
             return turns
         if turn.role == "assistant":
-            said = self._assistant(turn, model)
+            said = self._assistant(turn, model, thinks=thinks)
         else:
             said = {"role": "user" if turn.role == "tool" else turn.role, "content": self._content(turn, model)}
         if turn.name and "mistral.ai" not in model.provider.base_url:
             said["name"] = turn.name
         return [*turns, said]
 
-    def _assistant(self, turn: Message, model: ModelSpec) -> Json:
+    def _assistant(self, turn: Message, model: ModelSpec, *, thinks: bool) -> Json:
+        """`thinks`: with what the model thought."""
         if any(isinstance(part, (Image, Pdf, Cited)) for part in turn.parts):
             raise UnsupportedByProvider("an image or a document in an assistant's turn")
         calls = [part for part in turn.parts if isinstance(part, ToolCall)]
@@ -284,8 +296,8 @@ class OpenAICodec:
             ]
             if "gemini" in model.name.lower():
                 _sign(encoded["tool_calls"], turn, model)
-        thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted)
-        if thinking and model.provider.options.get("send_reasoning"):
+        thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted) if thinks else ""
+        if thinking:
             encoded["reasoning_content"] = thinking
         return encoded
 

@@ -1,8 +1,9 @@
 """Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
-are told it in words, those that know one system message are told later ones in the user's turns, models that do not
-think answer so where the caller left it to them, those that cannot have one tool chosen are given that tool alone,
-those that end a stream without a word are asked for the whole, which says what was wrong, and Ollama, which counts a
-prompt's tokens where we estimate them, is asked for the context that it found missing."""
+are told it in words, those that know one system message are told later ones in the user's turns, those that want a
+model's earlier thinking back are sent it, models that do not think answer so where the caller left it to them, those
+that cannot have one tool chosen are given that tool alone, those that end a stream without a word are asked for the
+whole, which says what was wrong, and Ollama, which counts a prompt's tokens where we estimate them, is asked for the
+context that it found missing."""
 
 import re
 
@@ -15,6 +16,10 @@ from ziggie.values import replace
 _COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available context")
 
 _THINKING = re.compile(r"thinking|reasoning")
+# "… in the thinking mode must be passed back to the API", "… is missing in assistant tool call message at index 2"
+_WANTS_THINKING = re.compile(
+    r"missing\W{1,3}reasoning_content|reasoning_content.{1,40}(?:missing|passed back|required)"
+)
 
 
 def again(
@@ -27,7 +32,7 @@ def again(
     charges is not asked twice for what it may have charged already.
     """
     if not began:
-        for reworded in (in_words, as_users, _without_thinking, _with_one_tool):
+        for reworded in (in_words, as_users, _with_thinking, _without_thinking, _with_one_tool):
             asked = reworded(request, error)
             if asked is not None:
                 return asked, streamed
@@ -38,6 +43,14 @@ def again(
     if streamed and own and not began and error.message == EMPTY:
         return request, False
     return None
+
+
+def _with_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request with the thinking of all earlier turns, for models that refuse a conversation that has lost it, say
+    since another model or a client without a field for it had a part in it (DeepSeek's and Kimi's)."""
+    if error.kind != "bad_request" or request.thinking_back or not _WANTS_THINKING.search(error.message.lower()):
+        return None
+    return replace(request, thinking_back=True)
 
 
 def _without_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:

@@ -61,3 +61,24 @@ def test_a_client_that_keeps_only_the_last_turns_gets_new_ids_all_the_same(kind:
         first = calls(kind, ChatRequest(turns))
         seen |= {call.id for call in first}
         assert len(seen) == 2 * number
+
+
+def test_claude_is_told_of_calls_with_equal_ids_by_ids_that_differ() -> None:
+    """It refuses a conversation that has one twice, as with servers that number the calls of each answer anew."""
+
+    def turns(*groups: tuple[str, ...]) -> tuple[Message, ...]:
+        made = [Message("assistant", tuple(ToolCall(name, "look", "{}") for name in group)) for group in groups]
+        told = [Message("tool", tuple(ToolResult(name, "sun") for name in group)) for group in groups]
+        return (message("user", "Look."), *[turn for pair in zip(made, told, strict=True) for turn in pair])
+
+    request = ChatRequest(turns(("call_0", "call_1"), ("call_0",), ("call_0", "call_0")))
+    encoded = [
+        CODECS["anthropic"]().encode_chat(request, model("anthropic"), max_output_tokens=100, stream=False).body
+        for _ in range(2)
+    ]
+    assert encoded[0] == encoded[1]  # so that what Claude has cached can be used
+    blocks = [block for turn in encoded[0]["messages"] for block in turn["content"]]  # type: ignore[index]
+    made = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    assert made[:2] == ["call_0", "call_1"]
+    assert len(set(made)) == 5
+    assert [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"] == made

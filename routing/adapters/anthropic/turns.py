@@ -74,6 +74,7 @@ class _Turns:
         self._system: list[Json] = []
         self._messages: list[Json] = []
         self._waiting: list[Json] = []  # for the end of the user's turn
+        self._ids = _ToolIds()
 
     def add(self, turn: Message) -> None:
         if turn.role == "system":
@@ -81,6 +82,8 @@ class _Turns:
             (self._waiting if wait else self._system).extend(self._texts(turn))
             return
         role = "assistant" if turn.role == "assistant" else "user"
+        if role == "assistant" and self._messages and self._messages[-1]["role"] != role:
+            self._ids.begin()
         blocks = self._blocks(turn, role)
         if role == "user":  # the API wants the results of tools first
             blocks.sort(key=lambda block: block["type"] != "tool_result")
@@ -113,7 +116,7 @@ class _Turns:
         blocks: list[Json] = []
         results: dict[str, Json] = {}
         for part in turn.parts:
-            for plain in encode_part(part, role, self._found):
+            for plain in encode_part(part, role, self._found, self._ids):
                 block = _marked(plain, part, marks=self._marks)
                 if isinstance(part, (Image, Pdf, Cited)) and part.tool_call_id in results:
                     _put_into(results[part.tool_call_id], block)
@@ -127,7 +130,39 @@ class _Turns:
         return blocks
 
 
-def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
+class _ToolIds:
+    """Calls' ids as this API takes them: of few characters, and no two calls of a conversation with the same one. There
+    are servers that number the calls of each answer anew. A result answers the latest call of its id that has none."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._open: dict[
+            str, list[str]
+        ] = {}  # given id -> those that stand for it in the latest turn, not answered yet
+        self._latest: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """Another turn of the model's."""
+        self._open = {}
+
+    def of_call(self, given: str) -> str:
+        number, name = 0, _tool_id(given)
+        while name in self._taken:
+            number += 1
+            name = f"call_{digest(f'{given} {number}')}"
+        self._taken.add(name)
+        self._latest[given] = name
+        self._open.setdefault(given, []).append(name)
+        return name
+
+    def of_result(self, given: str) -> str:
+        waiting = self._open.get(given)
+        if waiting:
+            return waiting.pop(0)
+        return self._latest.get(given) or _tool_id(given)
+
+
+def encode_part(part: Part, role: str, found: frozenset[str], ids: _ToolIds) -> list[Json]:
     """One of our parts as content blocks; none for what this API has no use for. `found`: tools to refer to."""
     if isinstance(part, Text):
         cited = {"citations": part.citations} if part.citations else {}
@@ -142,10 +177,10 @@ def encode_part(part: Part, role: str, found: frozenset[str]) -> list[Json]:
         return [_document(part) if isinstance(part, Pdf) else {**part.block}]
     if isinstance(part, ToolCall):
         arguments = arguments_object(part.arguments)
-        return [{"type": "tool_use", "id": _tool_id(part.id), "name": part.name, "input": arguments}]
+        return [{"type": "tool_use", "id": ids.of_call(part.id), "name": part.name, "input": arguments}]
     if isinstance(part, ToolResult):
         content = _rows(part, found) if part.rows or part.references else part.content
-        block: Json = {"type": "tool_result", "tool_use_id": _tool_id(part.tool_call_id), "content": content}
+        block: Json = {"type": "tool_result", "tool_use_id": ids.of_result(part.tool_call_id), "content": content}
         return [{**block, "is_error": True}] if part.is_error else [block]
     return _thinking(part)
 

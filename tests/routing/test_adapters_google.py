@@ -10,6 +10,7 @@ import pytest
 from routing.adapters import CODECS
 from routing.adapters.answers.assembly import Assembler, deltas_of
 from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.reading.wire import UNSIGNED
 from routing.gateway.wire import anthropic_answers, anthropic_wire, openai_answers, openai_wire
 from routing.types import ChatResult, Delta, Message, ProviderError, Reasoning, Text, ToolCall, Usage, message
 from tests.routing.adapters_support import ask, model, provider, run_decoder
@@ -235,6 +236,67 @@ def test_another_extra_content_is_no_signature(odd: Any) -> None:
     body = completion({"tool_calls": [{**CALL, "extra_content": odd}]}, "tool_calls")
     result = CODECS["openai"]().decode_chat(WireResponse(200, {}, body), SENT)
     assert result.parts == (ToolCall("c1", "weather", CITY),)
+
+
+# --- OpenRouter's way ---------------------------------------------------------------------------------
+
+ROUTED = "google/gemini-3-pro-preview"
+DETAIL = {"type": "reasoning.encrypted", "data": "sig==", "id": "c2", "format": "google-gemini-v1", "index": 1}
+DETAILS = [{"type": "reasoning.text", "text": "Hm.", "format": "google-gemini-v1", "index": 0}, DETAIL]
+
+
+@pytest.mark.parametrize("by", [None, 0, 1])
+@pytest.mark.parametrize(("named", "place"), [("c2", 1), (None, 0)])
+def test_signatures_that_come_beside_the_message_go_back_beside_it(
+    by: int | None, named: str | None, place: int
+) -> None:
+    """In a stream behind the calls that they belong to."""
+    row = model(provider("openai", "https://openrouter.test/api/v1"), ROUTED)
+    sent = CODECS["openai"]().encode_chat(ask(), row, max_output_tokens=9, stream=False)
+    calls, detail = [CALL, {**CALL, "id": "c2"}], {**DETAIL, "id": named}
+    if by is None:
+        body = completion(
+            {"reasoning": "Hm.", "reasoning_details": [DETAILS[0], detail], "tool_calls": calls}, "tool_calls"
+        )
+        result = CODECS["openai"]().decode_chat(WireResponse(200, {}, body), sent)
+    else:
+        pieces = [chunk(tool_calls=[{**one, "index": number}]) for number, one in enumerate(calls)]
+        body = sse(
+            chunk(reasoning="Hm.", reasoning_details=DETAILS[:1]),
+            *pieces,
+            chunk(reasoning_details=[detail]),
+            chunk("tool_calls"),
+        )
+        chunks = [body[at : at + by] for at in range(0, len(body), by)] if by else [body]
+        deltas, error = run_decoder(lambda: CODECS["openai"]().chat_stream(sent), chunks)
+        assert error is None
+        assembler = Assembler()
+        for delta in deltas:
+            assembler.add(delta)
+        result = assembler.result()
+    encoded = _read_by_openais_client(result, stream=by is not None)
+    assert [bool(one.get("extra_content")) for one in encoded["tool_calls"]] == [number == place for number in (0, 1)]
+    said = ask().__class__((message("user", "a"), Message("assistant", result.parts)))
+    again = CODECS["openai"]().encode_chat(said, row, max_output_tokens=9, stream=False)
+    details = (again.body or {})["messages"][1]["reasoning_details"]
+    assert ("c2" if place else "c1", "sig==") in [(one["id"], one["data"]) for one in details]
+    assert {one["format"] for one in details} == {"google-gemini-v1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "proof"), [(ROUTED, UNSIGNED), ("google/gemini-2.5-pro", None), ("openai/gpt-5", None)]
+)
+def test_calls_of_another_model_are_told_to_openrouter_as_such(name: str, proof: str | None) -> None:
+    said = ask().__class__((message("user", "a"), Message("assistant", (ToolCall("c1", "weather", CITY),))))
+    row = model(provider("openai", "https://openrouter.test/api/v1"), name)
+    turn = (CODECS["openai"]().encode_chat(said, row, max_output_tokens=9, stream=False).body or {})["messages"][1]
+    assert [one["data"] for one in turn.get("reasoning_details", ())] == ([proof] if proof else [])
+
+
+@pytest.mark.parametrize("odd", ["x", [7], [{**DETAIL, "data": 7}], [{**DETAIL, "format": "unknown"}], None, {}])
+def test_other_details_are_no_signatures(odd: Any) -> None:
+    body = completion({"tool_calls": [CALL], "reasoning_details": odd}, "tool_calls")
+    assert CODECS["openai"]().decode_chat(WireResponse(200, {}, body), SENT).parts == (ToolCall("c1", "weather", CITY),)
 
 
 # --- thinking in tags --------------------------------------------------------------------------------

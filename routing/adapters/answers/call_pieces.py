@@ -51,9 +51,14 @@ class _Call:
 class CallPieces:
     """The calls of one answer, told in the order in which they begin. Each is told from its first arguments on, since
     until then its name may grow: some servers write it piece by piece, or after the arguments, and some repeat it
-    with every piece."""
+    with every piece. Where their signatures may come later (`signed_late`), they are told at the end.
 
-    def __init__(self, sent: WireRequest) -> None:
+    `signatures` are those that came apart from the calls, by their ids; "" stands for the first call.
+    """
+
+    def __init__(self, sent: WireRequest, *, signed_late: bool = False) -> None:
+        self.signatures: dict[str, str] = {}
+        self._signed_late = signed_late
         self._sent = sent
         self._calls: list[_Call] = []
         self._told = 0  # so many of them, from the first on
@@ -97,7 +102,7 @@ class CallPieces:
         call.name = call.named(name)
         if len(call.name) > _LONGEST_NAME:
             raise protocol_error(f"the name of a tool call is longer than {_LONGEST_NAME} characters")
-        if number == self._told or number == len(self._calls) - 1:
+        if not self._signed_late and (number == self._told or number == len(self._calls) - 1):
             self._tell_all_known(out)
         if number >= self._told and (name or arguments):  # a sign of life all the same
             out.append(Delta(held=name + arguments))
@@ -153,8 +158,9 @@ class CallPieces:
         identity = identity or self._ids.of(number)
         self._ids_told.add(identity)
         arguments = "".join(call.arguments)
-        if call.signature:
-            out.append(Delta(reasoning_signature=call.signature))
+        signature = call.signature or self.signatures.get(call.identity) or ("" if number else self.signatures.get(""))
+        if signature:
+            out.append(Delta(reasoning_signature=signature))
         out.append(Delta(tool_index=number, tool_id=identity, tool_name=call.name, tool_arguments=arguments))
 
     def _number_of(self, server_index: Any, identity: str, name: str, arguments: str) -> int | None:

@@ -12,6 +12,7 @@ from routing.adapters.base import WireRequest
 from routing.adapters.faults.error_bodies import holds_error
 from routing.adapters.faults.errors import error_from_event, make_error
 from routing.adapters.openai.plain_answers import plain_text
+from routing.adapters.openai.signatures import may_come_late, routed_signatures
 from routing.adapters.openai.usage import later, read_usage
 from routing.adapters.reading.sse import SSESplitter
 from routing.adapters.reading.wire import (
@@ -231,16 +232,18 @@ def called(message: Json) -> list[Json]:
 def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
     """The calls, each after what signs it."""
     calls: list[Reasoning | ToolCall] = []
-    ids = CallIds(sent)
+    ids, signatures = CallIds(sent), routed_signatures(message)
     for number, call in enumerate(called(message)):
         refuse_too_many(number)
         function = get_dict(call, "function")
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
-        if signature := google_signature(call):
+        identity = get_str(call, "id")
+        signature = google_signature(call) or signatures.get(identity) or ("" if number else signatures.get(""))
+        if signature:
             calls.append(Reasoning("", signature))
-        calls.append(ToolCall(get_str(call, "id") or ids.of(number), name, whole_arguments(function)))
+        calls.append(ToolCall(identity or ids.of(number), name, whole_arguments(function)))
     legacy = get_dict(message, "function_call")
     if legacy and not calls:
         calls.append(ToolCall(ids.of(0), get_str(legacy, "name"), whole_arguments(legacy)))
@@ -271,7 +274,7 @@ class ChatDecoder(EventDecoder):
         self._is_said = False  # that it is done
         self._stop_reason: StopReason | None = None
         self._refused = False
-        self._calls = CallPieces(sent)
+        self._calls = CallPieces(sent, signed_late=may_come_late(sent.body))
         self._usage_told: Usage | None = None
         self._logprobs: list[float] = []
         self._thinks_aloud = False  # its thinking comes as content
@@ -342,6 +345,8 @@ class ChatDecoder(EventDecoder):
         self._words(choice, delta, out)
         self._looks_closely = self._has_to_look()
         calls = called(delta)
+        if "reasoning_details" in delta:
+            self._calls.signatures |= routed_signatures(delta)
         if calls:
             self._calls.add_all(calls, out)
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways

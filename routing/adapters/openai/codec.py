@@ -28,11 +28,10 @@ from routing.adapters.faults.errors import error_from_event, error_from_response
 from routing.adapters.openai.answers import ChatDecoder, read_result
 from routing.adapters.openai.parts import call_arguments, content_blocks, tool_definition, tool_result_text
 from routing.adapters.openai.plain_answers import plain_result
+from routing.adapters.openai.signatures import sign
 from routing.adapters.openai.strictness import is_strict
 from routing.adapters.openai.usage import read_usage
 from routing.adapters.reading.wire import (
-    SIGNATURE_MARK,
-    UNSIGNED,
     Json,
     base_url,
     bearer_headers,
@@ -50,7 +49,6 @@ from routing.adapters.reading.wire import (
     merge_extra,
     protocol_error,
     shortened,
-    signs,
 )
 from routing.planning.deferral import with_found_tools
 from routing.types import (
@@ -82,7 +80,6 @@ _REFUSE_UNKNOWN = re.compile(r"^https?://[^/]*\.(?:mistral\.ai|groq\.com|cerebra
 # whose thinking models refuse what they called before, unless they are told what they thought
 _WANT_THINKING = re.compile(r"^https?://[^/]*\.(?:moonshot\.(?:ai|cn)|kimi\.com|deepseek\.com)(?:[:/]|$)")
 _NO_THINKING = " "  # in the place of what they want told, and nobody knows
-_IS_GOOGLES = re.compile(r"^https?://[^/]*\.googleapis\.com(?:[:/]|$)")
 _REFUSED = frozenset({"context_management"})  # Anthropic's own
 _NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID_CHARACTERS = 40
@@ -295,7 +292,7 @@ class OpenAICodec:
                 for call in calls
             ]
             if "gemini" in model.name.lower():
-                _sign(encoded["tool_calls"], turn, model)
+                sign(encoded, turn, model)
         thinking = "".join(p.text for p in turn.parts if isinstance(p, Reasoning) and not p.redacted) if thinks else ""
         if thinking:
             encoded["reasoning_content"] = thinking
@@ -354,19 +351,3 @@ def _shorten_ids(turns: list[Json], length: int) -> None:
         for holder, key in [(turn, "tool_call_id"), *((call, "id") for call in turn.get("tool_calls", ()))]:
             if key in holder and not (len(holder[key]) == length and holder[key].isalnum()):
                 holder[key] = digest(holder[key])[:length]
-
-
-def _sign(calls: list[Json], turn: Message, model: ModelSpec) -> None:
-    """Gives Gemini its signatures back, as Google's imitation of this API has them. Later models refuse a turn whose
-    first call has none."""
-    signature, place = "", 0
-    for part in turn.parts:
-        if isinstance(part, Reasoning) and part.signature.startswith(SIGNATURE_MARK):
-            signature = part.signature.removeprefix(SIGNATURE_MARK)
-        elif isinstance(part, ToolCall):
-            if not place and not signature and _IS_GOOGLES.search(model.provider.base_url) and signs(model):
-                signature = UNSIGNED
-            if signature:
-                calls[place]["extra_content"] = {"google": {"thought_signature": signature}}
-            signature = ""
-            place += 1

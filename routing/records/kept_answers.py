@@ -21,6 +21,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "parts": parts,
         "stop_reason": result.stop_reason,
         "stop_sequence": result.stop_sequence,
+        **({"stop_details": result.stop_details} if result.stop_details else {}),
         "model": result.model,
         "usage": _usage_json(result.usage),
         "confidence": answer.verdict.confidence,
@@ -35,6 +36,7 @@ def result_from_json(kept: Mapping[str, Any]) -> ChatResult:
         parts=parts,
         stop_reason=kept["stop_reason"],
         stop_sequence=kept["stop_sequence"],
+        stop_details=kept.get("stop_details"),
         usage=_usage_from_json(kept["usage"]),
         model=kept["model"],
     )

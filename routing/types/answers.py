@@ -21,7 +21,8 @@ class Usage(Value):
 
 
 class ChatResult(Value):
-    """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it.
+    """One complete answer. `model` is the name the provider reported, `stop_sequence` the one that ended it,
+    `stop_details` why it was refused, in Anthropic's words.
     `logprobs` are there where the request asks for them, one entry a token in OpenAI's shape (adapters/answers)."""
 
     parts: tuple[Part, ...]
@@ -32,6 +33,7 @@ class ChatResult(Value):
     stop_sequence: str = ""
     mean_logprob: float | None = None
     logprobs: tuple[Mapping[str, Any], ...] = ()
+    stop_details: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -70,6 +72,7 @@ class Delta(Value):
     logprobs: tuple[Mapping[str, Any], ...] = ()
     begins: bool = False
     citation: Mapping[str, Any] | None = None
+    stop_details: Mapping[str, Any] | None = None
 
     @property
     def is_output(self) -> bool:

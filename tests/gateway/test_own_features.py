@@ -51,6 +51,68 @@ def test_signed_thinking_comes_and_goes_back_as_it_was(gateway: Gateway, stream:
     assert thinking == {"type": "thinking", "thinking": "Two and two …", "signature": "c2lnbmVk"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_why_claude_refuses_and_all_that_it_counts_is_told(gateway: Gateway, stream: bool) -> None:
+    why = {"type": "refusal", "category": "cyber", "explanation": "It could do harm."}
+    counts = {"input_tokens": 9, "output_tokens": 7, "cache_creation_input_tokens": 20}
+    usage = {**counts, "output_tokens_details": {"thinking_tokens": 4}}
+    ending = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": why}
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5"}
+    text = {"type": "text", "text": "I can"}
+    body: Any = {**head, "content": [text], **ending, "usage": usage}
+    if stream:
+        events: list[Any] = [
+            {"type": "message_start", "message": {**head, "content": [], "stop_reason": None, "usage": counts}},
+            {"type": "content_block_start", "index": 0, "content_block": text},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "message_delta", "delta": ending, "usage": usage},
+            {"type": "message_stop"},
+        ]
+        body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    gateway.anthropic.default = Reply(body=body, headers={"content-type": "text/event-stream"} if stream else {})
+    asked: Any = {"model": "claude", "max_tokens": 50, "messages": TURNS}
+    if stream:
+        with anthropic_client(gateway).messages.stream(**asked) as told:
+            message: Any = told.get_final_message()
+    else:
+        message = anthropic_client(gateway).messages.create(**asked)
+    assert (message.content[0].text, message.stop_reason) == ("I can", "refusal")
+    assert message.stop_details.to_dict() == why
+    assert message.usage.to_dict() == usage | {"cache_read_input_tokens": 0}
+    completions = openai_client(gateway).chat.completions
+    if stream:
+        chunks = list(completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+        spent: Any = chunks[-1].usage
+    else:
+        spent = completions.create(**asked).usage
+    assert spent.prompt_tokens_details.to_dict() == {"cache_write_tokens": 20}
+    assert spent.completion_tokens_details.to_dict() == {"reasoning_tokens": 4}
+
+
+def test_thinking_between_tools_alone_is_for_claude(gateway: Gateway) -> None:
+    messages, asked = anthropic_client(gateway).messages, {"type": "between_tools"}
+    messages.create(model="claude", max_tokens=50, messages=TURNS, thinking=asked)  # type: ignore[arg-type]
+    assert gateway.anthropic.calls[-1].json["thinking"] == asked
+    with pytest.raises(anthropic.BadRequestError, match="thinking"):
+        messages.create(model="llama", max_tokens=50, messages=TURNS, thinking=asked)  # type: ignore[arg-type]
+
+
+def test_what_a_clients_house_would_do_beside_the_answer_is_refused(gateway: Gateway) -> None:
+    with pytest.raises(openai.BadRequestError, match="moderation"):
+        openai_client(gateway).chat.completions.create(
+            model="gpt", messages=TURNS, extra_body={"moderation": {"model": "omni-moderation-latest"}}
+        )
+    source = {"type": "base64", "media_type": "image/png", "data": PIXEL}
+    for oversized, fits in (("downsize", True), ("error", False)):
+        image = {"type": "image", "source": source, "transformations": {"oversized_image": oversized}}
+        asked: Any = {"max_tokens": 50, "messages": [{"role": "user", "content": [image]}]}
+        if fits:
+            anthropic_client(gateway).messages.create(model="claude", **asked)
+        else:
+            with pytest.raises(anthropic.BadRequestError, match="oversized_image"):
+                anthropic_client(gateway).messages.create(model="claude", **asked)
+
+
 @pytest.mark.parametrize(
     ("model", "thinking", "heard"),
     [

@@ -36,6 +36,7 @@ class Assembler:
         self._citations: list[Mapping[str, Any]] = []
         self.stop_reason: StopReason | None = None
         self.stop_sequence = ""
+        self.stop_details: Mapping[str, Any] | None = None
         self.usage = Usage()
         self.model = ""
         self.response_id = ""
@@ -57,6 +58,7 @@ class Assembler:
             self._add_call(delta.tool_index, delta)
         self.stop_reason = delta.stop_reason or self.stop_reason
         self.stop_sequence = delta.stop_sequence or self.stop_sequence
+        self.stop_details = delta.stop_details or self.stop_details
         self.usage = delta.usage or self.usage
         self.model = delta.model or self.model
         self.response_id = delta.response_id or self.response_id
@@ -75,6 +77,7 @@ class Assembler:
             parts=parts,
             stop_reason=self.stop_reason or "stop",
             stop_sequence=self.stop_sequence,
+            stop_details=self.stop_details,
             usage=self.usage,
             model=self.model,
             response_id=self.response_id,
@@ -152,6 +155,7 @@ def deltas_of(result: ChatResult) -> list[Delta]:
         Delta(
             stop_reason=result.stop_reason,
             stop_sequence=result.stop_sequence,
+            stop_details=result.stop_details,
             usage=result.usage,
             mean_logprob=result.mean_logprob,
         )

@@ -114,10 +114,16 @@ def read_message(answer: Json, sent: WireRequest) -> ChatResult:
         parts=tuple(parts),
         stop_reason=stop_reason_of(get_str(answer, "stop_reason"), has_calls=has_calls),
         stop_sequence=get_str(answer, "stop_sequence"),
+        stop_details=_stop_details(answer),
         usage=usage_of(get_dict(answer, "usage")),
         model=get_str(answer, "model"),
         response_id=get_str(answer, "id"),
     )
+
+
+def _stop_details(holder: Json) -> Json | None:
+    told = holder.get("stop_details")
+    return told if told and isinstance(told, dict) else None
 
 
 def _part(block: Json, by_tool: bool) -> Part | None:
@@ -371,5 +377,10 @@ class MessageDecoder(EventDecoder):
             self._stop_reason = stop_reason_of(reason, has_calls=bool(self._calls))
             self._ended = True
         out.append(
-            Delta(stop_reason=self._stop_reason, stop_sequence=get_str(delta, "stop_sequence"), usage=self.usage)
+            Delta(
+                stop_reason=self._stop_reason,
+                stop_sequence=get_str(delta, "stop_sequence"),
+                stop_details=_stop_details(delta),
+                usage=self.usage,
+            )
         )

@@ -1,6 +1,6 @@
 """PURE: our answers, whole and streamed, and errors as Anthropic's messages API tells them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -54,16 +54,17 @@ def encode_result(result: ChatResult, *, call_id: str, model: str) -> bytes:
         {
             **_head(call_id, model),
             "content": blocks,
-            **_stop(result.stop_reason, result.stop_sequence),
+            **_stop(result.stop_reason, result.stop_sequence, result.stop_details),
             "usage": _usage(result.usage),
         }
     )
 
 
-def _stop(reason: StopReason, sequence: str) -> Json:
+def _stop(reason: StopReason, sequence: str, details: Mapping[str, Any] | None) -> Json:
     if sequence and reason == "stop":
         return {"stop_reason": "stop_sequence", "stop_sequence": sequence}
-    return {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None}
+    told = {"stop_details": details} if details and reason == "content_filter" else {}
+    return {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None, **told}
 
 
 def _head(call_id: str, model: str) -> Json:
@@ -93,12 +94,15 @@ def _input(arguments: str) -> Any:
 
 def _usage(usage: Usage) -> Json:
     cached, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
-    return {
+    encoded: Json = {
         "input_tokens": max((usage.input_tokens or 0) - cached - written, 0),
         "output_tokens": usage.output_tokens or 0,
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": written,
     }
+    if usage.reasoning_tokens is not None:
+        encoded["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return encoded
 
 
 class StreamEncoder:
@@ -116,12 +120,14 @@ class StreamEncoder:
         self._told: set[int] = set()  # calls whose blocks are closed
         self._index = -1
         self._stop_sequence = ""
+        self._stop_details: Mapping[str, Any] | None = None
 
     def deltas(self, deltas: Iterable[Delta]) -> bytes:
         """These deltas as bytes of the stream; empty if a client would see nothing of them."""
         out: list[bytes] = []
         for delta in deltas:
             self._stop_sequence = delta.stop_sequence or self._stop_sequence
+            self._stop_details = delta.stop_details or self._stop_details
             if delta.is_output or delta.reasoning_signature:
                 self._begin(out)
                 self._delta(delta, out)
@@ -135,7 +141,7 @@ class StreamEncoder:
         for delta in held:
             self._delta(delta, out)
         self._close(out)
-        stop = _stop(stop_reason, self._stop_sequence)
+        stop = _stop(stop_reason, self._stop_sequence, self._stop_details)
         out.append(_event("message_delta", {"delta": stop, "usage": _usage(usage)}))
         out.append(_event("message_stop", {}))
         return b"".join(out)

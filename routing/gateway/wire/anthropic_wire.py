@@ -69,7 +69,7 @@ _READ = frozenset(
     | {"metadata", "output_config", "output_format", "cache_control", "context_management", *_REFUSED}
 )
 _READ_OF_OUTPUT = frozenset({"format", "effort"})
-_THINKING = ("enabled", "disabled", "adaptive")
+_THINKING = ("enabled", "disabled", "adaptive", "between_tools")
 # They change how Claude thinks and how its answer comes, not what it costs or what it may hold.
 # A header of another service is made of these: nothing else may stand in them.
 _PASSED_BETAS = re.compile(
@@ -268,7 +268,7 @@ def _block(block: Json, where: str, role: Role) -> Part:
             said = Text(text(block, "text", f"{where}."), _mark(block, f"{where}."))
             return _with_citations(said, block, where) if block.get("citations") and role == "assistant" else said
         case "image", "user":
-            image = _image(mapping(block, "source", f"{where}."), where)
+            image = _image(block, where)
             return replace(image, cache_mark=True) if _mark(block, f"{where}.") else image
         case (("document" | "search_result"), "user"):
             return replace(document_part(block, where), cache_mark=_marks(block, where))
@@ -311,12 +311,15 @@ def _row(row: Json, where: str, call_id: str) -> Row:
     if row["type"] == "text":
         return text(row, "text", f"{where}.")
     if row["type"] == "image":
-        return replace(_image(mapping(row, "source", f"{where}."), where), tool_call_id=call_id)
+        return replace(_image(row, where), tool_call_id=call_id)
     part = document_part(row, where)
     return part.text if isinstance(part, Text) else replace(part, tool_call_id=call_id)
 
 
-def _image(source: Json, where: str) -> Image:
+def _image(block: Json, where: str) -> Image:
+    source = mapping(block, "source", f"{where}.")
+    if mapping(block, "transformations", f"{where}.").get("oversized_image") not in (None, "downsize"):
+        unsupported(f"{where}.transformations.oversized_image", "must be downsize: most APIs know nothing else")
     if source.get("type") == "base64":
         said, data = (text(source, name, f"{where}.source.") for name in ("media_type", "data"))
         kind = image_type(said, data, f"{where}.source", documents="a block of the type document")

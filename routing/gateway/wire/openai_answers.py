@@ -43,7 +43,7 @@ _ERROR_TYPES = {
     431: "invalid_request_error",
     429: "rate_limit_error",
 }
-_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
+_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "reasoning_tokens")
 DONE = b"data: [DONE]\n\n"
 
 
@@ -112,8 +112,9 @@ def _signed(signature: str) -> Json:
 def _usage(usage: Usage) -> Json:
     inputs, outputs = usage.input_tokens or 0, usage.output_tokens or 0
     encoded: Json = {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs}
-    if usage.cached_input_tokens is not None:
-        encoded["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
+    cached = {"cached_tokens": usage.cached_input_tokens, "cache_write_tokens": usage.cache_write_tokens}
+    if told := {name: count for name, count in cached.items() if count is not None}:
+        encoded["prompt_tokens_details"] = told
     if usage.reasoning_tokens is not None:
         encoded["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return encoded

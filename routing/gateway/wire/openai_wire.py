@@ -72,7 +72,7 @@ _READ = frozenset(
 # All that most requests say.
 _USUAL = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "stream"})
 # What would come back in a shape that an answer has no place for.
-_REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management")
+_REFUSED = ("functions", "function_call", "audio", "web_search_options", "context_management", "moderation")
 
 
 # --- requests ------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from routing.models import Circuit, RoutingRule
+from routing.configuration import snapshot
+from routing.models import Circuit, LanguageModel, RoutingRule
 from tests.gateway.conftest import Gateway
 from tests.servers import Call, Reply
 
@@ -87,3 +88,35 @@ def test_a_refusal_comes_as_a_refusal(gateway: Gateway, stream: bool) -> None:
     assert answer.status_code == 200, answer.text
     assert '"finish_reason":"content_filter"' in answer.text
     assert "I must" in answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("refusal", "off"),
+    [
+        ("Thinking mode does not support this tool_choice", {"thinking": {"type": "disabled"}}),
+        ("tool_choice 'required' is incompatible with thinking enabled", {"thinking": {"type": "disabled"}}),
+        (
+            "The tool_choice parameter does not support being set to required or object in thinking mode",
+            {"enable_thinking": False},
+        ),
+    ],
+)
+def test_a_model_that_thinks_unasked_is_asked_not_to_where_it_must_call(
+    gateway: Gateway, refusal: str, off: dict[str, Any], stream: bool
+) -> None:
+    """In the words of DeepSeek, Moonshot and Alibaba."""
+    LanguageModel.objects.filter(slug="gpt").update(name="kimi-k2-instruct")
+    snapshot.forget()
+    gateway.openai.queue(Reply(status=400, error=refusal), Reply(calls=(Call("weather", {"city": "Oslo"}),)))
+    answer = post(gateway, model="gpt", tools=[tool("weather", CITY)], reasoning_effort="high", stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert "weather" in answer.text
+    first, second = (call.json for call in gateway.openai.calls)
+    assert "thinking" not in first
+    assert second == {**{key: said for key, said in first.items() if key != "reasoning_effort"}, **off}
+    gateway.openai.default = Reply(status=400, error=refusal)
+    assert post(gateway, model="gpt", tools=[tool("weather", CITY)]).status_code == 400
+    assert post(gateway, model="gpt", tools=[tool("weather", CITY)], tool_choice="auto").status_code == 400
+    assert len(gateway.openai.calls) == 5
+    assert not Circuit.objects.filter(failures__gt=0).exists()

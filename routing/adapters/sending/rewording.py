@@ -1,11 +1,12 @@
 """Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
 are told it in words, those that know one system message are told later ones in the user's turns, those that want a
-model's earlier thinking back are sent it, models that do not think answer so where the caller left it to them, those
-that cannot have one tool chosen are given that tool alone, those that end a stream without a word are asked for the
-whole, which says what was wrong, and Ollama, which counts a prompt's tokens where we estimate them, is asked for the
-context that it found missing."""
+model's earlier thinking back are sent it, models that call no tool of our choice while they think do not think, those
+that do not think at all answer so where the caller left it to them, those that cannot have one tool chosen are given
+that tool alone, those that end a stream without a word are asked for the whole, which says what was wrong, and Ollama,
+which counts a prompt's tokens where we estimate them, is asked for the context that it found missing."""
 
 import re
+from typing import Any
 
 from routing.adapters.answers.decoding import EMPTY
 from routing.adapters.asking.prompting import in_words, is_left_to_model, without_thinking
@@ -21,6 +22,11 @@ _WANTS_THINKING = re.compile(
     r"missing\W{1,3}reasoning_content|reasoning_content.{1,40}(?:missing|passed back|required)"
 )
 
+# "Thinking mode does not support this tool_choice", "tool_choice 'required' is incompatible with thinking enabled"
+_THINKS_OR_CALLS = re.compile(r"thinking.{1,40}tool_choice|tool_choice.{1,100}thinking")
+_ALIBABAS = "parameter does not support being set"  # whose servers have another word for it
+_OF_THINKING = ("thinking", "enable_thinking", "thinking_budget")
+
 
 def again(
     request: ChatRequest, error: ProviderError, provider: ProviderSpec, *, streamed: bool, began: bool = False
@@ -32,7 +38,7 @@ def again(
     charges is not asked twice for what it may have charged already.
     """
     if not began:
-        for reworded in (in_words, as_users, _with_thinking, _without_thinking, _with_one_tool):
+        for reworded in (in_words, as_users, _with_thinking, _calling_at_once, _without_thinking, _with_one_tool):
             asked = reworded(request, error)
             if asked is not None:
                 return asked, streamed
@@ -51,6 +57,19 @@ def _with_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | 
     if error.kind != "bad_request" or request.thinking_back or not _WANTS_THINKING.search(error.message.lower()):
         return None
     return replace(request, thinking_back=True)
+
+
+def _calling_at_once(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request without thinking, for models that cannot be made to call a tool while they think, as DeepSeek's,
+    Kimi's and Qwen's do unasked: it is the call that the caller insists on."""
+    words = error.message.lower()
+    if error.kind != "bad_request" or request.tool_choice in ("", "auto", "none") or not _THINKS_OR_CALLS.search(words):
+        return None
+    off: dict[str, Any] = {"enable_thinking": False} if _ALIBABAS in words else {"thinking": {"type": "disabled"}}
+    if off.items() <= request.extra.items():
+        return None
+    others = {key: value for key, value in request.extra.items() if key not in _OF_THINKING}
+    return replace(request, extra={**others, **off}, reasoning_effort="")
 
 
 def _without_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:

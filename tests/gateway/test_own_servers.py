@@ -226,3 +226,58 @@ def test_a_tool_that_has_to_be_called_is_the_only_one_where_none_can_be_chosen(o
     assert ([tool["function"]["name"] for tool in asked["tools"]], asked["tool_choice"]) == (["weather"], "required")
     own.settled(1)
     assert UsageRecord.objects.count() == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_words_after_a_tools_result_reach_a_server_that_wants_the_model_to_speak_first(
+    gateway: Gateway, stream: bool
+) -> None:
+    """Mistral's; Claude Code says something beside many results."""
+    refusal = {"object": "error", "message": "Unexpected role 'user' after role 'tool'", "code": "3230"}
+    gateway.openai.queue(Reply(status=400, body=refusal), Reply("Take a coat."))
+    use = {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Oslo"}}
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": "rain"}
+    turns = [
+        *QUESTION,
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result, {"type": "text", "text": "What to wear?"}]},
+    ]
+    asked = {"model": "gpt", "max_tokens": 50, "messages": turns, "tools": [ANTHROPIC_TOOL]}
+    if stream:
+        with anthropic_client(gateway).messages.stream(**asked) as events:
+            answer = events.get_final_message()
+    else:
+        answer = anthropic_client(gateway).messages.create(**asked)
+    assert answer.content[0].text == "Take a coat."
+    said = gateway.openai.calls[-1].json["messages"]
+    assert [turn["role"] for turn in said] == ["user", "assistant", "tool", "assistant", "user"]
+    assert (said[2]["content"], said[-1]["content"]) == ("rain", "What to wear?")
+    gateway.openai.default = Reply(status=400, body=refusal)
+    with pytest.raises(openai.BadRequestError, match="Unexpected role"):
+        openai_client(gateway).chat.completions.create(model="gpt", messages=[*CALLED, *QUESTION], tools=[OPENAI_TOOL])
+    assert len(gateway.openai.calls) == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_openais_models_that_know_no_tools_while_they_think_call_them_without(gateway: Gateway, stream: bool) -> None:
+    """Where nobody asked for the thinking, which they do by themselves."""
+    refusal = "Function tools with reasoning_effort are not supported for gpt-5-mini in /v1/chat/completions. To use"
+    refusal += " function tools, use /v1/responses or set reasoning_effort to 'none'."
+    called = Reply(calls=(Call("weather", {"city": "Oslo"}),))
+    gateway.openai.queue(Reply(status=400, error=refusal), called)
+    asked = {"model": "thinker", "messages": QUESTION, "tools": [OPENAI_TOOL]}
+    client = openai_client(gateway)
+    if stream:
+        with client.chat.completions.stream(**asked) as events:
+            answer = events.get_final_completion()
+    else:
+        answer = client.chat.completions.create(**asked)
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+    assert [call.json.get("reasoning_effort") for call in gateway.openai.calls] == [None, "none"]
+    gateway.openai.queue(Reply(status=400, error=refusal), called)
+    adaptive = {"model": "thinker", "messages": QUESTION, "tools": [ANTHROPIC_TOOL], "thinking": {"type": "adaptive"}}
+    assert anthropic_client(gateway).messages.create(max_tokens=50, **adaptive).stop_reason == "tool_use"
+    gateway.openai.default = Reply(status=400, error=refusal)
+    with pytest.raises(openai.BadRequestError, match="reasoning_effort"):
+        client.chat.completions.create(**asked, reasoning_effort="high")
+    assert len(gateway.openai.calls) == 5

@@ -1,9 +1,10 @@
 """Asking once more in another way, for what no table of servers foretells: those that refuse to be held to a schema
 are told it in words, those that know one system message are told later ones in the user's turns, those that want a
-model's earlier thinking back are sent it, models that call no tool of our choice while they think do not think, those
-that do not think at all answer so where the caller left it to them, those that cannot have one tool chosen are given
-that tool alone, those that end a stream without a word are asked for the whole, which says what was wrong, and Ollama,
-which counts a prompt's tokens where we estimate them, is asked for the context that it found missing."""
+model's earlier thinking back are sent it, those that want the model to speak after a tool are told that it did, models
+that call no tool, or none of our choice, while they think do not think, those that do not think at all answer so where
+the caller left it to them, those that cannot have one tool chosen are given that tool alone, those that end a stream
+without a word are asked for the whole, which says what was wrong, and Ollama, which counts a prompt's tokens where we
+estimate them, is asked for the context that it found missing."""
 
 import re
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from routing.adapters.answers.decoding import EMPTY
 from routing.adapters.asking.prompting import in_words, is_left_to_model, without_thinking
 from routing.adapters.asking.system_turns import as_users
-from routing.types import ChatRequest, ProviderError, ProviderSpec, Source
+from routing.types import ChatRequest, Message, ProviderError, ProviderSpec, Source, ToolResult, message
 from ziggie.values import replace
 
 _COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available context")
@@ -26,6 +27,10 @@ _WANTS_THINKING = re.compile(
 _THINKS_OR_CALLS = re.compile(r"thinking.{1,40}tool_choice|tool_choice.{1,100}thinking")
 _ALIBABAS = "parameter does not support being set"  # whose servers have another word for it
 _OF_THINKING = ("thinking", "enable_thinking", "thinking_budget")
+_THINKS_WITHOUT_TOOLS = "function tools with reasoning_effort are not supported"
+_UNSAID = ("", "default")
+_NO_USER_AFTER_TOOL = re.compile(r"unexpected role \W?user\W? after role \W?tool")
+_BETWEEN = "I have read the results."
 
 
 def again(
@@ -38,7 +43,7 @@ def again(
     charges is not asked twice for what it may have charged already.
     """
     if not began:
-        for reworded in (in_words, as_users, _with_thinking, _calling_at_once, _without_thinking, _with_one_tool):
+        for reworded in _REWORDED:
             asked = reworded(request, error)
             if asked is not None:
                 return asked, streamed
@@ -72,6 +77,34 @@ def _calling_at_once(request: ChatRequest, error: ProviderError) -> ChatRequest 
     return replace(request, extra={**others, **off}, reasoning_effort="")
 
 
+def _without_default_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request without the thinking that nobody asked for, for OpenAI's models that know of no tools here while they
+    think, as they do unasked."""
+    if error.kind != "bad_request" or _THINKS_WITHOUT_TOOLS not in error.message.lower():
+        return None
+    if not is_left_to_model(request) and (request.extra.get("thinking") or request.reasoning_effort not in _UNSAID):
+        return None
+    return replace(without_thinking(request), reasoning_effort="none")
+
+
+def _with_words_after_tools(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
+    """The request for a server that takes no user's words after a tool's (Mistral's)."""
+    if not _NO_USER_AFTER_TOOL.search(error.message.lower()):
+        return None
+    told: list[Message] = []
+    for turn in request.messages:
+        results = tuple([part for part in turn.parts if isinstance(part, ToolResult)])
+        others = tuple([part for part in turn.parts if not isinstance(part, ToolResult)])
+        if results:
+            told.append(Message("tool", results))
+        if results and not others:
+            continue
+        if told and told[-1].role == "tool" and turn.role in ("user", "tool"):
+            told.append(message("assistant", _BETWEEN))
+        told.append(replace(turn, role="user", parts=others) if results else turn)
+    return replace(request, messages=tuple(told)) if len(told) > len(request.messages) else None
+
+
 def _without_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
     """The request for a model that does not think, where thinking was left to the model."""
     if error.kind != "bad_request" or not is_left_to_model(request) or not _THINKING.search(error.message.lower()):
@@ -86,3 +119,9 @@ def _with_one_tool(request: ChatRequest, error: ProviderError) -> ChatRequest | 
         return None
     chosen = tuple(tool for tool in request.tools if tool.name == request.tool_choice)
     return replace(request, tools=chosen, tool_choice="required") if chosen else None
+
+
+_REWORDED = (
+    *(in_words, as_users, _with_thinking, _with_words_after_tools, _calling_at_once),
+    *(_without_default_thinking, _without_thinking, _with_one_tool),
+)

@@ -14,7 +14,9 @@ http = get_asgi_application()  # fills the app registry, which the import below 
 
 from routing.gateway.app import application as gateway  # noqa: E402 - see above
 from ziggie.consumers import live_socket  # noqa: E402 - see above
+from ziggie.database import check_sessions  # noqa: E402 - see above
 
+check_sessions()
 if "daphne.http_protocol" in sys.modules:  # it runs us: it is to read no more than we take
     from routing.gateway.serving import mounted
 

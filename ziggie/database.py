@@ -3,6 +3,8 @@
 What is wrong with it is said in one line (docs/operations.md lists them); a password is never part of it.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -55,6 +57,22 @@ def refuse_shared_sessions() -> None:
             "pool_mode = transaction). Ziggie listens, locks and prepares statements on its connections: "
             "set pool_mode = session, or name PostgreSQL itself."
         )
+
+
+def check_sessions() -> None:
+    """For a web server, which no command of ours may have started. Raises ConfigurationError as refuse_shared_sessions
+    does; a database that is away is no reason not to start: requests wait for it, or say so."""
+    if settings.DATABASE_URL:
+        with ThreadPoolExecutor(1) as thread:  # the server's own may run an event loop already
+            thread.submit(_check_sessions).result()
+
+
+def _check_sessions() -> None:
+    try:
+        with suppress(DatabaseError):
+            refuse_shared_sessions()
+    finally:
+        connection.close()
 
 
 def _backend(of: Any) -> int:

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,9 @@ import pytest
 from django.db import connection, connections
 
 from routing import database
-from ziggie.database import check_external, refuse_shared_sessions
+from tests.flows.system import ROOT
+from tests.ziggie.live_process import database_url
+from ziggie.database import check_external, check_sessions, refuse_shared_sessions
 from ziggie.errors import ConfigurationError, Unavailable
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -112,6 +115,27 @@ def test_a_pooler_that_lends_its_connections_by_turns_is_refused(folder: Path) -
         for _ in range(10):
             with pytest.raises(ConfigurationError, match="pool_mode = session"):
                 refuse_shared_sessions()
+
+
+def daphne() -> "subprocess.CompletedProcess[str]":
+    """A web server of its own, on the database as it is reached now, if it refuses to start."""
+    env = {**os.environ, "DATABASE_URL": database_url(connections["default"].settings_dict)}
+    env["DJANGO_SETTINGS_MODULE"] = "ziggie.settings"
+    command = [sys.executable, "-m", "daphne", "-p", "0", "-b", "127.0.0.1", "ziggie.asgi:application"]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_web_server_does_not_start_behind_a_pooler_that_shares_sessions(folder: Path) -> None:
+    with pooled(folder, "transaction"):
+        ended = daphne()
+    assert ended.returncode != 0
+    assert "pool_mode = session" in ended.stderr
+
+
+def test_a_web_server_starts_while_its_database_is_away(settings: Any) -> None:
+    settings.DATABASE_URL = "postgres://one@localhost/ziggie"
+    with altered(HOST="127.0.0.1", PORT="1"):
+        check_sessions()
 
 
 @contextmanager

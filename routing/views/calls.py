@@ -10,6 +10,7 @@ from django.views.decorators.http import require_GET
 from routing.models import RoutedCall
 from routing.records import reviews
 from routing.reporting import call_search, receipt_page
+from routing.reporting.usage import time_zone
 from ziggie.errors import InvalidInput
 from ziggie.pages import staff_page
 
@@ -24,7 +25,7 @@ def call_list(request: HttpRequest) -> HttpResponse:
     shown = _found(request)
     choices = call_search.choices(request.GET)
     others = {name: value for name, value in shown["filters"].items() if name not in (*choices, "day")}
-    return render(request, "routing/calls.html", shown | {"choices": choices, "others": others})
+    return render(request, "routing/calls.html", shown | {"choices": choices, "others": others, "zone": time_zone()})
 
 
 @staff_page

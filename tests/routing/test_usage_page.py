@@ -126,6 +126,15 @@ def test_the_exported_table_tells_keys_by_name_days_in_order_and_leaves_no_group
 
 
 @books
+def test_receipts_of_a_day_of_the_staff_say_that_their_times_are_of_utc(admin_client: Client) -> None:
+    RoutingSettings.objects.update_or_create(pk=1, defaults={"time_zone": "Asia/Tokyo"})
+    book(at=datetime(2026, 5, 9, 20, 30, tzinfo=UTC))
+    page = admin_client.get("/usage/calls/?day=2026-05-10").content.decode()
+    assert "9 May 20:30:00 UTC" in page
+    assert "Day in Asia/Tokyo" in page
+
+
+@books
 def test_budgets_show_what_is_held_settled_and_left(admin_client: Client) -> None:
     Budget.objects.create(slug="monthly", limit_microusd=10_000_000)
     assert "$0.0000 settled, $0.0000 held, $10.00 left of $10.00" in text_of(admin_client)

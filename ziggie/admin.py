@@ -36,6 +36,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
             "max_streams",
             *("enabled", "expires_at"),
         )
+        help_texts = {"expires_at": "Date and time in UTC."}
 
     def clean_scopes(self) -> list[str]:
         scopes: list[str] = self.cleaned_data["scopes"]

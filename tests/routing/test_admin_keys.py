@@ -77,6 +77,10 @@ def test_the_scope_admin_takes_all_that_writing_by_rest_takes() -> None:
     assert asked <= set(ADMIN_PERMISSIONS)
 
 
+def test_the_end_of_a_key_is_asked_for_in_a_stated_time_zone(staff: Client) -> None:
+    assert "Date and time in UTC." in seen(staff.get(ADD))
+
+
 # --- models ----------------------------------------------------------------------------------------
 
 

@@ -242,7 +242,8 @@ async def pool() -> Pool:
 @asynccontextmanager
 async def connection() -> AsyncIterator[Connection]:
     """A connection in autocommit mode, for SILENT_SECONDS. Raises Unavailable where the server is away or goes away,
-    leaves a statement undone, or only reads: who has become a standby serves its connections as long as they are kept."""
+    leaves a statement undone, or only reads: who has become a standby serves its connections as long as they are
+    kept."""
     own = await pool()
     lent = await own.acquire()
     try:

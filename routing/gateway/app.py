@@ -76,6 +76,13 @@ class Internal(ZiggieError):
     code, http_status = "internal", 500
 
 
+def is_meant(scope: Scope) -> bool:
+    """Whether a request is the gateway's; also one of a client that was given an address without `/v1`, so that it is
+    told so in the words of its API."""
+    path: str = scope["path"]
+    return path.startswith("/v1/") or (scope["method"] == "POST" and f"/v1{path.rstrip('/')}" in ENDPOINTS)
+
+
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """ASGI 3."""
     if scope["type"] == "http":

@@ -1,8 +1,7 @@
 """The state of the world for many calls at once: seen by one of them, good for all for half a second.
 
-A call that finds it older than that goes on with what there is, and has a new look begin a moment later, when it has
-been admitted: beside it the look would take its time from it. Only a world that is too old to be trusted is waited for.
-Admission never relies on any of this.
+A call that finds it older than that sets a new look going and goes on with what there is; only a world that is
+too old to be trusted is waited for. Admission never relies on any of this.
 """
 
 import asyncio
@@ -14,7 +13,6 @@ from routing.world import health
 
 FRESH_SECONDS = 0.5
 TRUSTED_SECONDS = 2.0
-A_MOMENT_SECONDS = 0.02
 
 
 class _Sight:
@@ -23,7 +21,6 @@ class _Sight:
     def __init__(self) -> None:
         self._seen: tuple[Snapshot, World, float] | None = None
         self._looking: asyncio.Task[World] | None = None
-        self._later: asyncio.TimerHandle | None = None
 
     def at_hand(self, snapshot: Snapshot) -> World | None:
         seen = self._seen
@@ -35,8 +32,8 @@ class _Sight:
         age = time.monotonic() - seen[2] if seen is not None and seen[0] is snapshot else float("inf")
         if seen is None or age >= TRUSTED_SECONDS:
             return await self._next(snapshot, since=float("-inf"))
-        if age >= FRESH_SECONDS and self._looking is None and self._later is None:
-            self._later = asyncio.get_running_loop().call_later(A_MOMENT_SECONDS, self._look_beside, snapshot)
+        if age >= FRESH_SECONDS:
+            self._look(snapshot).add_done_callback(look_away)
         return seen[1]
 
     async def fresh(self, snapshot: Snapshot) -> World:
@@ -49,10 +46,6 @@ class _Sight:
             await asyncio.shield(self._look(snapshot))
             if self._seen is not None and self._seen[0] is snapshot and self._seen[2] >= since:
                 return self._seen[1]
-
-    def _look_beside(self, snapshot: Snapshot) -> None:
-        self._later = None
-        self._look(snapshot).add_done_callback(look_away)
 
     def _look(self, snapshot: Snapshot) -> "asyncio.Task[World]":
         if self._looking is None:

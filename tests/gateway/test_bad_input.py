@@ -342,3 +342,10 @@ def test_who_asks_at_another_address_hears_which_one_was_meant(gateway: Gateway,
     answer = post(gateway, path, b"{}")
     assert answer.status_code == 404
     assert answer.json()["error"]["message"] == f"there is no endpoint {path!r}{hint}"
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/messages", "/embeddings/"])
+def test_a_client_that_was_given_an_address_without_v1_hears_it_beside_pages_too(mounted: Gateway, path: str) -> None:
+    answer = post(mounted, path, b"{}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+    assert f"is that of /v1{path.rstrip('/')}" in answer.json()["error"]["message"]

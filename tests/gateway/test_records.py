@@ -417,7 +417,7 @@ def test_no_estimate_takes_a_call_above_what_was_held_for_it(gateway: Gateway, f
     snapshot.forget()
     for _ in range(12):  # until there is no room for one more
         post(gateway, model="gpt", max_tokens=50, stream=stream, stop=["never"])
-    receipts = gateway.settled(4)
+    receipts = gateway.settled(3 if fault else 4)  # who breaks off three times is left alone for a while
     period = BudgetPeriod.objects.get()
     assert period.settled_microusd <= period.limit_microusd
     assert period.overrun_microusd == 0

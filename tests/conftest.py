@@ -65,6 +65,14 @@ def _close_broken_connections() -> None:
             own.close()
 
 
+@pytest.fixture(autouse=True)
+def unlearnt() -> None:
+    """No test knows what another's servers refused: they have the same names."""
+    from routing.adapters.sending import wording
+
+    wording.forget()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def patience() -> Iterator[None]:
     """A machine that stands still for some seconds breaks no test.

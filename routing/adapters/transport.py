@@ -26,8 +26,8 @@ from routing.adapters.sending.deadlines import Deadlines, Timeouts
 from routing.adapters.sending.delivery import Delivery, counted, under_way
 from routing.adapters.sending.failures import translated
 from routing.adapters.sending.names import give_threads_to_names
-from routing.adapters.sending.rewording import again
 from routing.adapters.sending.trust import ssl_context
+from routing.adapters.sending.wording import Wording
 from routing.types import (
     ChatRequest,
     ChatResult,
@@ -109,20 +109,20 @@ async def stream(
 
     Raises ProviderError or UnsupportedByProvider; a ProviderError bears the usage known so far.
     """
-    asked, streamed, began = request, True, False
+    wording, began = Wording(request, model, streamed=True), False
     ask = partial(_ask, provider, model, max_output_tokens=max_output_tokens, timeouts=timeouts)
     while True:
         try:
-            async with contextlib.aclosing(ask(asked, streamed=streamed)) as pieces:
+            async with contextlib.aclosing(ask(wording.request, streamed=wording.streamed)) as pieces:
                 async for delta in pieces:
                     began = True
                     yield delta
-            return
         except ProviderError as error:
-            another = again(asked, error, provider, streamed=streamed, began=began)
-            if another is None:
+            if not wording.finds_another(error, began=began):
                 raise
-            asked, streamed = another
+        else:
+            wording.was_taken()
+            return
 
 
 async def _ask(

@@ -10,7 +10,7 @@ from routing.adapters.answers.assembly import deltas_of
 from routing.adapters.base import WireRequest
 from routing.adapters.faults.errors import refuse_other_content
 from routing.adapters.sending.delivery import counted
-from routing.adapters.sending.rewording import again
+from routing.adapters.sending.wording import Wording, worded
 from routing.adapters.transport import codec_for
 from routing.gateway.providers.upstream import Exchange, Ready, expect, fetch
 from routing.types import Candidate, ChatRequest, ChatResult, Delta, Plan, ProviderError
@@ -40,7 +40,7 @@ class Preparation:
             return
         streamed = not self._whole or first_hurries(plan)
         try:
-            sent = _encoded(candidate, self._request, streamed=streamed)
+            sent = _encoded(candidate, worded(self._request, candidate.model), streamed=streamed)
             ready = Ready.of(sent)
             self._prepared = candidate, streamed, sent, ready
             expect(ready.address)
@@ -80,10 +80,11 @@ async def _ask(
                 await sink(candidate, deltas)
             yield deltas
         return
-    asked, streamed, began = request, True, False
+    wording, began = Wording(request, candidate.model, streamed=True), False
     prepared = preparation.take(candidate, request, streamed=True) if preparation is not None else None
     while True:
-        stream = _streamed(candidate, asked, prepared) if streamed else _in_one_piece(candidate, asked)
+        asked = wording.request
+        stream = _streamed(candidate, asked, prepared) if wording.streamed else _in_one_piece(candidate, asked)
         prepared = None
         try:
             async with aclosing(stream):
@@ -92,12 +93,12 @@ async def _ask(
                     if sink is not None:
                         await sink(candidate, deltas)
                     yield deltas
-            return
         except ProviderError as error:
-            another = again(asked, error, candidate.model.provider, streamed=streamed, began=began)
-            if another is None:
+            if not wording.finds_another(error, began=began):
                 raise
-            asked, streamed = another
+        else:
+            wording.was_taken()
+            return
 
 
 def _encoded(candidate: Candidate, request: ChatRequest, *, streamed: bool) -> WireRequest:
@@ -117,18 +118,19 @@ async def ask_whole(
     """The answer in one piece, of a candidate that is no offline model, by `until` (time.monotonic's). Raises
     ProviderError."""
     model = candidate.model
-    codec = codec_for(model.provider)
+    codec, wording = codec_for(model.provider), Wording(request, model, streamed=False)
     while True:
-        sent, ready = prepared or (_encoded(candidate, request, streamed=False), None)
+        sent, ready = prepared or (_encoded(candidate, wording.request, streamed=False), None)
         prepared = None
         try:
             response = await fetch(sent, idle_seconds=model.provider.timeout_seconds, until=until, ready=ready)
-            return codec.decode_chat(response, sent)
+            answer = codec.decode_chat(response, sent)
         except ProviderError as error:
-            another = again(request, error, model.provider, streamed=False)
-            if another is None:
+            if not wording.finds_another(error):
                 raise
-            request, _ = another
+        else:
+            wording.was_taken()
+            return answer
 
 
 async def _in_one_piece(candidate: Candidate, request: ChatRequest) -> AsyncGenerator[list[Delta], None]:

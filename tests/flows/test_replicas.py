@@ -174,13 +174,14 @@ policies:
 
 def test_a_long_local_queue_of_one_process_sends_the_next_task_of_another_to_the_cloud(here: Replicas) -> None:
     here.apply(OVERFLOWING)
-    time.sleep(2.5)  # every process has seen it, and looks anew when it is asked
+    time.sleep(2.5)  # every process has seen it
 
     async def ask() -> tuple[list[Told], list[Told], Told]:
         async with httpx2.AsyncClient(timeout=60) as client:
             crowd = [asyncio.create_task(call(client, here, "web 1")) for _ in range(8)]
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
             await asyncio.to_thread(until, lambda: here.system.rows(waiting, slots.WAITING)[0][0] > 3, 60)
+            await asyncio.sleep(2.5)  # so have those that look now and then
             next_ones = [await call(client, here, door) for door in ("web 2", "gateway")]
             here.south.thaw()
             crowded = await asyncio.gather(*crowd)

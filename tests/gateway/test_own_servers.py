@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from typing import Any
 
 import httpx2
 import openai
@@ -10,7 +11,7 @@ import pytest
 from routing.configuration import snapshot
 from routing.gateway.providers.connections import Broken
 from routing.gateway.providers.unpacking import Unpacker
-from routing.models import Circuit, Provider, RoutedCall, UsageRecord
+from routing.models import Circuit, LanguageModel, Provider, RoutedCall, UsageRecord
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_clients import ANTHROPIC_TOOL, OPENAI_TOOL, QUESTION, WEATHER, anthropic_client, openai_client
 from tests.servers.script import Call, Reply
@@ -281,3 +282,47 @@ def test_openais_models_that_know_no_tools_while_they_think_call_them_without(ga
     with pytest.raises(openai.BadRequestError, match="reasoning_effort"):
         client.chat.completions.create(**asked, reasoning_effort="high")
     assert len(gateway.openai.calls) == 5
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_model_has_refused_and_taken_in_other_words_is_put_so_at_once(gateway: Gateway, stream: bool) -> None:
+    LanguageModel.objects.filter(slug="gpt").update(name="kimi-k2-instruct")
+    snapshot.forget()
+    refusal = Reply(status=400, error="Thinking mode does not support this tool_choice")
+    called = Reply(calls=(Call("weather", {"city": "Oslo"}),))
+    asked: Any = {"model": "gpt", "messages": QUESTION, "tools": [OPENAI_TOOL], "tool_choice": "required"}
+
+    def call() -> list[Any]:
+        before = len(gateway.openai.calls)
+        answer = openai_client(gateway).chat.completions.create(**asked, stream=stream)
+        if stream:
+            assert any(piece.choices and piece.choices[0].delta.tool_calls for piece in answer)
+        else:
+            assert answer.choices[0].message.tool_calls
+        return [one.json.get("thinking") for one in gateway.openai.calls[before:]]
+
+    off = {"type": "disabled"}
+    gateway.openai.queue(refusal, called, called)
+    assert call() == [None, off]
+    assert call() == [off]
+    asked["tool_choice"] = "auto"
+    gateway.openai.queue(called)
+    assert call() == [None]  # what was refused was another request
+    asked["tool_choice"] = "required"
+    gateway.openai.queue(Reply(status=400, error="unknown field: thinking"), called, called)
+    assert call() == [off, None]  # its server has changed
+    assert call() == [None]
+    gateway.settled(5)
+    assert UsageRecord.objects.count() == 5
+
+
+def test_what_is_refused_in_any_words_teaches_nothing(gateway: Gateway) -> None:
+    LanguageModel.objects.filter(slug="gpt").update(name="kimi-k2-instruct")
+    snapshot.forget()
+    gateway.openai.default = Reply(status=400, error="Thinking mode does not support this tool_choice")
+    asked: Any = {"model": "gpt", "messages": QUESTION, "tools": [OPENAI_TOOL], "tool_choice": "required"}
+    for calls in (2, 4):
+        with pytest.raises(openai.BadRequestError):
+            openai_client(gateway).chat.completions.create(**asked)
+        assert [call.json.get("thinking") for call in gateway.openai.calls][::2] == [None] * (calls // 2)
+        assert len(gateway.openai.calls) == calls

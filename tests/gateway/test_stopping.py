@@ -36,6 +36,21 @@ server.serve(host="127.0.0.1", port=int(sys.argv[2]), workers=int(sys.argv[4]))
 """
 
 
+# A signal that comes while the collector is at work: what its answer raises goes nowhere.
+EARLY = """
+import os, signal, sys, weakref
+from routing.gateway.serving import server
+class Thing: ...
+def configured(*words, **options):
+    thing = Thing()
+    watched = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing
+    return Config(*words, **options)
+Config, server.uvicorn.Config = server.uvicorn.Config, configured
+server.serve(host="127.0.0.1", port=int(sys.argv[2]), workers=1)
+"""
+
+
 def command(told: Path, *words: str, python: tuple[str, ...] = ("manage.py", "gateway")) -> subprocess.Popen[bytes]:
     """Started, with all that it says going into a file."""
     env = {**os.environ, "DATABASE_URL": database_url()}
@@ -193,3 +208,9 @@ def test_a_configuration_that_cannot_serve_is_told_in_one_line(gateway: Gateway,
     told = (tmp_path / "told").read_text()
     assert told.strip().splitlines()[-1].startswith("no routing policy is live")
     assert "Traceback" not in told
+
+
+def test_a_signal_that_comes_amid_the_start_is_not_lost(gateway: Gateway, tmp_path: Path) -> None:
+    process = command(tmp_path / "told", "--port", str(free_port()), python=("-c", EARLY))
+    assert process.wait(PATIENCE) == 0
+    assert "SystemExit" in (tmp_path / "told").read_text()  # it went nowhere

@@ -7,6 +7,7 @@ without a word are asked for the whole, which says what was wrong, and Ollama, w
 estimate them, is asked for the context that it found missing."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from routing.adapters.answers.decoding import EMPTY
@@ -14,6 +15,8 @@ from routing.adapters.asking.prompting import in_words, is_left_to_model, withou
 from routing.adapters.asking.system_turns import as_users
 from routing.types import ChatRequest, Message, ProviderError, ProviderSpec, Source, ToolResult, message
 from ziggie.values import replace
+
+Reworded = Callable[[ChatRequest, ProviderError], ChatRequest | None]
 
 _COUNTED = re.compile(r"request \((\d{1,9}) tokens\) exceeds the available context")
 
@@ -121,7 +124,9 @@ def _with_one_tool(request: ChatRequest, error: ProviderError) -> ChatRequest | 
     return replace(request, tools=chosen, tool_choice="required") if chosen else None
 
 
-_REWORDED = (
-    *(in_words, as_users, _with_thinking, _with_words_after_tools, _calling_at_once),
-    *(_without_default_thinking, _without_thinking, _with_one_tool),
+# What lies with the model alone: its server will refuse the next such request, too. A schema that is refused may be the
+# only one, and of thinking and tools others may be asked for.
+LASTING: tuple[Reworded, ...] = (
+    *(as_users, _with_thinking, _with_words_after_tools, _calling_at_once, _without_default_thinking),
 )
+_REWORDED: tuple[Reworded, ...] = (in_words, *LASTING, _without_thinking, _with_one_tool)

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable
 from typing import Any
@@ -48,6 +49,27 @@ class GatewayConnection(Connection):
         return refusal(UNREAD[status], url)
 
 
+class _Stop:
+    """What a signal does until uvicorn answers it. It is remembered: where it comes amid a callback of the collector,
+    what is raised there goes nowhere."""
+
+    was_asked = False
+
+    def __call__(self, *_: Any) -> None:
+        self.was_asked = True
+        sys.exit(0)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stop: _Stop) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.should_exit = self.should_exit or self._stop.was_asked
+        await super().startup(sockets)
+
+
 def _stop_when_hung_up() -> None:
     """A terminal that closes says so with SIGHUP, which ends a process at once, and its calls with it; not one that was
     started by nohup. uvicorn's supervisor of several workers has an answer of its own: it begins them anew by turns."""
@@ -59,9 +81,10 @@ def serve(*, host: str, port: int, workers: int) -> None:
     """Runs until SIGINT or SIGTERM, and returns or exits with 0; calls that are under way are finished first, as far
     as that takes no longer than STOP_SECONDS. Raises ConfigurationError where no worker could start."""
     allow_many()
+    stop = _Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn answers signals itself while it runs, and sends them to whoever was there before when it is done.
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, stop)
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -84,7 +107,7 @@ def serve(*, host: str, port: int, workers: int) -> None:
     if workers == 1:
         _stop_when_hung_up()
         try:
-            uvicorn.Server(config).run()
+            _Server(config, stop).run()
         except SystemExit as end:
             has_failed = end.code == STARTUP_FAILURE
     else:

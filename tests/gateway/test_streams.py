@@ -26,6 +26,7 @@ from tests.gateway.test_clients import QUESTION, openai_client
 from tests.servers.script import Reply
 from ziggie.errors import RateLimited
 from ziggie.models import ApiKey
+from ziggie.values import replace
 
 LOCKS = """
 SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid IN (
@@ -107,6 +108,21 @@ def test_a_block_of_several_streams_is_kept_for_the_next_one_for_a_while(
         return await settles(seen_locks, left)
 
     assert on_processes(1, work) == [left]
+
+
+@pytest.mark.parametrize(("before", "after", "let_in"), [(4000, 2, 1), (2, 4000, 20)])
+def test_a_limit_that_has_been_changed_holds_for_the_next_stream(
+    transactional_db: None, before: int, after: int, let_in: int
+) -> None:
+    key = key_of(before)
+
+    async def work(streams: Streams) -> int:
+        async with streams.one_of(key), AsyncExitStack() as stack:  # one goes on
+            async with streams.one_of(key):
+                pass
+            return await opened(streams, replace(key, max_streams=after), 20, stack)
+
+    assert on_processes(1, work) == [let_in]
 
 
 def test_a_stream_that_has_ended_makes_room_in_another_process(transactional_db: None) -> None:

@@ -41,6 +41,7 @@ class _Held:
 
     open: int = 0
     blocks: dict[int, int] = field(default_factory=dict)
+    most: int = 0  # the key's limit when they were dealt out
     ended_at: float = 0.0  # the last stream
 
     @property
@@ -73,7 +74,7 @@ class Streams:
         held = self._held.setdefault(key.id, _Held())
         held.open += 1  # first of all, so that what is given back meanwhile leaves room for it
         try:
-            if held.room < 0 or not self._is_connected():
+            if held.room < 0 or held.most != key.max_streams or not self._is_connected():
                 await self._make_room(key, held)
             yield
         finally:
@@ -89,6 +90,9 @@ class Streams:
         async with database.turn(self._using):
             if not self._is_connected():
                 await self._connect()
+            if held.most != key.max_streams:
+                await self._let_go(key, held, list(held.blocks))
+                held.most = key.max_streams
             size, larger = divmod(key.max_streams, MOST_BLOCKS)
             sizes = [size + (place < larger) for place in range(min(key.max_streams, MOST_BLOCKS))]
             while held.room < 0:
@@ -136,7 +140,7 @@ class Streams:
         try:
             while held.unneeded():
                 kept = 0
-                if key.max_streams > MOST_BLOCKS:
+                if held.most > MOST_BLOCKS:
                     await asyncio.sleep(IDLE_SECONDS)
                     kept = int(time.monotonic() - held.ended_at < KEPT_SECONDS)
                 await self._give(key, held, kept)
@@ -148,12 +152,14 @@ class Streams:
     async def _give(self, key: Key, held: _Held, kept: int) -> None:
         async with self._using:
             unneeded = held.unneeded()
-            places = unneeded[: len(unneeded) - kept]
-            for place in places:
-                del held.blocks[place]
-            if places and self._is_connected():  # else they have gone by themselves
-                with suppress(Unavailable):
-                    await self._ask(GIVE, (key.id, places))
+            with suppress(Unavailable):
+                await self._let_go(key, held, unneeded[: len(unneeded) - kept])
+
+    async def _let_go(self, key: Key, held: _Held, places: list[int]) -> None:
+        for place in places:
+            del held.blocks[place]
+        if places and self._is_connected():  # else they have gone by themselves
+            await self._ask(GIVE, (key.id, places))
 
 
 streams = OfLoop(Streams).get

@@ -3,8 +3,9 @@
 What is wrong with it is said in one line (docs/operations.md lists them); a password is never part of it.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +16,7 @@ from ziggie.embedded_disk import Place
 from ziggie.errors import ConfigurationError, Unavailable, ZiggieError
 
 OLDEST_VERSION = 15
+CHECK_SECONDS = 5.0
 
 
 def prepare() -> None:
@@ -61,16 +63,24 @@ def refuse_shared_sessions() -> None:
 
 def check_sessions() -> None:
     """For a web server, which no command of ours may have started. Raises ConfigurationError as refuse_shared_sessions
-    does; a database that is away is no reason not to start: requests wait for it, or say so."""
+    does; a database that is away, or says nothing for CHECK_SECONDS, is no reason not to start: requests wait for it,
+    or say so."""
     if settings.DATABASE_URL:
-        with ThreadPoolExecutor(1) as thread:  # the server's own may run an event loop already
-            thread.submit(_check_sessions).result()
+        checked: Future[None] = Future()
+        # The server's own thread may run an event loop already, and must not wait for this one at the end either.
+        Thread(target=_check_sessions, args=(checked,), daemon=True).start()
+        with suppress(TimeoutError):
+            checked.result(CHECK_SECONDS)
 
 
-def _check_sessions() -> None:
+def _check_sessions(checked: Future[None]) -> None:
     try:
         with suppress(DatabaseError):
             refuse_shared_sessions()
+    except Exception as error:
+        checked.set_exception(error)
+    else:
+        checked.set_result(None)
     finally:
         connection.close()
 

@@ -138,6 +138,17 @@ def test_a_web_server_starts_while_its_database_is_away(settings: Any) -> None:
         check_sessions()
 
 
+def test_a_web_server_starts_though_its_database_says_nothing(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is frozen, or its network is: whoever connects is let in by the system, and hears nothing."""
+    monkeypatch.setattr("ziggie.database.CHECK_SECONDS", 0.2)
+    settings.DATABASE_URL = "postgres://one@localhost/ziggie"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with altered(HOST="127.0.0.1", PORT=str(silent.getsockname()[1])):
+            check_sessions()
+            accepted, _ = silent.accept()
+        accepted.close()
+
+
 @contextmanager
 def altered(**changes: Any) -> Iterator[None]:
     """Django's database, and so Ziggie's, is asked for in another way meanwhile."""

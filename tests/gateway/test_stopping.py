@@ -134,6 +134,24 @@ def test_calls_under_way_are_finished_and_settled_and_the_command_ends_with_0(
     assert [receipt.outcome for receipt in gateway.settled(2)] == ["ok", "ok"]
 
 
+def test_calls_are_finished_when_the_terminal_of_several_workers_closes(gateway: Gateway, tmp_path: Path) -> None:
+    """All that it has started hear of it; uvicorn's supervisor answers by putting new workers in their place."""
+    gateway.openai.default = Reply("All of it.", latency=1.5, per_piece=0.1)
+    with running(tmp_path / "told", "--workers", "2") as (process, url):
+        asked = [_in_the_background(url, gateway.headers, BODY | {"stream": stream}) for stream in (False, True)]
+        wait_until(lambda: len(gateway.openai.calls) == 2)
+        for hung_up in (*psutil.Process(process.pid).children(recursive=True), process):
+            hung_up.send_signal(signal.SIGHUP)
+        for thread, answers in asked:
+            thread.join(PATIENCE)
+            (answer,) = answers
+            assert isinstance(answer, httpx2.Response), answer
+            assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    assert [receipt.outcome for receipt in gateway.settled(2)] == ["ok", "ok"]
+
+
 def test_the_use_of_a_key_just_before_the_end_is_written_down(gateway: Gateway, tmp_path: Path) -> None:
     never_soon = """
 import sys

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable
+from multiprocessing import parent_process
 from typing import Any
 
 import django
@@ -35,6 +36,8 @@ COLLECT_AFTER, COLLECT_OLDER_AFTER, COLLECT_OLDEST_AFTER = 20_000, 10, 10
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """The gateway in a process of its own."""
     if scope["type"] == "lifespan":
+        if parent_process() is not None:  # the supervisor, which hears of a closed terminal too, answers for all
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         gc.collect()
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER, COLLECT_OLDER_AFTER, COLLECT_OLDEST_AFTER)

@@ -7,10 +7,12 @@ die before it has closed the envelope, the sweep does it.
 
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import psycopg
-from django.db.models import Sum
+from django.db.models import F, Sum
+from django.utils import timezone
 
 from agents.models import AgentRun
 from routing import service
@@ -21,6 +23,7 @@ from ziggie.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 EXPIRES_SECONDS = 7_200.0  # longer than a run and its leases last
+LATELY = timedelta(days=1)
 
 
 def announce_budget(run: AgentRun) -> None:
@@ -73,7 +76,11 @@ def close_budget(run: AgentRun) -> None:
 
 
 def close_left_open() -> int:
-    """Closes the envelopes of runs that are over; returns how many."""
-    open_ones = Envelope.objects.filter(closed_at=None).values("id")
-    over = AgentRun.objects.filter(status__in=AgentRun.FINAL, budget_microusd__isnull=False, pk__in=open_ones)
-    return sum(service.close_envelope(pk) for pk in over.values_list("pk", flat=True)[:500])
+    """Closes the envelopes of runs that are over, and those of runs that ended lately before they began; returns how
+    many."""
+    over = AgentRun.objects.filter(status__in=AgentRun.FINAL, budget_microusd__isnull=False)
+    lately = over.filter(finished_at__gte=timezone.now() - LATELY)
+    left_open = over.filter(pk__in=Envelope.objects.filter(closed_at=None).values("id"))
+    left_announced = lately.filter(pk__in=Envelope.objects.filter(closed_at=F("created_at")).values("id"))
+    found = {pk for runs in (left_open, left_announced) for pk in runs.values_list("pk", flat=True)[:500]}
+    return sum(service.close_envelope(pk) for pk in found)

@@ -14,7 +14,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from agents import runner, tasks, waiting
+from agents import run_budgets, runner, tasks, waiting
 from agents.asking import MAX_OUTPUT_TOKENS, request_of
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
@@ -25,6 +25,7 @@ from routing.money import envelopes
 from tests.installation import Installation, installed
 from tests.servers import Reply
 from ziggie.background import background_loop
+from ziggie.errors import Unavailable
 from ziggie.ids import uuid7
 from ziggie.models import create_api_key
 from ziggie.values import replace
@@ -104,6 +105,22 @@ def test_a_run_that_is_cancelled_before_it_begins_is_over_for_its_calls(here: In
     envelope = background_loop().submit(envelopes.look(run.pk)).result()
     assert envelope is not None
     assert (envelope.is_open, envelope.is_to_come) == (False, False)
+
+
+def test_the_sweep_ends_what_was_only_announced(here: Installation, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, waits = run_of(key, budget_usd="0.50"), run_of(key, budget_usd="0.50")
+    with monkeypatch.context() as away:
+        away.setattr(service, "close_envelope", unavailable)
+        Client().post(f"{RUNS}/{run.pk}/cancel", headers={"Authorization": f"Bearer {key}"})
+    looks = [background_loop().submit(envelopes.look(pk)).result() for pk in (run.pk, waits.pk)]
+    assert [look is not None and look.is_to_come for look in looks] == [True, True]
+    assert (run_budgets.close_left_open(), run_budgets.close_left_open()) == (1, 0)
+    looks = [background_loop().submit(envelopes.look(pk)).result() for pk in (run.pk, waits.pk)]
+    assert [look is not None and look.is_to_come for look in looks] == [False, True]
+
+
+def unavailable(envelope_id: object) -> bool:
+    raise Unavailable("the database went away")
 
 
 def test_a_call_that_outlasts_its_run_is_counted_on_it_all_the_same(here: Installation, key: str) -> None:

@@ -92,7 +92,9 @@ async def open_call(
         planned = _planned_at_once(request, demand, allowed_models)
         if planned is None:
             planned = await _planned(call_id, request, demand, allowed_models)
-    except BudgetExceeded:
+    except (BudgetExceeded, NoRoute) as refused:
+        if isinstance(refused, NoRoute) and not rules.lacks_money(refused):
+            raise
         planned = None
     if planned is None or planned.may_find_more:
         planned = await _plan_again(call_id, request, demand, allowed_models)

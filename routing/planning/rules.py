@@ -37,6 +37,7 @@ EXPLICIT = "explicit"
 SIDE_BY_SIDE = ("ensemble", "debate")
 MEMBERS_BEGIN_SECONDS = 60.0  # local members load one after another
 _MONEY = {"budget", "denied", "unpriced"}
+_SPENT = {"budget", "denied"}
 _ABILITY = {"capability", "context"}
 _PASSING = {"circuit", "daily_limit", "busy"}  # by themselves, so that to ask again is worth while
 _NEAREST_FIRST = {Source.LOCAL: 0, Source.CLOUD: 1, Source.OFFLINE: 2}
@@ -290,6 +291,11 @@ class _Draft(Struct):
 def _screen(demand: Demand, snapshot: Snapshot, world: World, rule: RuleSpec, pattern: str) -> Screen:
     attempts = rule.options.max_attempts * demand.answers if pattern == "single" else None
     return Screen(demand, snapshot, world, Purse(snapshot, demand, world, max_attempts=attempts))
+
+
+def lacks_money(refused: RoutingError) -> bool:
+    """Whether one of the models that were dropped would serve if a budget had more left."""
+    return any(detail.get("kind") in _SPENT for detail in refused.details)
 
 
 def refusal(dropped_models: list[Dropped], rule: str, *, retry_after: float | None = None) -> RoutingError:

@@ -14,7 +14,17 @@ from django.core.management import call_command
 from django.db import IntegrityError
 
 from routing.configuration import snapshot
-from routing.models import Budget, BudgetPeriod, LanguageModel, Price, Provider, RoutedCall, RoutingRule, UsageRecord
+from routing.models import (
+    Budget,
+    BudgetPeriod,
+    Circuit,
+    LanguageModel,
+    Price,
+    Provider,
+    RoutedCall,
+    RoutingRule,
+    UsageRecord,
+)
 from tests.flows.system import until
 from tests.gateway.conftest import Gateway
 from tests.ports import free_port
@@ -181,6 +191,21 @@ def test_what_the_last_call_held_neither_sends_the_next_one_elsewhere_nor_cuts_i
         assert [answer.headers["x-ziggie-model"] for answer in answers] == ["gpt", "gpt"]
     assert {request.json["max_tokens"] for request in gateway.openai.requests} == {4096}
     assert not gateway.ollama.calls
+
+
+def test_what_the_last_call_held_refuses_no_call_while_what_is_free_is_away(gateway: Gateway) -> None:
+    Budget.objects.update(limit_microusd=30_000, on_exhausted="local")
+    away = datetime.now(UTC) + timedelta(hours=1)
+    ollama = Provider.objects.get(slug="ollama")
+    Circuit.objects.create(provider=ollama, state="open", reason="refused", open_until=away)
+    gateway.openai.default = Reply("x", input_tokens=10, output_tokens=10, latency=0.2)
+    for _ in range(3):
+        time.sleep(0.6)  # so that the world is looked at while the first of the two holds its money
+        answers = [post(gateway, model="auto", max_tokens=4096), post(gateway, model="auto", max_tokens=4096)]
+        assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
+    Budget.objects.update(limit_microusd=100)
+    snapshot.forget()
+    assert post(gateway, model="auto", max_tokens=4096).status_code == 503
 
 
 def test_a_key_with_its_own_budget_is_stopped_by_it_and_others_are_not(gateway: Gateway) -> None:

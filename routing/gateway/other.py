@@ -73,7 +73,8 @@ async def count_tokens(http: Http, key: Key) -> None:
 async def count_input_tokens(http: Http, key: Key) -> None:
     """OpenAI's, of what its responses API is asked."""
     body = parse(await http.body())
-    incoming = responses_wire.decode_response({**body, "model": body.get("model") or "auto"}, http.hints)
+    asked = {**body, "model": "auto"} if body.get("model") is None else body
+    incoming = responses_wire.decode_response(asked, http.hints)
     tokens, headers = await _count(http, key, incoming.request, RESPONSES)
     await http.respond(200, responses_answers.encode_count(tokens), headers)
 

@@ -31,6 +31,10 @@ def deep(levels: int) -> Any:
     return value
 
 
+def _cited(by: Any) -> dict[str, Any]:
+    return {"type": "text", "text": "so it is", "citations": [{"type": "char_location", "cited_text": by}]}
+
+
 def post(gateway: Gateway, path: str, body: bytes, **headers: str) -> httpx2.Response:
     return httpx2.post(gateway.url + path, content=body, headers={**gateway.headers, **headers}, timeout=60)
 
@@ -166,6 +170,9 @@ def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gatew
         (MESSAGES, {"tools": [tool, tool]}),
         (MESSAGES, {"tools": [{**tool, "input_examples": [{"city": "Oslo"}]}]}),
         (MESSAGES, {"tools": [{**tool, "defer_loading": "yes"}]}),
+        *((path, {"anything": deep(500)}) for path in (CHAT, MESSAGES)),
+        (MESSAGES, {"messages": [TURN, {"role": "assistant", "content": [_cited(deep(500))]}, TURN]}),
+        *((MESSAGES, {"system": value}) for value in (False, 0, {})),
         (MESSAGES, {"thinking": "hard"}),
         (MESSAGES, {"thinking": {"type": "enabled"}}),
         (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": "all"}}),
@@ -183,6 +190,15 @@ def test_what_a_provider_cannot_express_is_refused_with_400(gateway: Gateway) ->
     answer = post(gateway, CHAT, json.dumps({**GOOD[CHAT], "model": "claude", "seed": 7}).encode())
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported")
     gateway.settled(1)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_parameters_that_are_passed_on_have_a_limit(gateway: Gateway, path: str) -> None:
+    """A hundred thousand would take a third of a second, in which nobody else is served."""
+    answer = post(gateway, path, json.dumps({**GOOD[path], **{f"x{place}": 1 for place in range(300)}}).encode())
+    assert answer.status_code == 413
+    assert "256 parameters" in refusal(answer, path)
+    assert not RoutedCall.objects.exists()
 
 
 def test_a_million_messages_are_too_many(gateway: Gateway) -> None:

@@ -34,6 +34,7 @@ from routing.gateway.wire.reading import (
     refuse,
     refuse_asked,
     schema,
+    shallow,
     shown_in,
     stops,
     text,
@@ -142,7 +143,9 @@ def _by_one_that_cites(request: ChatRequest, turns: list[Json]) -> ChatRequest:
 
 
 def _with_citations(said: Text, block: Json, where: str) -> Text:
-    return replace(said, citations=tuple(objects(block, "citations", f"{where}.", most=MAX_PARTS)))
+    rows = objects(block, "citations", f"{where}.", most=MAX_PARTS)
+    shallow(rows, f"{where}.citations")
+    return replace(said, citations=tuple(rows))
 
 
 def _betas(headers: Mapping[str, str]) -> Json:
@@ -197,11 +200,11 @@ def _check_thinking(body: Json) -> None:
 
 def _system(body: Json) -> tuple[Message, ...]:
     value = body.get("system")
-    if not value:
-        return ()
     if isinstance(value, str):
-        return (Message("system", (Text(value),)),)
+        return (Message("system", (Text(value),)),) if value else ()
     rows = objects(body, "system", most=MAX_PARTS)
+    if not rows:
+        return ()
     if any(row.get("type") != "text" for row in rows):
         refuse("system", "must be a string or an array of text blocks")
     return (Message("system", tuple(Text(text(row, "text", "system."), _mark(row, "system.")) for row in rows)),)

@@ -27,6 +27,7 @@ MAX_IMAGES = 100
 MAX_PDFS = 100
 MAX_STOPS = 16
 MAX_DEPTH = 64
+MAX_EXTRA = 256  # parameters that are passed on as they are
 MAX_NAME = 256
 MAX_OUTPUT_TOKENS = 10_000_000
 MAX_DIMENSIONS = 65_536
@@ -212,9 +213,14 @@ def schema(value: Any, where: str) -> Json:
         return {}
     if not isinstance(value, dict):
         refuse(where, "must be a JSON Schema object")
-    if _deeper_than(value, MAX_DEPTH):
-        refuse(where, f"is nested more than {MAX_DEPTH} levels deep")
+    shallow(value, where)
     return value
+
+
+def shallow(value: Any, where: str) -> None:
+    """What is to be written again, which takes a call for each level. Raises InvalidInput for what is too deep."""
+    if isinstance(value, dict | list) and _deeper_than(value, MAX_DEPTH):
+        refuse(where, f"is nested more than {MAX_DEPTH} levels deep")
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
@@ -243,6 +249,10 @@ def passed_through(body: Mapping[str, Any], read: frozenset[str]) -> Json:
     """The parameters that are not read here and go to providers that know them. Of those that many know the kind is
     looked at, so that none is asked in vain."""
     extra = {key: value for key, value in body.items() if key not in read}
+    if len(extra) > MAX_EXTRA:
+        raise TooLarge(f"at most {MAX_EXTRA} parameters are passed on, and there are {len(extra)}")
+    for key, value in extra.items():
+        shallow(value, key[:MAX_NAME])
     if BETAS in extra:  # its place among the parameters is for what the header may say
         unsupported(BETAS, "is a header")
     for key in extra.keys() & _RANGES.keys():

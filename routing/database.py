@@ -54,10 +54,6 @@ def connection_parameters() -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "ziggie",
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,  # of a server that has lost its power or its network nobody tells
     }
     parameters |= {name: value for name, value in named.items() if value not in ("", None)}
     parameters |= {name: value for name, value in database["OPTIONS"].items() if name not in DJANGO_ONLY_OPTIONS}

@@ -29,12 +29,7 @@ _PART_CHARS = 7900
 _OPERATION_SECONDS = 5.0
 _QUIET_SECONDS = 20.0
 _BACKOFF_SECONDS = (0.1, 5.0)
-_CONNECTION_DEFAULTS = {
-    "application_name": "ziggie live",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-}
+_CONNECTION_DEFAULTS = {"application_name": "ziggie live"}
 _random = secrets.SystemRandom()
 
 

@@ -214,3 +214,26 @@ async def test_thinking_calls_and_text_come_in_one_stream(ollama_server: OllamaS
 def test_a_turn_of_text_bears_no_fields_that_older_servers_refuse() -> None:
     turns = (message("system", "Be brief."), message("user", "Hi."), Message("assistant", (Text("Hello."),)))
     assert [set(turn) for turn in encode(ChatRequest(turns))["messages"]] == [{"role", "content"}] * 3
+
+
+@pytest.mark.parametrize(
+    ("characters", "window", "context"),
+    [
+        (12_000, 8192, None),  # what fits is embedded in the context that the model has there
+        (20_000, 8192, 8192),
+        (20_000, 4096, None),
+        (90_000, 32768, 32768),
+    ],
+)
+async def test_long_texts_are_embedded_in_as_much_context_as_they_need(
+    ollama_server: OllamaServer, characters: int, window: int, context: int | None
+) -> None:
+    row = model(provider("ollama", ollama_server.url), "nomic-embed-text", context_window=window)
+    texts = ("Hello.", "word " * (characters // 5))
+    if characters // 4 <= window:
+        assert len((await transport.embed(row.provider, row, texts)).vectors) == 2
+    else:
+        with pytest.raises(ProviderError, match="exceeds the context length") as caught:
+            await transport.embed(row.provider, row, texts)
+        assert caught.value.kind == "context_overflow"
+    assert ollama_server.calls[-1].json.get("options") == ({"num_ctx": context} if context else None)

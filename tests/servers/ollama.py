@@ -135,6 +135,9 @@ class OllamaServer(ProviderServer):
             return
         texts = request.get("input", "")
         texts = [texts] if isinstance(texts, str) else texts
+        if request.get("truncate") is False and any(tokens(text) > self._context(request) for text in texts):
+            await exchange.send_json(400, {"error": "the input length exceeds the context length"})
+            return
         answer = {"model": request["model"], "embeddings": [vector(text) for text in texts]}
         await exchange.send_json(200, {**answer, "total_duration": 1, "prompt_eval_count": tokens(texts)})
 

@@ -21,6 +21,7 @@ from routing.adapters.base import EmbedInput, EmbedPurpose, ProviderStatus, Stre
 from routing.adapters.faults.errors import make_error
 from routing.adapters.ollama.context import (
     context_size,
+    embed_context,
     estimate_tokens,
     likely_tokens,
     refuse_overflow,
@@ -165,6 +166,8 @@ class OllamaCodec:
         body: Json = {"model": model.name, "input": list(texts), "truncate": False}
         if dimensions:
             body["dimensions"] = dimensions
+        if size := embed_context(texts, model):
+            body["options"] = {"num_ctx": size}
         return self._request(model.provider, "POST", "/api/embed", body)
 
     def decode_embed(self, response: WireResponse, sent: WireRequest) -> Embeddings:

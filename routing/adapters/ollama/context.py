@@ -1,12 +1,12 @@
 """How much context a call to Ollama needs, and whether the server cut the prompt without saying so."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from routing.adapters.base import WireRequest
+from routing.adapters.base import EmbedInput, WireRequest
 from routing.adapters.faults.errors import make_error
 from routing.types import ModelSpec, Usage
 
@@ -58,6 +58,14 @@ def context_size(prompt: int, output: int, model: ModelSpec) -> int:
     while size < prompt + output and size < model.context_window:
         size *= 2
     return min(size, model.context_window)
+
+
+def embed_context(texts: Iterable[EmbedInput], model: ModelSpec) -> int | None:
+    """`num_ctx` for texts of which one may be longer than what Ollama has room for unasked; None where none is. Texts
+    that fit are embedded in the context that staff gave the model on their server."""
+    longest = max((estimate_tokens({"messages": [{"content": text}]}) for text in texts), default=0)
+    size = context_size(longest, 0, model)
+    return size if longest > SMALLEST_CONTEXT < size else None
 
 
 def refuse_overflow(sent: WireRequest, *, stated: int | None = None) -> None:

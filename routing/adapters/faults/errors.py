@@ -217,18 +217,23 @@ _OVERLOADED_CODES = frozenset(
     | {"capacity_exceeded", "service_tier_capacity_exceeded", "server_is_overloaded", "server_overloaded"}
 )
 
-# llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, MiniMax one that it will not
-# read, LM Studio one that broke it with 400
+# llama-cpp-python, llama.cpp and Ollama answer a request that they find wrong with 500, say an image that they cannot
+# read (before 0.12 within a 200), MiniMax one that it will not read, LM Studio one that broke it with 400
 _INVALID = re.compile(
     r"validation errors?:.*'loc': \('body'|input is not supported|requires --jinja|invalid JSON schema in format|"
-    r"new_sensitive",
+    r"failed to process inputs|decode WebP image|new_sensitive",
     re.DOTALL,
 )
 # which mlx-lm says with 404, and OpenRouter of a model that it has, for what the request wants of it
 _NOT_TAKEN = re.compile(r"content type is supported|no endpoints found that (?:support|can handle)", re.IGNORECASE)
 # Groq says 498 of a full tier, Cohere of a word that it does not allow
 _FULL = re.compile(r"capacity|flex", re.IGNORECASE)
-_CRASHED = re.compile(r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model", re.IGNORECASE)
+# Ollama, too, says 400 of embeddings that it got none of from the process that makes them
+_CRASHED = re.compile(
+    r"model has crashed|model (?:was |is )?unloaded|failed to load (?:the )?model|"
+    r"do embedding request|error reading embed response|unexpected server status",
+    re.IGNORECASE,
+)
 
 # codes that say more than the HTTP status they came with
 _BY_CODE: dict[str, ErrorKind] = {
@@ -301,7 +306,9 @@ def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
 
 def _meant(status: int, message: str) -> int:
     """The status that servers would have sent that confuse a wrong request and a broken server."""
-    if (status >= 500 and _INVALID.search(message)) or (status == 404 and _NOT_TAKEN.search(message)):
+    if (status == 200 or status >= 500) and _INVALID.search(message):
+        return 400
+    if status == 404 and _NOT_TAKEN.search(message):
         return 400
     if status == 498 and _FULL.search(message):
         return 503

@@ -74,6 +74,17 @@ def test_a_schema_that_is_wrong_itself_is_refused_and_not_reworded(own: Gateway)
     assert len(own.openai.calls) == 1
 
 
+def test_what_a_caller_calls_his_tool_keeps_nobody_from_the_provider(gateway: Gateway) -> None:
+    words = "Invalid schema for function 'get_billing': 'additionalProperties' is required to be false."
+    gateway.openai.queue(Reply(status=400, error=words, error_type="invalid_request_error"), Reply("It rains."))
+    client = openai_client(gateway)
+    with pytest.raises(openai.BadRequestError, match="Invalid schema"):
+        client.chat.completions.create(model="gpt", messages=QUESTION)
+    answer = client.chat.completions.create(model="gpt", messages=QUESTION)
+    assert answer.choices[0].message.content == "It rains."
+    assert not Circuit.objects.exclude(state="closed").exists()
+
+
 def test_a_tools_answer_reaches_a_server_that_wants_text_in_every_turn(own: Gateway) -> None:
     own.openai.default = Reply("It rains.")
     answer = openai_client(own).chat.completions.create(model="gpt", messages=CALLED, tools=[OPENAI_TOOL])

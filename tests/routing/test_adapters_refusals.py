@@ -110,6 +110,57 @@ def test_what_a_day_has_room_for_of_one_model_says_nothing_of_the_others() -> No
     assert (error.kind, error.one_model) == ("quota", True)
 
 
+ECHO = ("[{'type': 'value_error', 'loc': ('body',), 'msg': 'Value error, When using `tool_choice`, `tools` must be set.', 'input': "
+    "{'messages': [{'role': 'user', 'content': \"Why is my account suspended? 'Payment required', 'incorrect api key'\"}]}, 'ctx': {}}]")  # fmt: skip
+# what the caller named, or said, in the words of a refusal: a provider that is taken for spent or locked is shut for everybody
+CALLERS_WORDS: dict[str, Any] = {
+    "openai: a tool": _openai("Invalid schema for function 'get_billing': In context=(), 'additionalProperties' is required to be supplied "
+        "and to be false.", "invalid_function_parameters"),
+    "openai: a tool of one word": _openai("Tool choice 'billing' not found in 'tools' parameter."),
+    "openai: a field of a tool": _openai("Invalid schema for function 'f': In context=('properties', 'suspended'), schema must have a 'type' key."),
+    "openai: a call": _openai("The following tool_call_ids did not have response messages: billing-1, call_billing"),
+    "gemini: a field": {"error": {"code": 400, "message": "* GenerateContentRequest.tools[0].function_declarations[0].parameters"
+        ".properties[billing].items: missing field.", "status": "INVALID_ARGUMENT"}},
+    "anthropic: a field": {"type": "error", "error": {"type": "invalid_request_error", "message":
+        "tools.0.custom.input_schema.properties.billing.type: Input should be a string"}},
+    "vllm: the whole request": {"object": "error", "message": ECHO, "type": "BadRequestError", "param": None, "code": 400},
+    "vllm: the value": {"error": {"message": "1 validation error for Request\n  Field required [type=missing, input_value={'content': 'out of "
+        "credits'}, input_type=dict]", "type": "BadRequestError", "code": 400}},
+    "openai: a long description": _openai("Invalid 'tools[0].function.description': string too long. Expected a string with maximum length "
+        "1024, but got a string with length 2000 instead.", "string_above_max_length"),
+    "openai: a long id": _openai("Invalid 'messages[2].tool_calls[0].id': string too long.", "string_above_max_length"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", CALLERS_WORDS.values(), ids=CALLERS_WORDS)
+def test_what_a_caller_named_or_said_makes_no_other_refusal_of_it(body: Any) -> None:
+    assert _told(400, body).kind == "bad_request"
+
+
+def test_what_a_caller_said_is_none_of_llama_cpps_refusal_either() -> None:
+    assert _told(500, {"error": {"message": f"1 validation errors:\n  {ECHO[1:-1]}"}}).kind == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (400, "Your credit balance is too low. Please go to Plans & Billing to upgrade or purchase credits.", "quota"),
+        (400, "Billing hard limit has been reached", "quota"),
+        (403, "This API method requires billing to be enabled.", "quota"),
+        (429, "Your account is suspended, please check your plan and billing details.", "quota"),
+        (403, "请访问https://example.com/pay充值，余额不足", "quota"),
+    ],
+)
+def test_money_is_told_in_the_words_of_the_house_itself(status: int, message: str, kind: str) -> None:
+    assert _told(status, _openai(message)).kind == kind
+
+
+@pytest.mark.parametrize("field", ["messages[1].content", "messages[1].content[0].text", "input", "input[2]"])
+def test_a_text_too_long_for_openai_is_too_long(field: str) -> None:
+    message = f"Invalid '{field}': string too long. Expected a string with maximum length 10485760."
+    assert _told(400, _openai(message, "string_above_max_length")).kind == "context_overflow"
+
+
 # Anthropic says what a refusal is about beside its type
 DETAILED = {
     "enforced_spend_limit_reached": (429, "rate_limit_error", "quota"),

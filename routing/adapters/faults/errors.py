@@ -114,7 +114,9 @@ def redact(message: str, sent: WireRequest) -> str:
 # --- the kind --------------------------------------------------------------------------------------
 
 # what an address is called says nothing: limits of a minute are told beside where to pay for more of them
-_ADDRESS = re.compile(r"https?://\S+")
+_ADDRESS = re.compile(r"https?://[!-~]+")
+# what vLLM and llama-cpp-python found wrong, in their own words: the caller's prompt may speak of money or keys
+_ECHO = re.compile(r"'input': .*|\binput_value=.*", re.DOTALL)
 
 _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"
@@ -129,6 +131,8 @@ _OVERFLOW = re.compile(
     r"exceed context limit|tokens too long|上下文.{0,8}(?:过长|超(?!时))|超出.{0,4}上下文",
     re.IGNORECASE,
 )
+# a tool's description or a name, which OpenAI calls too long in the same code
+_OF_ANOTHER_FIELD = re.compile(r"invalid '(?!input\b[^.']*'|\S*(?:content|text)\b)\S+': string too long", re.IGNORECASE)
 # which Anthropic says with 429; other words about length in a 429 speak of what a minute has room for
 _NOT_SO_LONG = re.compile(r"required for long context", re.IGNORECASE)
 # a refusal may also name the context that a key may not use; only what is exceeded is too long
@@ -140,10 +144,12 @@ _OVERFLOW_CODES = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "string_too_long"}
     | {"tokens_limit_reached", "token_limit_exceeded", "tokens_too_long"}
 )
+# "billing" may be in the name of a tool, an id or a field that is refused, as in 'get_billing' or properties[billing]
 _QUOTA = re.compile(
+    r"(?<![-\w.\['\"`])(?:billing|(?<!has been )suspended)(?![-\w\]'\"`])|"
     r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:account )?(?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
-    r"spending limit|specified api usage limits|billing|payment required|(?<!has been )suspended|"
+    r"spending limit|specified api usage limits|payment required|"
     r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached|balance is insufficient|余额不足|"
     r"overdue balance|set inference limit|daily free allocation|api calls / month|too many tokens per day|"
     r"(?:daily|weekly|monthly) limit (?:exhausted|reached)|reached your usage limit|5-hour usage quota|"
@@ -286,7 +292,7 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], ErrorKind], ...] = (
 
 def classify(status: int, detail: Detail) -> ErrorKind:
     """The kind of an error, by its codes and words first where a status alone would mislead."""
-    codes, message = detail.codes, _ADDRESS.sub("", detail.message[:_MOST_SEARCHED])
+    codes, message = detail.codes, _ECHO.sub("", _ADDRESS.sub("", detail.message[:_MOST_SEARCHED]))
     status = _meant(status, message)
     if _is_quota(status, codes, message):
         return "quota"
@@ -299,7 +305,7 @@ def _is_overflow(status: int, codes: frozenset[str], message: str) -> bool:
     if status in (401, 404, 429):
         return bool(_NOT_SO_LONG.search(message))
     if codes & _OVERFLOW_CODES:
-        return True
+        return _OF_ANOTHER_FIELD.search(message) is None
     is_denied = status == 403 or bool(codes & _DENIED_CODES)
     return bool(_OVERFLOW.search(message) and (not is_denied or _EXCEEDED.search(message)))
 

@@ -18,7 +18,7 @@ from routing.types import ChatResult
 from routing.walk.judging import json_of
 
 _MARKUP = re.compile(r"[*_`\"'“”‘’]+")
-_GROUPED = re.compile(r"-?\d{1,3}(?:[,'’]\d{2,3})*[,'’]\d{3}(?:\.\d+)?")
+_GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:[,'’]\d{2,3})*[,'’]\d{3}(?:\.\d+)?")
 _BETWEEN_GROUPS = re.compile(r"[,'’]")
 _EMPHASIS = frozenset("*_")
 _BEFORE, _BEHIND = " !?;:,", " .!?;:,"  # a point may begin a number

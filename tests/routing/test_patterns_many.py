@@ -404,6 +404,7 @@ def test_texts_that_say_the_same_are_equal(one: str, other: str) -> None:
     [
         *[("42", "43"), ("Bern", "Berne"), ("-1", "1"), ("1e999999", "1e999998")],
         *[("1,5", "15"), (".5", "5"), ("2*3", "23"), ("a_b", "ab"), ("5'10", "510"), ("1,2,3", "123")],
+        *[("0,500", "500"), ("-0,125", "-125"), ("0'500", "500")],
     ],
 )
 def test_texts_that_say_something_else_are_not(one: str, other: str) -> None:

@@ -57,6 +57,22 @@ def test_arguments_that_say_no_more_belong_to_the_calls_in_their_order(before: t
     assert calls == (ToolCall("a", "weather", CITY), ToolCall("b", "time", '{"zone":"CET"}'))
 
 
+def test_pieces_of_the_latest_call_that_came_together_are_none_of_the_call_before_it() -> None:
+    deltas = [
+        [piece("ls", '{"a":1}', call_id="z")],
+        [piece("weather", call_id="a")],
+        [piece(None, '{"city":'), piece(None, '"Oslo"}')],
+    ]
+    body = sse(*(chunk(tool_calls=each) for each in deltas), chunk("tool_calls"))
+    sent = sent_with("weather", "time", "ls")
+    found, error = run_decoder(lambda: CODECS["openai"]().chat_stream(sent), [body])
+    assembler = Assembler()
+    for delta in found:
+        assembler.add(delta)
+    assert error is None
+    assert assembler.result().tool_calls == (ToolCall("z", "ls", '{"a":1}'), ToolCall("a", "weather", CITY))
+
+
 # --- names --------------------------------------------------------------------------------------------
 
 

@@ -68,12 +68,15 @@ class CallPieces:
     def add_all(self, pieces: list[Json], out: list[Delta]) -> None:
         """The pieces of one delta. Where they say no more than arguments, their order tells whose these are.
         Raises ProviderError("protocol") for a piece that is none."""
-        if len(pieces) == 1 or len(pieces) > len(self._calls) or any(map(_says_whose, pieces)):
-            for piece in pieces:
-                self.add(piece, out)
+        calls = self._calls[-len(pieces) :]
+        in_order = 1 < len(pieces) == len(calls) and not any(map(_says_whose, pieces))
+        # What nothing can be added to tells that all of them are of the latest call, whose pieces came together.
+        if in_order and not any(map(_is_too_much, calls, pieces)):
+            for number, piece in enumerate(pieces, len(self._calls) - len(pieces)):
+                self.add(piece, out, number)
             return
-        for number, piece in enumerate(pieces, len(self._calls) - len(pieces)):
-            self.add(piece, out, number)
+        for piece in pieces:
+            self.add(piece, out)
 
     def add(self, piece: Json, out: list[Delta], number: int | None = None) -> None:
         """One piece, of our call of this number if that is known. Raises ProviderError("protocol") for a piece that is
@@ -203,6 +206,11 @@ class CallPieces:
 def _says_whose(piece: Json) -> bool:
     """True for a piece of a call that says which one it belongs to."""
     return piece.get("index") is not None or bool(piece.get("id")) or bool(get_str(get_dict(piece, "function"), "name"))
+
+
+def _is_too_much(call: _Call, piece: Json) -> bool:
+    """True for more arguments than `call` has room for."""
+    return bool(arguments_text(get_dict(piece, "function")).strip()) and call.is_whole()
 
 
 def _begins_with_the_same_id(call: _Call, name: str, arguments: str) -> bool:

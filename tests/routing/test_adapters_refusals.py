@@ -26,6 +26,9 @@ PACED: dict[str, tuple[Any, float]] = {
         _openai("Rate limit reached on requests per min. Please try again in 20s. Please add a payment method to your "
                 "account: https://platform.openai.com/account/billing", "rate_limit_exceeded", "requests"), 20.0,
     ),
+    "a proxy: a minute's requests, and where to pay for more, without its https": (
+        _openai("Rate limit reached. Please try again in 20s, or see platform.openai.com/account/billing"), 20.0,
+    ),
     "groq: a day's tokens, and where to pay for more": (
         _openai("Rate limit reached on tokens per day (TPD): Limit 100, Used 90. Please try again in 3m42.5s. Need more? "
                 "https://console.groq.com/settings/billing", "rate_limit_exceeded", "tokens"), 222.5,

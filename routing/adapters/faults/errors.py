@@ -146,7 +146,7 @@ _OVERFLOW_CODES = frozenset(
 )
 # "billing" may be in the name of a tool, an id or a field that is refused, as in 'get_billing' or properties[billing]
 _QUOTA = re.compile(
-    r"(?<![-\w.\['\"`])(?:billing|(?<!has been )suspended)(?![-\w\]'\"`])|"
+    r"(?<![-\w./\['\"`])(?:billing|(?<!has been )suspended)(?![-\w\]'\"`])|"
     r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:account )?(?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
     r"spending limit|specified api usage limits|payment required|"

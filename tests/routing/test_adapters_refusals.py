@@ -129,6 +129,10 @@ CALLERS_WORDS: dict[str, Any] = {
     "vllm: the whole request": {"object": "error", "message": ECHO, "type": "BadRequestError", "param": None, "code": 400},
     "vllm: the value": {"error": {"message": "1 validation error for Request\n  Field required [type=missing, input_value={'content': 'out of "
         "credits'}, input_type=dict]", "type": "BadRequestError", "code": 400}},
+    "openai: a value": _openai("Invalid value: 'payment required'. Supported values are: 'auto' and 'flex'.", "invalid_value"),
+    "openai: a parameter": {"error": {"message": "Unknown parameter: 'budget_exceeded'.", "type": "invalid_request_error",
+        "param": "budget_exceeded", "code": "unknown_parameter"}},
+    "a server: a parameter": {"error": {"message": "Unrecognized: overloaded", "type": "invalid_request_error", "param": "overloaded"}},
     "openai: a long description": _openai("Invalid 'tools[0].function.description': string too long. Expected a string with maximum length "
         "1024, but got a string with length 2000 instead.", "string_above_max_length"),
     "openai: a long id": _openai("Invalid 'messages[2].tool_calls[0].id': string too long.", "string_above_max_length"),

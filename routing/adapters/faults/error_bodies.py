@@ -16,7 +16,7 @@ _MOST_UNESCAPED = 4_000  # characters; Python reads no number of more than 4,300
 _INNER = ("error", "errors", "detail")
 _MESSAGES = ("message", "msg", "error_msg", "error_description", "Message")
 _STATUSES = ("code", "status", "status_code", "http_code", "statusCode", "StatusCode")
-_CODES = ("type", "code", "status", "reason", "param", "error_type")
+_CODES = ("type", "code", "status", "reason", "error_type")
 _WAITS = ("retry_after_seconds", "retry_after", "resets_in_seconds", "estimated_time")
 
 # MiniMax answers 200 whatever happens, and numbers what did

@@ -241,6 +241,12 @@ _CRASHED = re.compile(
     re.IGNORECASE,
 )
 
+# of a parameter: the words beside them repeat what the caller wrote
+_CODES_OF_A_PARAMETER = frozenset(
+    {"invalid_value", "invalid_type", "unknown_parameter", "unsupported_parameter", "unsupported_value"}
+    | {"missing_required_parameter", "invalid_function_parameters"}
+)
+
 # codes that say more than the HTTP status they came with
 _BY_CODE: dict[str, ErrorKind] = {
     "overloaded_error": "overloaded",
@@ -294,6 +300,8 @@ def classify(status: int, detail: Detail) -> ErrorKind:
     """The kind of an error, by its codes and words first where a status alone would mislead."""
     codes, message = detail.codes, _ECHO.sub("", _ADDRESS.sub("", detail.message[:_MOST_SEARCHED]))
     status = _meant(status, message)
+    if status == 400 and codes & _CODES_OF_A_PARAMETER:
+        return "bad_request"
     if _is_quota(status, codes, message):
         return "quota"
     if _is_overflow(status, codes, message):

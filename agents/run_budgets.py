@@ -40,16 +40,22 @@ def name_of(run: AgentRun) -> str:
 def open_budget(run: AgentRun, like: ChatRequest) -> UUID | None:
     """The envelope that the run's calls, which are like this one, draw from; None for a run without a budget. What a
     batch has cost that answered nothing of use is gone from it."""
-    if run.budget_microusd is None:
+    left = left_microusd(run)
+    if left is None:
         return None
     envelope = service.open_envelope(
         run.pk,
-        max(run.budget_microusd - spent_microusd(run), 0),
+        left,
         like=like,
         name=name_of(run),
         expires_in_seconds=EXPIRES_SECONDS,
     )
     return envelope.id
+
+
+def left_microusd(run: AgentRun) -> int | None:
+    """Of its budget, before it begins; None for a run without one."""
+    return None if run.budget_microusd is None else max(run.budget_microusd - spent_microusd(run), 0)
 
 
 def spent_microusd(run: AgentRun) -> int:

@@ -16,7 +16,7 @@ from django.utils import timezone
 from agents.announcing import announce
 from agents.asking import allowed_models, request_of
 from agents.models import AgentRun
-from agents.run_budgets import spent_by
+from agents.run_budgets import left_microusd, spent_by
 from routing import service
 from routing.batches.waiting_work import Waiting
 from routing.planning.rules import AUTO
@@ -80,7 +80,7 @@ def hand_in(run: AgentRun) -> bool:
     terms = service.Terms(
         made_for="run",
         requested_by=run.requested_by,
-        limit_microusd=run.budget_microusd,
+        limit_microusd=left_microusd(run),
         allowed_models=allowed_models(run),
     )
     try:

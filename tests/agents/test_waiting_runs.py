@@ -9,16 +9,20 @@ from django.test import Client
 from django.utils import timezone
 
 from agents import runner, tasks, waiting
+from agents.asking import request_of
 from agents.models import AgentRun
 from agents.seeding import seed as seed_agents
+from routing import service
 from routing.batches import batching
 from routing.configuration import snapshot
 from routing.models import BatchItem, BudgetPeriod, ProviderBatch, RoutedCall
 from tests.agents.test_run_budgets import run_of
 from tests.installation import Installation, installed
 from tests.servers import Reply
+from ziggie.ids import uuid7
 from ziggie.models import ApiKey, create_api_key
 from ziggie.queue import pending
+from ziggie.values import replace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LOCAL_RULE, CLOUD_RULE = "L3 agents", "L1 strategic"  # by what the prompt speaks of, not by hints alone
@@ -173,6 +177,15 @@ def test_the_budget_of_a_run_holds_for_its_batch_too(here: Installation, key: st
     assert (poor.status, poor.error_code) == ("failed", "budget_exceeded")
     assert (rich.status, rich.cost_microusd) == ("completed", 30_000)
     here.assert_books_are_closed()
+
+
+def test_what_is_spent_in_a_runs_name_before_its_batch_is_none_of_the_batchs(here: Installation, key: str) -> None:
+    by_batch(here)
+    run = director(key, budget_usd="0.50")
+    spent = service.submit(replace(request_of(run), call_id=uuid7())).result(timeout=60).cost_microusd
+    assert spent
+    assert runner.execute(str(run.pk))
+    assert BatchItem.objects.get().limit_microusd == 500_000 - spent
 
 
 def test_a_cancelled_run_takes_its_work_back_and_bears_what_its_batch_costs(here: Installation, key: str) -> None:

@@ -7,12 +7,13 @@ import socket
 import sys
 from collections.abc import Awaitable
 from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
 import django
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import Multiprocess, multiprocess
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "ziggie.gateway_settings")
 django.setup()
@@ -73,6 +74,19 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
 
 
+class Worker(multiprocess.Process):
+    """One of several. uvicorn's own waits for the answer of one that has died meanwhile, for as long as another may
+    take to begin: nobody replaces any worker, or hears a signal, until then."""
+
+    def _healthcheck(self, timeout: float) -> bool | None:
+        try:
+            self.parent_conn.send(b"ping")
+            wait([self.parent_conn, self.process.sentinel], timeout)
+            return bool(self.parent_conn.recv()) if self.parent_conn.poll() else None
+        except (OSError, EOFError):
+            return None
+
+
 def _stop_when_hung_up() -> None:
     """A terminal that closes says so with SIGHUP, which ends a process at once, and its calls with it; not one that was
     started by nohup. uvicorn's supervisor of several workers has an answer of its own: it begins them anew by turns."""
@@ -114,6 +128,7 @@ def serve(*, host: str, port: int, workers: int) -> None:
         except SystemExit as end:
             has_failed = end.code == STARTUP_FAILURE
     else:
+        multiprocess.Process = Worker  # type: ignore[misc]  # the supervisor takes them by this name
         supervisor = Multiprocess(config, sockets=[config.bind_socket()])
         supervisor.run()
         has_failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)

@@ -93,7 +93,10 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
-    await snapshot.acurrent()  # the first request finds a warm cache, and a broken set-up is seen at once
+    try:
+        await snapshot.acurrent()  # the first request finds a warm cache, and a broken set-up is seen at once
+    except Unavailable as error:  # a database that restarts; a worker that did not begin would take all others with it
+        logger.warning("requests will look for the configuration again: %s", error.message)
     await send({"type": "lifespan.startup.complete"})
     sweeping = asyncio.get_running_loop().create_task(sweep_now_and_then())
     await receive()

@@ -4,6 +4,7 @@ Expressions are RE2's, which takes time in proportion to the text whatever the e
 limits all the same: what cannot be looked through is taken out whole, never let through.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,13 @@ _SECRETS = (
     r"(?:(?:api|access|auth|private|secret|encryption|signing)[-_ ]?key"
     r"|token|secret|password|passwd|passphrase|pwd|credentials?|cookie|authorization)"
 )
+# the same as the last word of a name like clientSecret
+_LAST_WORDS = (
+    r"(?:(?:Api|Access|Auth|Private|Secret|Encryption|Signing)Key"
+    r"|Token|Secret|Password|Passwd|Passphrase|Pwd|Credentials?|Cookie|Authorization)"
+)
+_NAMED = rf"(?:(?:\b|_)(?i:{_SECRETS})|[a-z0-9]{_LAST_WORDS})\b"
+_IS = r"\s*(?::=|=>|[:=])\s*"
 # What is found, how, and what a find must be like to be one. Where an expression has a group, that is taken out.
 KINDS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
     ("private key", r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|$)", None),
@@ -56,7 +64,11 @@ KINDS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
     ("key", r"\b(?:A(?:KIA|SIA|ROA)[A-Z0-9]{12,}|AIza[\w-]{30,}|ya29\.[\w-]{10,}|SG\.[\w-]{10,}\.[\w-]{10,})", None),
     ("token", r"(?i)\b(?:bearer|basic|token)[ \t]+([A-Za-z0-9._~+/=-]{12,})", None),
     ("password", r"(?i)\b[a-z][a-z0-9+.-]*://[^\s/@:]*:([^\s/@]+)@", None),
-    ("secret", rf"(?i)(?:\b|_){_SECRETS}\b\\?[\"']?\s*(?::=|=>|[:=])\s*\\?[\"']?([^\s\"'\\,;&]{{4,}})", None),
+    ("secret", rf"{_NAMED}\\?[\"']?{_IS}\\?[\"']?([^\s\"'\\,;&]{{4,}})", None),
+    # within quotes it goes on to their end: a phrase, or what has quotes of its own
+    ("secret", rf"(?s){_NAMED}[\"']?{_IS}\"((?:[^\"\\\n]|\\.)+)", None),
+    ("secret", rf"(?s){_NAMED}[\"']?{_IS}'((?:[^'\\\n]|\\.)+)'", None),
+    ("secret", rf"(?s){_NAMED}\\+[\"']{_IS}\\+\"(.+?)\\+\"", None),
     ("token", r"[A-Za-z0-9]{32,}", _is_random),
     ("token", r"\b[A-Za-z0-9_]{32,}\b", _is_mixed),
     ("token", r"(?:^|[^A-Za-z0-9/+])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)", _is_mixed),
@@ -68,7 +80,20 @@ KINDS: tuple[tuple[str, str, Callable[[str], bool] | None], ...] = (
     ("phone number", r"\b\d{3}[\s.-]\d{3}[\s.-]\d{4}\b", _is_phone),
     ("phone number", r"\b0\d{1,5}[\s./-]\d{3,}(?:[\s./-]\d{2,}){0,4}\b|\b00\d{8,13}\b", _is_phone),
 )
-_SECRET_NAME = re2.compile(rf"(?i)(?:^|[-_ ]){_SECRETS}$|(?i)(?:api|access|auth)token$")
+_SECRET_NAME = re2.compile(rf"(?i:(?:^|[-_ ]){_SECRETS}|(?:api|access|auth)token)$|[a-z0-9]{_LAST_WORDS}$")
+
+
+_ESCAPES = re.compile(r"\\\\|\\u([0-9a-fA-F]{4})")
+
+
+def _in_letters(text: str) -> str:
+    """JSON with its letters as they are, not as numbers: what is looked for is written so."""
+    return _ESCAPES.sub(_letter, text) if "\\u" in text else text
+
+
+def _letter(escape: re.Match[str]) -> str:
+    letter = chr(int(escape[1], 16)) if escape[1] else "\\"
+    return letter if letter.isprintable() and letter not in '"\\' else escape[0]
 
 
 class PatternError(ValueError):
@@ -79,11 +104,15 @@ class TooLong(Exception):
     """Looking through a body took longer than MAX_SECONDS."""
 
 
-@lru_cache(maxsize=256)
 def compiled(pattern: str) -> Any:
-    """An RE2 expression. Raises PatternError."""
+    """An RE2 expression of staff's. Raises PatternError."""
     if not 0 < len(pattern) <= MAX_PATTERN_LENGTH:
         raise PatternError(f"should have 1 to {MAX_PATTERN_LENGTH} characters")
+    return _expression(pattern)
+
+
+@lru_cache(maxsize=256)
+def _expression(pattern: str) -> Any:
     options = re2.Options()
     options.max_mem, options.log_errors = PATTERN_BYTES, False
     try:
@@ -116,8 +145,10 @@ class Redactor:
         if isinstance(value, str):
             return self._text(value, name)
         self.characters -= 1  # so that what is no text has a limit too
-        if value is None or isinstance(value, bool | int | float):
+        if value is None or isinstance(value, bool):
             return value
+        if isinstance(value, int | float):
+            return self._text(str(value), name) if _SECRET_NAME.search(name[:MARGIN]) else value
         if depth >= MAX_DEPTH:
             self.cut = True
             return NOT_LOOKED_THROUGH
@@ -137,6 +168,8 @@ class Redactor:
         if text and _SECRET_NAME.search(name[:MARGIN]):
             self.found += 1
             return "[secret]"
+        if text.lstrip()[:1] in ("{", "["):
+            text = _in_letters(text[: 6 * (max(self.characters, 0) + MARGIN)])
         kept = text[: max(self.characters, 0)]
         self.cut |= len(kept) < len(text)
         self.characters -= len(kept)
@@ -162,7 +195,7 @@ class Redactor:
                 yield place, place + len(secret), "key"
                 place = text.find(secret, place + len(secret))
         for label, pattern, is_one in KINDS:
-            yield from self._matches(text, label, compiled(pattern), is_one)
+            yield from self._matches(text, label, _expression(pattern), is_one)
         for pattern in self.patterns:
             yield from self._matches(text, "redacted", compiled(pattern), None)
 

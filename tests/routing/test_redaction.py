@@ -1,5 +1,6 @@
 """What is taken out of texts before they are stored, what is left in, and what bounds the looking."""
 
+import json
 import time
 from typing import Any
 
@@ -48,8 +49,16 @@ NAMED = [
     ("curl -H 'Authorization: Basic dXNlcjpwYXNz'", "dXNlcjpwYXNz"),
     ("postgres://ada:pa55w0rd@db/ziggie", "pa55w0rd"),
     ("secret => plainvalue", "plainvalue"),
+    ("clientSecret=plainvalue", "plainvalue"),
+    ("dbPassword: plainvalue", "plainvalue"),
+    ('{"password": "correct horse battery staple", "city": "Oslo"}', "correct horse battery staple"),
+    ('{"accessToken":"a\\"b"}', 'a\\"b'),
+    ("{'password': 'correct horse', 'city': 'Oslo'}", "correct horse"),
+    ('{\\"password\\": \\"correct horse\\", \\"city\\": \\"Oslo\\"}', "correct horse"),
+    ('{"password": "cut in mid-', "cut in mid-"),
 ]
 HARMLESS = [
+    '{"max_tokens": 4096, "maxTokens": 4096, "properties": {"password": {"type": "string"}}}',
     "The meeting is on 2026-11-21 05:26:33, in room 12.",
     "tokens: 12345, max_tokens=4096, prompt_tokens: 10",
     "019aa7a2-7c3f-7abc-8def-0123456789ab",
@@ -100,6 +109,21 @@ def test_values_are_taken_out_by_their_names_and_found_in_names() -> None:
 def test_known_keys_and_the_staffs_patterns_are_taken_out() -> None:
     text = "case ACME-1234 of own-key"
     assert redacted(text, patterns=["ACME-\\d+"], secrets=frozenset({"own-key"})) == "case [redacted] of [key]"
+
+
+def test_letters_that_json_writes_as_numbers_are_read() -> None:
+    called = json.dumps({"who": "Jürgen", "said": 'a "b" \\u00fc'})
+    assert "\\u00fcrgen" in called
+    found = Redactor(10_000, patterns=["Jürgen"])
+    assert json.loads(found.of(called)) == {"who": "[redacted]", "said": 'a "b" \\u00fc'}
+    assert redacted("M\\u00fcller") == "M\\u00fcller"  # no JSON
+    found = Redactor(20, patterns=["Jürgen"])
+    assert "J" not in found.of(json.dumps(["0123456789 Jürgen and others"]))
+    assert found.cut
+
+
+def test_a_number_with_a_secrets_name_is_taken_out() -> None:
+    assert redacted({"pin_token": 123456, "size": 5}) == {"pin_token": "[secret]", "size": 5}
 
 
 def test_a_pattern_with_groups_takes_out_all_that_it_finds() -> None:

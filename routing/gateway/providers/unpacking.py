@@ -44,7 +44,7 @@ class Unpacker:
         return b"".join([self._fed(packed[at : at + SLICE_BYTES]) for at in range(0, len(packed), SLICE_BYTES)])
 
     def _fed(self, packed: bytes) -> bytes:
-        plain = b""
+        plain: list[bytes] = []  # of many small members: added up one by one they would be copied again and again
         while packed:
             if self._inner.eof:
                 if self._is_over or not packed.startswith(_GZIP):  # what may stand behind the end
@@ -53,14 +53,14 @@ class Unpacker:
                 self._inner = zlib.decompressobj(_EITHER)
                 self._members += 1
             try:
-                plain += self._inner.decompress(packed, self._left + 1 - len(plain))
+                plain.append(self._inner.decompress(packed, self._left + 1))
             except zlib.error:
                 raise Broken("protocol", "the answer is packed in a way that cannot be read") from None
-            if len(plain) > self._left or self._members > MOST_MEMBERS:
+            self._left -= len(plain[-1])
+            if self._left < 0 or self._members > MOST_MEMBERS:
                 raise Broken("protocol", "the answer is too long when it is unpacked")
             packed = self._inner.unused_data
-        self._left -= len(plain)
-        return plain
+        return b"".join(plain)
 
 
 def beginning(packed: bytes, most: int) -> bytes:

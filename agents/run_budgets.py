@@ -89,4 +89,6 @@ def close_left_open() -> int:
     left_open = over.filter(pk__in=Envelope.objects.filter(closed_at=None).values("id"))
     left_announced = lately.filter(pk__in=Envelope.objects.filter(closed_at=F("created_at")).values("id"))
     found = {pk for runs in (left_open, left_announced) for pk in runs.values_list("pk", flat=True)[:500]}
-    return sum(service.close_envelope(pk) for pk in found)
+    for pk in found:
+        service.close_envelope(pk)
+    return len(found)

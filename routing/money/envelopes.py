@@ -140,8 +140,8 @@ async def open_for(
 async def close_envelope(envelope_id: UUID) -> bool:
     """True if this closed it. Calls of it that are under way keep what they hold until they are settled."""
     async with database.connection() as line:
-        withdrawn = await line.execute(WITHDRAW, (envelope_id,))
-        return withdrawn.rowcount > 0 or bool(await (await line.execute(CLOSE, ([envelope_id],))).fetchall())
+        await line.execute(WITHDRAW, (envelope_id,))
+        return bool(await (await line.execute(CLOSE, ([envelope_id],))).fetchall())
 
 
 async def look(envelope_id: UUID, *, call_id: UUID | None = None) -> Envelope | None:

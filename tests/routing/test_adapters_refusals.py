@@ -144,6 +144,14 @@ def test_what_a_caller_named_or_said_makes_no_other_refusal_of_it(body: Any) -> 
     assert _told(400, body).kind == "bad_request"
 
 
+@pytest.mark.parametrize("which", ["vllm: the whole request", "vllm: the value"])
+def test_what_a_server_repeats_of_a_prompt_is_in_no_error_that_is_kept(which: str) -> None:
+    message = _told(400, CALLERS_WORDS[which]).message
+    assert message.endswith("…")
+    assert "suspended" not in message
+    assert "credits" not in message
+
+
 def test_what_a_caller_said_is_none_of_llama_cpps_refusal_either() -> None:
     assert _told(500, {"error": {"message": f"1 validation errors:\n  {ECHO[1:-1]}"}}).kind == "bad_request"
 

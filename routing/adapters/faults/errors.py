@@ -100,10 +100,14 @@ def refuse_other_content(headers: Mapping[str, str], sent: WireRequest) -> None:
         raise make_error("protocol", f"the answer is {content_type.split(';')[0]}, not JSON", sent, unbilled=True)
 
 
+# What vLLM and llama-cpp-python found wrong, in the caller's words: they may speak of money or keys, and are not kept.
+_ECHO = re.compile(r"'input': .*|\binput_value=.*", re.DOTALL)
+
+
 def redact(message: str, sent: WireRequest) -> str:
-    """One line of at most 300 characters without the key, and without what the other headers say: a proxy's key, or
-    who pays."""
-    line = " ".join(message.split())
+    """One line of at most 300 characters without the key, without what the other headers say (a proxy's key, or who
+    pays), and without what the caller wrote, where a server is known to repeat it."""
+    line = " ".join(_ECHO.sub("…", message).split())
     said = [part for name, value in sent.headers.items() if name not in _NO_SECRETS for part in _PARTS.findall(value)]
     for secret in sorted({sent.secret, *said}, key=len, reverse=True):
         if secret:
@@ -115,8 +119,6 @@ def redact(message: str, sent: WireRequest) -> str:
 
 # what an address is called says nothing: limits of a minute are told beside where to pay for more of them
 _ADDRESS = re.compile(r"https?://[!-~]+")
-# what vLLM and llama-cpp-python found wrong, in their own words: the caller's prompt may speak of money or keys
-_ECHO = re.compile(r"'input': .*|\binput_value=.*", re.DOTALL)
 
 _OVERFLOW = re.compile(
     r"maximum context|context[ _]length|context[ _]window|context[ _]size|prompt is too long|prompt too long|"

@@ -176,7 +176,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     ),
     "metadata of 900 levels": (_saying(b'"metadata": ' + _deep(900)), 200),
     "a choice of 900 levels": (_saying(b'"tool_choice": {"type": "auto", "x": ' + _deep(900) + b"}"), 400),
-    "a parameter of 900 levels": (_saying(b'"surprise": ' + _deep(900)), 200),
+    "a parameter of 900 levels": (_saying(b'"surprise": ' + _deep(900)), 400),
     "sealed nonsense alone": (_holding(SEALED), 400),
 }
 
@@ -189,7 +189,7 @@ def test_what_no_honest_client_sends_is_refused_and_nothing_is_held(gateway: Gat
             assert answer.status_code == status, (name, answer.text[:300])
             if status != 200:
                 assert answer.json()["error"]["type"] == "invalid_request_error"
-    gateway.settled(4)
+    gateway.settled(2)
 
 
 def test_an_answer_is_told_beside_django_too(mounted: Gateway) -> None:

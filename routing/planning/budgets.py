@@ -70,6 +70,8 @@ def left_microusd(budget: BudgetSpec, world: World) -> int:
 def may_find_more(plan: Plan, world: World) -> bool:
     """Whether the plan goes without a model, or with shorter answers, for money that calls held when the world was
     seen: they may have ended since, and mostly cost less than they held."""
+    if not plan.short_of:
+        return False
     short = (world.budgets.get(budget) for budget in plan.short_of)
     return any(state is not None and state.held_microusd > 0 for state in short)
 

@@ -66,7 +66,7 @@ class Wording:
 
 def worded(request: ChatRequest, model: ModelSpec) -> ChatRequest:
     """The request as this model's server is known to take it."""
-    lessons = _learnt.get(_key(model))
+    lessons = _learnt.get(_key(model)) if _learnt else None
     if lessons is None:
         return request
     now = time.monotonic()

@@ -1,11 +1,19 @@
 """What stands between Ziggie and its database, and may keep what they say to itself."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import pytest
 from django.db import connections
+
+from routing import database
+from routing.gateway.access.keys import Key
+from routing.gateway.access.streams import Streams
+
+KEY = Key("00000000-0000-0000-0000-000000000001", "tests", frozenset(), frozenset(), None, None, 10, None)
 
 
 class Between:
@@ -72,3 +80,27 @@ class Between:
                     await writer.drain()
         finally:
             writer.close()
+
+
+@asynccontextmanager
+async def behind(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Between]:
+    """The database is reached through one who can fall silent or go away."""
+    between = Between()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket must be short
+        async with between.standing(Path(folder)):
+            with monkeypatch.context() as there:
+                there.setitem(connections["default"].settings_dict, "HOST", folder)
+                try:
+                    yield between
+                finally:
+                    await database.close()
+
+
+async def look() -> None:
+    async with database.connection() as connection:
+        await connection.execute("SELECT 1")
+
+
+async def open_stream(streams: Streams) -> None:
+    async with streams.one_of(KEY):
+        pass

@@ -1,27 +1,21 @@
 """A database that says nothing and closes nothing: one that was frozen, or that another one has taken the place of."""
 
 import asyncio
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
-from django.db import connections
 
 from routing import database
 from routing.configuration import epochs
-from routing.gateway.access.keys import Key
 from routing.gateway.access.streams import Streams
 from routing.types import ProviderSpec, Source
 from routing.world import slots
-from tests.routing.between import Between
+from tests.routing.between import KEY, behind, look, open_stream
 from ziggie.errors import Unavailable
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-KEY = Key("00000000-0000-0000-0000-000000000001", "tests", frozenset(), frozenset(), None, None, 10, None)
 SILENT_SECONDS = 0.5
 
 
@@ -29,30 +23,6 @@ SILENT_SECONDS = 0.5
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SILENT_SECONDS", "TRIAL_SECONDS"):
         monkeypatch.setattr(database, name, SILENT_SECONDS)
-
-
-@asynccontextmanager
-async def behind(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Between]:
-    """The database is reached through one who can fall silent."""
-    between = Between()
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket must be short
-        async with between.standing(Path(folder)):
-            with monkeypatch.context() as there:
-                there.setitem(connections["default"].settings_dict, "HOST", folder)
-                try:
-                    yield between
-                finally:
-                    await database.close()
-
-
-async def look() -> None:
-    async with database.connection() as connection:
-        await connection.execute("SELECT 1")
-
-
-async def open_stream(streams: Streams) -> None:
-    async with streams.one_of(KEY):
-        pass
 
 
 async def lost(attempt: Callable[[], Awaitable[None]]) -> None:

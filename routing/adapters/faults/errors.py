@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from routing.adapters.base import WireRequest, WireResponse
+from routing.adapters.faults.echoes import without_echo
 from routing.adapters.faults.error_bodies import Detail, detail_of, read_detail
 from routing.adapters.reading.waiting import retry_after
 from routing.types import ErrorKind, ProviderError, Usage
@@ -37,12 +38,18 @@ def error_from_response(response: WireResponse, sent: WireRequest) -> ProviderEr
     kind = classify(response.status, detail)
     return make_error(
         kind,
-        detail.message or f"HTTP {response.status} without a message",
+        _kept(detail, sent) or f"HTTP {response.status} without a message",
         sent,
         status=response.status,
         retry_after_seconds=retry_after(kind, response.headers, told=detail.retry_seconds, message=detail.message),
         one_model=_is_of_one_model(kind, detail),
     )
+
+
+def _kept(detail: Detail, sent: WireRequest) -> str:
+    """What is told and kept of an error's words: none of the caller's."""
+    line = " ".join(_ECHO.sub("…", detail.message).split())
+    return without_echo(line[: 2 * MAX_MESSAGE_CHARACTERS], sent.body)
 
 
 def _redirect(response: WireResponse, sent: WireRequest) -> str:
@@ -59,7 +66,7 @@ def error_from_event(error: Any, sent: WireRequest, *, usage: Usage | None = Non
     kind = classify(detail.status or 200, detail)
     return make_error(
         kind,
-        detail.message or "the provider reported an error without a message",
+        _kept(detail, sent) or "the provider reported an error without a message",
         sent,
         status=detail.status,
         retry_after_seconds=retry_after(kind, {}, told=detail.retry_seconds, message=detail.message),
@@ -105,9 +112,9 @@ _ECHO = re.compile(r"'input': .*|\binput_value=.*", re.DOTALL)
 
 
 def redact(message: str, sent: WireRequest) -> str:
-    """One line of at most 300 characters without the key, without what the other headers say (a proxy's key, or who
-    pays), and without what the caller wrote, where a server is known to repeat it."""
-    line = " ".join(_ECHO.sub("…", message).split())
+    """One line of at most 300 characters without the key, and without what the other headers say (a proxy's key, or who
+    pays)."""
+    line = " ".join(message.split())
     said = [part for name, value in sent.headers.items() if name not in _NO_SECRETS for part in _PARTS.findall(value)]
     for secret in sorted({sent.secret, *said}, key=len, reverse=True):
         if secret:

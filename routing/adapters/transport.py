@@ -15,11 +15,10 @@ from weakref import WeakKeyDictionary
 import httpx2
 
 from routing.adapters import CODECS
-from routing.adapters.answers.assembly import Assembler, deltas_of
+from routing.adapters.answers.assembly import deltas_of
 from routing.adapters.answers.decoding import MAX_BODY_BYTES
 from routing.adapters.anthropic import claude
-from routing.adapters.asking.vectors import texts_at_once
-from routing.adapters.base import Codec, EmbedPurpose, ProviderStatus, StreamDecoder, WireRequest, WireResponse
+from routing.adapters.base import Codec, ProviderStatus, StreamDecoder, WireRequest, WireResponse
 from routing.adapters.faults.errors import redact, refuse_other_content
 from routing.adapters.reading.wire import dumps
 from routing.adapters.sending.deadlines import Deadlines, Timeouts
@@ -30,14 +29,11 @@ from routing.adapters.sending.trust import ssl_context
 from routing.adapters.sending.wording import Wording
 from routing.types import (
     ChatRequest,
-    ChatResult,
     Delta,
-    Embeddings,
     ModelSpec,
     ProviderError,
     ProviderSpec,
     UnsupportedByProvider,
-    Usage,
 )
 
 MAX_ERROR_BYTES = 256 * 1024
@@ -47,9 +43,6 @@ STATUS_SECONDS = 5.0
 # shorter than any server's own (uvicorn: 5 s), so that a request seldom meets a connection being closed
 _KEEPALIVE_SECONDS = 4.0
 _LINGER_SECONDS = 0.1
-
-
-_DEFAULT = Timeouts()
 
 
 @cache
@@ -65,44 +58,13 @@ def codec_for(provider: ProviderSpec) -> Codec:
     return _made(codec)
 
 
-async def chat(
-    provider: ProviderSpec,
-    model: ModelSpec,
-    request: ChatRequest,
-    *,
-    max_output_tokens: int | None,
-    timeouts: Timeouts = _DEFAULT,
-) -> ChatResult:
-    """One complete answer. With a first-token deadline the answer is streamed and put together here,
-    because a provider that does not stream shows its first token only with its last.
-
-    Raises ProviderError or UnsupportedByProvider.
-    """
-    if timeouts.first_token_seconds is not None:
-        assembler = Assembler()
-        deltas = stream(provider, model, request, max_output_tokens=max_output_tokens, timeouts=timeouts)
-        async with contextlib.aclosing(deltas):
-            async for delta in deltas:
-                assembler.add(delta)
-        return assembler.result()
-    codec = codec_for(provider)
-    sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=False)
-    return await _fetched(codec, provider, sent, timeouts)
-
-
-async def _fetched(codec: Codec, provider: ProviderSpec, sent: WireRequest, timeouts: Timeouts) -> ChatResult:
-    response = await fetch(provider, sent, timeouts)
-    with _redacted(sent):
-        return codec.decode_chat(response, sent)
-
-
 async def stream(
     provider: ProviderSpec,
     model: ModelSpec,
     request: ChatRequest,
     *,
     max_output_tokens: int | None,
-    timeouts: Timeouts = _DEFAULT,
+    timeouts: Timeouts,
 ) -> AsyncGenerator[Delta, None]:
     """The pieces of one answer as they come. Wrap it in `contextlib.aclosing` where you may leave it early: closing
     it closes the connection, which is how a provider learns to stop.
@@ -137,7 +99,10 @@ async def _ask(
     codec = codec_for(provider)
     sent = codec.encode_chat(request, model, max_output_tokens=max_output_tokens, stream=streamed)
     if not streamed:
-        for delta in deltas_of(await _fetched(codec, provider, sent, timeouts)):
+        response = await fetch(provider, sent, timeouts)
+        with _redacted(sent):
+            answer = codec.decode_chat(response, sent)
+        for delta in deltas_of(answer):
             yield delta
         return
     deadlines = Deadlines(provider, sent, timeouts, streamed=True)
@@ -149,51 +114,6 @@ async def _ask(
                 raise codec.decode_error(exchange.response(body), sent)
             async for delta in _deltas(codec.chat_stream(sent), exchange, deadlines):
                 yield delta
-
-
-async def embed(
-    provider: ProviderSpec,
-    model: ModelSpec,
-    texts: tuple[str, ...],
-    *,
-    purpose: EmbedPurpose = "document",
-    timeouts: Timeouts = _DEFAULT,
-) -> Embeddings:
-    """One vector a text, in order, in as many requests as the API's limit asks for.
-
-    Raises ProviderError or UnsupportedByProvider.
-    """
-    codec = codec_for(provider)
-    vectors: list[tuple[float, ...]] = []
-    tokens: int | None = 0
-    name = model.name
-    start = 0
-    while start < len(texts):
-        most = texts_at_once(codec.embed_batch, len(vectors[0]) if vectors else model.dimensions)
-        sent = codec.encode_embed(texts[start : start + most], model, purpose=purpose)
-        start += most
-        response = await fetch(provider, sent, timeouts)
-        with _redacted(sent):
-            batch = codec.decode_embed(response, sent)
-        vectors += batch.vectors
-        name = batch.model or name
-        tokens = None if tokens is None or batch.usage.input_tokens is None else tokens + batch.usage.input_tokens
-    if len({len(vector) for vector in vectors}) > 1:
-        raise ProviderError("protocol", "the embeddings differ in length", retryable=True)
-    return Embeddings(tuple(vectors), Usage(input_tokens=tokens), name)
-
-
-async def count_tokens(
-    provider: ProviderSpec, model: ModelSpec, request: ChatRequest, *, timeouts: Timeouts = _DEFAULT
-) -> int | None:
-    """The prompt's length as the provider counts it; None where its API does not."""
-    codec = codec_for(provider)
-    sent = codec.encode_count(request, model)
-    if sent is None:
-        return None
-    response = await fetch(provider, sent, timeouts)
-    with _redacted(sent):
-        return codec.decode_count(response, sent)
 
 
 async def status(provider: ProviderSpec) -> ProviderStatus:

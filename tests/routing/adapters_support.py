@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from routing.adapters import transport
 from routing.adapters.base import StreamDecoder
-from routing.types import ChatRequest, Delta, ModelSpec, ProviderError, ProviderSpec, Source, message
+from routing.adapters.sending.deadlines import Timeouts
+from routing.types import ChatRequest, ChatResult, Delta, ModelSpec, ProviderError, ProviderSpec, Source, message
 
 KEY = "sk-very-secret-0123456789"
 
@@ -28,6 +30,13 @@ def model(
 
 def ask(text: str = "Hello?", **fields: Any) -> ChatRequest:
     return ChatRequest((message("user", text),), **fields)
+
+
+async def whole(row: ModelSpec, request: ChatRequest, timeouts: Timeouts) -> ChatResult:
+    """An answer that is not streamed."""
+    codec = transport.codec_for(row.provider)
+    sent = codec.encode_chat(request, row, max_output_tokens=100, stream=False)
+    return codec.decode_chat(await transport.fetch(row.provider, sent, timeouts), sent)
 
 
 def run_decoder(make: Callable[[], StreamDecoder], chunks: list[bytes]) -> tuple[list[Delta], ProviderError | None]:

@@ -10,8 +10,10 @@ from routing.adapters.base import WireResponse
 from routing.adapters.sending.deadlines import Timeouts
 from routing.types import (
     ChatRequest,
+    Delta,
     Hints,
     Message,
+    ModelSpec,
     ProviderError,
     Text,
     ToolCall,
@@ -19,7 +21,7 @@ from routing.types import (
     Usage,
     message,
 )
-from tests.routing.adapters_support import ask, model, provider, run_decoder
+from tests.routing.adapters_support import ask, model, provider, run_decoder, whole
 from tests.servers.ollama import OllamaServer
 from tests.servers.script import Call, Reply
 
@@ -30,6 +32,12 @@ def encode(request: ChatRequest, name: str = "llama3.2") -> dict[str, Any]:
     sent = CODEC.encode_chat(request, model("ollama", name), max_output_tokens=100, stream=True)
     assert sent.body is not None
     return dict(sent.body)
+
+
+async def everything(row: ModelSpec, request: ChatRequest, max_output_tokens: int = 100) -> list[Delta]:
+    """What comes of a stream."""
+    pieces = transport.stream(row.provider, row, request, max_output_tokens=max_output_tokens, timeouts=Timeouts())
+    return [delta async for delta in pieces]
 
 
 def refused(status: int, body: object) -> ProviderError:
@@ -89,7 +97,7 @@ def test_calls_that_bear_ids_keep_them() -> None:
 async def test_what_was_read_from_its_cache_is_counted(ollama_server: OllamaServer) -> None:
     ollama_server.default = Reply("Hi.", input_tokens=40, cached_tokens=32, output_tokens=2)
     row = model(provider("ollama", ollama_server.url), "llama3.2")
-    result = await transport.chat(row.provider, row, ask(), max_output_tokens=100)
+    result = await whole(row, ask(), Timeouts())
     assert result.usage == Usage(input_tokens=40, output_tokens=2, cached_input_tokens=32)
 
 
@@ -150,7 +158,7 @@ async def test_what_no_context_of_the_model_can_hold_is_asked_for_once(ollama_se
     ollama_server.default = Reply("Read.", input_tokens=10_000)
     row = model(provider("ollama", ollama_server.url), "llama3.2", context_window=8192)
     with pytest.raises(ProviderError, match="has 10000 tokens, the model's context 8192") as caught:
-        [delta async for delta in transport.stream(row.provider, row, ask("7" * 3000), max_output_tokens=500)]
+        await everything(row, ask("7" * 3000), max_output_tokens=500)
     assert caught.value.kind == "context_overflow"
     assert len(ollama_server.calls) == 1
 
@@ -160,7 +168,7 @@ async def test_a_server_whose_own_limit_is_smaller_is_asked_twice_at_most(ollama
     ollama_server.train_context = 8192
     row = model(provider("ollama", ollama_server.url), "llama3.2", context_window=131072)
     with pytest.raises(ProviderError, match="exceeds the available context size"):
-        [delta async for delta in transport.stream(row.provider, row, ask("7" * 3000), max_output_tokens=500)]
+        await everything(row, ask("7" * 3000), max_output_tokens=500)
     assert len(ollama_server.calls) == 2
 
 
@@ -174,7 +182,7 @@ async def test_a_cloud_model_of_a_server_that_is_not_signed_in_says_what_to_do(o
     ollama_server.signed_in = False
     row = model(provider("ollama", ollama_server.url), "gpt-oss:120b:cloud")
     with pytest.raises(ProviderError, match="ollama signin") as caught:
-        await transport.chat(row.provider, row, ask(), max_output_tokens=100)
+        await whole(row, ask(), Timeouts())
     assert caught.value.kind == "auth"
     assert caught.value.one_model  # the server's own models answer
     assert "connect?" not in caught.value.message
@@ -204,7 +212,7 @@ def test_what_the_cloud_refuses_is_no_matter_of_the_servers_own_models(url: str,
 async def test_thinking_calls_and_text_come_in_one_stream(ollama_server: OllamaServer) -> None:
     ollama_server.default = Reply("Let me see.", reasoning="Oslo.", calls=(Call("look_up", {"city": "Oslo"}),))
     row = model(provider("ollama", ollama_server.url), "llama3.2")
-    deltas = [d async for d in transport.stream(row.provider, row, ask(), max_output_tokens=100)]
+    deltas = await everything(row, ask())
     assert "".join(d.reasoning for d in deltas) == "Oslo."
     assert "".join(d.text for d in deltas) == "Let me see."
     assert [d.tool_name for d in deltas if d.tool_index is not None] == ["look_up"]
@@ -230,10 +238,12 @@ async def test_long_texts_are_embedded_in_as_much_context_as_they_need(
 ) -> None:
     row = model(provider("ollama", ollama_server.url), "nomic-embed-text", context_window=window)
     texts = ("Hello.", "word " * (characters // 5))
+    sent = CODEC.encode_embed(texts, row, purpose="document")
+    response = await transport.fetch(row.provider, sent, Timeouts())
     if characters // 4 <= window:
-        assert len((await transport.embed(row.provider, row, texts)).vectors) == 2
+        assert len(CODEC.decode_embed(response, sent).vectors) == 2
     else:
         with pytest.raises(ProviderError, match="exceeds the context length") as caught:
-            await transport.embed(row.provider, row, texts)
+            CODEC.decode_embed(response, sent)
         assert caught.value.kind == "context_overflow"
     assert ollama_server.calls[-1].json.get("options") == ({"num_ctx": context} if context else None)

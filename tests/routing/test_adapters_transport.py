@@ -320,11 +320,16 @@ async def test_the_first_token_has_a_deadline_of_its_own(both: Both) -> None:
     assert (await stream(row, [], first_token_seconds=2)).text == Reply().text
 
 
+def hasty(server: ProviderServer, row: ModelSpec) -> ModelSpec:
+    """The same model, of a provider that is given up when it is silent for a moment."""
+    return model(provider(row.provider.kind, server.url, timeout_seconds=0.3), row.name)
+
+
 async def test_a_stream_that_stalls_is_given_up(both: Both) -> None:
     server, row = both
     server.queue(Reply(fault="stall", fault_after=5))
     started = time.monotonic()
-    error = await fail(row, streamed=True, idle_seconds=0.3)
+    error = await fail(hasty(server, row), streamed=True, total_seconds=60)
     assert (error.kind, "stalled" in error.message) == ("timeout", True)
     assert time.monotonic() - started < 30
 
@@ -333,7 +338,7 @@ async def test_a_stream_that_never_begins_counts_as_silent(both: Both) -> None:
     server, row = both
     server.queue(Reply(fault="hang"), Reply(fault="stall", fault_after=0))
     for _ in range(2):
-        error = await fail(row, streamed=True, idle_seconds=0.3, total_seconds=60)
+        error = await fail(hasty(server, row), streamed=True, total_seconds=60)
         assert (error.kind, "stalled" in error.message) == ("timeout", True)
 
 

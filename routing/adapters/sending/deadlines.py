@@ -16,14 +16,12 @@ TO_BE_PATIENT = "a provider that needs longer gets it by its timeout_seconds"  #
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer;
-    None: `idle_seconds` holds there too. `idle_seconds`: the longest silence within a streamed answer.
-    `total_seconds`: the whole call. The last two are the provider's own timeout if None. `connect_seconds`: the
-    transport's own if None."""
+    """Deadlines of one call in seconds. `first_token_seconds`: to the first piece of a streamed answer; None: no longer
+    than its pieces may be apart, which is the provider's own timeout. `total_seconds`: the whole call; None: the same.
+    `connect_seconds`: the transport's own if None."""
 
     first_token_seconds: float | None = None
     total_seconds: float | None = None
-    idle_seconds: float | None = None
     connect_seconds: float | None = None
 
 
@@ -37,7 +35,7 @@ class Deadlines:
         self._total_at = start + self._total
         self._first = timeouts.first_token_seconds
         self._first_at = None if self._first is None else start + self._first
-        self._idle_seconds = provider.timeout_seconds if timeouts.idle_seconds is None else timeouts.idle_seconds
+        self._idle_seconds = provider.timeout_seconds
         self._idle = self._idle_seconds if streamed and self._first is None else None
         self.sent = sent
         self.usage: Usage | None = None

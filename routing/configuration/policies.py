@@ -17,7 +17,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from routing.configuration import rows
-from routing.configuration.shape import Document, Placed, PolicyEntry, Problem
+from routing.configuration.shape import Placed, PolicyEntry, Problem
 from routing.configuration.validation import check, errors
 from routing.models import PolicyEdit, RoutingPolicy, RoutingRule
 from ziggie.errors import Changed, Conflict, InvalidInput
@@ -85,9 +85,9 @@ def duplicate(policy: RoutingPolicy, *, by: str) -> RoutingPolicy:
     return create_draft(entry, by=by)
 
 
-def problems_if_live(entry: PolicyEntry, document: Document | None = None) -> list[Problem]:
+def problems_if_live(entry: PolicyEntry) -> list[Problem]:
     """What would be wrong, or unwise, with these rules as the live policy. Paths start at the policy."""
-    whole = document or rows.load()
+    whole = rows.load()
     live = Placed((), entry.model_copy(update={"live": True}))
     found = check(replace(whole, policies=[live]), api_keys=rows.api_key_names())
     own = {placed.path[:1] for section in (whole.providers, whole.models, whole.budgets) for placed in section or ()}

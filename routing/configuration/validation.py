@@ -4,7 +4,7 @@ check() looks at everything together: names that mean nothing, chains that canno
 never reached. An error would make routing fail or lie; a warning says that it will not do what was meant.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
@@ -40,7 +40,6 @@ ROLES_OF_PATTERN = {
     "critique": frozenset({"rounds"}),
 }
 STRATEGY_COUNT = 3
-Report = Callable[..., None]
 
 
 def check(document: Document, *, api_keys: Iterable[str] = ()) -> list[Problem]:

@@ -32,13 +32,13 @@ _REFUSES_SCHEMA = re.compile(
 JSON_ONLY = "Answer with one JSON object and nothing else: no explanation, no code fence."
 
 
-def structured_output(model: ModelSpec, default: StructuredOutput) -> StructuredOutput:
+def structured_output(model: ModelSpec) -> StructuredOutput:
     """How this model is made to answer in a schema. `options.structured_output` of the provider row
-    decides; else the codec's default for a model with the capability "json" (or with none stated)."""
+    decides; else "schema" is for a model with the capability "json" (or with none stated)."""
     chosen = model.provider.options.get("structured_output")
     if chosen in _CHOICES:
         return chosen  # type: ignore[no-any-return]  # one of the literals
-    return default if "json" in model.capabilities or not model.capabilities else "prompt"
+    return "schema" if "json" in model.capabilities or not model.capabilities else "prompt"
 
 
 def schema_instruction(schema: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ class CohereCodec:
     def _structured(self, request: ChatRequest, model: ModelSpec, body: Json) -> ChatRequest:
         if request.json_schema is None and not request.json_object:
             return request
-        how = structured_output(model, "schema")
+        how = structured_output(model)
         if request.tools or how in ("prompt", "tool"):
             return in_prompt(request)  # JSON mode and tools exclude each other
         body["response_format"] = {"type": "json_object"}

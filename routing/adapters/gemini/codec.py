@@ -173,7 +173,7 @@ class GeminiCodec:
     def _structured(self, request: ChatRequest, model: ModelSpec, generation: Json) -> ChatRequest:
         if request.json_schema is None and not request.json_object:
             return request
-        how = structured_output(model, "schema")
+        how = structured_output(model)
         if request.tools or how in ("prompt", "tool"):
             return in_prompt(request)  # JSON mode and tools exclude each other
         generation["responseMimeType"] = "application/json"

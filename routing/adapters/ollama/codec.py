@@ -98,7 +98,7 @@ class OllamaCodec:
         request, calls = as_answer(request) if is_forced(request) else (request, ())
         request = in_efforts(request)
         # a schema would keep the model from calling tools at all, so it is said in words beside them
-        if request.tools or structured_output(model, "schema") == "prompt":
+        if request.tools or structured_output(model) == "prompt":
             request = in_prompt(request)
         if request.json_schema is not None:
             body["format"] = request.json_schema

@@ -188,7 +188,7 @@ class OpenAICodec:
         """Fills `response_format`, or says the schema in the prompt; returns the request to encode."""
         if request.json_schema is None and not request.json_object:
             return request
-        how = structured_output(model, "schema")
+        how = structured_output(model)
         if how in ("prompt", "tool"):
             return in_prompt(request)
         if request.json_schema is not None and how == "schema":

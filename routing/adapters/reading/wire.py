@@ -50,13 +50,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def loads(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Any:
+def loads(body: bytes, *, calls: bytes = b"") -> Any:
     """Any JSON value, read exactly if `calls`, what names a call's arguments, stands in it. Raises
     ProviderError("protocol")."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return _forgiven(body, what, encodable_all)
+        return _forgiven(body, "the answer", encodable_all)
     return exactly(body, value) if calls and calls in body else value
 
 
@@ -95,11 +95,11 @@ def load_rows(body: bytes, *keys: str) -> list[Json]:
     return next((rows for key in ("", *keys) if (rows := get_dicts(listed, key))), [])
 
 
-def load_object(body: bytes, what: str = "the answer", *, calls: bytes = b"") -> Json:
+def load_object(body: bytes, *, calls: bytes = b"") -> Json:
     """A JSON object, read exactly if `calls` stands in it. Raises ProviderError("protocol")."""
-    value = loads(body, what, calls=calls)
+    value = loads(body, calls=calls)
     if not isinstance(value, dict):
-        raise protocol_error(f"{what} is not a JSON object: {_looks(body)}")
+        raise protocol_error(f"the answer is not a JSON object: {_looks(body)}")
     return value
 
 
@@ -333,11 +333,7 @@ _USUAL_TIERS = ("default", "standard", "standard_only")
 
 
 def merge_extra(
-    body: Json,
-    extra: Mapping[str, Any],
-    *,
-    refuse: frozenset[str] = frozenset(),
-    leave: Callable[[str, Any], bool] = is_neutral,
+    body: Json, extra: Mapping[str, Any], *, refuse: frozenset[str], leave: Callable[[str, Any], bool]
 ) -> None:
     """Adds the caller's own provider parameters to a body. One that says nothing (`leave`) is left out; one in
     `refuse`, one that the request already decides, or one whose price nobody knows, raises UnsupportedByProvider."""

@@ -286,13 +286,15 @@ def test_openais_models_that_know_no_tools_while_they_think_call_them_without(ga
         answer = client.chat.completions.create(**asked)
     assert answer.choices[0].message.tool_calls[0].function.name == "weather"
     assert [call.json.get("reasoning_effort") for call in gateway.openai.calls] == [None, "none"]
+    client.chat.completions.create(model="thinker", messages=QUESTION)
+    assert "reasoning_effort" not in gateway.openai.calls[-1].json  # without tools it thinks as ever
     gateway.openai.queue(Reply(status=400, error=refusal), called)
     adaptive = {"model": "thinker", "messages": QUESTION, "tools": [ANTHROPIC_TOOL], "thinking": {"type": "adaptive"}}
     assert anthropic_client(gateway).messages.create(max_tokens=50, **adaptive).stop_reason == "tool_use"
     gateway.openai.default = Reply(status=400, error=refusal)
     with pytest.raises(openai.BadRequestError, match="reasoning_effort"):
         client.chat.completions.create(**asked, reasoning_effort="high")
-    assert len(gateway.openai.calls) == 5
+    assert len(gateway.openai.calls) == 6
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -83,7 +83,7 @@ def _calling_at_once(request: ChatRequest, error: ProviderError) -> ChatRequest 
 def _without_default_thinking(request: ChatRequest, error: ProviderError) -> ChatRequest | None:
     """The request without the thinking that nobody asked for, for OpenAI's models that know of no tools here while they
     think, as they do unasked."""
-    if error.kind != "bad_request" or _THINKS_WITHOUT_TOOLS not in error.message.lower():
+    if error.kind != "bad_request" or not request.tools or _THINKS_WITHOUT_TOOLS not in error.message.lower():
         return None
     if not is_left_to_model(request) and (request.extra.get("thinking") or request.reasoning_effort not in _UNSAID):
         return None

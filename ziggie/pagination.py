@@ -3,6 +3,8 @@
 from typing import Any
 from uuid import UUID
 
+from drf_spectacular.utils import inline_serializer
+from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
@@ -37,3 +39,9 @@ class NewestFirstCursor(Cursor):
         except ValueError:
             return False
         return True
+
+
+def page_of(name: str, results: Any) -> Any:
+    """A page of these, for the OpenAPI schema."""
+    links = {link: serializers.URLField(allow_null=True) for link in ("next", "previous")}
+    return inline_serializer(f"{name}Page", {**links, "results": results})

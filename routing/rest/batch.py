@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast
 from uuid import UUID
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema, inline_serializer
+from drf_spectacular.utils import OpenApiParameter, PolymorphicProxySerializer, extend_schema
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -29,6 +29,7 @@ from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.inputs import StrictInput
+from ziggie.pagination import page_of
 
 MAX_TEXT = 1_000_000
 MAX_MESSAGES = 1_000
@@ -132,14 +133,7 @@ class Work(GenericAPIView[BatchItem]):
     @extend_schema(
         operation_id="routing_batch_list",
         parameters=[OpenApiParameter("state", str, enum=BatchItem.STATES), OpenApiParameter("external_id", str)],
-        responses=inline_serializer(
-            "WorkPage",
-            {
-                "next": serializers.URLField(allow_null=True),
-                "previous": serializers.URLField(allow_null=True),
-                "results": WorkShown(many=True),
-            },
-        ),
+        responses=page_of("Work", WorkShown(many=True)),
     )
     def get(self, request: Request) -> Response:
         found, state = _mine(request), request.query_params.get("state")

@@ -5,7 +5,7 @@ Keys with the scope "coordinator" read; staff and keys with the scope "admin" wr
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema, inline_serializer
+from drf_spectacular.utils import extend_schema, extend_schema_view, inline_serializer
 from pydantic import BaseModel, create_model
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
@@ -30,7 +30,7 @@ from routing.rest.hints import HintsInput
 from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import Conflict, InvalidInput, NotFound
-from ziggie.pagination import Cursor
+from ziggie.pagination import Cursor, page_of
 
 NAME = "the request"
 
@@ -122,15 +122,24 @@ def changed(entry: type[Entry]) -> type[BaseModel]:
     return create_model(entry.__name__, __base__=entry, **parts)
 
 
-def page_of(entry: type[Entry], name: str) -> Any:
-    """A page of entries for the OpenAPI schema; entries are described by their own schema."""
-    return inline_serializer(
-        f"{name}Page",
-        {
-            "next": serializers.URLField(allow_null=True),
-            "previous": serializers.URLField(allow_null=True),
-            "results": serializers.ListField(child=serializers.DictField(), help_text=entry.__name__),
-        },
+def page_of_entries(entry: type[Entry]) -> Any:
+    """They are described by their own schema."""
+    plain = serializers.ListField(child=serializers.DictField(), help_text=entry.__name__)
+    return page_of(entry.__name__.removesuffix("Entry"), plain)
+
+
+def listed(section: str, entry: type[Entry], answer: type[BaseModel]) -> Any:
+    """What Rows take and answer, for the OpenAPI schema."""
+    return extend_schema_view(
+        get=extend_schema(operation_id=f"routing_{section}_list", responses=page_of_entries(entry)),
+        post=extend_schema(request=entry, responses={201: answer}),
+    )
+
+
+def detailed(entry: type[Entry], answer: type[BaseModel]) -> Any:
+    """What a Row takes and answers, for the OpenAPI schema."""
+    return extend_schema_view(
+        get=extend_schema(responses=answer), patch=extend_schema(request=changed(entry), responses=answer)
     )
 
 
@@ -138,82 +147,40 @@ ProviderShown, ModelShown = shown(ProviderEntry), shown(ModelEntry)
 BudgetShown, SettingsShown = shown(BudgetEntry), shown(SettingsEntry)
 
 
+@listed("providers", ProviderEntry, ProviderShown)
 class Providers(Rows):
     section, kind = "providers", Provider
     staff_permissions = ("routing.add_provider",)
 
-    @extend_schema(operation_id="routing_providers_list", responses=page_of(ProviderEntry, "Provider"))
-    def get(self, request: Request) -> Response:
-        return super().get(request)
 
-    @extend_schema(request=ProviderEntry, responses={201: ProviderShown})
-    def post(self, request: Request) -> Response:
-        return super().post(request)
-
-
+@detailed(ProviderEntry, ProviderShown)
 class ProviderDetail(Row):
     section = "providers"
     staff_permissions = ("routing.change_provider",)
 
-    @extend_schema(responses=ProviderShown)
-    def get(self, request: Request, slug: str) -> Response:
-        return super().get(request, slug)
 
-    @extend_schema(request=changed(ProviderEntry), responses=ProviderShown)
-    def patch(self, request: Request, slug: str) -> Response:
-        return super().patch(request, slug)
-
-
+@listed("models", ModelEntry, ModelShown)
 class Models(Rows):
     section, kind = "models", LanguageModel
     staff_permissions = ("routing.add_languagemodel", "routing.add_price")
 
-    @extend_schema(operation_id="routing_models_list", responses=page_of(ModelEntry, "Model"))
-    def get(self, request: Request) -> Response:
-        return super().get(request)
 
-    @extend_schema(request=ModelEntry, responses={201: ModelShown})
-    def post(self, request: Request) -> Response:
-        return super().post(request)
-
-
+@detailed(ModelEntry, ModelShown)
 class ModelDetail(Row):
     section = "models"
     staff_permissions = ("routing.change_languagemodel", "routing.add_price")
 
-    @extend_schema(responses=ModelShown)
-    def get(self, request: Request, slug: str) -> Response:
-        return super().get(request, slug)
 
-    @extend_schema(request=changed(ModelEntry), responses=ModelShown)
-    def patch(self, request: Request, slug: str) -> Response:
-        return super().patch(request, slug)
-
-
+@listed("budgets", BudgetEntry, BudgetShown)
 class Budgets(Rows):
     section, kind = "budgets", Budget
     staff_permissions = ("routing.add_budget",)
 
-    @extend_schema(operation_id="routing_budgets_list", responses=page_of(BudgetEntry, "Budget"))
-    def get(self, request: Request) -> Response:
-        return super().get(request)
 
-    @extend_schema(request=BudgetEntry, responses={201: BudgetShown})
-    def post(self, request: Request) -> Response:
-        return super().post(request)
-
-
+@detailed(BudgetEntry, BudgetShown)
 class BudgetDetail(Row):
     section = "budgets"
     staff_permissions = ("routing.change_budget",)
-
-    @extend_schema(responses=BudgetShown)
-    def get(self, request: Request, slug: str) -> Response:
-        return super().get(request, slug)
-
-    @extend_schema(request=changed(BudgetEntry), responses=BudgetShown)
-    def patch(self, request: Request, slug: str) -> Response:
-        return super().patch(request, slug)
 
 
 class Settings(APIView):

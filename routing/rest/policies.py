@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import transaction
-from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
@@ -16,11 +16,12 @@ from routing.configuration import policies, rows
 from routing.configuration.reading import read
 from routing.configuration.shape import PolicyEntry, RuleEntry
 from routing.models import PolicyEdit, RoutingPolicy, RoutingRule
-from routing.rest.entries import NAME, ByName, apply_data, body_of, changed, page_of, shown
+from routing.rest.entries import NAME, ByName, apply_data, body_of, changed, page_of_entries, shown
 from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.inputs import StrictInput
+from ziggie.pagination import page_of
 
 IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="412 if it is not what was seen.")
 RuleShown = shown(RuleEntry, policy=(str, ...), version=(int, ...), position=(int, ...))
@@ -73,14 +74,7 @@ class Policies(GenericAPIView[RoutingPolicy]):
 
     @extend_schema(
         operation_id="routing_policies_list",
-        responses=inline_serializer(
-            "PolicyPage",
-            {
-                "next": serializers.URLField(allow_null=True),
-                "previous": serializers.URLField(allow_null=True),
-                "results": PolicySerializer(many=True),
-            },
-        ),
+        responses=page_of("Policy", PolicySerializer(many=True)),
     )
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.get_queryset())
@@ -144,14 +138,7 @@ class PolicyEdits(GenericAPIView[PolicyEdit]):
 
     @extend_schema(
         operation_id="routing_policies_edits_list",
-        responses=inline_serializer(
-            "PolicyEditPage",
-            {
-                "next": serializers.URLField(allow_null=True),
-                "previous": serializers.URLField(allow_null=True),
-                "results": EditSerializer(many=True),
-            },
-        ),
+        responses=page_of("PolicyEdit", EditSerializer(many=True)),
     )
     def get(self, request: Request, slug: str, version: int) -> Response:
         page = self.paginate_queryset(policy_of(slug, version).edits.all())
@@ -227,7 +214,7 @@ class Rules(GenericAPIView[RoutingRule]):
     @extend_schema(
         operation_id="routing_rules_list",
         parameters=[OpenApiParameter("policy", str), OpenApiParameter("version", int)],
-        responses=page_of(RuleEntry, "Rule"),
+        responses=page_of_entries(RuleEntry),
     )
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.get_queryset().select_related("policy")) or []

@@ -354,11 +354,6 @@ async def evict() -> None:
     await _execute(EVICT_OLDEST, MAX_ROWS, MAX_BYTES)
 
 
-async def clear() -> None:
-    """Drops every kept answer; calls under way keep their claims."""
-    await _execute("DELETE FROM routing_cachedanswer WHERE answer IS NOT NULL")
-
-
 async def _fetch(sql: str, parameters: str | dict[str, Any]) -> Any:
     async with database.connection() as connection:
         cursor = await connection.execute(sql, parameters if isinstance(parameters, dict) else (parameters,))

@@ -23,7 +23,7 @@ from routing.money.coalescing import Lane
 from routing.money.keeping import keeper
 from routing.money.ledger_batches import Ending, Hold, Refusal, Request
 from routing.money.ledger_rows import CallRow, UsageRow, Written, abandoned_call, scrubbed
-from routing.types import ENVELOPE, BudgetState, Snapshot
+from routing.types import ENVELOPE, Snapshot
 from ziggie.errors import BudgetExceeded, Conflict, InvalidInput, Unavailable
 from ziggie.values import replace
 
@@ -37,7 +37,7 @@ SETTLEMENTS_GATHER_SECONDS = (
 CATCH_UP_SECONDS = 1.0
 SWEEP_BATCH = 200
 ANSWERED = -1  # refuses in a budget's place: the call is over
-__all__ = ["BALANCES", "Hold", "balances", "caught_up", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
+__all__ = ["BALANCES", "Hold", "caught_up", "drain", "release", "reserve", "settle", "settle_soon", "sweep"]
 
 # Who lives renews its holds, and may have been kept from it by a database that was away.
 EXPIRED = """
@@ -47,6 +47,7 @@ SELECT id, envelope_id, period_ids, ARRAY(
 ), amounts_microusd, taken_microusd, context, created_at FROM routing_reservation
 WHERE expires_at <= coalesce(%s, now() - interval '30 seconds') ORDER BY expires_at LIMIT %s
 """
+# What is left of every budget in its current period, for planning. Admission does not rely on it.
 BALANCES = """
 SELECT b.id, b.limit_microusd, coalesce(p.settled_microusd + p.held_microusd, 0), coalesce(p.held_microusd, 0)
 FROM routing_budget b LEFT JOIN LATERAL (
@@ -201,13 +202,6 @@ async def sweep(*, at: datetime | None = None) -> int:
                 if isinstance(failure, BaseException):
                     raise failure
             return ended
-
-
-async def balances() -> dict[int, BudgetState]:
-    """What is left of every budget in its current period, for planning. Admission does not rely on it."""
-    async with database.connection() as connection:
-        rows = await (await connection.execute(BALANCES)).fetchall()
-    return {budget: BudgetState(limit - used, limit, held) for budget, limit, used, held in rows}
 
 
 async def drain() -> None:

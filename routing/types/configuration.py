@@ -251,7 +251,6 @@ class World:
     budgets: Mapping[int, BudgetState] = field(default_factory=dict)  # by budget id
     open_circuits: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (provider, model slug or "") -> why
     reopening: Mapping[tuple[str, str], float] = field(default_factory=dict)  # the same -> seconds until one may try
-    probes_due: frozenset[tuple[str, str]] = frozenset()  # open circuits that one call may now try
     busy: Mapping[str, int] = field(default_factory=dict)  # provider slug -> calls in flight or waiting
     requests_today: Mapping[str, int] = field(default_factory=dict)  # provider slug -> count
     loaded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # provider slug -> wire names in memory

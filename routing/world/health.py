@@ -8,7 +8,6 @@ check_providers(snapshot)  now and then: who is there, which models are pulled a
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
@@ -69,19 +68,10 @@ UPDATE routing_providerday SET requests = greatest(requests - %(requests)s, 0)
 WHERE provider_id = %(provider)s AND day = %(day)s
 """
 
-_latest: tuple[Snapshot, World, float] | None = None
 
-
-async def world(snapshot: Snapshot, *, max_age_seconds: float = 0.0) -> World:
-    """The state of this moment, or one seen for the same snapshot at most `max_age_seconds` ago.
-
-    Budgets are shown as the database has them: what is planned on it is admitted or refused there.
-    """
-    global _latest  # noqa: PLW0603 - one per process is the point
-    known = _latest
-    if known is not None and known[0] is snapshot and time.monotonic() - known[2] < max_age_seconds:
-        return known[1]
-    asked_at = time.monotonic()
+async def world(snapshot: Snapshot) -> World:
+    """The state of this moment. Budgets are shown as the database has them: what is planned on it is admitted or
+    refused there."""
     providers = {model.provider.id: model.provider for model in snapshot.models.values()}
     parameters = {
         "counts_slots": any(provider.max_concurrency is not None for provider in providers.values()),
@@ -91,9 +81,7 @@ async def world(snapshot: Snapshot, *, max_age_seconds: float = 0.0) -> World:
     async with database.connection() as connection:
         row = await (await connection.execute(WORLD, parameters, prepare=True)).fetchone()
     assert row is not None  # a statement without FROM gives one row
-    found = _build(json.loads(row[0]), providers)
-    _latest = (snapshot, found, asked_at)
-    return found
+    return _build(json.loads(row[0]), providers)
 
 
 def _build(rows: dict[str, Any], providers: dict[int, ProviderSpec]) -> World:
@@ -110,7 +98,6 @@ def _build(rows: dict[str, Any], providers: dict[int, ProviderSpec]) -> World:
             if seconds
         },
         reopening={(providers[provider].slug, model): seconds for provider, model, _, _, seconds in unclean if seconds},
-        probes_due=frozenset((providers[provider].slug, model) for provider, model in due),
         busy={providers[provider].slug: running + waiting for provider, running, waiting in counts},
         requests_today={
             providers[provider].slug: requests for provider, requests in rows["today"] or () if provider in providers

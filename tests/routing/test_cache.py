@@ -13,9 +13,10 @@ from django.utils import timezone
 
 from routing import service, tasks
 from routing.caching import cache
+from routing.configuration import snapshot
 from routing.models import CachedAnswer, RoutedCall, RoutingPolicy
-from routing.money import ledger
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Tool, Verdict, message
+from routing.world import health
 from tests.installation import Installation, installed
 from tests.servers import Call, Reply
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded, Unsupported
@@ -354,10 +355,10 @@ def test_nothing_is_held_while_waiting_for_another(here: Installation) -> None:
         calls = [asyncio.create_task(service.complete(PLAIN)) for _ in range(4)]
         while not here.anthropic.calls:
             await asyncio.sleep(0.02)
-        balances = await ledger.balances()
+        budgets = (await health.world(await snapshot.acurrent())).budgets
         looked.set()
         await asyncio.gather(*calls)
-        return max(state.limit_microusd - state.left_microusd for state in balances.values())
+        return max(state.limit_microusd - state.left_microusd for state in budgets.values())
 
     held = asyncio.run(scenario())
     reserved = sorted(RoutedCall.objects.values_list("reserved_microusd", flat=True))

@@ -286,13 +286,6 @@ async def test_running_and_waiting_calls_are_seen_by_all(llama: ModelSpec) -> No
     assert await waiting
 
 
-async def test_a_world_seen_a_moment_ago_serves_those_who_allow_it(llama: ModelSpec) -> None:
-    config = await snapshot.acurrent()
-    first = await health.world(config)
-    assert await health.world(config, max_age_seconds=5) is first
-    assert await health.world(config) is not first
-
-
 async def test_a_look_for_an_earlier_configuration_does_not_serve_a_later_one(llama: ModelSpec) -> None:
     await fail(llama, "auth")
     before = await snapshot.acurrent()

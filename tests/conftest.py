@@ -17,6 +17,7 @@ from tests.patience import every_limit
 from ziggie import embedded
 
 if TYPE_CHECKING:
+    from tests.installation import Installation
     from ziggie.pglayer import PostgresChannelLayer
 
 pytest_plugins = ["tests.servers.fixtures"]
@@ -71,6 +72,15 @@ def unlearnt() -> None:
     from routing.adapters.sending import wording
 
     wording.forget()
+
+
+@pytest.fixture
+def here(transactional_db: None) -> Iterator["Installation"]:
+    """The seeded installation, with servers in the places of Ollama and Anthropic."""
+    from tests.installation import installed
+
+    with installed() as installation:
+        yield installation
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -119,7 +119,7 @@ async def _conclude(row: BatchItem, line: BatchLine, configuration: Snapshot) ->
 def _as_sent(configuration: Snapshot, sent: dict[str, Any]) -> Snapshot:
     """With the model at the price that the item's money was held at: staff may have changed it while the batch was
     out."""
-    model, price = configuration.models.get(sent["model"]), sent.get("price")  # which earlier versions did not keep
+    model, price = configuration.models.get(sent["model"]), sent.get("price")  # a model may have none
     if model is None or price is None or (held_at := convert(price, PriceSpec)) == model.price:
         return configuration
     return replace(configuration, models={**configuration.models, model.slug: replace(model, price=held_at)})

@@ -106,10 +106,6 @@ class Range:
             float("inf") if self.at_most is None else self.at_most,
         )
 
-    def __contains__(self, value: float) -> bool:
-        above, at_most = self.limits
-        return above < value <= at_most
-
 
 @value
 class When:

@@ -104,10 +104,6 @@ class Replicas:
     south: Upstream
     key: str
 
-    @property
-    def webs(self) -> dict[str, str]:
-        return {name: url for name, url in self.doors.items() if name != "gateway"}
-
     def renew(self, **reply: Any) -> None:
         self.north.renew(**reply)
         self.south.renew(**reply)

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,7 +13,7 @@ from routing.gateway.providers import upstream
 from routing.gateway.providers.pool import Pool
 from routing.gateway.providers.upstream import Ready, fetch
 from routing.types import ChatRequest, Hints, ProviderError, message
-from tests.installation import Installation, installed
+from tests.installation import Installation
 from tests.ports import free_port
 from tests.servers.openai import OpenAIServer
 from tests.servers.script import Reply
@@ -26,12 +25,6 @@ ASKED = ChatRequest(
     max_output_tokens=50,
 )  # fmt: skip
 SONNET = "claude-sonnet-4-5"
-
-
-@pytest.fixture
-def here(transactional_db: None) -> Iterator[Installation]:
-    with installed() as installation:
-        yield installation
 
 
 async def _is_ready(request: ChatRequest, models: frozenset[str], *, whole: bool, streamed: bool) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,16 +12,10 @@ from routing.gateway.fresh import EVERY_SECONDS, looks
 from routing.world import worlds
 from tests.gateway.conftest import Gateway
 from tests.gateway.test_calls import post
-from tests.installation import Installation, installed
+from tests.installation import Installation
 from ziggie.models import create_api_key
 
 MOMENTS = 40  # looked at, a look apart: what a busy machine delays is not what is asked for here
-
-
-@pytest.fixture
-def here(transactional_db: None) -> Iterator[Installation]:
-    with installed() as installation:
-        yield installation
 
 
 def is_ready(keys: KeyBook, raw_key: str) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from routing.models import RoutedCall, RoutingPolicy
 from routing.types import ChatRequest, ChatResult, Delta, Hints, Routed, Verdict, message
 from routing.walk import choices as several
 from routing.walk.choice_signs import Signs
-from tests.installation import Installation, installed
+from tests.installation import Installation
 from tests.servers import Reply
 from tests.servers.script import Fault
 from ziggie.errors import InvalidInput, RoutingError
@@ -25,12 +24,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LOCAL = Hints(task_kind="nl_query")
 CLOUD = Hints(task_kind="analysis", creator_tier="high")
 FAULTS: tuple[Fault, ...] = ("", "", "", "cut", "garbage", "reset", "truncated", "empty", "html", "error_in_stream")
-
-
-@pytest.fixture
-def here(transactional_db: None) -> Iterator[Installation]:
-    with installed() as installation:
-        yield installation
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from routing import service
 from routing.models import Budget, RoutedCall
 from routing.types import ChatRequest, ChatResult, Hints, Routed, Verdict, message
 from routing.walk import patience
-from tests.installation import Installation, installed
+from tests.installation import Installation
 from tests.servers import Reply
 from ziggie.errors import BudgetExceeded, DeadlineExceeded, UnknownModel, Unsupported
 from ziggie.ids import uuid7
@@ -19,12 +18,6 @@ from ziggie.ids import uuid7
 pytestmark = pytest.mark.django_db(transaction=True)
 LOW_TIER = Hints(task_kind="analysis", creator_tier="low")
 HIGH_TIER = Hints(task_kind="analysis", creator_tier="high")
-
-
-@pytest.fixture
-def here(transactional_db: None) -> Iterator[Installation]:
-    with installed() as installation:
-        yield installation
 
 
 def ask(text: str = "What is a sprite?", **fields: Any) -> Routed:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -12,19 +11,13 @@ import pytest
 from routing import service, streaming
 from routing.models import RoutedCall
 from routing.types import ChatRequest, Delta, Hints, Routed, Tool, Verdict, message
-from tests.installation import Installation, installed
+from tests.installation import Installation
 from tests.servers import Call, Reply
 from ziggie.errors import AllProvidersFailed, DeadlineExceeded
 from ziggie.ids import uuid7
 
 pytestmark = pytest.mark.django_db(transaction=True)
 KIND = Hints(task_kind="nl_query")
-
-
-@pytest.fixture
-def here(transactional_db: None) -> Iterator[Installation]:
-    with installed() as installation:
-        yield installation
 
 
 def asking(text: str = "Is the disk almost full?", **fields: Any) -> ChatRequest:

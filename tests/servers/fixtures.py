@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import AnthropicServer, GeminiServer, OllamaServer, OpenAIServer
+from tests.servers import OllamaServer, OpenAIServer
 
 
 @pytest.fixture
@@ -22,16 +22,4 @@ def openai_server() -> Iterator[OpenAIServer]:
 @pytest.fixture
 def moonshot_server() -> Iterator[OpenAIServer]:
     with OpenAIServer(dialect="moonshot") as server:
-        yield server
-
-
-@pytest.fixture
-def anthropic_server() -> Iterator[AnthropicServer]:
-    with AnthropicServer() as server:
-        yield server
-
-
-@pytest.fixture
-def gemini_server() -> Iterator[GeminiServer]:
-    with GeminiServer() as server:
         yield server

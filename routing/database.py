@@ -10,7 +10,7 @@ import os
 import select
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
 
@@ -209,14 +209,16 @@ class _LoopPools:
 _state = _LoopPools()
 
 
-async def _close_with_loop(pool: Pool) -> AsyncGenerator[None, None]:
-    # A suspended async generator is closed by loop.shutdown_asyncgens(), which every runner calls
-    # last: the one hook that asyncio has for "this loop ends".
+async def close_with_loop(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None, None]:
+    """Calls `close` when the running loop ends, once this was begun and as long as it is kept.
+
+    A suspended async generator is closed by loop.shutdown_asyncgens(), which every runner calls last: the one hook
+    that asyncio has for "this loop ends"."""
     try:
         yield
     finally:
         with suppress(psycopg.Error, OSError):
-            await pool.close()
+            await close()
 
 
 async def pool() -> Pool:
@@ -228,7 +230,7 @@ async def pool() -> Pool:
     known = _state.pools.get(loop)
     if known is None:
         new = Pool()
-        guard = _close_with_loop(new)
+        guard = close_with_loop(new.close)
         known = _state.pools.setdefault(loop, (new, guard))
         if known[1] is guard:
             await anext(guard)

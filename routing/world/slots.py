@@ -8,7 +8,7 @@ run out. Calls that wait hold a lock of another class, so that every process see
 import asyncio
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -188,16 +188,7 @@ async def _keeper() -> _Keeper:
     known = _keepers.get(loop)
     if known is None:
         keeper = _Keeper()
-        guard = _close_with_loop(keeper)
+        guard = database.close_with_loop(keeper.close)
         known = _keepers[loop] = (keeper, guard)
         await anext(guard)
     return known[0]
-
-
-async def _close_with_loop(keeper: _Keeper) -> AsyncGenerator[None, None]:
-    # A suspended async generator is closed by loop.shutdown_asyncgens(), which every runner calls last.
-    try:
-        yield
-    finally:
-        with suppress(psycopg.Error, OSError):
-            await keeper.close()

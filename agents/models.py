@@ -5,10 +5,11 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from routing.models import AGENT_LEVELS, choices
 from ziggie.ids import uuid7
 from ziggie.queue import LeasedRow
 
-LEVELS = ("L1", "L2", "L3")
+LEVELS = AGENT_LEVELS
 
 
 class Agent(models.Model):
@@ -17,7 +18,7 @@ class Agent(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     slug = models.SlugField(max_length=100, unique=True)
     name = models.CharField(max_length=200)
-    level = models.CharField(max_length=2, choices=[(level, level) for level in LEVELS], default="L3")
+    level = models.CharField(max_length=2, choices=choices(LEVELS), default="L3")
     system_prompt = models.TextField(blank=True)
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(default=timezone.now)

@@ -5,15 +5,12 @@ from django.db import models
 from django.urls import reverse
 from django.utils import timezone
 
+from routing.models import CREATOR_TIERS, choices
 from ziggie.ids import uuid7
 from ziggie.queue import LeasedRow
 
-TIERS = ("critical", "high", "medium", "low")
+TIERS = CREATOR_TIERS
 WAITS = "waits for"  # how the step of a video begins that waits for a window or a batch
-
-
-def _choices(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(name, name) for name in names]
 
 
 class Creator(models.Model):
@@ -22,7 +19,7 @@ class Creator(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     slug = models.SlugField(max_length=100, unique=True)
     name = models.CharField(max_length=200)
-    tier = models.CharField(max_length=10, choices=_choices(TIERS), default="medium")
+    tier = models.CharField(max_length=10, choices=choices(TIERS), default="medium")
     channel_url = models.URLField(max_length=300, blank=True)
     scan_every_days = models.PositiveSmallIntegerField(
         default=7, validators=[MinValueValidator(1), MaxValueValidator(365)]
@@ -61,10 +58,10 @@ class Video(LeasedRow):
     external_id = models.CharField(max_length=100, blank=True)
     url = models.URLField(max_length=500, blank=True)
     priority = models.CharField(
-        max_length=10, choices=_choices(TIERS), blank=True, help_text="Overrides the creator's tier."
+        max_length=10, choices=choices(TIERS), blank=True, help_text="Overrides the creator's tier."
     )
     language = models.CharField(max_length=20, blank=True)
-    state = models.CharField(max_length=15, choices=_choices(STATES), default="new")
+    state = models.CharField(max_length=15, choices=choices(STATES), default="new")
     progress = models.PositiveSmallIntegerField(default=0, validators=[MaxValueValidator(100)])
     step = models.CharField(max_length=200, blank=True)
     error = models.TextField(blank=True)

@@ -122,7 +122,7 @@ def policy_entry(row: RoutingPolicy) -> PolicyEntry:
 
 def api_key_names() -> frozenset[str]:
     """What a budget may call the keys: their names, and their ids."""
-    named = _key_names()
+    named = key_names()
     return frozenset(named) | frozenset(named.values())
 
 
@@ -198,15 +198,16 @@ def rule_plain(row: RoutingRule) -> Plain:
 
 
 def budget_plain(row: Budget) -> Plain:
-    return _budget_plain(row, _key_names())
+    return _budget_plain(row, key_names())
 
 
 def _budgets_plain() -> list[Plain]:
-    names = _key_names()
+    names = key_names()
     return [_budget_plain(row, names) for row in Budget.objects.order_by("slug")]
 
 
-def _key_names() -> dict[str, str]:
+def key_names() -> dict[str, str]:
+    """API keys' names by their ids."""
     return {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
 
 
@@ -343,7 +344,7 @@ def scope_row(scope: Plain) -> Plain:
     """A scope as the row keeps it: without empty lists, keys by their id."""
     kept = {name: value for name, value in scope.items() if value}
     if "api_keys" in kept:
-        ids = {name: key for key, name in _key_names().items()}
+        ids = {name: key for key, name in key_names().items()}
         kept["api_keys"] = [ids.get(name, name) for name in kept["api_keys"]]
     return kept
 

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 
 from django.utils import timezone
 
+from routing.configuration import rows
 from routing.money.balances import balances
 from routing.reporting import call_search, usage
 from routing.reporting.chart import Amounts, draw
 from ziggie.errors import InvalidInput
-from ziggie.models import ApiKey
 
 # What may be chosen, and the filter of receipts that a group of it leads to.
 GROUPS = {
@@ -115,7 +115,7 @@ def figures(chosen: Choice) -> dict[str, Any]:
 
 def table(chosen: Choice) -> list[usage.Group]:
     """All groups as the page tells them: days newest first, keys by their names."""
-    names = _key_names() if chosen.group == "api_key" else {}
+    names = rows.key_names() if chosen.group == "api_key" else {}
     groups = _in_order(chosen, usage.groups(chosen.during, chosen.group))
     return [(names.get(key, key), sums, latencies) for key, sums, latencies in groups]
 
@@ -125,7 +125,7 @@ def _in_order(chosen: Choice, groups: list[usage.Group]) -> list[usage.Group]:
 
 
 def _group(chosen: Choice, key: str, sums: usage.Sums, buckets: dict[int, int]) -> dict[str, Any]:
-    names = _key_names() if chosen.group == "api_key" else {}
+    names = rows.key_names() if chosen.group == "api_key" else {}
     filter_name = GROUPS[chosen.group][1]
     query = {"from": chosen.first, "to": chosen.last, **({filter_name: key} if filter_name else {})}
     if chosen.group == "day":
@@ -138,10 +138,6 @@ def _group(chosen: Choice, key: str, sums: usage.Sums, buckets: dict[int, int]) 
         "p95": usage.percentile(buckets, 0.95),
         "success": 100 * sums.succeeded / sums.attempts if sums.attempts else None,
     }
-
-
-def _key_names() -> dict[str, str]:
-    return {str(pk): name for pk, name in ApiKey.objects.values_list("pk", "name")}
 
 
 def _amounts(chosen: Choice, during: usage.Period) -> list[Amounts]:

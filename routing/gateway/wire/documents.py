@@ -14,7 +14,7 @@ _READ_OF_SOURCE = {"text": frozenset({"type", "media_type", "data"}), "content":
 _READ_OF_TEXT = frozenset({"type", "text", "cache_control"})
 OF_DOCUMENT = _READ["document"].union(_ABOUT["document"])
 NO_FILES = "is not supported here: no file is kept for later. Send the document itself, as base64"
-_NOTHING: tuple[object, ...] = (None, "", [], {})
+NOTHING: tuple[object, ...] = (None, "", [], {})
 
 
 def block_text(block: Json, where: str) -> str:
@@ -39,7 +39,7 @@ def texts_of(block: Json) -> list[Json]:
 
 def refuse_others(holder: Json, known: frozenset[str], where: str) -> None:
     for key, value in holder.items():
-        if key not in known and value not in _NOTHING:
+        if key not in known and value not in NOTHING:
             unsupported(f"{where}.{key[:40]}")
 
 

@@ -83,22 +83,23 @@ def _read_inputs_exactly(value: Json, exact: Json) -> None:
     """Gives calls their arguments as they stand in the body; everywhere else numbers are those of the wire."""
     if exact is value:
         return
-    for turn, told in zip(_dicts(value.get("messages")), _dicts(exact.get("messages")), strict=True):
-        for block, again in zip(_dicts(turn.get("content")), _dicts(told.get("content")), strict=True):
+    for turn, told in zip(dicts(value.get("messages")), dicts(exact.get("messages")), strict=True):
+        for block, again in zip(dicts(turn.get("content")), dicts(told.get("content")), strict=True):
             if block.get("type") == "tool_use":
                 block["input"] = again.get("input")
 
 
 def _refuse_many_parts(turns: Any, where: str) -> None:
     """Raises TooLarge where the turns of a conversation have more parts in all than are accepted."""
-    lists = [value for turn in _dicts(turns) for value in turn.values() if isinstance(value, list)]
-    within = [part.get("content") for parts in lists for part in _dicts(parts)]
+    lists = [value for turn in dicts(turns) for value in turn.values() if isinstance(value, list)]
+    within = [part.get("content") for parts in lists for part in dicts(parts)]
     count = sum(map(len, lists)) + sum(len(content) for content in within if isinstance(content, list))
     if count > MAX_ALL_PARTS:
         raise TooLarge(f"{where}: at most {MAX_ALL_PARTS} parts of all messages are accepted, and there are {count}")
 
 
-def _dicts(rows: Any) -> list[Json]:
+def dicts(rows: Any) -> list[Json]:
+    """The objects of a list; none where it is no list."""
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 

@@ -11,6 +11,7 @@ from routing.adapters.answers.logprobs import mean, of_choice, refuse_silence, t
 from routing.adapters.base import WireRequest
 from routing.adapters.faults.error_bodies import holds_error
 from routing.adapters.faults.errors import error_from_event, make_error
+from routing.adapters.openai.endings import is_silenced, refuse_given_up, stop_reason_of, stop_sequence_of
 from routing.adapters.openai.plain_answers import plain_text
 from routing.adapters.openai.signatures import may_come_late, routed_signatures
 from routing.adapters.openai.usage import later, read_usage
@@ -27,7 +28,6 @@ from routing.adapters.reading.wire import (
 from routing.types import (
     ChatResult,
     Delta,
-    ErrorKind,
     Part,
     ProviderError,
     Reasoning,
@@ -39,79 +39,6 @@ from routing.types import (
 
 if TYPE_CHECKING:
     from routing.adapters.base import Codec
-
-_STOP_REASONS: dict[str, StopReason] = {
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "model_context_window_exceeded": "length",
-    "max_length": "length",
-    "max_output_tokens": "length",
-    "repetition_truncation": "length",  # Xiaomi, and vLLM: it went round in circles, and was cut short
-    "repetition": "length",
-    "tool_calls": "tool_calls",
-    "tool_call": "tool_calls",
-    "function_call": "tool_calls",
-    "tool_use": "tool_calls",
-    "content_filter": "content_filter",
-    "sensitive": "content_filter",
-    "safety": "content_filter",
-    "recitation": "content_filter",
-    "prohibited_content": "content_filter",
-    "blocklist": "content_filter",
-    "spii": "content_filter",
-    "refusal": "content_filter",
-    "guardrail_intervened": "content_filter",
-}
-
-
-_GIVEN_UP: dict[str, ErrorKind] = {
-    "error": "server",
-    "abort": "server",
-    "aborted": "server",
-    "network_error": "server",
-    "function_call_filter": "server",  # Google: the model wrote a call that cannot be read
-    "insufficient_system_resource": "overloaded",
-    "engine_overloaded": "overloaded",
-}
-
-
-def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
-    """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse, and some speak of calls
-    where there are none."""
-    if refused:
-        return "content_filter"
-    reason = _STOP_REASONS.get(_plainly(finish).lower(), "stop")
-    if reason in ("stop", "tool_calls"):
-        return "tool_calls" if has_calls else "stop"
-    return reason
-
-
-def stop_sequence_of(choice: Json, sent: WireRequest) -> str:
-    """The stop sequence that ended an answer, which vLLM and SGLang tell; "" where it is not told."""
-    told = choice.get("stop_reason") or choice.get("matched_stop")
-    return told if isinstance(told, str) and told in ((sent.body or {}).get("stop") or ()) else ""
-
-
-def _plainly(finish: str) -> str:
-    """A finish_reason without what Google adds: "content_filter: PROHIBITED_CONTENT"."""
-    return finish.partition(":")[0]
-
-
-def _is_silenced(finish: str) -> bool:
-    """True where an answer may have no message at all: none is shown, or its length went into thinking."""
-    return _STOP_REASONS.get(_plainly(finish).lower()) in ("content_filter", "length")
-
-
-def _refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> None:
-    """Raises ProviderError for a choice that says that there is no more, though there should be."""
-    if choice.get("error"):  # OpenRouter's, of the provider behind it
-        raise error_from_event({"error": choice["error"]}, sent, usage=usage)
-    finish = get_str(choice, "finish_reason")
-    kind = _GIVEN_UP.get(_plainly(finish))
-    if kind:
-        raise make_error(kind, f"the server gave up on its answer: {finish}", sent, usage=usage)
-
 
 _THOUGHT, _THOUGHT_ENDS = "<thought>", "</thought>"
 
@@ -145,9 +72,9 @@ def read_choice(
     choice: Json, sent: WireRequest, usage: Usage | None
 ) -> tuple[tuple[Part, ...], StopReason, float | None]:
     """(parts, stop reason, mean log probability) of one choice. `usage` is for an error that it may hold."""
-    _refuse_given_up(choice, sent, usage)
+    refuse_given_up(choice, sent, usage)
     message, finish = get_dict(choice, "message"), get_str(choice, "finish_reason")
-    if not message and not isinstance(choice.get("text"), str) and not _is_silenced(finish):
+    if not message and not isinstance(choice.get("text"), str) and not is_silenced(finish):
         raise make_error("protocol", "the choice holds no message", sent, usage=usage)
     text, reasoning = read_content(message or {"content": choice.get("text")})
     refusal = get_str(message, "refusal")
@@ -353,7 +280,7 @@ class ChatDecoder(EventDecoder):
             self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
         finish = get_str(choice, "finish_reason")
         if finish or choice.get("error"):
-            _refuse_given_up(choice, self.sent, self.usage)
+            refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
             self._stop(finish, out, stop_sequence_of(choice, self.sent))
 

@@ -15,6 +15,7 @@ from routing.adapters.base import WireRequest, WireResponse
 from routing.types import ProviderError, Reasoning, Text, ToolCall, Usage
 from tests.routing.adapters_support import run_decoder
 from tests.routing.test_adapters_dialects import (
+    CALL,
     CITY,
     START,
     STOPPED,
@@ -142,6 +143,28 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
             "message": {"role": "assistant", "content": "Hi you"}, "delta": {}}]}, done=False).replace(b"\n", b"\r\n"),
         Read("Hi you", usage=(9, 2, None, None)),
     ),
+    "minimax: a stream that says all of it once more at its end": (
+        "openai",
+        sse(chunk(role="assistant", content="", reasoning_content="Hm."), chunk(content="Hi"), chunk("stop", content=" you"),
+            {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop", "message":
+             {"role": "assistant", "content": "Hi you", "reasoning_content": "Hm."}}],
+             "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}}, done=False),
+        Read("Hi you", "Hm.", usage=(9, 5, None, None)),
+    ),
+    "the same of a call": (
+        "openai",
+        sse(chunk(role="assistant", tool_calls=[{"index": 0, **CALL}]), {"id": "1", "choices": [{"index": 0,
+             "finish_reason": "tool_calls", "message": {"role": "assistant", "tool_calls": [{"index": 0, **CALL}]}}]}),
+        Read(calls=(("c1", "weather", CITY),), stop="tool_calls"),
+    ),
+    "a stream that says nothing but its role before the whole of it": (
+        "openai",
+        sse(chunk(role="assistant", content=""),
+            {"id": "1", "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Hi"}}]}),
+        Read("Hi"),
+    ),
+    "minimax: no more room": ("openai", completion({"content": "Hi"}, "max_output"), Read("Hi", stop="length")),
+    "bedrock: filtered": ("openai", completion({"content": "Hi"}, "content_filtered"), Read("Hi", stop="content_filter")),
     "google's imitation: an answer that is not shown has no message": (
         "openai",
         json.dumps({"choices": [{"finish_reason": "content_filter: PROHIBITED_CONTENT", "index": 0}], "model": "g",

@@ -199,6 +199,7 @@ class ChatDecoder(EventDecoder):
         self._introduced = False
         self._latest: Json = {}  # the last chunk of the answer
         self._is_said = False  # that it is done
+        self._speaks = False  # a piece of it has come
         self._stop_reason: StopReason | None = None
         self._refused = False
         self._calls = CallPieces(sent, signed_late=may_come_late(sent.body))
@@ -223,6 +224,7 @@ class ChatDecoder(EventDecoder):
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
             self._latest = chunk
+            self._speaks = True
             out.append(Delta(text))
             return
         choice = next(iter(get_dicts(chunk, "choices")), {})
@@ -267,8 +269,10 @@ class ChatDecoder(EventDecoder):
         return self.usage is None and any(not choice.get("finish_reason", "unsaid") for choice in choices)
 
     def _choice(self, choice: Json, out: list[Delta]) -> None:
-        # Perplexity's chunks hold both: the piece, and as a message all that was written so far
-        delta = get_dict(choice, "message" if choice.get("delta") is None else "delta")
+        # Perplexity's chunks hold both: the piece, and as a message all that was written so far; MiniMax ends with
+        # such a message alone. Where no piece came before, it is the answer.
+        delta = get_dict(choice, "delta" if self._speaks or choice.get("delta") is not None else "message")
+        self._speaks = self._speaks or ("delta" in choice and any(delta[key] for key in delta if key != "role"))
         self._words(choice, delta, out)
         self._looks_closely = self._has_to_look()
         calls = called(delta)

@@ -30,7 +30,7 @@ def sse(*chunks: Any, done: bool = True) -> bytes:
     return "".join([*lines, "data: [DONE]\n\n" if done else ""]).encode()
 
 
-def chunk(finish: str | None = None, /, **delta: Any) -> dict[str, Any]:
+def chunk(finish: str | int | None = None, /, **delta: Any) -> dict[str, Any]:
     return {"id": "1", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
 
 

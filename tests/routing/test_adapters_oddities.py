@@ -36,7 +36,9 @@ SENT = WireRequest("POST", "x", body={})
 NAMES = {"city": "Oslo"}
 
 
-def piece(index: int | None = 0, identity: str | None = None, name: str | None = None, arguments: Any = "") -> Any:
+def piece(
+    index: int | None = 0, identity: str | int | None = None, name: str | None = None, arguments: Any = ""
+) -> Any:
     """A chunk with one piece of a call."""
     call = {"function": {"name": name, "arguments": arguments}, "id": identity}
     return chunk(tool_calls=[call if index is None else {"index": index, **call}])
@@ -162,6 +164,16 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
         sse(chunk(role="assistant", content=""),
             {"id": "1", "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Hi"}}]}),
         Read("Hi"),
+    ),
+    "poolside, and NVIDIA's GLM and Kimi: numbers for names": (
+        "openai", json.dumps({"id": 7, "model": "m", "choices": [{"index": 0, "finish_reason": 24, "message":
+            {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": 0}]}}]}).encode(),
+        Read(calls=(("0", "weather", CITY),), stop="tool_calls"),
+    ),
+    "the same in a stream": (
+        "openai",
+        sse(piece(0, 0, "weather"), piece(0, 0, None, CITY), piece(1, 1, "weather"), piece(1, 1, None, CITY), chunk(24)),
+        Read(calls=(("0", "weather", CITY), ("1", "weather", CITY)), stop="tool_calls"),
     ),
     "minimax: no more room": ("openai", completion({"content": "Hi"}, "max_output"), Read("Hi", stop="length")),
     "bedrock: filtered": ("openai", completion({"content": "Hi"}, "content_filtered"), Read("Hi", stop="content_filter")),

@@ -11,7 +11,7 @@ from routing.adapters.answers.logprobs import mean, of_choice, refuse_silence, t
 from routing.adapters.base import WireRequest
 from routing.adapters.faults.error_bodies import holds_error
 from routing.adapters.faults.errors import error_from_event, make_error
-from routing.adapters.openai.endings import is_silenced, refuse_given_up, stop_reason_of, stop_sequence_of
+from routing.adapters.openai.endings import finish_of, is_silenced, refuse_given_up, stop_reason_of, stop_sequence_of
 from routing.adapters.openai.plain_answers import plain_text
 from routing.adapters.openai.signatures import may_come_late, routed_signatures
 from routing.adapters.openai.usage import later, read_usage
@@ -20,6 +20,7 @@ from routing.adapters.reading.wire import (
     Json,
     get_dict,
     get_dicts,
+    get_name,
     get_str,
     json_text,
     load_piece,
@@ -62,7 +63,7 @@ def read_result(answer: Json, sent: WireRequest) -> ChatResult:
         stop_sequence=stop_sequence_of(choices[0], sent),
         usage=usage or Usage(),
         model=get_str(answer, "model"),
-        response_id=get_str(answer, "id"),
+        response_id=get_name(answer, "id"),
         mean_logprob=mean_logprob,
         logprobs=logprobs,
     )
@@ -73,7 +74,7 @@ def read_choice(
 ) -> tuple[tuple[Part, ...], StopReason, float | None]:
     """(parts, stop reason, mean log probability) of one choice. `usage` is for an error that it may hold."""
     refuse_given_up(choice, sent, usage)
-    message, finish = get_dict(choice, "message"), get_str(choice, "finish_reason")
+    message, finish = get_dict(choice, "message"), finish_of(choice)
     if not message and not isinstance(choice.get("text"), str) and not is_silenced(finish):
         raise make_error("protocol", "the choice holds no message", sent, usage=usage)
     text, reasoning = read_content(message or {"content": choice.get("text")})
@@ -166,7 +167,7 @@ def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
-        identity = get_str(call, "id")
+        identity = get_name(call, "id")
         signature = google_signature(call) or signatures.get(identity) or ("" if number else signatures.get(""))
         if signature:
             calls.append(Reasoning("", signature))
@@ -234,7 +235,7 @@ class ChatDecoder(EventDecoder):
             raise error_from_event(failed, self.sent, usage=self.usage)
         if not self._introduced and (chunk.get("model") or _SPEAKS.intersection(choice) or choice.get("finish_reason")):
             self._introduced = True
-            out.append(Delta(model=get_str(chunk, "model"), response_id=get_str(chunk, "id")))
+            out.append(Delta(model=get_str(chunk, "model"), response_id=get_name(chunk, "id")))
         if choice:
             self._latest = chunk
             self._choice(choice, out)
@@ -282,7 +283,7 @@ class ChatDecoder(EventDecoder):
             self._calls.add_all(calls, out)
         if delta.get("function_call") and not calls:  # llama-cpp-python says the same call in both ways
             self._calls.add({"index": 0, "function": get_dict(delta, "function_call")}, out)
-        finish = get_str(choice, "finish_reason")
+        finish = finish_of(choice)
         if finish or choice.get("error"):
             refuse_given_up(choice, self.sent, self.usage)
         if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it

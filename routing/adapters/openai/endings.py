@@ -2,7 +2,7 @@
 
 from routing.adapters.base import WireRequest
 from routing.adapters.faults.errors import error_from_event, make_error
-from routing.adapters.reading.wire import Json, get_str
+from routing.adapters.reading.wire import Json, get_name
 from routing.types import ErrorKind, StopReason, Usage
 
 _STOP_REASONS: dict[str, StopReason] = {
@@ -43,6 +43,11 @@ _GIVEN_UP: dict[str, ErrorKind] = {
 }
 
 
+def finish_of(choice: Json) -> str:
+    """A choice's finish_reason; Poolside's is a number."""
+    return get_name(choice, "finish_reason") if choice.get("finish_reason") else ""
+
+
 def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:
     """Our name for a finish_reason. Some servers say "stop" where they call tools or refuse, and some speak of calls
     where there are none."""
@@ -74,7 +79,7 @@ def refuse_given_up(choice: Json, sent: WireRequest, usage: Usage | None) -> Non
     """Raises ProviderError for a choice that says that there is no more, though there should be."""
     if choice.get("error"):  # OpenRouter's, of the provider behind it
         raise error_from_event({"error": choice["error"]}, sent, usage=usage)
-    finish = get_str(choice, "finish_reason")
+    finish = finish_of(choice)
     kind = _GIVEN_UP.get(_plainly(finish))
     if kind:
         raise make_error(kind, f"the server gave up on its answer: {finish}", sent, usage=usage)

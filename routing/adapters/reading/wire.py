@@ -124,6 +124,12 @@ def get_str(holder: Json, key: str) -> str:
     raise _wrong(key, "text", value)
 
 
+def get_name(holder: Json, key: str) -> str:
+    """A text that stands for something, or the number that some servers have in its place."""
+    value = holder.get(key)
+    return str(value) if type(value) is int else get_str(holder, key)
+
+
 def get_dict(holder: Json, key: str) -> Json:
     value = holder.get(key)
     if value is None:

@@ -438,6 +438,11 @@ FAILURES: dict[str, tuple[str, bytes, str]] = {
     "minimax: a key": ("openai", b'{"base_resp": {"status_code": 2049, "status_msg": "invalid API Key"}}', "auth"),
     "minimax: too long": ("openai", sse({"choices": None, "base_resp": {"status_code": 1039, "status_msg": "limit"}}),
                           "context_overflow"),
+    "minimax: a wrong request": ("openai", b'{"base_resp": {"status_code": 2013, "status_msg": "invalid params, tool result\'s tool id(c1) not found"}}', "bad_request"),
+    "minimax: too long, in words": ("openai", b'{"base_resp": {"status_code": 2013, "status_msg": "invalid params, context window exceeds limit"}}', "context_overflow"),
+    "minimax: too many connections": ("openai", b'{"base_resp": {"status_code": 1041, "status_msg": "conn limit"}}', "rate_limited"),
+    "minimax: too many more": ("openai", b'{"base_resp": {"status_code": 2045, "status_msg": "rate growth limit"}}', "rate_limited"),
+    "minimax: too late": ("openai", b'{"base_resp": {"status_code": 1001, "status_msg": "request timeout"}}', "timeout"),
     "minimax: anything": ("openai", b'{"base_resp": {"status_code": 1000, "status_msg": "unknown error"}}', "server"),
     "a 200 with nothing but a message": ("openai", b'{"code": 500, "message": "upstream down", "data": null}', "server"),
     "an error in plain words": ("openai", b"event: error\ndata: Rate limit reached, try again in 3s\n\n", "rate_limited"),
@@ -463,7 +468,7 @@ def test_a_failure_inside_a_200_says_what_it_is(kind: str, body: bytes, expected
         error = raised
     assert error is not None
     assert error.kind == expected
-    assert error.retryable is (expected in ("server", "rate_limited", "overloaded"))
+    assert error.retryable is (expected in ("server", "rate_limited", "overloaded", "timeout"))
 
 
 def test_an_error_bears_the_usage_that_came_with_it() -> None:

@@ -54,6 +54,9 @@ REFUSALS: dict[str, tuple[int, Any, str]] = {
     "one-api: the user's": (403, _openai("用户额度不足", "insufficient_user_quota", "new_api_error"), "quota"),
     "one-api: the token's": (403, _openai("token quota is not enough", "pre_consume_token_quota_failed", "new_api_error"), "quota"),
     "a proxy: the account's": (403, {"code": "NO", "message": "Insufficient account balance"}, "quota"),
+    "anthropic: a workspace's": (400, {"type": "error", "error": {"type": "invalid_request_error", "message":
+        "You have reached your specified workspace API usage limits. You will regain access on 2026-12-01 at 00:00 UTC."}}, "quota"),
+    "novita: the account's": (403, {"code": 403, "reason": "NOT_ENOUGH_BALANCE", "message": "no money", "metadata": {}}, "quota"),
     "mistral: no subscription": (401, {"message": "Inactive subscription or usage limit reached"}, "quota"),
     "google: a key that is locked": (403, {"error": {"code": 403, "message": "Consumer 'api_key:x' has been suspended.",
         "status": "PERMISSION_DENIED"}}, "auth"),

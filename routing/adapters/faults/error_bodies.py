@@ -21,12 +21,16 @@ _WAITS = ("retry_after_seconds", "retry_after", "resets_in_seconds", "estimated_
 
 # MiniMax answers 200 whatever happens, and numbers what did
 _MINIMAX = {
+    1001: "timeout_error",
     1002: "rate_limit_error",
     1004: "authentication_error",
     1008: "insufficient_balance",
     1026: "content_filter",
     1027: "content_filter",
     1039: "context_length_exceeded",
+    1041: "rate_limit_error",  # of connections
+    2013: "invalid_request_error",
+    2045: "rate_limit_error",  # of how fast they become more
     2049: "authentication_error",
     2056: "insufficient_quota",
 }

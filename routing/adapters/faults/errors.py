@@ -158,7 +158,7 @@ _QUOTA = re.compile(
     r"(?<![-\w./\['\"`])(?:billing|(?<!has been )suspended)(?![-\w\]'\"`])|"
     r"credit balance|(?:doesn't|does not) have any credits|insufficient (?:account )?(?:balance|quota|credits?|funds)|"
     r"out of credits|used all available credits|"
-    r"spending limit|specified api usage limits|payment required|"
+    r"spending limit|specified (?:workspace )?api usage limits|payment required|"
     r"(?:hourly|session|daily|weekly|monthly) usage limit|usage limit reached|balance is insufficient|余额不足|"
     r"overdue balance|set inference limit|daily free allocation|api calls / month|too many tokens per day|"
     r"(?:daily|weekly|monthly) limit (?:exhausted|reached)|reached your usage limit|5-hour usage quota|"
@@ -175,7 +175,7 @@ _QUOTA_OF_ONE_MODEL = re.compile(
 _SPENT = re.compile(r"spending cap|credits? (?:is|are) depleted", re.IGNORECASE)
 _QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "billing_not_active", "insufficient_balance"}
-    | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage"}
+    | {"exceeded_current_quota_error", "quota_exceeded", "payment_required", "arrearage", "not_enough_balance"}
     | {"usage_limit_reached", "accountoverdueerror", "accountquotaexceeded", "allocationquota.freetieronly"}
     | {"insufficient_user_quota", "pre_consume_token_quota_failed", "credit_balance_exhausted", "budget_exceeded"}
     | {"enforced_spend_limit_reached", "contract_spend_limit_reached", "linked_organization_spend_limit_reached"}

@@ -175,6 +175,17 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
         sse(piece(0, 0, "weather"), piece(0, 0, None, CITY), piece(1, 1, "weather"), piece(1, 1, None, CITY), chunk(24)),
         Read(calls=(("0", "weather", CITY), ("1", "weather", CITY)), stop="tool_calls"),
     ),
+    "cloudflare: words that are JSON": (
+        "openai",
+        sse(chunk(role="assistant", content="["), chunk(content=6), chunk(content="] "), chunk(content=0.5), chunk(content=" "),
+            chunk(content=True), "data: null\n\n", chunk("stop", reasoning_content=7)),
+        Read("[6] 0.5 true", "7"),
+    ),
+    "the same as all there is": ("openai", completion({"content": 42}), Read("42")),
+    "the same in a call": (
+        "openai", sse(piece(0, "c1", "weather"), piece(0, None, None, '{"n": '), piece(0, None, None, 6), piece(0, None, None, "}"), DONE),
+        Read(calls=(("c1", "weather", '{"n": 6}'),), stop="tool_calls"),
+    ),
     "minimax: no more room": ("openai", completion({"content": "Hi"}, "max_output"), Read("Hi", stop="length")),
     "bedrock: filtered": ("openai", completion({"content": "Hi"}, "content_filtered"), Read("Hi", stop="content_filter")),
     "google's imitation: an answer that is not shown has no message": (

@@ -9,7 +9,7 @@ import orjson
 
 from routing.adapters.answers.call_ids import CallIds, refuse_too_many
 from routing.adapters.base import WireRequest
-from routing.adapters.reading.wire import SIGNATURE_MARK, Json, get_dict, get_name, get_str, json_text, protocol_error
+from routing.adapters.reading.wire import SIGNATURE_MARK, Json, get_dict, get_str, get_text, json_text, protocol_error
 from routing.types import Delta
 
 _LONGEST_LOOKED_AT = 20_000  # characters of arguments; no server is known that leaves ids out and writes more
@@ -82,7 +82,7 @@ class CallPieces:
         """One piece, of our call of this number if that is known. Raises ProviderError("protocol") for a piece that is
         none."""
         function = get_dict(piece, "function")
-        identity, name, arguments = get_name(piece, "id"), get_str(function, "name"), arguments_text(function)
+        identity, name, arguments = get_text(piece, "id"), get_str(function, "name"), arguments_text(function)
         if number is None:
             number = self._number_of(piece.get("index"), identity, name, arguments)
         if number is not None and not identity and self._is_another(self._calls[number], name, arguments):
@@ -234,8 +234,8 @@ def whole_arguments(function: Json) -> str:
 
 
 def arguments_text(function: Json) -> str:
-    """Arguments as JSON text; some servers send the object itself."""
+    """Arguments as JSON text; some servers send the object itself, or a piece of it that is JSON for itself."""
     arguments = function.get("arguments")
-    if isinstance(arguments, (dict, list)):
+    if isinstance(arguments, dict | list | int | float):
         return json_text(arguments)
     return get_str(function, "arguments")

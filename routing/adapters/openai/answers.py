@@ -20,8 +20,8 @@ from routing.adapters.reading.wire import (
     Json,
     get_dict,
     get_dicts,
-    get_name,
     get_str,
+    get_text,
     json_text,
     load_piece,
     protocol_error,
@@ -63,7 +63,7 @@ def read_result(answer: Json, sent: WireRequest) -> ChatResult:
         stop_sequence=stop_sequence_of(choices[0], sent),
         usage=usage or Usage(),
         model=get_str(answer, "model"),
-        response_id=get_name(answer, "id"),
+        response_id=get_text(answer, "id"),
         mean_logprob=mean_logprob,
         logprobs=logprobs,
     )
@@ -92,18 +92,19 @@ def read_choice(
 
 
 def read_content(message: Json, *, begun: bool = False) -> tuple[str, str]:
-    """(text, reasoning) of a message or a delta; content may be a text, a list of blocks, or the JSON that was asked
-    for as an object (Cloudflare). `begun`: the deltas before held thinking as content."""
+    """(text, reasoning) of a message or a delta; content may be a text, a list of blocks, or JSON: what was
+    asked for as an object, and words that look like JSON (Cloudflare). `begun`: the deltas before held thinking as
+    content."""
     content = message.get("content")
     if "extra_content" in message and isinstance(content, str) and is_thought(message, begun=begun):
         thought, _, said = content.removeprefix(_THOUGHT).partition(_THOUGHT_ENDS)
         return said, thought
-    reasoning = get_str(message, "reasoning_content") or _text_or_nothing(message.get("reasoning"))
+    reasoning = get_text(message, "reasoning_content") or _text_or_nothing(message.get("reasoning"))
     if content is None:
         return "", reasoning
     if isinstance(content, str):
         return content, reasoning
-    if isinstance(content, dict):
+    if isinstance(content, dict | int | float):
         return json_text(content), reasoning
     text = ""
     for block in get_dicts(message, "content"):
@@ -167,7 +168,7 @@ def _calls(message: Json, sent: WireRequest) -> list[Reasoning | ToolCall]:
         name = get_str(function, "name")
         if not name:
             raise protocol_error("a tool call has no name")
-        identity = get_name(call, "id")
+        identity = get_text(call, "id")
         signature = google_signature(call) or signatures.get(identity) or ("" if number else signatures.get(""))
         if signature:
             calls.append(Reasoning("", signature))
@@ -216,11 +217,9 @@ class ChatDecoder(EventDecoder):
             return
         try:
             chunk = load_piece(data, "a chunk of the stream", self.halves)
-        except ProviderError:
+        except ProviderError as error:
             if name != b"error":
-                if self._stop_reason is None:
-                    raise
-                self._end(out)  # the answer is whole, whatever else is said behind it
+                self._hear_other(data, error, out)
                 return
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
@@ -235,13 +234,21 @@ class ChatDecoder(EventDecoder):
             raise error_from_event(failed, self.sent, usage=self.usage)
         if not self._introduced and (chunk.get("model") or _SPEAKS.intersection(choice) or choice.get("finish_reason")):
             self._introduced = True
-            out.append(Delta(model=get_str(chunk, "model"), response_id=get_name(chunk, "id")))
+            out.append(Delta(model=get_str(chunk, "model"), response_id=get_text(chunk, "id")))
         if choice:
             self._latest = chunk
             self._choice(choice, out)
         if self._stop_reason is not None and self.usage is not self._usage_told:
             self._usage_told = self.usage
             out.append(Delta(usage=self.usage))
+
+    def _hear_other(self, data: bytes, error: ProviderError, out: list[Delta]) -> None:
+        """What is no chunk: nothing between two of them, or anything behind an answer that is whole."""
+        if data.strip() == b"null":
+            return
+        if self._stop_reason is None:
+            raise error
+        self._end(out)
 
     def _hear_end(self, out: list[Delta]) -> None:
         """Where a reason is to come, only the body's end tells: llama-cpp-python says this of what it leaves, too."""

@@ -2,7 +2,7 @@
 
 from routing.adapters.base import WireRequest
 from routing.adapters.faults.errors import error_from_event, make_error
-from routing.adapters.reading.wire import Json, get_name
+from routing.adapters.reading.wire import Json, get_text
 from routing.types import ErrorKind, StopReason, Usage
 
 _STOP_REASONS: dict[str, StopReason] = {
@@ -45,7 +45,7 @@ _GIVEN_UP: dict[str, ErrorKind] = {
 
 def finish_of(choice: Json) -> str:
     """A choice's finish_reason; Poolside's is a number."""
-    return get_name(choice, "finish_reason") if choice.get("finish_reason") else ""
+    return get_text(choice, "finish_reason") if choice.get("finish_reason") else ""
 
 
 def stop_reason_of(finish: str, *, has_calls: bool, refused: bool) -> StopReason:

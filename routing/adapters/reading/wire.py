@@ -124,10 +124,10 @@ def get_str(holder: Json, key: str) -> str:
     raise _wrong(key, "text", value)
 
 
-def get_name(holder: Json, key: str) -> str:
-    """A text that stands for something, or the number that some servers have in its place."""
+def get_text(holder: Json, key: str) -> str:
+    """A text, or what stands in its place where a server took a word for JSON: 6, 0.5, true."""
     value = holder.get(key)
-    return str(value) if type(value) is int else get_str(holder, key)
+    return json_text(value) if isinstance(value, int | float) else get_str(holder, key)
 
 
 def get_dict(holder: Json, key: str) -> Json:

@@ -220,5 +220,6 @@ def _has_to_be_pulled(name: str) -> bool:
 
 
 def _tagged(name: str) -> str:
-    """Ollama's full name of a model."""
-    return name if ":" in name else f"{name}:latest"
+    """Ollama's name of a model, in full, and as it compares them: by no more than their letters."""
+    name = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

@@ -355,6 +355,24 @@ async def test_a_check_learns_which_models_are_pulled_and_loaded(llama: ModelSpe
         assert await open_circuits() == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "pulled"),
+    [
+        ("Qwen2.5:14B", "qwen2.5:14b"),
+        ("registry.ollama.ai/library/qwen2.5", "qwen2.5:latest"),
+        ("hf.co/unsloth/qwen2.5-gguf", "hf.co/unsloth/Qwen2.5-GGUF:latest"),
+        ("box:5000/mine/qwen2.5", "box:5000/mine/qwen2.5:latest"),
+    ],
+)
+async def test_a_model_is_found_under_each_name_that_ollama_serves_it_by(
+    llama: ModelSpec, name: str, pulled: str
+) -> None:
+    await LanguageModel.objects.filter(slug="qwen2.5:14b").aupdate(name=name)
+    with start_server(models=("llama3.2:latest", pulled)) as server:
+        await check(server.url)
+        assert await open_circuits() == {}
+
+
 @pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "kimi-k2.5:cloud"])
 async def test_a_model_that_ollama_passes_on_to_its_cloud_need_not_be_pulled(llama: ModelSpec, name: str) -> None:
     await LanguageModel.objects.filter(slug="qwen2.5:14b").aupdate(name=name)

@@ -186,6 +186,10 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
         "openai", sse(piece(0, "c1", "weather"), piece(0, None, None, '{"n": '), piece(0, None, None, 6), piece(0, None, None, "}"), DONE),
         Read(calls=(("c1", "weather", '{"n": 6}'),), stop="tool_calls"),
     ),
+    "gemini, behind litellm: a last word": (
+        "gemini", sse(gemini({"text": "Hi"}, finish=None), gemini({"text": " you"})), Read("Hi you"),
+    ),
+    "gemini: another": ("gemini", sse(gemini({"text": "Hi"}), "data: DONE\n\n", done=False), Read("Hi")),
     "minimax: no more room": ("openai", completion({"content": "Hi"}, "max_output"), Read("Hi", stop="length")),
     "bedrock: filtered": ("openai", completion({"content": "Hi"}, "content_filtered"), Read("Hi", stop="content_filter")),
     "google's imitation: an answer that is not shown has no message": (

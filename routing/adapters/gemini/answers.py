@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from routing.adapters.base import Codec
 
 CALLS = b'"functionCall"'
+_LAST_WORDS = (b"[DONE]", b"DONE")  # LiteLLM's, and some of Google's own
 _COUNTS = (
     "promptTokenCount",
     "toolUsePromptTokenCount",
@@ -71,13 +72,15 @@ def read_content(chunks: list[Json], sent: WireRequest) -> ChatResult:
 
 
 class ContentDecoder(EventDecoder):
-    """Chunks in the shape of whole answers. There is no last word: the stream ends with the connection."""
+    """Chunks in the shape of whole answers. No last word is waited for: the stream ends with the connection."""
 
     def __init__(self, codec: "Codec", sent: WireRequest) -> None:
         super().__init__(codec, sent, SSESplitter())
         self._reader = _Reader(sent)
 
     def on_event(self, name: bytes, data: bytes, out: list[Delta]) -> None:
+        if data.startswith(_LAST_WORDS):
+            return
         chunk = load_piece(data, "a chunk of the stream", self.halves, CALLS)
         if chunk.get("error"):
             raise error_from_event(chunk, self.sent, usage=self.usage)

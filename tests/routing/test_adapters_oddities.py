@@ -186,6 +186,20 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
         "openai", sse(piece(0, "c1", "weather"), piece(0, None, None, '{"n": '), piece(0, None, None, 6), piece(0, None, None, "}"), DONE),
         Read(calls=(("c1", "weather", '{"n": 6}'),), stop="tool_calls"),
     ),
+    "gcli2api: an end with every piece": (
+        "openai", sse(chunk("stop", reasoning_content="Hm."), chunk("stop", content="Hi"), chunk("stop", tool_calls=[{"index": 0, **CALL}])),
+        Read("Hi", "Hm.", calls=(("c1", "weather", CITY),), stop="tool_calls"),
+    ),
+    "sglang: an end before its calls": (
+        "openai", sse(chunk("stop", content="Hi"), piece(0, "c1", "weather"), piece(0, None, None, CITY), DONE),
+        Read("Hi", calls=(("c1", "weather", CITY),), stop="tool_calls"),
+    ),
+    "open webui: an end of the thinking": (
+        "openai", sse(chunk("stop", reasoning_content="Hm."), chunk(content="Hi"), chunk("length")), Read("Hi", "Hm.", stop="length"),
+    ),
+    "an end that is told twice, and less the second time": (
+        "openai", sse(chunk("length", content="Hi"), chunk("stop")), Read("Hi", stop="length"),
+    ),
     "gemini, behind litellm: a last word": (
         "gemini", sse(gemini({"text": "Hi"}, finish=None), gemini({"text": " you"})), Read("Hi you"),
     ),

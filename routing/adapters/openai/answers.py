@@ -264,9 +264,7 @@ class ChatDecoder(EventDecoder):
     def _end(self, out: list[Delta]) -> None:
         if not self._introduced:
             raise protocol_error("the stream holds no answer")
-        if self._stop_reason is None:
-            self._stop("", out)
-        self._calls.end(out)
+        self._stop("", out)
         if self.usage is not self._usage_told:
             out.append(Delta(usage=self.usage))
         self.done = True
@@ -293,7 +291,7 @@ class ChatDecoder(EventDecoder):
         finish = finish_of(choice)
         if finish or choice.get("error"):
             refuse_given_up(choice, self.sent, self.usage)
-        if finish and self._stop_reason is None and finish != "null":  # as Alibaba's servers spell it
+        if finish and finish != "null":  # as Alibaba's servers spell it
             self._stop(finish, out, stop_sequence_of(choice, self.sent))
 
     def _has_to_look(self) -> bool:
@@ -331,9 +329,13 @@ class ChatDecoder(EventDecoder):
         return of_choice(choice) if self.sent.logprobs else ()
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
-        has_calls = self._calls.end(out)
-        if self._thought and not has_calls and is_answer(thought := "".join(self._thought), finish, self.sent):
+        """Tells why the answer ended. Some say "stop" of every chunk (gcli2api): what comes behind it counts."""
+        has_calls, before = self._calls.end(out), self._stop_reason
+        reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
+        if before not in (None, "stop") or reason == before:
+            return
+        thought = "".join(self._thought or ())
+        if before is None and not has_calls and is_answer(thought, finish, self.sent):
             out.append(Delta(thought.strip()))
-        self._stop_reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
-        average = mean(self._logprobs)
-        out.append(Delta(stop_reason=self._stop_reason, stop_sequence=stop_sequence, mean_logprob=average))
+        self._stop_reason = reason
+        out.append(Delta(stop_reason=reason, stop_sequence=stop_sequence, mean_logprob=mean(self._logprobs)))

@@ -55,6 +55,13 @@ CALLS: dict[str, tuple[list[Any], tuple[tuple[str, str, str], ...]]] = {
         (("c1", "weather", CITY),)),
     "a name that grows": ([piece(0, "c1", "wea"), piece(0, "c1", "weather"), piece(0, "c1", "weather", CITY), DONE],
                           (("c1", "weather", CITY),)),
+    "all arguments once more at the end": (
+        [piece(0, "c1", "weather"), piece(0, None, None, '{"city"'), piece(0, None, None, ': "Oslo"}'), piece(0, None, None, CITY), DONE],
+        (("c1", "weather", CITY),)),
+    "all of it once more": ([piece(0, "c1", "weather", CITY), piece(0, "c1", "weather", CITY), DONE], (("c1", "weather", CITY),)),
+    "arguments that begin twice alike": (
+        [piece(0, "c1", "weather"), piece(0, None, None, '{"a":'), piece(0, None, None, '{"a":'), piece(0, None, None, "1}}"), DONE],
+        (("c1", "weather", '{"a":{"a":1}}'),)),
     "a name after the arguments": (
         [piece(0, "c1", None, '{"city"'), piece(0, None, None, ': "Oslo"}'), piece(0, None, "weather"), DONE],
         (("c1", "weather", CITY),)),

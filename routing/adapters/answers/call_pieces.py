@@ -31,8 +31,11 @@ class _Call:
         return name if name.startswith(self.name) else self.name + name
 
     def take(self, arguments: str) -> str:
-        """One more piece; returns what is to be told of it. `null` for all of them says that there are none."""
+        """One more piece; returns what is to be told of it. `null` for all of them says that there are none; some
+        servers end with all of them once more (GLM's)."""
         if not arguments or (not self.arguments and arguments.strip() == "null"):
+            return ""
+        if len(arguments) == self.size and arguments == "".join(self.arguments) and self.is_whole():
             return ""
         self.arguments.append(arguments)
         self.size += len(arguments)

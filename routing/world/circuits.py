@@ -295,10 +295,11 @@ async def _end_probe(probe: _Probe | None) -> None:
                 await connection.execute(NO_VERDICT, asdict(probe))
 
 
-async def confirm(provider: ProviderSpec, *, loaded: Iterable[str] | None) -> None:
-    """A check found the provider alive. `loaded` are the models in its memory; None: it does not say."""
+async def confirm(provider: ProviderSpec, *, loaded: Iterable[str] | None, unseen: ErrorKind = "quota") -> None:
+    """A check found the provider alive. `loaded` are the models in its memory; None: it does not say. `unseen`: what
+    its own question was refused for, of which it knows nothing either."""
     names = None if loaded is None else list(loaded)[:MAX_LOADED]
-    parameters = {"provider": provider.id, "model": "", "loaded": names, "unseen": ["quota", "overloaded"]}
+    parameters = {"provider": provider.id, "model": "", "loaded": names, "unseen": ["quota", "overloaded", unseen]}
     async with database.connection() as connection:
         await connection.execute(NEW, parameters)
         row = await (await connection.execute(CONFIRM, parameters)).fetchone()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Any, LiteralString
 
 import psycopg
@@ -21,7 +22,17 @@ from routing.adapters import transport
 from routing.adapters.base import ProviderStatus
 from routing.configuration.snapshot import acurrent
 from routing.money.ledger import BALANCES
-from routing.types import REFUSALS, BudgetState, ModelSpec, ProviderError, ProviderSpec, Snapshot, Source, World
+from routing.types import (
+    REFUSALS,
+    BudgetState,
+    ErrorKind,
+    ModelSpec,
+    ProviderError,
+    ProviderSpec,
+    Snapshot,
+    Source,
+    World,
+)
 from routing.walk.reaching import Requests
 from routing.world import circuits, slots
 from routing.world.circuits import Known, probing, record_failure, record_success, remember
@@ -193,6 +204,7 @@ def _is_called(provider: ProviderSpec, snapshot: Snapshot) -> bool:
 
 
 async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
+    unseen: ErrorKind = "quota"
     seconds = LOCAL_CHECK_SECONDS if provider.location is Source.LOCAL else CLOUD_CHECK_SECONDS
     try:
         async with asyncio.timeout(seconds):
@@ -202,16 +214,21 @@ async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
         await circuits.record_failure(provider, None, late, threshold=2)  # a busy machine may be late once
         return
     except ProviderError as error:
-        if error.kind not in ("not_found", "rate_limited", *REFUSALS):
+        if error.kind not in ("not_found", "rate_limited", *REFUSALS) and not _may_not_ask(error):
             await circuits.record_failure(provider, None, error, threshold=1)
             return
-        status = ProviderStatus()  # it answers, though not this question
-    await circuits.confirm(provider, loaded=status.loaded)
+        status, unseen = ProviderStatus(), error.kind  # it answers, though not this question
+    await circuits.confirm(provider, loaded=status.loaded, unseen=unseen)
     if provider.kind == "ollama" and status.models is not None:
         pulled = {_tagged(name) for name in status.models}
         present = {model.slug for model in models if _tagged(model.name) in pulled}
         missing = {model.slug for model in models if _has_to_be_pulled(model.name)} - present
         await circuits.set_missing(provider, missing, present)
+
+
+def _may_not_ask(error: ProviderError) -> bool:
+    """True for a key that may not read the list of models, as OpenAI's restricted ones: it may call them."""
+    return error.kind == "auth" and (error.status == HTTPStatus.FORBIDDEN or "Missing scopes" in error.message)
 
 
 def _has_to_be_pulled(name: str) -> bool:

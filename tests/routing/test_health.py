@@ -14,6 +14,7 @@ from routing.configuration import snapshot
 from routing.models import Budget, BudgetPeriod, Circuit, LanguageModel, Provider, ProviderDay, RoutingPolicy
 from routing.types import BudgetState, ErrorKind, ModelSpec, ProviderError, Snapshot, World
 from routing.world import circuits, health, worlds
+from tests.servers.http import Exchange, HTTPServer
 from tests.servers.ollama import OllamaServer
 from ziggie.pglayer import PostgresChannelLayer
 from ziggie.values import replace
@@ -400,6 +401,33 @@ async def test_a_check_does_not_heal_what_it_cannot_see(llama: ModelSpec) -> Non
     with start_server(models=("llama3.2", "qwen2.5:14b")) as server:
         await check(server.url)
     assert list(await open_circuits()) == [("ollama", "")]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "is_shut"),
+    [
+        (403, "You have insufficient permissions for this operation. Missing scopes: api.model.read.", False),
+        (401, "You have insufficient permissions for this operation. Missing scopes: api.model.read.", False),
+        (401, "Incorrect API key provided: sk-x.", True),
+    ],
+)
+async def test_a_key_that_may_not_read_the_list_of_models_may_call_them(
+    llama: ModelSpec, status: int, message: str, is_shut: bool
+) -> None:
+    hosted = (await snapshot.acurrent()).models["gpt"]
+    await Provider.objects.filter(slug="ollama").aupdate(enabled=False)
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.send_json(status, {"error": {"message": message, "type": "invalid_request_error"}})
+
+    with HTTPServer(refuse) as server:
+        await Provider.objects.filter(slug="hosted").aupdate(base_url=server.url)
+        snapshot.forget()
+        await health.check_providers(await snapshot.acurrent())
+        assert list(await open_circuits()) == ([("hosted", "")] if is_shut else [])
+        await fail(hosted, "auth")  # a call was refused: that is not over since the list is refused, too
+        await health.check_providers(await snapshot.acurrent())
+        assert list(await open_circuits()) == [("hosted", "")]
 
 
 async def test_providers_that_are_not_called_are_not_checked(llama: ModelSpec) -> None:

@@ -287,11 +287,12 @@ def _repaired_ending(ending: Ending) -> Ending:
 
 def _swept(row: TupleRow) -> Ending:
     call_id, envelope_id, periods, budgets, amounts, taken, context, created_at = row
-    known = context.get("cost_microusd")
-    cost = known if isinstance(known, int) and known >= 0 else max([*amounts, taken or 0])
+    known, held = context.get("cost_microusd"), max([*amounts, taken or 0])
+    cost = known if isinstance(known, int) and known >= 0 else held
     if context.get("release_when_expired"):
         return Ending(call_id, is_free=False, spent_microusd=None if envelope_id is None else 0)
     call, records = abandoned_call(call_id, context, cost_microusd=cost, created_at=created_at, now=datetime.now(UTC))
+    call.reserved_microusd = held
     lines = zip(budgets, periods, amounts, strict=True)
     charges = [(budget, period, min(cost, amount)) for budget, period, amount in lines]
     call.paid_by = {str(budget): amount for budget, _, amount in charges if budget is not None and amount}

@@ -359,6 +359,18 @@ def test_the_sweep_settles_what_is_known_of_a_dead_call_and_marks_it_estimated()
     assert not run(spend(held, {cloud: 1}))
 
 
+def test_a_dead_call_is_not_said_to_have_cost_more_than_was_held_for_it() -> None:
+    row = budget()
+    run(hold({row.id: 600}, snapshot(), expires_in_seconds=1.0))
+    Budget.objects.filter(pk=row.pk).update(limit_microusd=100)
+    with pytest.raises(BudgetExceeded):  # the next call finds the limit lowered
+        run(hold({row.id: 60}, snapshot()))
+    run(ledger.sweep(at=datetime.now(UTC) + timedelta(seconds=2)))
+    assert RoutedCall.objects.get().reserved_microusd == 600
+    (overrun,) = proof.overruns()
+    assert (overrun.microusd, overrun.calls, overrun.beyond_microusd) == (500, 0, 0)
+
+
 def test_a_budget_with_two_periods_of_a_moment_lets_nobody_past_another_budget() -> None:
     """As a clock that was set back may leave them."""
     twice, narrow, now = budget("twice"), budget("narrow", limit=10), datetime.now(UTC)

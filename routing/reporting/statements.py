@@ -5,16 +5,17 @@ providers' reports.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from django.db import connection, transaction
 
 from routing.models import LanguageModel, Provider, Statement, StatementLine
 from routing.planning import pricing
-from routing.reporting.statement_files import MAX_BYTES, WHOLE, read
+from routing.reporting.statement_files import MAX_BYTES, WHOLE, Export, read
 from routing.reporting.statement_values import stripped
 from ziggie.errors import Conflict, InvalidInput
 
@@ -59,18 +60,28 @@ def load(content: bytes, *, file_name: str, provider: str, by: str, replace: boo
             file_rows=export.rows,
             loaded_by=by,
         )
-        StatementLine.objects.bulk_create(
-            StatementLine(
-                statement=statement,
-                day=day,
-                model=model,
-                input_tokens=figures.input_tokens,
-                output_tokens=figures.output_tokens,
-                cost_microusd=None if figures.cost_usd is None else pricing.microusd(figures.cost_usd),
-            )
-            for (day, model), figures in export.lines.items()
-        )
+        StatementLine.objects.bulk_create(_lines(statement, export))
     return statement
+
+
+def _lines(statement: Statement, export: Export) -> Iterator[StatementLine]:
+    """Its days and models. What is lost or won by rounding one of them goes to the next, so that all of them together
+    are the file's own sum to the micro-dollar."""
+    left = Decimal(0)
+    for (day, model), figures in export.lines.items():
+        cost = None
+        if figures.cost_usd is not None:
+            exact = figures.cost_usd + left
+            cost = pricing.microusd(exact)
+            left = exact - cost / pricing.MICRO
+        yield StatementLine(
+            statement=statement,
+            day=day,
+            model=model,
+            input_tokens=figures.input_tokens,
+            output_tokens=figures.output_tokens,
+            cost_microusd=cost,
+        )
 
 
 # --- comparing ------------------------------------------------------------------------------------

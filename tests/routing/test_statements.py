@@ -339,6 +339,16 @@ def test_days_and_models_are_matched_missing_or_unexplained_and_the_sums_add_up(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("providers")
+def test_fractions_of_a_micro_dollar_are_summed_before_they_are_rounded() -> None:
+    """OpenAI tells sixteen decimals, and what a few tokens cost is less than a micro-dollar."""
+    rows = "".join(f"2026-05-{day:02},m,1,,0.0000004\n" for day in range(1, 26)) + "2026-05-26,m,1,,0.2849885\n"
+    report = statements.compare(load(PLAIN + rows))
+    assert report.total("theirs", "cost_microusd") == 10 + 284_989  # half a micro-dollar is rounded up
+    assert {line.theirs.cost_microusd for line in report.lines[:-1] if line.theirs} == {0, 1}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
 def test_tokens_are_compared_one_by_one() -> None:
     ours("sonnet", 5, input_tokens=3201, output_tokens=502)
     report = statements.compare(load(json.dumps(ANTHROPIC_USAGE)))

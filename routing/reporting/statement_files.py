@@ -339,7 +339,7 @@ def _read_json(text: str) -> Export:
         document = json.loads(text, parse_float=Decimal)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"line {error.lineno}, column {error.colno}: no JSON: {error.msg}") from None
-    except (ValueError, RecursionError):
+    except (ValueError, ArithmeticError, RecursionError):
         raise InvalidInput("the file is nested too deeply or holds numbers that are too long") from None
     found = list(_json_rows(document))
     rows = [row for _, row in found if row.keys() - {"starting_at", "start_time"}]

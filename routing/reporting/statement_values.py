@@ -58,7 +58,7 @@ def usd(row: Row, name: str, *, unit: Decimal = Decimal(1)) -> Decimal | None:
         amount = Decimal(_plain(str(value).strip()[:60], name)) * unit
         if isinstance(value, bool) or not amount.is_finite() or abs(amount) > MAX_USD:
             raise InvalidOperation
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one with an exponent beyond all bounds
         raise Wrong(f"{name} {str(value)[:40]!r} is no amount of dollars") from None
     return amount
 

@@ -245,6 +245,8 @@ def test_several_pages_are_one_export_and_an_unfinished_one_is_refused() -> None
         (PLAIN + "99999999999,m,1,2,3\n", "line 2: date '99999999999'"),
         (PLAIN + "2026-05-10,m,1,2,nan\n", "line 2: cost_usd 'nan'"),
         (PLAIN + "2026-05-10,m,1,2,1e400\n", "line 2: cost_usd '1e400'"),
+        (PLAIN + "2026-05-10,m,1,2,1e4008740000000000\n", "line 2: cost_usd '1e4008740000000000' is no amount"),
+        ('[{"date": "2026-05-10", "model": "m", "cost_usd": 1e40000000000000000000}]', "numbers that are too long"),
         (PLAIN + '2026-05-10,m,1,2,"1,234"\n', "line 2: cost_usd '1,234' may mean 1.234 or 1234 dollars"),
         (PLAIN + '2026-05-10,m,1,2,"1,23,456"\n', "line 2: cost_usd '1,23,456' is no amount"),
         (PLAIN + "2026-05-10,m,1,2,1.234.56\n", "line 2: cost_usd '1.234.56' is no amount"),

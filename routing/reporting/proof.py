@@ -108,15 +108,21 @@ FROM routing_budgetperiod p JOIN routing_budget b ON b.id = p.budget_id
 WHERE p.overrun_microusd <> CASE WHEN p.hard
     THEN greatest(0, p.settled_microusd + p.held_microusd - p.limit_microusd) ELSE 0 END ORDER BY b.slug
 """
+# A present period follows its budget's limit with the next call only, and where nothing is left there is none.
 _BEYOND: LiteralString = """
-SELECT b.slug, p.starts_at, p.overrun_microusd, coalesce(beyond.calls, 0), coalesce(beyond.amount, 0)
+SELECT b.slug, p.starts_at, above.amount, coalesce(beyond.calls, 0), coalesce(beyond.amount, 0)
 FROM routing_budgetperiod p JOIN routing_budget b ON b.id = p.budget_id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN b.enabled AND p.period = b.period AND p.starts_at <= now() AND coalesce(p.ends_at > now(), true)
+        THEN CASE WHEN b.hard THEN p.settled_microusd + p.held_microusd - b.limit_microusd ELSE 0 END
+        ELSE p.overrun_microusd END AS amount
+) AS above
 LEFT JOIN LATERAL (
     SELECT count(*) AS calls, sum((paid_by->>p.budget_id::text)::bigint - reserved_microusd)::bigint AS amount
     FROM routing_routedcall WHERE created_at >= p.starts_at AND (p.ends_at IS NULL OR created_at < p.ends_at)
     AND (paid_by->>p.budget_id::text)::bigint > reserved_microusd
 ) AS beyond ON true
-WHERE p.overrun_microusd > 0 ORDER BY p.starts_at, b.slug
+WHERE above.amount > 0 ORDER BY p.starts_at, b.slug
 """
 
 

@@ -371,6 +371,18 @@ def test_a_dead_call_is_not_said_to_have_cost_more_than_was_held_for_it() -> Non
     assert (overrun.microusd, overrun.calls, overrun.beyond_microusd) == (500, 0, 0)
 
 
+def test_a_limit_below_what_is_spent_is_told_though_no_call_comes_to_find_it() -> None:
+    row = budget()
+    run(spend(run(hold({row.id: 600}, snapshot())), {row.id: 600}, reserved_microusd=600))
+    Budget.objects.filter(pk=row.pk).update(limit_microusd=100)
+    (overrun,) = proof.overruns()
+    assert (overrun.budget, overrun.microusd, overrun.calls) == ("cloud", 500, 0)
+    with pytest.raises(BudgetExceeded):
+        run(hold({row.id: 1}, snapshot()))
+    Budget.objects.filter(pk=row.pk).update(limit_microusd=600)
+    assert proof.overruns() == []
+
+
 def test_a_budget_with_two_periods_of_a_moment_lets_nobody_past_another_budget() -> None:
     """As a clock that was set back may leave them."""
     twice, narrow, now = budget("twice"), budget("narrow", limit=10), datetime.now(UTC)

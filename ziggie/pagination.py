@@ -3,11 +3,17 @@
 from typing import Any
 from uuid import UUID
 
-from drf_spectacular.utils import inline_serializer
+from drf_spectacular.utils import OpenApiParameter, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
+
+# Of a list whose answers are described by hand: the generator then finds no list in it.
+PAGED = [
+    OpenApiParameter("cursor", str, description="Where a page begins: `next` and `previous` hold it."),
+    OpenApiParameter("page_size", int, description="How many a page holds, 500 at most."),
+]
 
 
 class Cursor(CursorPagination):

@@ -29,7 +29,7 @@ from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.inputs import StrictInput
-from ziggie.pagination import page_of
+from ziggie.pagination import PAGED, page_of
 
 MAX_TEXT = 1_000_000
 MAX_MESSAGES = 1_000
@@ -132,7 +132,11 @@ class Work(GenericAPIView[BatchItem]):
 
     @extend_schema(
         operation_id="routing_batch_list",
-        parameters=[OpenApiParameter("state", str, enum=BatchItem.STATES), OpenApiParameter("external_id", str)],
+        parameters=[
+            OpenApiParameter("state", str, enum=BatchItem.STATES),
+            OpenApiParameter("external_id", str),
+            *PAGED,
+        ],
         responses=page_of("Work", WorkShown(many=True)),
     )
     def get(self, request: Request) -> Response:

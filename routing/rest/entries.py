@@ -30,7 +30,7 @@ from routing.rest.hints import HintsInput
 from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import Conflict, InvalidInput, NotFound
-from ziggie.pagination import Cursor, page_of
+from ziggie.pagination import PAGED, Cursor, page_of
 
 NAME = "the request"
 
@@ -131,7 +131,7 @@ def page_of_entries(entry: type[Entry]) -> Any:
 def listed(section: str, entry: type[Entry], answer: type[BaseModel]) -> Any:
     """What Rows take and answer, for the OpenAPI schema."""
     return extend_schema_view(
-        get=extend_schema(operation_id=f"routing_{section}_list", responses=page_of_entries(entry)),
+        get=extend_schema(operation_id=f"routing_{section}_list", parameters=PAGED, responses=page_of_entries(entry)),
         post=extend_schema(request=entry, responses={201: answer}),
     )
 

@@ -21,7 +21,7 @@ from ziggie import inputs
 from ziggie.auth import caller_of
 from ziggie.errors import InvalidInput, NotFound
 from ziggie.inputs import StrictInput
-from ziggie.pagination import page_of
+from ziggie.pagination import PAGED, page_of
 
 IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="412 if it is not what was seen.")
 RuleShown = shown(RuleEntry, policy=(str, ...), version=(int, ...), position=(int, ...))
@@ -74,6 +74,7 @@ class Policies(GenericAPIView[RoutingPolicy]):
 
     @extend_schema(
         operation_id="routing_policies_list",
+        parameters=PAGED,
         responses=page_of("Policy", PolicySerializer(many=True)),
     )
     def get(self, request: Request) -> Response:
@@ -138,6 +139,7 @@ class PolicyEdits(GenericAPIView[PolicyEdit]):
 
     @extend_schema(
         operation_id="routing_policies_edits_list",
+        parameters=PAGED,
         responses=page_of("PolicyEdit", EditSerializer(many=True)),
     )
     def get(self, request: Request, slug: str, version: int) -> Response:
@@ -213,7 +215,7 @@ class Rules(GenericAPIView[RoutingRule]):
 
     @extend_schema(
         operation_id="routing_rules_list",
-        parameters=[OpenApiParameter("policy", str), OpenApiParameter("version", int)],
+        parameters=[OpenApiParameter("policy", str), OpenApiParameter("version", int), *PAGED],
         responses=page_of_entries(RuleEntry),
     )
     def get(self, request: Request) -> Response:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from asgiref.sync import sync_to_async
 from django.http import StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,7 +18,7 @@ from rest_framework.views import APIView
 from routing.models import UsageRecord
 from routing.planning.pricing import usd
 from routing.reporting import usage
-from ziggie.pagination import NewestFirstCursor
+from ziggie.pagination import PAGED, NewestFirstCursor, page_of
 
 LINES_AT_ONCE = 500
 PERIOD = [OpenApiParameter("from", str), OpenApiParameter("to", str)]
@@ -30,7 +31,10 @@ class Records(GenericAPIView[UsageRecord]):
     pagination_class = NewestFirstCursor
     queryset = UsageRecord.objects.none()
 
-    @extend_schema(parameters=FILTERS, responses={200: dict[str, Any]})
+    @extend_schema(
+        parameters=[*FILTERS, *PAGED],
+        responses=page_of("UsageRecord", serializers.ListField(child=serializers.DictField())),
+    )
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(usage.records(request.query_params.dict()))
         return self.get_paginated_response([usage.record_json(record) for record in page or ()])

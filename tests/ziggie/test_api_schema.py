@@ -84,6 +84,20 @@ def test_the_schema_says_how_a_caller_proves_who_it_is(key: str, client: Client)
     assert all("default" in op["responses"] for path in described["paths"].values() for op in path.values())
 
 
+def test_every_list_in_pages_says_how_its_next_page_is_asked_for(key: str, client: Client) -> None:
+    described = {
+        path: operations["get"] for path, operations in schema.raw_schema["paths"].items() if "get" in operations
+    }
+    paged = set()
+    for path in (path for path in described if path.startswith("/api/") and "{" not in path):
+        answer = client.get(path, headers={"x-api-key": key})
+        told = answer.json() if answer["content-type"].startswith("application/json") else None
+        if isinstance(told, dict) and "next" in told:
+            paged.add(path)
+            assert {each["name"] for each in described[path]["parameters"]} >= {"cursor", "page_size"}, path
+    assert paged >= {"/api/usage/records", "/api/routing/batch", "/api/routing/models", "/api/agents/runs"}
+
+
 def test_a_text_of_another_type_is_refused_and_named(key: str, client: Client) -> None:
     for wrong in (None, 7, ["x"], [None], {"a": 1}):
         entry = {"slug": "m", "provider": "ollama", "name": wrong, "context_window": 4096}

@@ -131,6 +131,19 @@ def test_explain_is_asked_with_the_keyboard_alone(page: Page) -> None:
     expect(page.locator("tr", has_text="claude-sonnet-4-5")).to_contain_text("has no API key")
 
 
+def test_a_tick_stands_at_no_other_price_when_its_own_has_gone_and_the_browser_goes_back(page: Page) -> None:
+    page.goto("/usage/prices/")
+    offers = page.locator("input[name=accept]")
+    count = offers.count()
+    assert count > 1
+    offers.first.check()
+    page.get_by_role("button", name="Take over what is ticked").click()
+    expect(offers).to_have_count(count - 1)
+    page.go_back()
+    expect(offers).to_have_count(count - 1)
+    expect(page.locator("input[name=accept]:checked")).to_have_count(0)
+
+
 def test_a_draft_is_published_with_its_evidence_after_a_confirmation(system: System, page: Page) -> None:
     page.goto("/policies/")
     page.get_by_role("link", name="default version 1").first.click()

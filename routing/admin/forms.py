@@ -16,6 +16,8 @@ from routing.configuration import policies, rows
 from routing.configuration.reading import read
 from routing.configuration.routing_file import problems_with
 from routing.configuration.shape import (
+    LOCAL_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
     OptionsEntry,
     Path,
     PolicyEntry,
@@ -91,12 +93,25 @@ class ProviderForm(ConfigurationForm):
         fields = ("slug", *rows.PROVIDER_COLUMNS)
         help_texts = {
             "timeout_seconds": "How long it may be silent, and a call wait for its turn. A whole answer that is not "
-            "streamed is silent until it is complete: a model on a slow machine of your own may need 600 or more."
+            "streamed is silent until it is complete: a model on a slow machine of your own may need 600 or more. "
+            f"Empty: {LOCAL_TIMEOUT_SECONDS} for a local one, {TIMEOUT_SECONDS} for others."
         }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if timeout := self.fields.get("timeout_seconds"):
+            timeout.required = False
+            if not self.instance.pk:
+                self.initial["timeout_seconds"] = None  # where it is, which decides, is still to be said
 
     def _get_validation_exclusions(self) -> set[str]:
         """The address is checked with the entry: Django's validator knows no hosts like http://ollama:11434."""
         return {*super()._get_validation_exclusions(), "base_url"}  # type: ignore[misc]  # not in the stubs
+
+    def clean_timeout_seconds(self) -> int:
+        stated: int | None = self.cleaned_data["timeout_seconds"]
+        default = LOCAL_TIMEOUT_SECONDS if self.cleaned_data.get("location") == "local" else TIMEOUT_SECONDS
+        return default if stated is None else stated
 
     def entry(self, cleaned: dict[str, Any]) -> Any:
         values = {name: cleaned[name] for name in rows.PROVIDER_COLUMNS if name in cleaned}

@@ -158,6 +158,18 @@ def test_a_factor_is_set_as_it_is_documented(staff: Client) -> None:
     rows.load()  # what stands there is not damaged
 
 
+@pytest.mark.parametrize(("location", "said", "seconds"), [("local", "", 600), ("cloud", "", 120), ("local", "90", 90)])
+def test_a_new_provider_is_waited_for_as_long_as_its_place_has_it(
+    staff: Client, location: str, said: str, seconds: int
+) -> None:
+    new = {"slug": "new", "kind": "openai", "location": location, "base_url": "http://gpu:11434"}
+    data = filled(ProviderForm()) | new
+    assert "timeout_seconds" not in data, "nobody has set it"
+    url = reverse("admin:routing_provider_add")
+    assert staff.post(url, data | {"timeout_seconds": said}).status_code == 302
+    assert Provider.objects.get(slug="new").timeout_seconds == seconds
+
+
 def test_a_host_without_a_dot_is_an_address_too(staff: Client) -> None:
     ollama = Provider.objects.get(slug="ollama")
     assert change(staff, ollama, ProviderForm, base_url="http://ollama:11434").status_code == 302

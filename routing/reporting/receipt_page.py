@@ -55,15 +55,23 @@ class Tried:
 
     @property
     def paid_at(self) -> str:
-        """Dollars per million tokens in and out, as the record's price has them for so long a request."""
+        """Dollars per million tokens in and out, as the record's price has them for so long a request; and cached and
+        written, where there were such tokens and they have a price of their own."""
         if self.price is None:
             return ""
         tiers: list[dict[str, Any]] = self.price.input_tiers
         tier = next((each for each in tiers if each["above_input_tokens"] == self.tier), {})
-        names = ("input_usd_per_mtok", "output_usd_per_mtok")
         share = 2 if self.by_batch else 1
-        figures = [rows.money(Decimal(tier.get(name) or getattr(self.price, name)) / share) for name in names]
-        return f"${figures[0]} / ${figures[1]} a million{', half price' if self.by_batch else ''}"
+
+        def dollars(name: str) -> str:
+            amount = tier.get(name) if tier else getattr(self.price, name)
+            return "" if amount is None else f"${rows.money(Decimal(amount) / share)}"
+
+        told = f"{dollars('input_usd_per_mtok')} / {dollars('output_usd_per_mtok')} a million"
+        for name, said in {"cached_input": "cached", "cache_write": "written"}.items():
+            if self.attempt["usage"].get(f"{name}_tokens") and (amount := dollars(f"{name}_usd_per_mtok")):
+                told += f", {said} {amount}"
+        return f"{told}{', half price' if self.by_batch else ''}"
 
     @property
     def estimated(self) -> str:

@@ -186,6 +186,19 @@ def test_an_attempt_shows_a_reported_zero_and_names_what_is_estimated() -> None:
     assert shown == ["$3.00 / $0.15 a million", "$6.00 / $22.50 a million"]
 
 
+def test_an_attempt_names_the_prices_of_its_cached_and_written_tokens() -> None:
+    tiers = [{"above_input_tokens": 9, "input_usd_per_mtok": "6", "output_usd_per_mtok": "22.5"}]
+    figures = {"input_usd_per_mtok": 3, "output_usd_per_mtok": 15, "cached_input_usd_per_mtok": Decimal("0.3")}
+    price = Price(**figures, cache_write_usd_per_mtok=Decimal("3.75"), input_tiers=tiers)
+    used = {"cached_input_tokens": 5, "cache_write_tokens": 2}
+    assert Tried({"usage": used}, None, None, price).paid_at == "$3.00 / $15.00 a million, cached $0.30, written $3.75"
+    assert Tried({"usage": used | {"cache_write_tokens": 0}}, None, None, price, None, True).paid_at == (
+        "$1.50 / $7.50 a million, cached $0.15, half price"
+    )
+    long = Tried({"usage": used}, None, None, price, 9).paid_at
+    assert long == "$6.00 / $22.50 a million", "such tokens cost there what input costs"
+
+
 @real
 def test_a_cascade_says_which_figure_its_confidence_is(here: Installation, staff: Client) -> None:
     here.ollama.default = drafted("Bern", 92)

@@ -137,7 +137,11 @@ def test_receipts_of_a_day_of_the_staff_say_that_their_times_are_of_utc(admin_cl
 @books
 def test_budgets_show_what_is_held_settled_and_left(admin_client: Client) -> None:
     Budget.objects.create(slug="monthly", limit_microusd=10_000_000)
-    assert "$0.0000 settled, $0.0000 held, $10.00 left of $10.00" in text_of(admin_client)
+    Budget.objects.create(slug="grant", period="total", limit_microusd=1_000_000)
+    shown = text_of(admin_client)
+    assert "$0.0000 settled, $0.0000 held, $10.00 left of $10.00" in shown
+    assert "monthly, this month" in shown
+    assert "grant, in all" in shown
 
 
 @books

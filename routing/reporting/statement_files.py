@@ -113,7 +113,8 @@ def _gather(form: str, places: Iterable[tuple[str, Row]], reader: Reader) -> Exp
             _put(export, *item)
     if problems:
         first = f"{problems[0]['place']}: {problems[0]['problem']}"
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        stop = ", where reading stopped" if len(problems) == MAX_PROBLEMS else ""
+        more = f" (and {len(problems) - 1} more{stop})" if len(problems) > 1 else ""
         raise InvalidInput(f"nothing was loaded: {first}{more}", details=problems)
     return export
 

@@ -260,6 +260,7 @@ def test_several_pages_are_one_export_and_an_unfinished_one_is_refused() -> None
         (PLAIN + "2026-05-10,m\x07,1,2,3\n", r"line 2: model 'm\x07' is no name"),
         (PLAIN + f"2026-05-10,m,{'9' * 400},2,3\n", "line 2: input_tokens '999"),
         (PLAIN + "2026-05-10,m,x,2,3\n" * 3, "(and 2 more)"),
+        (PLAIN + "2026-05-10,m,x,2,3\n" * 100, "(and 19 more, where reading stopped)"),
         ("start_time,amount_value,amount_currency\n1778371200,5,eur\n", "line 2: amounts in 'eur'"),
         ('{"data": [', "line 1, column 11: no JSON"),
         ('[\n{"date": "2026-05-10",\n}]', "line 3, column 1: no JSON"),

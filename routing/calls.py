@@ -245,7 +245,8 @@ def _told(plan: Plan, attempts: Sequence[Attempt], cache: str) -> dict[str, str]
     if attempts:
         model, provider, source = attempts[-1].model, attempts[-1].provider, str(attempts[-1].source)
     told = {"model": model, "provider": provider, "source": source, "rule": plan.rule}
-    return told | {"attempts": str(len(attempts)), "cache": cache}
+    cost = usd(sum([attempt.cost_microusd for attempt in attempts]))
+    return told | {"attempts": str(len(attempts)), "cache": cache, "cost-usd": cost}
 
 
 def close_books(call: OpenCall, answer: Answer | None, failure: BaseException | None) -> receipts.Books:

@@ -89,7 +89,7 @@ class Unavailable(ZiggieError):
 
 class RoutingError(ZiggieError):
     """A routed call that gave no answer. `call_id` names its receipt once there is one. `told` is what its caller hears
-    of the way it was to go, as far as that is known: model, provider, source, rule, attempts, cache. Before
+    of the way it was to go, as far as that is known: model, provider, source, rule, attempts, cache, cost. Before
     `retry_after_seconds` the same call would end the same way; None: nobody knows."""
 
     code, http_status = "routing", 502

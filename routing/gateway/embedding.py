@@ -186,7 +186,8 @@ class _Embedding:
         if self.records:
             model, provider, source = self.records[-1].model, self.records[-1].provider, self.records[-1].source
         told = {"model": model, "provider": provider, "source": source, "rule": EMBEDDINGS}
-        return told | {"attempts": str(len(self.records)), "cache": "off"}
+        cost = pricing.usd(sum(record.cost_microusd for record in self.records))
+        return told | {"attempts": str(len(self.records)), "cache": "off", "cost-usd": cost}
 
     async def _run(self) -> tuple[Embeddings, ModelSpec]:
         amounts = self._worst_case()

@@ -20,6 +20,7 @@ from routing.gateway import embedding
 from routing.gateway.providers import pool
 from routing.models import Budget, BudgetPeriod, Price, Provider, Reservation, RoutedCall, RoutingRule, UsageRecord
 from routing.money import ledger
+from routing.planning.pricing import usd
 from routing.world import slots
 from tests.gateway.conftest import Gateway, wait_until
 from tests.gateway.test_calls import ASKED, CHAT, asked_and_left, post
@@ -300,8 +301,9 @@ def test_an_answer_that_cannot_be_read_is_paid_as_far_as_it_may_have_cost_and_wh
     gateway: Gateway, what: str, stream: bool
 ) -> None:
     gateway.openai.default, paid = UNREADABLE[what]
-    assert post(gateway, stream=stream).status_code == 502
+    answer = post(gateway, stream=stream)
     row = record(gateway)
+    assert (answer.status_code, answer.headers["x-ziggie-cost-usd"]) == (502, usd(row.cost_microusd))
     assert row.outcome in ("error", "cut")
     assert row.error
     if not paid:

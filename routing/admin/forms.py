@@ -1,6 +1,7 @@
 """Forms of the admin. They refuse whatever the routing file would refuse, with the same words."""
 
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 from django import forms
@@ -51,6 +52,13 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]  # not subsc
 
     section = ""
     warnings: tuple[Problem, ...] = ()
+    seen = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        row = forms.model_to_dict(self.instance, exclude=["api_key"])
+        # A form that was opened before somebody changed the row bears another one.
+        self.initial["seen"] = sha256(repr(row).encode()).hexdigest()[:16] if self.instance.pk else ""
 
     def entry(self, cleaned: dict[str, Any]) -> Any:
         """The row as the routing file would hold it."""
@@ -58,6 +66,8 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]  # not subsc
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
+        if cleaned.get("seen", "") not in ("", self.initial["seen"]):
+            raise ValidationError("somebody has changed this since the page was opened; open it again")
         if self.errors:
             return cleaned
         rows.lock_configuration()
@@ -213,7 +223,7 @@ class SettingsForm(ConfigurationForm):
         fields = tuple(SettingsEntry.model_fields)
 
     def entry(self, cleaned: dict[str, Any]) -> Any:
-        return {name: cleaned[name] for name in self.fields}
+        return {name: cleaned[name] for name in SettingsEntry.model_fields}
 
     def save(self, commit: bool = True) -> Any:
         self.instance.pk = rows.SETTINGS_ID

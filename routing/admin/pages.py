@@ -148,7 +148,10 @@ class BudgetAdmin(ConfigurationAdmin):
     list_display = ("slug", "period", "limit", "hard", "on_exhausted", "enabled")
     list_filter = ("period", "hard", "enabled")
     fieldsets = (
-        (None, {"fields": ("slug", "period", "limit_usd", "hard", "on_exhausted", "alert_at_percent", "enabled")}),
+        (
+            None,
+            {"fields": ("slug", "period", "limit_usd", "hard", "on_exhausted", "alert_at_percent", "enabled", "seen")},
+        ),
         ("What it counts", {"fields": BUDGET_SCOPE}),
     )
 

@@ -128,6 +128,17 @@ def test_saving_an_untouched_form_changes_nothing(staff: Client) -> None:
     assert (after.models, after.budgets, after.settings) == (before.models, before.budgets, before.settings)
 
 
+def test_a_form_that_is_older_than_the_row_takes_nothing_back(staff: Client) -> None:
+    budget = Budget.objects.get(slug="monthly-cloud")
+    older = filled(BudgetForm(instance=budget))
+    assert change(staff, budget, BudgetForm, limit_usd="3").status_code == 302
+    url = reverse("admin:routing_budget_change", args=[budget.pk])
+    assert "somebody has changed this" in text_of(staff.post(url, older | {"alert_at_percent": "90"}))  # type: ignore[arg-type]
+    budget.refresh_from_db()
+    assert (budget.limit_microusd, budget.alert_at_percent) == (3_000_000, [50, 80, 100])
+    assert f'name="seen" value="{BudgetForm(instance=budget)["seen"].value()}"' in staff.get(url).content.decode()
+
+
 # --- a half-valid edit is refused with the reason --------------------------------------------------
 
 

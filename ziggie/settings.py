@@ -211,7 +211,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PAGINATION_CLASS": "ziggie.pagination.NewestFirstCursor",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["ziggie.inputs.WholeCharacters"],
     "DEFAULT_METADATA_CLASS": None,  # what an endpoint takes is said at /api/schema/
     "EXCEPTION_HANDLER": "ziggie.errors.rest_exception_handler",
 }

@@ -107,6 +107,17 @@ def test_a_text_of_another_type_is_refused_and_named(key: str, client: Client) -
         assert "name" in answer.json()["error"]["details"][0]["place"]
 
 
+def test_half_a_character_is_refused_wherever_it_stands(key: str, client: Client) -> None:
+    headers = {"authorization": f"Bearer {key}"}
+    for body in (r'{"\udcff": 1}', r'{"task_kind": "a\ud800"}', r'{"capabilities": ["\ud800\ud800"]}'):
+        answer = client.post("/api/routing/explain", body, content_type="application/json", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "parse_error")
+        assert "is half of a character" in answer.json()["error"]["message"]
+    whole = r'{"task_kind": "\ud83d\ude00"}'
+    answer = client.post("/api/routing/explain", whole, content_type="application/json", headers=headers)
+    assert answer.status_code == 200
+
+
 def test_an_address_that_is_none_is_refused_in_json(client: Client) -> None:
     for answer in (client.get("/api/nothing"), client.post("/api/agents/runs/not-an-id/cancel")):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

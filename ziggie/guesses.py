@@ -140,7 +140,7 @@ def caller_address(peer: str, forwarded: str) -> str:
 @lru_cache(maxsize=2048)
 def _address(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
     address = peer
-    hops = [hop.strip() for hop in forwarded.split(",")][-MAX_HOPS:] if forwarded else []
+    hops = [_without_port(hop.strip()) for hop in forwarded.split(",")[-MAX_HOPS:]] if forwarded else []
     trusted = networks(proxies)
     while hops and _is_among(address, trusted):
         address = hops.pop()
@@ -152,6 +152,14 @@ def _address(peer: str, forwarded: str, proxies: tuple[str, ...]) -> str:
         # without its zone, which may be any text
         return str(parsed.ipv4_mapped or ip_network((int(parsed), 64), strict=False))
     return str(parsed)
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies (Azure's Application Gateway) tell the port, too, with which a client came: `192.0.2.1:4321`."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    host, _, port = hop.partition(":")
+    return hop if ":" in port else host
 
 
 @lru_cache(maxsize=8)

@@ -176,6 +176,9 @@ def test_an_address_is_believed_only_of_a_proxy_of_ours(gateway: Gateway, settin
         ("10.0.0.1", "6.6.6.6, 1.2.3.4, 10.0.0.2", "1.2.3.4"),  # what stands before is the client's own word
         ("10.0.0.1", "nonsense", "10.0.0.1"),
         ("10.0.0.1", "10.0.0.3", "10.0.0.3"),
+        ("10.0.0.1", "6.6.6.6:1, 1.2.3.4:4321, 10.0.0.2:80", "1.2.3.4"),  # with ports, as some proxies tell them
+        ("10.0.0.1", "[2001:db8::7]:4321", "2001:db8::/64"),
+        ("10.0.0.1", "2001:db8::7", "2001:db8::/64"),
         ("2001:db8::1", "", "2001:db8::/64"),
         ("10.0.0.1", "2001:db8::%any text that says nothing", "2001:db8::/64"),
         ("10.0.0.1", "2001:db8::7%eth0", "2001:db8::/64"),

@@ -115,9 +115,11 @@ def _parse_json(text: str, parsed: Parsed) -> bool:
         return dict(pairs)
 
     try:
-        parsed.data = json.loads(text, object_pairs_hook=mapping)
+        data = json.loads(text, object_pairs_hook=mapping)
+        json.dumps(data, ensure_ascii=False).encode()  # half a character (\ud800) could be told nowhere
     except (ValueError, RecursionError):  # also an integer of more digits than Python reads
         return False
+    parsed.data = data
     parsed.unplaced = text
     parsed.problems += twice
     if problem := _too_much(parsed.data):

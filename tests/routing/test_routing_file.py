@@ -436,6 +436,7 @@ HOSTILE = {
     "two documents": "settings: {}\n---\nsettings: {}\n",
     "binary": "\x00\x01\x02",
     "a lone surrogate": '{"settings": {"strategy": "\\ud800"}}',
+    "a lone surrogate as a name": '{"\\ud800": {}}',
     "nothing": "  \n",
     "null": "~",
     "a word": "hello",
@@ -449,6 +450,7 @@ def test_a_hostile_file_is_refused_quickly_in_bounded_memory_and_changes_nothing
     memory, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     found = refused(text)
     assert found
+    assert "".join(found).encode()  # what is said of it can be told
     assert len(found) <= 401
     assert time.process_time() - started < 20  # a second on a machine of its own
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # KB

@@ -2,11 +2,14 @@
 
 import gc
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +18,7 @@ from django.core.management import call_command
 from routing.configuration import snapshot
 from routing.gateway.access import keys
 from routing.gateway.exchange import http
-from routing.gateway.serving import outgoing, protocol
+from routing.gateway.serving import outgoing, protocol, server
 from routing.gateway.serving.direct import DirectHttp
 from routing.models import RoutedCall
 from tests.gateway.conftest import Gateway, wait_until
@@ -315,6 +318,19 @@ def test_a_port_that_is_taken_is_one_line_and_exit_1(db: None) -> None:
         with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}: Address") as no:
             call_command("gateway", "--port", str(port))
     assert no.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", r"\[::1\]")])
+def test_the_address_that_is_told_is_the_one_that_is_served(
+    db: None, monkeypatch: pytest.MonkeyPatch, host: str, shown: str
+) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr(server, "serve", lambda **where: served.update(where))
+    monkeypatch.setattr(snapshot, "load", lambda: None)
+    told = StringIO()
+    call_command("gateway", "--host", host, "--port", "0", stdout=told)
+    assert served["port"] > 0
+    assert re.search(f"http://{shown}:{served['port']}/v1 ", told.getvalue())
 
 
 def test_thousands_of_requests_in_one_piece_are_not_all_taken_in_before_their_turn(gateway: Gateway) -> None:

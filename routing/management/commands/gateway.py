@@ -21,29 +21,33 @@ class Command(ZiggieCommand):
     help = "Serves /v1/ alone, without pages and REST, as fast as it goes."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--host", default=settings.HOST)
+        parser.add_argument("--host", default=settings.HOST or "127.0.0.1")
         parser.add_argument("--port", type=int, default=DEFAULT_PORT)
         parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: 1")
 
     def handle(self, **options: Any) -> None:
-        port, workers = options["port"], options["workers"]
+        host, port, workers = options["host"], options["port"], options["workers"]
         if not 0 <= port < 65_536:
             raise InvalidInput("--port: must be from 0 to 65535")
         if not 1 <= workers <= MAX_WORKERS:
             raise InvalidInput(f"--workers: must be from 1 to {MAX_WORKERS}")
-        _try_port(options["host"], port)
+        port = _free_port(host, port)
         snapshot.load()  # what is wrong with the configuration is said in one line, before any worker starts
         connection.close()
         from routing.gateway.serving.server import serve
 
-        self.stdout.write(f"The gateway listens on http://{options['host']}:{port}/v1 ({workers} worker(s)).")
+        shown = f"[{host}]" if ":" in host else host
+        self.stdout.write(f"The gateway listens on http://{shown}:{port}/v1 ({workers} worker(s)).")
         self.stdout.flush()
-        serve(host=options["host"], port=port, workers=workers)
+        serve(host=host, port=port, workers=workers)
 
 
-def _try_port(host: str, port: int) -> None:
-    """Raises ConfigurationError where nobody could listen: uvicorn says so in a log and ends with a code of its own."""
+def _free_port(host: str, port: int) -> int:
+    """This port, or for 0 any that is free. Raises ConfigurationError where nobody could listen: uvicorn says so in a
+    log and ends with a code of its own."""
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+            found: int = server.getsockname()[1]
+            return found
     except OSError as error:
         raise ConfigurationError(f"the gateway cannot listen on {host}:{port}: {error.strerror or error}") from error

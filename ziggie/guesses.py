@@ -175,6 +175,9 @@ def is_proxy(peer: str) -> bool:
 
 def _is_among(address: str, trusted: tuple[IPv4Network | IPv6Network, ...]) -> bool:
     try:
-        return any(ip_address(address) in network for network in trusted)
+        parsed = ip_address(address)
     except ValueError:
         return False
+    # who listens on :: sees those of IPv4 as ::ffff:10.0.0.1
+    inner = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return any(parsed in network or (inner is not None and inner in network) for network in trusted)

@@ -183,6 +183,7 @@ def test_an_address_is_believed_only_of_a_proxy_of_ours(gateway: Gateway, settin
         ("10.0.0.1", "2001:db8::%any text that says nothing", "2001:db8::/64"),
         ("10.0.0.1", "2001:db8::7%eth0", "2001:db8::/64"),
         ("::ffff:198.51.100.7", "", "198.51.100.7"),
+        ("::ffff:10.0.0.1", "6.6.6.6, 1.2.3.4, ::ffff:10.0.0.2", "1.2.3.4"),  # to a server that listens on ::
         ("", "", ""),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -232,3 +233,17 @@ def test_a_signal_that_comes_amid_the_start_is_not_lost(gateway: Gateway, tmp_pa
     process = command(tmp_path / "told", "--port", str(free_port()), python=("-c", EARLY))
     assert process.wait(PATIENCE) == 0
     assert "SystemExit" in (tmp_path / "told").read_text()  # it went nowhere
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_listens_on_every_address_is_reached_over_ipv4_too(gateway: Gateway, tmp_path: Path, workers: str) -> None:
+    with running(tmp_path / "told", "--host", "::", "--workers", workers) as (process, _):  # it asks 127.0.0.1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_port_that_another_has_over_ipv4_is_one_line_and_exit_1(gateway: Gateway, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process = command(tmp_path / "told", "--host", "::", "--port", str(taken.getsockname()[1]))
+        assert process.wait(PATIENCE) == 1
+    assert (tmp_path / "told").read_text().startswith("the gateway cannot listen on :::")

@@ -123,8 +123,10 @@ def serve(*, host: str, port: int, workers: int) -> None:
     config = uvicorn.Config("routing.gateway.serving.server:application", **options)
     if workers == 1:
         _stop_when_hung_up()
+        # the loop's own socket of :: would be deaf to IPv4, as those of several workers and of the web server are not
+        sockets = [config.bind_socket()] if ":" in host else None
         try:
-            _Server(config, stop).run()
+            _Server(config, stop).run(sockets)
         except SystemExit as end:
             has_failed = end.code == STARTUP_FAILURE
     else:

@@ -45,8 +45,9 @@ class Command(ZiggieCommand):
 def _free_port(host: str, port: int) -> int:
     """This port, or for 0 any that is free. Raises ConfigurationError where nobody could listen: uvicorn says so in a
     log and ends with a code of its own."""
+    family, is_both = (socket.AF_INET6, socket.has_dualstack_ipv6()) if ":" in host else (socket.AF_INET, False)
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        with socket.create_server((host, port), family=family, dualstack_ipv6=is_both) as server:
             found: int = server.getsockname()[1]
             return found
     except OSError as error:

@@ -231,6 +231,24 @@ def test_a_change_that_cannot_be_understood_is_refused(gateway: Gateway, said: d
     assert not gateway.openai.calls
 
 
+def test_an_effort_alone_asks_for_no_thinking(gateway: Gateway, later_claude: str) -> None:
+    asked = {
+        "max_tokens": 500,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "output_config": {"effort": "low"},
+        "temperature": 0.2,
+    }
+    assert ask(gateway, {"model": later_claude, **asked}).status_code == 200
+    sent = gateway.anthropic.calls[-1].json
+    assert {key: sent.get(key) for key in ("output_config", "temperature", "thinking")} == {
+        "output_config": {"effort": "low"},
+        "temperature": 0.2,
+        "thinking": None,
+    }
+    assert ask(gateway, {"model": "llama", **asked}).status_code == 200
+    assert gateway.ollama.calls[-1].json["think"] is True  # other houses know no other kind of effort
+
+
 @pytest.mark.parametrize("more", [{}, {"cache_control": {"type": "ephemeral"}}, {"system": "Be brief."}])
 @pytest.mark.parametrize("model", ["gpt", "claude"])
 def test_changes_of_tools_alone_are_no_conversation(gateway: Gateway, model: str, more: dict[str, Any]) -> None:

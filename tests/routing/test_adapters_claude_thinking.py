@@ -194,3 +194,20 @@ def test_a_call_that_must_be_made_needs_no_room_for_thinking_that_it_goes_withou
     body = CODECS["anthropic"]().encode_chat(request, row, max_output_tokens=1_500, stream=False).body
     assert body is not None
     assert "thinking" not in body
+
+
+@pytest.mark.parametrize("name", ["claude-opus-4-5-20251101", "claude-sonnet-4-6", "claude-opus-4-7", "claude-opus-5"])
+def test_an_effort_in_claudes_own_words_asks_for_no_thinking(name: str) -> None:
+    request = ask(reasoning_effort="low", temperature=0.2, extra={"thinking": None})
+    body = (
+        CODECS["anthropic"]().encode_chat(request, model("anthropic", name), max_output_tokens=1024, stream=False).body
+    )
+    assert body is not None
+    assert body["output_config"] == {"effort": "low"}
+    assert "thinking" not in body
+
+
+def test_an_effort_in_claudes_own_words_is_a_budget_where_the_model_knows_no_effort() -> None:
+    body = body_of(ask(reasoning_effort="low", extra={"thinking": None}))
+    assert body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+    assert "output_config" not in body

@@ -194,21 +194,24 @@ class AnthropicCodec:
         if request.stop:
             body["stop_sequences"] = list(request.stop)
         if effort := effort_of(request):
-            self._think(effort, model, body, is_said="thinking" in request.extra)
+            self._think(effort, model, body, request.extra)
 
-    def _think(self, effort: str, model: ModelSpec, body: Json, *, is_said: bool) -> None:
-        """`is_said`: the caller says in this API's words how to think, and with `effort` how much to write at all."""
+    def _think(self, effort: str, model: ModelSpec, body: Json, extra: Mapping[str, Any]) -> None:
+        """Where `extra` has `thinking`, and be it None, the caller says in this API's words whether to think, and with
+        `effort` how much to write at all."""
         if effort in ("none", "minimal"):
             body["thinking"] = {"type": "disabled"}
             return
         if effort not in _BUDGETS or _WITHOUT_THINKING.match(model.name):
             raise UnsupportedByProvider(f"reasoning effort {effort!r} is not known to {model.name}")
         in_budget = with_budget(model.name)
-        if is_said and in_budget and not _WITH_BOTH.match(model.name):
+        knows_effort = not in_budget or _WITH_BOTH.match(model.name) is not None
+        if extra.get("thinking") is not None and not knows_effort:
             raise UnsupportedByProvider(f"effort beside thinking is not known to {model.name}")
-        if is_said or not in_budget:
+        in_own_words = "thinking" in extra and knows_effort
+        if in_own_words or not in_budget:
             body["output_config"] = {**body.get("output_config", {}), "effort": effort}
-            body |= {} if is_said or thinks_or_calls(body) else {"thinking": {"type": "adaptive"}}
+            body |= {} if in_own_words or thinks_or_calls(body) else {"thinking": {"type": "adaptive"}}
             return
         if takes_no_budget(body):
             return

@@ -124,7 +124,7 @@ def decode_messages(
         json_schema=json_schema,
         reasoning_effort=effort(config, "effort", "output_config."),
         end_user=text(metadata, "user_id", "metadata.", default=""),
-        extra={**passed_through(body, _READ), **_context_edits(body), **_betas(headers)},
+        extra={**_unsaid(config), **passed_through(body, _READ), **_context_edits(body), **_betas(headers)},
         api_key_id=api_key_id,
         **paying,
     )
@@ -182,6 +182,11 @@ def _output_schema(config: Json, body: Json) -> Json | None:
         refuse("output_config.format.type", "must be json_schema")
     where = "output_config.format."
     return schema(needed(wanted, "schema", where), f"{where}schema")
+
+
+def _unsaid(config: Json) -> Json:
+    """This API's effort is for the whole answer and asks for no thinking: what is not said of that is left unsaid."""
+    return {"thinking": None} if config.get("effort") else {}
 
 
 def _check_thinking(body: Json) -> None:

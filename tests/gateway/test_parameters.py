@@ -40,6 +40,15 @@ def test_what_would_get_lost_on_the_way_to_a_model_is_refused(gateway: Gateway, 
     assert not gateway.anthropic.calls
 
 
+def test_stop_sequences_of_anthropics_api_are_a_list(gateway: Gateway) -> None:
+    for said in ("END", {"END": 1}, [1]):
+        with pytest.raises(anthropic.BadRequestError, match="stop_sequences"):
+            anthropic_client(gateway).messages.create(
+                model="llama", max_tokens=9, messages=TURNS, extra_body={"stop_sequences": said}
+            )
+    assert not gateway.ollama.calls
+
+
 def test_what_says_nothing_is_no_reason_to_refuse_anthropics_clients_either(gateway: Gateway) -> None:
     asked: Any = {"mcp_servers": [], "container": None, "output_config": {"task_budget": None}, "stop_sequences": [""]}
     asked |= dict.fromkeys(("thread", "compaction", "diagnostics"), None)

@@ -106,7 +106,7 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
         hints=said,
         max_output_tokens=_output_limit(body),
         temperature=number(body, "temperature", least=0, most=2),
-        stop=stops(body.get("stop"), "stop"),
+        stop=stops(body.get("stop"), "stop", or_one=True),
         seed=whole(body, "seed", least=-(2**63), most=2**63 - 1),
         tools=tools,
         tool_choice=chosen_tool(choice, tools),

@@ -195,14 +195,14 @@ def objects(holder: Mapping[str, Any], key: str, where: str = "", *, most: int) 
     return value
 
 
-def stops(value: Any, where: str) -> tuple[str, ...]:
-    """Stop sequences: nothing, one string, or a list of them. An empty one stops nothing: there are servers that it
-    would stop at once."""
+def stops(value: Any, where: str, *, or_one: bool = False) -> tuple[str, ...]:
+    """Stop sequences: nothing, or a list of them (`or_one`: or a string by itself). An empty one stops nothing: there
+    are servers that it would stop at once."""
     if value is None:
         return ()
-    sequences = [value] if isinstance(value, str) else value
+    sequences = [value] if or_one and isinstance(value, str) else value
     if not isinstance(sequences, list) or not all(isinstance(item, str) for item in sequences):
-        refuse(where, "must be a string or an array of strings")
+        refuse(where, "must be a string or an array of strings" if or_one else "must be an array of strings")
     if len(sequences) > MAX_STOPS:
         raise TooLarge(f"{where}: at most {MAX_STOPS} are accepted")
     return tuple(filter(None, sequences))

@@ -215,6 +215,7 @@ NOT_DONE: dict[str, Any] = {
     "conversation": "conv_1",
     "prompt": {"id": "pmpt_1"},
     "background": True,
+    "background_options": {"completion_window": "8h"},
     "truncation": "auto",
     "context_management": [{"type": "compaction"}],
     "moderation": {"model": "omni-moderation-latest"},
@@ -245,7 +246,7 @@ BUILT_IN = ("web_search", "web_search_preview", "file_search", "computer_use_pre
 @pytest.mark.parametrize("param", NOT_DONE)
 def test_what_is_not_done_here_is_refused_by_its_name(param: str) -> None:
     asked = NOT_DONE[param] if isinstance(NOT_DONE[param], dict) and param != "prompt" else {param: NOT_DONE[param]}
-    asked = {param: asked} if param in ("moderation",) else asked
+    asked = {param: asked} if param in ("moderation", "background_options") else asked
     with pytest.raises(Unsupported) as refused:
         decoded(**asked)
     assert refused.value.details == [{"param": param.strip()}]

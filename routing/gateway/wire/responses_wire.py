@@ -39,10 +39,11 @@ _READ = frozenset(
         "access_programs",
         "image",
         "thread",
+        "background_options",
     }
 )
 _NEEDS_STORE = ("previous_response_id", "conversation", "prompt")
-_REFUSED = ("context_management", "moderation", "access_programs", "image", "thread")
+_REFUSED = ("context_management", "moderation", "access_programs", "image", "thread", "background_options")
 # Words of the other chat API: passed on they would mean something, and their answer would have no place.
 _OF_COMPLETIONS = (
     *("messages", "max_tokens", "max_completion_tokens", "n", "response_format", "reasoning_effort", "logprobs"),

@@ -161,6 +161,7 @@ def test_parameters_that_no_provider_could_read_are_asked_of_none(gateway: Gatew
         (CHAT, {"messages": [{"role": "user", "content": "x", "name": 7}]}),
         (CHAT, {"response_format": {"type": "json_schema"}}),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}),
+        (CHAT, {"response_format": {"json_schema": {"name": "n", "schema": {}}}}),
         (CHAT, {"tool_choice": "required"}),
         (CHAT, {"tool_choice": function}),
         (CHAT, {"tools": [{"type": "function", "function": {"name": "other"}}], "tool_choice": function}),

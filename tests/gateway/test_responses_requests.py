@@ -297,6 +297,7 @@ WRONG: dict[str, Any] = {
     "text": {"text": "x"},
     "text.format": {"text": {"format": "json"}},
     "text.format.type": {"text": {"format": {"type": "grammar"}}},
+    "text.format.type ": {"text": {"format": {"name": "x", "schema": {}}}},
     "text.format.schema": {"text": {"format": {"type": "json_schema", "name": "x"}}},
     "text.verbosity": {"text": {"verbosity": "loud"}},
     "reasoning.effort": {"reasoning": {"effort": "huge"}},

@@ -83,7 +83,7 @@ def _named(tools: tuple[Tool, ...], named: Collection[str]) -> tuple[Tool, ...]:
 def answer_form(form: Json, where: str, *, within: str = "") -> Json:
     """The fields of a ChatRequest that say what form the answer has. `within` is the field that a schema stands in,
     where it does not stand beside its type."""
-    kind = form.get("type", "text")
+    kind = form.get("type", "" if form else "text")  # a schema without it would get lost
     if kind == "text":
         return {}
     if kind == "json_object":

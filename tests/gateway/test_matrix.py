@@ -366,3 +366,11 @@ def test_a_schema_for_the_answer_arrives(gateway: Gateway, api: str, model: str,
     assert SCHEMAS[model](body) == WEATHER
     if (api, model) == ("openai", "gpt"):
         assert body["response_format"]["json_schema"]["strict"] is True  # as the client said, though we would not
+
+
+@pytest.mark.parametrize("model", SCHEMAS)
+def test_a_schema_for_any_object_arrives_from_where_llama_cpp_has_it(gateway: Gateway, model: str) -> None:
+    set_reply(gateway, Reply('{"city": "Oslo"}'))
+    form = {"type": "json_object", "schema": WEATHER}
+    assert json.loads(ask(gateway, "openai", model, response_format=form).text) == {"city": "Oslo"}
+    assert SCHEMAS[model](heard(gateway, model)) == WEATHER

@@ -82,18 +82,18 @@ def _named(tools: tuple[Tool, ...], named: Collection[str]) -> tuple[Tool, ...]:
 
 def answer_form(form: Json, where: str, *, within: str = "") -> Json:
     """The fields of a ChatRequest that say what form the answer has. `within` is the field that a schema stands in,
-    where it does not stand beside its type."""
+    where it does not stand beside its type, as llama.cpp and others have it for any JSON object."""
     kind = form.get("type", "" if form else "text")  # a schema without it would get lost
     if kind == "text":
         return {}
-    if kind == "json_object":
+    if kind == "json_object" and not form.get("schema"):
         return {"json_object": True}
-    if kind != "json_schema":
+    if kind not in ("json_object", "json_schema"):
         refuse(f"{where}type", "must be text, json_object or json_schema")
-    asked = mapping(form, within, where) if within else form
-    where = f"{where}{within}." if within else where
+    if within and kind == "json_schema":
+        form, where = mapping(form, within, where), f"{where}{within}."
     return {
-        "json_schema": schema(needed(asked, "schema", where), f"{where}schema"),
-        "json_schema_name": text(asked, "name", where, default="answer"),
-        "json_schema_strict": flag(asked, "strict", where),
+        "json_schema": schema(needed(form, "schema", where), f"{where}schema"),
+        "json_schema_name": text(form, "name", where, default="answer"),
+        "json_schema_strict": flag(form, "strict", where),
     }

@@ -134,6 +134,8 @@ def test_a_field_of_the_wrong_kind_is_refused_and_named(gateway: Gateway, path: 
             ]
         },
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        {"messages": [*GOOD[CHAT]["messages"], {"role": "assistant", "content": "It is", "prefix": True}]},
+        {"messages": [*GOOD[CHAT]["messages"], {"role": "assistant", "content": "It is", "partial": True}]},
     ],
     ids=lambda change: json.dumps(change)[:50],
 )

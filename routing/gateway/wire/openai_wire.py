@@ -83,6 +83,8 @@ def decode_chat(body: Json, headers: Mapping[str, str], *, api_key_id: str | Non
     rows = objects(body, "messages", most=MAX_MESSAGES)
     if not rows:
         refuse("messages", "must be an array of at least one message")
+    if rows[-1].get("role") == "assistant":
+        _refuse_to_go_on(rows[-1], len(rows) - 1)
     if not headers and _USUAL.issuperset(body):  # the rest of this function would find nothing
         request = ChatRequest(
             messages=tuple([_message(row, place) for place, row in enumerate(rows)]),
@@ -184,6 +186,13 @@ def _message(row: Json, place: int) -> Message:
         if row.get("audio") is not None:
             unsupported(f"{where}.audio")
     return Message(role, tuple(parts), _name(row, where))
+
+
+def _refuse_to_go_on(row: Json, place: int) -> None:
+    """Mistral, DeepSeek and Kimi go on with a last turn that is marked so; others would answer anew."""
+    for mark in ("prefix", "partial"):
+        if row.get(mark):
+            unsupported(f"messages[{place}].{mark}")
 
 
 def _thought(row: Json) -> str:

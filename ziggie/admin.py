@@ -49,7 +49,7 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptabl
 @admin.register(ApiKey)
 class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
     form = ApiKeyForm
-    list_display = ("name", "prefix", "scopes", "enabled", "expires_at", "last_used_at")
+    list_display: tuple[str, ...] = ("name", "prefix", "scopes", "enabled", "expires_at", "last_used_at")
     list_filter = ("enabled",)
     search_fields = ("name", "prefix")
     readonly_fields = ("prefix", "former", "created_at", "last_used_at")

@@ -37,6 +37,7 @@ from routing.models import (
     RoutingRule,
     RoutingSettings,
 )
+from routing.money.balances import balances
 from routing.world.probing import probe
 from ziggie.errors import ZiggieError
 
@@ -145,7 +146,7 @@ class SettingsAdmin(ConfigurationAdmin):
 @admin.register(Budget)
 class BudgetAdmin(ConfigurationAdmin):
     form = BudgetForm
-    list_display = ("slug", "period", "limit", "hard", "on_exhausted", "enabled")
+    list_display = ("slug", "period", "limit", "settled", "held", "left", "hard", "on_exhausted", "enabled")
     list_filter = ("period", "hard", "enabled")
     fieldsets = (
         (
@@ -158,9 +159,30 @@ class BudgetAdmin(ConfigurationAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Budget | None = None) -> tuple[str, ...]:
         return ("slug",) if obj else ()
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Budget]:
+        self.balances = {balance["slug"]: balance for balance in balances()}
+        return super().get_queryset(request)  # type: ignore[no-any-return]
+
     @admin.display(description="limit, $")
     def limit(self, budget: Budget) -> str:
         return rows.budget_plain(budget)["limit_usd"]  # type: ignore[no-any-return]
+
+    @admin.display(description="settled, $")
+    def settled(self, budget: Budget) -> str | None:
+        return self._now(budget, "settled_usd")
+
+    @admin.display(description="held, $")
+    def held(self, budget: Budget) -> str | None:
+        return self._now(budget, "held_usd")
+
+    @admin.display(description="left, $")
+    def left(self, budget: Budget) -> str | None:
+        return self._now(budget, "left_usd")
+
+    def _now(self, budget: Budget, what: str) -> str | None:
+        """Of the present period; nothing of a budget that is off."""
+        balance = self.balances.get(budget.slug)
+        return balance[what] if balance else None
 
     def why_kept(self, obj: Budget) -> list[str]:
         counted = BudgetPeriod.objects.filter(budget=obj).exists()

@@ -7,6 +7,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from routing.admin.forms import BudgetForm, LanguageModelForm, ProviderForm, RuleForm, SettingsForm
 from routing.configuration import policies, rows, snapshot
@@ -89,6 +90,17 @@ def test_every_row_opens(staff: Client) -> None:
         assert staff.get(url).status_code == 200
     for kind in (Provider, LanguageModel, Budget, RoutingPolicy, RoutingRule):
         assert staff.get(reverse(f"admin:routing_{kind._meta.model_name}_add")).status_code == 200
+
+
+def test_the_list_of_budgets_says_what_is_left_of_each(staff: Client) -> None:
+    budget = Budget.objects.get(slug="monthly-cloud")
+    sums = {"settled_microusd": 2_000_001, "held_microusd": 500_000, "limit_microusd": budget.limit_microusd}
+    month = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    BudgetPeriod.objects.create(budget=budget, period="month", starts_at=month, ends_at=None, hard=True, **sums)
+    text = text_of(staff.get(reverse("admin:routing_budget_changelist")))
+    assert all(amount in text for amount in ("2.000001", "0.500000", "7.499999"))
+    Budget.objects.update(enabled=False)
+    assert "7.499999" not in text_of(staff.get(reverse("admin:routing_budget_changelist")))
 
 
 def test_models_lead_to_the_list_of_prices(staff: Client) -> None:

@@ -1,12 +1,15 @@
 """API keys in the admin: what nobody may give beyond his own rights, and models that there are not."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import URLResolver, get_resolver, reverse
+from django.utils import timezone
 
 from routing.models import LanguageModel
+from tests.routing.books import book
 from tests.routing.pages_support import seen, staff_client
 from tests.seeding import seed
 from ziggie.auth import ADMIN_PERMISSIONS, authenticate_key
@@ -101,3 +104,17 @@ def test_a_model_that_is_gone_keeps_nobody_from_changing_the_key(staff: Client) 
     staff.post(reverse("admin:ziggie_apikey_change", args=[key.pk]), sent)
     key.refresh_from_db()
     assert (key.name, key.allowed_models) == ("newer", ["gone", "gpt-4o"])
+
+
+# --- what a key has spent --------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_list_says_what_each_key_has_spent_this_month(staff: Client) -> None:
+    key, _ = create_api_key("nightly")
+    create_api_key("idle")
+    now = timezone.now()
+    book({"at": now}, {"at": now}, {"at": now - timedelta(days=40)}, api_key_id=str(key.pk), cost_microusd=1_250_001)
+    page = seen(staff.get(LIST))
+    assert "2.500002" in page
+    assert "0.000000" in page

@@ -1,6 +1,8 @@
 """What a provider's error repeats of a prompt is told to nobody and kept nowhere."""
 
+import base64
 import json
+import random
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ BODY = {
     "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": PROMPT}],
     "tools": [{"type": "function", "function": {"name": "look_up_what_was_ordered_by_whom", "parameters": {}}}],
 }
+DATA = base64.b64encode(random.Random(7).randbytes(150_000)).decode()
 SENT = WireRequest("POST", "https://api.example/v1/chat/completions", body=BODY)
 FORMS = {
     "as it is": f"Content was refused: {PROMPT}",
@@ -71,3 +74,24 @@ def test_a_large_request_is_looked_at_from_its_end() -> None:
     messages: Any = [{"role": "user", "content": f"{number} " + "x" * 1_000} for number in range(20_000)]
     messages.append({"role": "user", "content": PROMPT})
     assert without_echo(f"refused: {PROMPT[:31]}", {"messages": messages}) == "refused: […]"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [
+            {"type": "text", "text": PROMPT},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}},
+        ],
+        [{"text": PROMPT}, {"inlineData": {"mimeType": "image/png", "data": DATA}}],
+    ],
+)
+def test_a_prompt_before_an_image_is_left_out_and_so_is_the_image(parts: list[Any]) -> None:
+    body = {"messages": [{"role": "user", "content": parts}]}
+    assert without_echo(f"refused: {' '.join(PROMPT.split())}", body) == "refused: […]"
+    assert DATA[:80] not in without_echo(f"not an image: {DATA[:80]}", body)
+
+
+@pytest.mark.parametrize("said", ["Frau Müller wünscht die Öffnung ihres Kontos über die Filiale", "请尽快回答" * 6])
+def test_what_is_repeated_in_json_of_ascii_alone_is_left_out(said: str) -> None:
+    assert without_echo(f"refused: {json.dumps([said])}", {"messages": [{"content": said}]}) == 'refused: ["[…]"]'

@@ -1,5 +1,7 @@
 """What a provider's error repeats of the request is the caller's, and is not kept beside the call."""
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +13,17 @@ _MOST_VALUES = 2_000
 _MOST_LOOKS = 200
 _NAMES = frozenset({"model", "name", "type", "role"})
 _MARK = "[…]"
+# an image or a document: of its many characters the first are repeated, if any
+_DATA = re.compile(r"(?:data:[^,]{0,100},)?[\w+/-]{200}", re.ASCII)
+_MOST_OF_DATA = 1_000
 
 
 def without_echo(line: str, body: Mapping[str, Any] | None) -> str:
     """`line` (an error in one line) without the runs of 24 characters and more that stand in a text of `body`, as they
     are or escaped as in JSON. Models' and tools' names stay. Of a large body the last 100,000 characters are read."""
     texts = _texts(body)
-    plain = _cut(line, "\n".join(" ".join(text.split()) for text in texts))
-    escaped = _cut(line, "\n".join(" ".join(_escaped(text).split()) for text in texts))
-    return min(plain, escaped, key=len)
+    forms = (str, _escaped, _in_ascii) if "\\u" in line else (str, _escaped)
+    return min((_cut(line, "\n".join(" ".join(form(text).split()) for text in texts)) for form in forms), key=len)
 
 
 def _cut(line: str, said: str) -> str:
@@ -67,7 +71,7 @@ def _texts(body: Mapping[str, Any] | None) -> list[str]:
         elif isinstance(value, list | tuple):
             waiting += value[-_MOST_VALUES:]
         elif isinstance(value, str) and len(value) >= _SHORTEST:
-            texts.append(value[-_MOST_CHARACTERS:])
+            texts.append(value[:_MOST_OF_DATA] if _DATA.match(value) else value[-_MOST_CHARACTERS:])
             characters += len(texts[-1])
     return texts
 
@@ -75,3 +79,8 @@ def _texts(body: Mapping[str, Any] | None) -> list[str]:
 def _escaped(text: str) -> str:
     """As errors show values of JSON and of Python."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _in_ascii(text: str) -> str:
+    """As in JSON that has nothing but ASCII: M\\u00fcller."""
+    return json.dumps(text)[1:-1]

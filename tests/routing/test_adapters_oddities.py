@@ -211,6 +211,12 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
         "gemini", sse(gemini({"text": "Hi"}, finish=None), gemini({"text": " you"})), Read("Hi you"),
     ),
     "gemini: another": ("gemini", sse(gemini({"text": "Hi"}), "data: DONE\n\n", done=False), Read("Hi")),
+    "a stream of messages with a place for deltas": (
+        "openai",
+        sse(*({"id": "1", "model": "m", "choices": [{"index": 0, "delta": None, "message": {"content": word}, "finish_reason": finish}]}
+              for word, finish in (("Hi", None), (" you", None), ("", "stop")))),
+        Read("Hi you"),
+    ),
     "minimax: no more room": ("openai", completion({"content": "Hi"}, "max_output"), Read("Hi", stop="length")),
     "bedrock: filtered": ("openai", completion({"content": "Hi"}, "content_filtered"), Read("Hi", stop="content_filter")),
     "google's imitation: an answer that is not shown has no message": (

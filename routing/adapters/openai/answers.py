@@ -277,8 +277,9 @@ class ChatDecoder(EventDecoder):
     def _choice(self, choice: Json, out: list[Delta]) -> None:
         # Perplexity's chunks hold both: the piece, and as a message all that was written so far; MiniMax ends with
         # such a message alone. Where no piece came before, it is the answer.
-        delta = get_dict(choice, "delta" if self._speaks or choice.get("delta") is not None else "message")
-        self._speaks = self._speaks or ("delta" in choice and any(delta[key] for key in delta if key != "role"))
+        in_pieces = choice.get("delta") is not None
+        delta = get_dict(choice, "delta" if self._speaks or in_pieces else "message")
+        self._speaks = self._speaks or (in_pieces and any(delta[key] for key in delta if key != "role"))
         self._words(choice, delta, out)
         self._looks_closely = self._has_to_look()
         calls = called(delta)

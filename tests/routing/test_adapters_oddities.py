@@ -34,6 +34,7 @@ from tests.routing.test_adapters_usage import counts
 
 SENT = WireRequest("POST", "x", body={})
 NAMES = {"city": "Oslo"}
+MUCH = json.dumps({"text": "a " * 20_000})
 
 
 def piece(
@@ -58,10 +59,25 @@ CALLS: dict[str, tuple[list[Any], tuple[tuple[str, str, str], ...]]] = {
     "all arguments once more at the end": (
         [piece(0, "c1", "weather"), piece(0, None, None, '{"city"'), piece(0, None, None, ': "Oslo"}'), piece(0, None, None, CITY), DONE],
         (("c1", "weather", CITY),)),
+    "all arguments where a part had come": (
+        [piece(0, "c1", "weather"), piece(0, None, None, '{"city"'), piece(0, None, None, ': "Oslo"'), piece(0, None, None, CITY), DONE],
+        (("c1", "weather", CITY),)),
+    "the same of a call that has but begun": (
+        [piece(0, "c1", "weather"), piece(0, None, None, "{"), piece(0, None, None, CITY), DONE], (("c1", "weather", CITY),)),
+    "many arguments once more": ([piece(0, "c1", "weather"), piece(0, None, None, MUCH), piece(0, None, None, MUCH), DONE], (("c1", "weather", MUCH),)),
     "all of it once more": ([piece(0, "c1", "weather", CITY), piece(0, "c1", "weather", CITY), DONE], (("c1", "weather", CITY),)),
     "arguments that begin twice alike": (
         [piece(0, "c1", "weather"), piece(0, None, None, '{"a":'), piece(0, None, None, '{"a":'), piece(0, None, None, "1}}"), DONE],
         (("c1", "weather", '{"a":{"a":1}}'),)),
+    "all of it once more before another": (
+        [piece(0, None, "weather", CITY), piece(0, None, None, CITY), piece(0, None, "weather", "{}"), DONE],
+        (("call_", "weather", CITY), ("call_", "weather", "{}"))),
+    "arguments in a value that begins like them": (
+        [piece(0, "c1", "weather"), piece(0, None, None, '{"a":'), piece(0, None, None, '{"a":1}'), piece(0, None, None, "}"), DONE],
+        (("c1", "weather", '{"a":{"a":1}}'),)),
+    "arguments that end as they began": (
+        [piece(0, "c1", "weather"), piece(0, None, None, '{"a": [{}, '), piece(0, None, None, "{}"), piece(0, None, None, "]}"), DONE],
+        (("c1", "weather", '{"a": [{}, {}]}'),)),
     "a name after the arguments": (
         [piece(0, "c1", None, '{"city"'), piece(0, None, None, ': "Oslo"}'), piece(0, None, "weather"), DONE],
         (("c1", "weather", CITY),)),

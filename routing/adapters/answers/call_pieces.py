@@ -31,24 +31,37 @@ class _Call:
         return name if name.startswith(self.name) else self.name + name
 
     def take(self, arguments: str) -> str:
-        """One more piece; returns what is to be told of it. `null` for all of them says that there are none; some
-        servers end with all of them once more (GLM's)."""
-        if not arguments or (not self.arguments and arguments.strip() == "null"):
+        """One more piece; returns what is to be told of it. `null` for all of them says that there are none."""
+        if not self.arguments and arguments.strip() == "null":
             return ""
-        if len(arguments) == self.size and arguments == "".join(self.arguments) and self.is_whole():
-            return ""
-        self.arguments.append(arguments)
-        self.size += len(arguments)
+        if arguments := self._unsaid(arguments):
+            self.arguments.append(arguments)
+            self.size += len(arguments)
         return arguments
+
+    def _unsaid(self, arguments: str) -> str:
+        """A piece without what was said before it: some servers end with all arguments once more, or with all of them
+        where a part had come (vLLM's parsers of GLM's calls and xLAM's). Where a value may begin, such a piece is one.
+        """
+        if not self.size or len(arguments) < self.size or not arguments.rstrip().endswith("}"):
+            return arguments
+        said = "".join(self.arguments)
+        if not arguments.startswith(said) or said.rstrip().endswith((":", "[", ",")) or not _is_object(arguments):
+            return arguments
+        return arguments[self.size :]
 
     def is_whole(self) -> bool:
         """True for arguments that nothing can be added to: what follows them with a name is another call."""
         if not self.arguments or self.size > _LONGEST_LOOKED_AT or not self.arguments[-1].rstrip().endswith("}"):
             return False
-        try:
-            return isinstance(orjson.loads("".join(self.arguments)), dict)
-        except orjson.JSONDecodeError:
-            return False
+        return _is_object("".join(self.arguments))
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 class CallPieces:

@@ -213,6 +213,11 @@ ANSWERS: dict[str, tuple[str, bytes, Read]] = {
         "openai", sse(chunk("stop", reasoning_content="Hm."), chunk("stop", content="Hi"), chunk("stop", tool_calls=[{"index": 0, **CALL}])),
         Read("Hi", "Hm.", calls=(("c1", "weather", CITY),), stop="tool_calls"),
     ),
+    "an end with every piece of a call": (
+        "openai", sse(*({**part, "choices": [{**part["choices"][0], "finish_reason": "stop"}]} for part in
+                        (piece(0, "c1", "weather"), piece(0, None, None, '{"city"'), piece(0, None, None, ': "Oslo"}')))),
+        Read(calls=(("c1", "weather", CITY),), stop="tool_calls"),
+    ),
     "sglang: an end before its calls": (
         "openai", sse(chunk("stop", content="Hi"), piece(0, "c1", "weather"), piece(0, None, None, CITY), DONE),
         Read("Hi", calls=(("c1", "weather", CITY),), stop="tool_calls"),

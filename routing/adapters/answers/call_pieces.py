@@ -126,8 +126,12 @@ class CallPieces:
         if number >= self._told and (name or arguments):  # a sign of life all the same
             out.append(Delta(held=name + arguments))
 
-    def end(self, out: list[Delta]) -> bool:
-        """Tells what is left of the calls; one without arguments has an empty object. True if there are any.
+    def __bool__(self) -> bool:
+        """True if any has come."""
+        return bool(self._calls)
+
+    def end(self, out: list[Delta]) -> None:
+        """Tells what is left of the calls; one without arguments has an empty object.
         Raises ProviderError("protocol") for a call without a name."""
         for number, call in enumerate(self._calls):
             if number < self._told and call.arguments:
@@ -140,7 +144,6 @@ class CallPieces:
                     out.append(Delta(tool_index=number, tool_arguments="{}"))
             if number >= self._told:
                 self._tell_next(out)
-        return bool(self._calls)
 
     def _tell_all_known(self, out: list[Delta]) -> None:
         """Tells the calls whose names are known, up to the first that is not: nobody gets them out of order."""

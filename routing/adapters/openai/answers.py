@@ -264,6 +264,7 @@ class ChatDecoder(EventDecoder):
     def _end(self, out: list[Delta]) -> None:
         if not self._introduced:
             raise protocol_error("the stream holds no answer")
+        self._calls.end(out)
         self._stop("", out)
         if self.usage is not self._usage_told:
             out.append(Delta(usage=self.usage))
@@ -331,7 +332,7 @@ class ChatDecoder(EventDecoder):
 
     def _stop(self, finish: str, out: list[Delta], stop_sequence: str = "") -> None:
         """Tells why the answer ended. Some say "stop" of every chunk (gcli2api): what comes behind it counts."""
-        has_calls, before = self._calls.end(out), self._stop_reason
+        has_calls, before = bool(self._calls), self._stop_reason
         reason = stop_reason_of(finish, has_calls=has_calls, refused=self._refused)
         if before not in (None, "stop") or reason == before:
             return

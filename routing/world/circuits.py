@@ -297,7 +297,7 @@ async def _end_probe(probe: _Probe | None) -> None:
 
 async def confirm(provider: ProviderSpec, *, loaded: Iterable[str] | None, unseen: ErrorKind = "quota") -> None:
     """A check found the provider alive. `loaded` are the models in its memory; None: it does not say. `unseen`: what
-    its own question was refused for, of which it knows nothing either."""
+    it knows nothing of either."""
     names = None if loaded is None else list(loaded)[:MAX_LOADED]
     parameters = {"provider": provider.id, "model": "", "loaded": names, "unseen": ["quota", "overloaded", unseen]}
     async with database.connection() as connection:

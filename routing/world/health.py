@@ -217,7 +217,7 @@ async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
         if error.kind not in ("not_found", "rate_limited", *REFUSALS) and not _may_not_ask(error):
             await circuits.record_failure(provider, None, error, threshold=1)
             return
-        status, unseen = ProviderStatus(), error.kind  # it answers, though not this question
+        status, unseen = ProviderStatus(), "auth"  # it answers, though not this question: its key may be wrong
     await circuits.confirm(provider, loaded=status.loaded, unseen=unseen)
     if provider.kind == "ollama" and status.models is not None:
         pulled = {_tagged(name) for name in status.models}

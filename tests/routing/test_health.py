@@ -409,9 +409,11 @@ async def test_a_check_does_not_heal_what_it_cannot_see(llama: ModelSpec) -> Non
         (403, "You have insufficient permissions for this operation. Missing scopes: api.model.read.", False),
         (401, "You have insufficient permissions for this operation. Missing scopes: api.model.read.", False),
         (401, "Incorrect API key provided: sk-x.", True),
+        (404, "There is no such list.", False),
+        (429, "Too many requests.", False),
     ],
 )
-async def test_a_key_that_may_not_read_the_list_of_models_may_call_them(
+async def test_a_list_of_models_that_is_not_to_be_had_says_nothing_of_calls(
     llama: ModelSpec, status: int, message: str, is_shut: bool
 ) -> None:
     hosted = (await snapshot.acurrent()).models["gpt"]

@@ -14,6 +14,7 @@ from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from ziggie.auth import ADMIN_PERMISSIONS
+from ziggie.forms import CarefulForm
 from ziggie.models import SCOPES, USUAL_GRACE, ApiKey, default_scopes, rotate
 
 WHO_MAY = (
@@ -21,7 +22,7 @@ WHO_MAY = (
 )
 
 
-class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+class ApiKeyForm(CarefulForm):
     may_give_admin = False  # whether who fills it in may do himself what the scope lets a key do
     scopes = forms.MultipleChoiceField(
         choices=[(scope, scope) for scope in SCOPES],

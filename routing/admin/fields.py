@@ -29,7 +29,7 @@ class NamesField(forms.CharField):
         return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]
 
     def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool((initial or []) != self.to_python(data))
+        return bool([str(name) for name in initial or []] != self.to_python(data))
 
 
 class LinesField(NamesField):

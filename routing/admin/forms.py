@@ -1,7 +1,6 @@
 """Forms of the admin. They refuse whatever the routing file would refuse, with the same words."""
 
 from decimal import Decimal
-from hashlib import sha256
 from typing import Any
 
 from django import forms
@@ -40,11 +39,12 @@ from routing.models import (
     RoutingRule,
     RoutingSettings,
 )
+from ziggie.forms import CarefulForm
 
 PLACED_ELSEWHERE = "{place}: {message}"
 
 
-class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
+class ConfigurationForm(CarefulForm):
     """A row that is checked as an entry of the routing file, together with everything else in force.
 
     The admin's transaction holds the configuration's lock from the check to the write.
@@ -52,25 +52,16 @@ class ConfigurationForm(forms.ModelForm):  # type: ignore[type-arg]  # not subsc
 
     section = ""
     warnings: tuple[Problem, ...] = ()
-    seen = forms.CharField(required=False, widget=forms.HiddenInput)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        row = forms.model_to_dict(self.instance, exclude=["api_key"])
-        # A form that was opened before somebody changed the row bears another one.
-        self.initial["seen"] = sha256(repr(row).encode()).hexdigest()[:16] if self.instance.pk else ""
 
     def entry(self, cleaned: dict[str, Any]) -> Any:
         """The row as the routing file would hold it."""
         raise NotImplementedError
 
     def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or self.cleaned_data
-        if cleaned.get("seen", "") not in ("", self.initial["seen"]):
-            raise ValidationError("somebody has changed this since the page was opened; open it again")
+        rows.lock_configuration()
+        cleaned = super().clean()
         if self.errors:
             return cleaned
-        rows.lock_configuration()
         entry = self.entry(cleaned)
         problems = problems_with({self.section: entry if self.section == "settings" else [entry]})
         for problem in errors(problems):
@@ -233,7 +224,7 @@ class SettingsForm(ConfigurationForm):
 # --- rules ---------------------------------------------------------------------------------------
 
 
-class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
+class RuleForm(CarefulForm):
     """One rule, checked together with the others of its policy."""
 
     task_kinds = NamesField(help_text="analysis, agent, nl_query, chat, …; empty takes all.")
@@ -282,13 +273,13 @@ class RuleForm(forms.ModelForm):  # type: ignore[type-arg]
         """Names and places are checked with the whole policy; places are given anew after it is written."""
 
     def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or self.cleaned_data
+        rows.lock_configuration()
+        cleaned = super().clean()
         if self.errors:
             return cleaned
         policy = cleaned.get("policy") or self.instance.policy
         if policy.state == "retired":
             raise ValidationError("A retired version is never changed; duplicate it as a draft.")
-        rows.lock_configuration()
         document, problems = read({"policies": [{"slug": policy.slug, "rules": [self._plain(cleaned)]}]})
         assert document.policies
         self.rule = document.policies[0].entry.rules[0]
@@ -369,7 +360,9 @@ class RuleOrderFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
             raise ValidationError([PLACED_ELSEWHERE.format(place=p.place, message=p.message) for p in found])
 
 
-class RuleOrderForm(forms.ModelForm):  # type: ignore[type-arg]
+class RuleOrderForm(CarefulForm):
+    compared = ("position",)
+
     class Meta:
         model = RoutingRule
         fields = ("position",)
@@ -380,6 +373,10 @@ class RuleOrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def validate_constraints(self) -> None:
         """See RuleOrderFormSet."""
+
+
+class PolicyForm(CarefulForm):
+    compared = ("notes",)
 
 
 def new_problems(policy: RoutingPolicy, entry: PolicyEntry) -> list[Problem]:

@@ -17,6 +17,7 @@ from routing.admin.file import FileActions
 from routing.admin.forms import (
     BudgetForm,
     LanguageModelForm,
+    PolicyForm,
     ProviderForm,
     RuleForm,
     RuleOrderForm,
@@ -198,8 +199,13 @@ class RuleInline(TabularInline):  # type: ignore[misc]
     formset = RuleOrderFormSet
     extra = 0
     ordering = ("position",)
-    fields = ("position", "rule", "pattern", "models")
+    fields = ("position", "rule", "pattern", "models", "seen")
     readonly_fields = ("rule", "pattern", "models")
+
+    def get_fields(self, request: HttpRequest, obj: RoutingPolicy | None = None) -> tuple[str, ...]:
+        page = self.admin_site.get_model_admin(RoutingPolicy)
+        may = self.has_change_permission(request, obj) and page.has_change_permission(request, obj)
+        return self.fields if may else self.fields[:-1]  # what is only shown would show a cell for "seen"
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -224,18 +230,21 @@ def _look(policy: RoutingPolicy) -> HttpResponse:
 
 @admin.register(RoutingPolicy)
 class PolicyAdmin(FileActions, ModelAdmin):  # type: ignore[misc]
+    form = PolicyForm
     inlines = (RuleInline,)
     list_display = ("slug", "version", "state", "created_by", "published_by", "published_at")
     list_filter = ("state", "slug")
     fields = (
         *("slug", "version", "state", "notes"),
         *("created_by", "created_at", "published_by", "published_at", "changes", "edited", "replayed"),
+        "seen",
     )
     actions = ("look", "duplicate")
     actions_submit_line = ("save_and_look",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: RoutingPolicy | None = None) -> tuple[str, ...]:
-        return tuple(name for name in self.fields if name != "notes" and (obj or name != "slug"))
+        editable = ("notes", "seen") if obj else ("slug", "notes", "seen")
+        return tuple(name for name in self.fields if name not in editable)
 
     def has_change_permission(self, request: HttpRequest, obj: RoutingPolicy | None = None) -> bool:
         return bool(super().has_change_permission(request, obj) and (obj is None or obj.state != "retired"))
@@ -335,7 +344,7 @@ class RuleAdmin(ConfigurationAdmin):
     search_fields = ("name", "chain")
     ordering = ("policy__state", "policy", "position")
     fieldsets = (
-        (None, {"fields": ("policy", "position", "name")}),
+        (None, {"fields": ("policy", "position", "name", "seen")}),
         ("Takes requests", {"fields": rows.WHEN_COLUMNS}),
         ("Served by", {"fields": ("chain", "pattern")}),
         (

@@ -66,14 +66,14 @@ def load(content: bytes, *, file_name: str, provider: str, by: str, replace: boo
 
 def _lines(statement: Statement, export: Export) -> Iterator[StatementLine]:
     """Its days and models. What is lost or won by rounding one of them goes to the next, so that all of them together
-    are the file's own sum to the micro-dollar."""
+    are the file's own sum to the micro-dollar. Whole micro-dollars, such as none, stay what they are."""
     left = Decimal(0)
     for (day, model), figures in export.lines.items():
-        cost = None
-        if figures.cost_usd is not None:
-            exact = figures.cost_usd + left
-            cost = pricing.microusd(exact)
-            left = exact - cost / pricing.MICRO
+        told = figures.cost_usd
+        cost = None if told is None else pricing.microusd(told)
+        if told is not None and cost is not None and told != cost / pricing.MICRO:
+            cost = pricing.microusd(told + left)
+            left += told - cost / pricing.MICRO
         yield StatementLine(
             statement=statement,
             day=day,

@@ -352,6 +352,17 @@ def test_fractions_of_a_micro_dollar_are_summed_before_they_are_rounded() -> Non
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("providers")
+def test_what_rounding_leaves_over_goes_to_no_day_that_tells_whole_micro_dollars() -> None:
+    for sign in ("", "-"):
+        told = [f"{sign}0.0000005", "0", "0.0001", f"{sign}0.0000005"]
+        rows = [f"2026-05-{day},m,1,,{cost}\n" for day, cost in enumerate(told, start=10)]
+        report = statements.compare(load(PLAIN + "".join(rows)))
+        one = int(f"{sign}1")
+        assert [line.theirs.cost_microusd for line in report.lines if line.theirs] == [one, 0, 100, 0]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("providers")
 def test_tokens_are_compared_one_by_one() -> None:
     ours("sonnet", 5, input_tokens=3201, output_tokens=502)
     report = statements.compare(load(json.dumps(ANTHROPIC_USAGE)))

@@ -214,21 +214,27 @@ async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
         await circuits.record_failure(provider, None, late, threshold=2)  # a busy machine may be late once
         return
     except ProviderError as error:
-        if error.kind not in ("not_found", "rate_limited", *REFUSALS) and not _may_not_ask(error):
+        if error.kind not in ("not_found", "rate_limited", *REFUSALS) and not may_not_ask(error):
             await circuits.record_failure(provider, None, error, threshold=1)
             return
         status, unseen = ProviderStatus(), "auth"  # it answers, though not this question: its key may be wrong
     await circuits.confirm(provider, loaded=status.loaded, unseen=unseen)
     if provider.kind == "ollama" and status.models is not None:
-        pulled = {_tagged(name) for name in status.models}
-        present = {model.slug for model in models if _tagged(model.name) in pulled}
-        missing = {model.slug for model in models if _has_to_be_pulled(model.name)} - present
+        present, missing = found(models, status.models)
         await circuits.set_missing(provider, missing, present)
 
 
-def _may_not_ask(error: ProviderError) -> bool:
+def may_not_ask(error: ProviderError) -> bool:
     """True for a key that may not read the list of models, as OpenAI's restricted ones: it may call them."""
     return error.kind == "auth" and (error.status == HTTPStatus.FORBIDDEN or "Missing scopes" in error.message)
+
+
+def found(models: Iterable[ModelSpec], listed: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Models (slugs) that a server's list has, and that it has not and would have to have."""
+    pulled = {_tagged(name) for name in listed}
+    names = {model.slug: model.name for model in models}
+    present = {slug for slug, name in names.items() if _tagged(name) in pulled}
+    return present, {slug for slug, name in names.items() if _has_to_be_pulled(name)} - present
 
 
 def _has_to_be_pulled(name: str) -> bool:

@@ -5,6 +5,7 @@ from django.contrib import messages
 from routing.adapters import transport
 from routing.configuration import snapshot
 from routing.types import ProviderError
+from routing.world.health import found, may_not_ask
 from ziggie.background import background_loop
 
 LONGEST_SECONDS = 20
@@ -22,13 +23,15 @@ def probe(slug: str) -> tuple[int, str]:
     if provider.needs_api_key and not provider.api_key:
         return messages.ERROR, f"has no API key: {provider.api_key_problem or 'none is set'}"
     try:
-        found = background_loop().submit(transport.status(provider)).result(timeout=LONGEST_SECONDS)
+        status = background_loop().submit(transport.status(provider)).result(timeout=LONGEST_SECONDS)
     except ProviderError as error:
+        if may_not_ask(error):
+            return messages.WARNING, f"answers, though its key may not read the list of models: {error.message}"
         return messages.ERROR, f"does not serve: {error.message}"
     except TimeoutError:
         return messages.ERROR, f"gave no answer in {LONGEST_SECONDS} seconds"
-    if found.models is None:
+    if status.models is None:
         return messages.SUCCESS, "answers"
-    absent = sorted(m.slug for m in models if m.enabled and not {m.name, f"{m.name}:latest"} & set(found.models))
-    text = f"answers and has {len(found.models)} models"
-    return (messages.WARNING, f"{text}, but not {', '.join(absent)}") if absent else (messages.SUCCESS, text)
+    _, missing = found((model for model in models if model.enabled), status.models)
+    text = f"answers and has {len(status.models)} models"
+    return (messages.WARNING, f"{text}, but not {', '.join(sorted(missing))}") if missing else (messages.SUCCESS, text)

@@ -25,6 +25,7 @@ from routing.models import (
 )
 from tests.seeding import seed
 from tests.servers import OllamaServer
+from tests.servers.http import Exchange, HTTPServer
 from ziggie.auth import authenticate_key
 from ziggie.models import ApiKey
 
@@ -563,3 +564,25 @@ def test_a_provider_is_tested_from_its_list(staff: Client) -> None:
     assert "offline: is built in and always answers" in page
     assert "vllm: has no model yet" in page
     assert "anthropic: has no API key" in page
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_test_of_a_provider_knows_what_its_check_knows(staff: Client) -> None:
+    refused = {"error": {"message": "Missing scopes: api.model.read.", "type": "invalid_request_error"}}
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.send_json(403, refused)
+
+    provider = Provider.objects.get(slug="ollama")
+    LanguageModel.objects.filter(provider=provider).update(enabled=False)
+    with OllamaServer() as server, HTTPServer(refuse) as hosted:
+        server.models = ("qwen2.5:14b",)
+        Provider.objects.filter(pk=provider.pk).update(base_url=server.url)
+        for name in ("Qwen2.5:14B", "kimi-k2.5:cloud"):
+            LanguageModel.objects.filter(slug="llama3.2").update(name=name, enabled=True)
+            assert "but not" not in act(staff, "provider", "test_providers", provider).content.decode(), name
+        LanguageModel.objects.filter(slug="llama3.2").update(name="phi3")
+        assert "but not llama3.2" in act(staff, "provider", "test_providers", provider).content.decode()
+        Provider.objects.filter(pk=provider.pk).update(kind="openai", base_url=hosted.url)
+        page = act(staff, "provider", "test_providers", provider).content.decode()
+        assert "ollama: answers, though its key may not read the list of models" in page

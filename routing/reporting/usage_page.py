@@ -96,6 +96,7 @@ def figures(chosen: Choice) -> dict[str, Any]:
     latencies = usage.latencies(during)
     answered = {key: sums.answered for key, sums in usage.group_sums(during, "source") if key}
     by_models = sum(count for key, count in answered.items() if key != "offline")
+    names = _names(chosen)
     return {
         "chosen": chosen,
         "totals": totals,
@@ -105,7 +106,7 @@ def figures(chosen: Choice) -> dict[str, Any]:
         "p50": usage.percentile(latencies, 0.50),
         "p95": usage.percentile(latencies, 0.95),
         "group_name": GROUPS[chosen.group][0],
-        "groups": [_group(chosen, *group) for group in groups],
+        "groups": [_group(chosen, names, *group) for group in groups],
         "left_out": found.left_out,
         "chart": draw(_amounts(chosen, during)),
         "budgets": [budget | {"percent": _percent(budget)} for budget in balances()],
@@ -115,17 +116,22 @@ def figures(chosen: Choice) -> dict[str, Any]:
 
 def table(chosen: Choice) -> list[usage.Group]:
     """All groups as the page tells them: days newest first, keys by their names."""
-    names = rows.key_names() if chosen.group == "api_key" else {}
+    names = _names(chosen)
     groups = _in_order(chosen, usage.groups(chosen.during, chosen.group))
     return [(names.get(key, key), sums, latencies) for key, sums, latencies in groups]
+
+
+def _names(chosen: Choice) -> dict[str, str]:
+    return rows.key_names() if chosen.group == "api_key" else {}
 
 
 def _in_order(chosen: Choice, groups: list[usage.Group]) -> list[usage.Group]:
     return sorted(groups, key=lambda group: group[0], reverse=True) if chosen.group == "day" else groups
 
 
-def _group(chosen: Choice, key: str, sums: usage.Sums, buckets: dict[int, int]) -> dict[str, Any]:
-    names = rows.key_names() if chosen.group == "api_key" else {}
+def _group(
+    chosen: Choice, names: Mapping[str, str], key: str, sums: usage.Sums, buckets: dict[int, int]
+) -> dict[str, Any]:
     filter_name = GROUPS[chosen.group][1]
     query = {"from": chosen.first, "to": chosen.last, **({filter_name: key} if filter_name else {})}
     if chosen.group == "day":

@@ -160,6 +160,21 @@ def test_the_database_is_asked_no_more_for_many_calls_than_for_one(admin_client:
 
 
 @books
+def test_the_database_is_asked_no_more_for_many_keys_than_for_one(admin_client: Client) -> None:
+    def asked() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            text_of(admin_client, f"{MAY}&group=api_key")
+        return len(queries)
+
+    book(api_key_id=str(create_api_key("first")[0].pk))
+    asked()  # what is looked up once in a process is known from here on
+    one = asked()
+    for number in range(5):
+        book(api_key_id=str(create_api_key(f"key {number}")[0].pk))
+    assert asked() == one
+
+
+@books
 def test_the_figures_alone_are_served_for_a_page_that_sits_open(admin_client: Client) -> None:
     book()
     page = text_of(admin_client)

@@ -217,9 +217,10 @@ class ChatDecoder(EventDecoder):
             return
         try:
             chunk = load_piece(data, "a chunk of the stream", self.halves)
-        except ProviderError as error:
+        except ProviderError:
             if name != b"error":
-                self._hear_other(data, error, out)
+                if not self._is_beside_it(data, out):
+                    raise
                 return
             chunk = {"error": data.decode("utf-8", "replace")}  # said in plain words
         if self._introduced and not self._looks_closely and (text := plain_text(chunk)):
@@ -242,13 +243,14 @@ class ChatDecoder(EventDecoder):
             self._usage_told = self.usage
             out.append(Delta(usage=self.usage))
 
-    def _hear_other(self, data: bytes, error: ProviderError, out: list[Delta]) -> None:
-        """What is no chunk: nothing between two of them, or anything behind an answer that is whole."""
+    def _is_beside_it(self, data: bytes, out: list[Delta]) -> bool:
+        """Whether what is no chunk harms nothing: it says nothing, or stands behind an answer that is whole."""
         if data.strip() == b"null":
-            return
+            return True
         if self._stop_reason is None:
-            raise error
+            return False
         self._end(out)
+        return True
 
     def _hear_end(self, out: list[Delta]) -> None:
         """Where a reason is to come, only the body's end tells: llama-cpp-python says this of what it leaves, too."""

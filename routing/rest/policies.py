@@ -96,7 +96,7 @@ def _examined(policy: RoutingPolicy, **more: Any) -> Response:
 def _policy_entry(data: dict[str, Any]) -> PolicyEntry:
     """Raises InvalidInput for mistakes of shape. A draft may have mistakes of meaning."""
     document, problems = read({"policies": [data]})
-    policies.refuse_errors(problems, f"{NAME} has {len(problems)} mistakes; nothing was changed")
+    policies.refuse_errors(problems, f"{NAME} has mistakes; nothing was changed")
     assert document.policies
     return document.policies[0].entry
 

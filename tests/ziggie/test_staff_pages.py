@@ -51,6 +51,15 @@ def test_accounts_that_are_not_staff_are_refused(seeded: None, client: Client, n
     assert "Not allowed" in seen(client.get(reverse(name)), 403)
 
 
+def test_a_form_from_before_another_login_is_refused_in_plain_words(seeded: None) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_user("staff", password="p", is_staff=True, is_superuser=True))
+    client.get(reverse("routing-file"))
+    page = seen(client.post(reverse("routing-file"), {"csrfmiddlewaretoken": "x" * 64}), 403)
+    assert "Nothing was changed" in page
+    assert "load the page again" in page
+
+
 @pytest.mark.parametrize("name", READ)
 def test_every_page_opens_where_nothing_has_happened_yet(seeded: None, name: str) -> None:
     assert staff_client().get(reverse(name)).status_code == 200

@@ -116,6 +116,20 @@ def test_a_field_of_the_wrong_kind_is_refused_and_named(gateway: Gateway, path: 
     assert not RoutedCall.objects.exists()
 
 
+@pytest.mark.parametrize("path", [MESSAGES, f"{MESSAGES}/count_tokens"])
+@pytest.mark.parametrize("within", [{}, {"source": 7.5}, {"source": []}, {"source": {"type": "content", "content": 7}}])
+@pytest.mark.parametrize("holder", ["result", "turn"])
+def test_a_document_that_is_none_is_refused(gateway: Gateway, path: str, within: Any, holder: str) -> None:
+    block: Any = {"type": "document", **within}
+    if holder == "result":
+        block = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
+    call = {"type": "tool_use", "id": "a", "name": "t", "input": {}}
+    turns = [TURN, {"role": "assistant", "content": [call]}, {"role": "user", "content": [block]}]
+    answer = post(gateway, path, json.dumps({**GOOD[MESSAGES], "messages": turns}).encode())
+    assert answer.status_code == 400
+    assert refusal(answer, path)
+
+
 @pytest.mark.parametrize(
     "change",
     [

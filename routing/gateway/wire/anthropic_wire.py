@@ -308,9 +308,9 @@ def _tool_result(block: Json, where: str, before: Shown) -> list[Part]:
     rows = objects(block, "content", f"{where}.", most=MAX_PARTS)
     if any(row.get("type") not in ("text", "image", "tool_reference", *KINDS) for row in rows):
         unsupported(f"{where}.content", "must be text, images, documents or found tools: it is a tool's result")
-    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
     found = tuple([text(row, "tool_name", f"{where}.content.") for row in rows if row["type"] == "tool_reference"])
     given = [_row(row, f"{where}.content", call_id) for row in rows if row["type"] != "tool_reference"]
+    mark = any([mark, *[_marks(row, f"{where}.content") for row in rows]])
     return result_parts(call_id, given, before, is_error=failed, cache_mark=mark, references=found)
 
 

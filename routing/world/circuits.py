@@ -295,11 +295,12 @@ async def _end_probe(probe: _Probe | None) -> None:
                 await connection.execute(NO_VERDICT, asdict(probe))
 
 
-async def confirm(provider: ProviderSpec, *, loaded: Iterable[str] | None, unseen: ErrorKind = "quota") -> None:
-    """A check found the provider alive. `loaded` are the models in its memory; None: it does not say. `unseen`: what
-    it knows nothing of either."""
+async def confirm(provider: ProviderSpec, *, loaded: Iterable[str] | None, knows_key: bool = True) -> None:
+    """A check found the provider alive. `loaded` are the models in its memory; None: it does not say. `knows_key`:
+    whether it took the key; otherwise a circuit that a call opened for the key stays open."""
     names = None if loaded is None else list(loaded)[:MAX_LOADED]
-    parameters = {"provider": provider.id, "model": "", "loaded": names, "unseen": ["quota", "overloaded", unseen]}
+    unseen = ["quota", "overloaded"] if knows_key else ["quota", "overloaded", "auth"]
+    parameters = {"provider": provider.id, "model": "", "loaded": names, "unseen": unseen}
     async with database.connection() as connection:
         await connection.execute(NEW, parameters)
         row = await (await connection.execute(CONFIRM, parameters)).fetchone()

@@ -25,7 +25,6 @@ from routing.money.ledger import BALANCES
 from routing.types import (
     REFUSALS,
     BudgetState,
-    ErrorKind,
     ModelSpec,
     ProviderError,
     ProviderSpec,
@@ -204,7 +203,7 @@ def _is_called(provider: ProviderSpec, snapshot: Snapshot) -> bool:
 
 
 async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
-    unseen: ErrorKind = "quota"
+    knows_key = True
     seconds = LOCAL_CHECK_SECONDS if provider.location is Source.LOCAL else CLOUD_CHECK_SECONDS
     try:
         async with asyncio.timeout(seconds):
@@ -217,8 +216,8 @@ async def _check(provider: ProviderSpec, models: Iterable[ModelSpec]) -> None:
         if error.kind not in ("not_found", "rate_limited", *REFUSALS) and not may_not_ask(error):
             await circuits.record_failure(provider, None, error, threshold=1)
             return
-        status, unseen = ProviderStatus(), "auth"  # it answers, though not this question: its key may be wrong
-    await circuits.confirm(provider, loaded=status.loaded, unseen=unseen)
+        status, knows_key = ProviderStatus(), False  # it answers, though not this question
+    await circuits.confirm(provider, loaded=status.loaded, knows_key=knows_key)
     if provider.kind == "ollama" and status.models is not None:
         present, missing = found(models, status.models)
         await circuits.set_missing(provider, missing, present)
